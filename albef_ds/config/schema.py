@@ -1,0 +1,329 @@
+"""Every setting of a run: frozen dataclasses, one place per setting.
+
+Each field carries its meaning, unit and the paper's value (Li et al., arXiv 2107.07651) as metadata, which
+`albef-ds config` prints. Checks that need one section only live in its `__post_init__`; checks across
+sections live in `RunConfig`. This module knows nothing of torch, files or devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from albef_ds.errors import ConfigError
+
+
+def setting(default: Any, doc: str, *, unit: str = "", paper: str = "") -> Any:
+    """A dataclass field with its documentation: `doc`, the `unit` of its value and the `paper`'s value."""
+    return field(default=default, metadata={"doc": doc, "unit": unit, "paper": paper})
+
+
+def _require(condition: bool, name: str, problem: str, fix: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name} {problem}: {fix}")
+
+
+def _positive(section: str, config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value > 0, f"{section}.{name}", f"is {value}", "give a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig:
+    """The visual encoder: a ViT (paper section 3.1)."""
+
+    image_size: int = setting(256, "side of the square input image", unit="pixels", paper="256, 384 fine-tuned")
+    patch_size: int = setting(16, "side of a patch", unit="pixels", paper="16")
+    width: int = setting(768, "width of the token embeddings", paper="768")
+    depth: int = setting(12, "number of blocks", paper="12")
+    num_heads: int = setting(12, "attention heads per block", paper="12")
+    mlp_ratio: float = setting(4.0, "hidden width of the feed-forward part over `width`", paper="4")
+    stem: Literal["patch", "convolution"] = setting(
+        "patch", "one patch projection, or a stack of stride-2 convolutions that learns faster on little data", paper="patch"
+    )
+
+    def __post_init__(self) -> None:
+        _positive("model.vision", self, "image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio")
+        _require(
+            self.image_size % self.patch_size == 0,
+            "model.vision.image_size",
+            f"{self.image_size} is not divisible by model.vision.patch_size {self.patch_size}",
+            f"use {max(1, round(self.image_size / self.patch_size)) * self.patch_size}",
+        )
+        _require(
+            self.width % self.num_heads == 0,
+            "model.vision.width",
+            f"{self.width} is not divisible by model.vision.num_heads {self.num_heads}",
+            "change one of them",
+        )
+        _require(
+            self.stem == "patch" or (self.patch_size & (self.patch_size - 1) == 0 and self.patch_size >= 2),
+            "model.vision.patch_size",
+            f"{self.patch_size} cannot be made of stride-2 convolutions",
+            "use a power of two, or model.vision.stem=patch",
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Image tokens, [CLS] included."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The text encoder and, above it, the multimodal encoder: BERT layers (paper section 3.1)."""
+
+    vocab_size: int = setting(30522, "WordPiece vocabulary", paper="30522 (bert-base-uncased)")
+    width: int = setting(768, "width of the hidden states", paper="768")
+    num_layers: int = setting(6, "layers of the text encoder", paper="6 (first half of BERT-base)")
+    num_fusion_layers: int = setting(6, "layers of the multimodal encoder", paper="6 (second half of BERT-base)")
+    num_heads: int = setting(12, "attention heads per layer", paper="12")
+    intermediate_width: int = setting(3072, "hidden width of the feed-forward part", paper="3072")
+    max_positions: int = setting(512, "length of the position table", unit="tokens", paper="512")
+    layer_norm_eps: float = setting(1e-12, "epsilon of every LayerNorm", paper="1e-12")
+    dropout: float = setting(0.1, "dropout of hidden states and attention", paper="0.1")
+    frozen: bool = setting(False, "keep the text encoder's weights as loaded (not the multimodal encoder's)", paper="no")
+
+    def __post_init__(self) -> None:
+        _positive("model.text", self, "vocab_size", "width", "num_heads", "intermediate_width", "max_positions")
+        _require(self.num_layers >= 0, "model.text.num_layers", f"is {self.num_layers}", "give 0 or more")
+        _require(self.num_fusion_layers >= 1, "model.text.num_fusion_layers", f"is {self.num_fusion_layers}", "give 1 or more")
+        _require(0.0 <= self.dropout < 1.0, "model.text.dropout", f"is {self.dropout}", "give 0 or more, below 1")
+        _require(
+            self.width % self.num_heads == 0,
+            "model.text.width",
+            f"{self.width} is not divisible by model.text.num_heads {self.num_heads}",
+            "change one of them",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How the same mathematics is computed; no field changes a result beyond rounding."""
+
+    attention: Literal["auto", "sdpa", "plain"] = setting(
+        "auto", "fused scaled-dot-product attention or plain matrix products; auto: by the table in models/attention.py"
+    )
+    share_cross_kv: bool = setting(True, "project an image's cross-attention keys and values once per layer for all passes")
+    mlm_masked_only: bool = setting(True, "run the MLM head at masked positions only")
+    itm_cls_only: bool = setting(True, "compute only [CLS] in the last multimodal layer where ITM needs nothing else")
+    one_fusion_call: bool = setting(True, "run positive, negative and MLM passes through the multimodal encoder together")
+    checkpoint_visual: bool = setting(False, "recompute the visual encoder's activations in the backward pass")
+    checkpoint_text: bool = setting(False, "recompute the text encoder's activations in the backward pass")
+    checkpoint_multimodal: bool = setting(False, "recompute the multimodal encoder's activations in the backward pass")
+
+    def __post_init__(self) -> None:
+        _require(
+            self.share_cross_kv or not self.one_fusion_call,
+            "compute.one_fusion_call",
+            "needs shared keys and values",
+            "set compute.share_cross_kv=true or compute.one_fusion_call=false",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of the whole model."""
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    embed_dim: int = setting(256, "width of the normalised ITC features", paper="256")
+
+    def __post_init__(self) -> None:
+        _positive("model", self, "embed_dim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """ITC + MLM + ITM with momentum distillation (paper sections 3.2 and 3.3)."""
+
+    queue_size: int = setting(65536, "momentum features kept per modality as extra ITC negatives", paper="65536")
+    momentum: float = setting(0.995, "decay m of the exponential moving average", paper="0.995")
+    alpha: float = setting(0.4, "weight of the momentum model's pseudo-targets", paper="0.4")
+    alpha_ramp_epochs: float = setting(1.0, "epochs over which alpha rises linearly from 0", unit="epochs", paper="1")
+    temperature: float = setting(0.07, "initial temperature of the similarities", paper="0.07")
+    temperature_min: float = setting(0.001, "lower clamp of the learned temperature", paper="0.001 (released code)")
+    temperature_max: float = setting(0.5, "upper clamp of the learned temperature", paper="0.5 (released code)")
+    itc_weight: float = setting(1.0, "weight of the image-text contrastive loss", paper="1")
+    mlm_weight: float = setting(1.0, "weight of the masked-language-modelling loss", paper="1")
+    itm_weight: float = setting(1.0, "weight of the image-text matching loss", paper="1")
+    itm_random_negatives: float = setting(
+        0.0, "share of ITM negatives drawn uniformly; above 0 helps a model from scratch off the base rate", paper="0"
+    )
+    itm_random_epochs: float = setting(
+        0.0, "epochs over which `itm_random_negatives` falls linearly to 0; 0 keeps it constant", unit="epochs", paper="0"
+    )
+    gather_negatives: bool = setting(False, "contrast and draw negatives over all ranks' batches, not the local one", paper="no")
+    mask_unfilled_queue: bool = setting(True, "leave out queue entries that no feature has reached yet", paper="no (random vectors)")
+    mask_known_positives: bool = setting(
+        True, "samples with the same image or caption are not negatives: shared ITC targets, never drawn for ITM", paper="no"
+    )
+    momentum_dropout: bool = setting(False, "leave dropout on in the momentum model", paper="on in the released code")
+    compat: bool = setting(False, "reproduce the released code where it differs (docs/architecture.md lists the points)")
+
+    def __post_init__(self) -> None:
+        _require(self.queue_size >= 0, "task.queue_size", f"is {self.queue_size}", "give 0 or more")
+        for name in ("momentum", "alpha", "itm_random_negatives"):
+            value = getattr(self, name)
+            _require(0.0 <= value <= 1.0, f"task.{name}", f"is {value}", "give a number from 0 to 1")
+        _positive("task", self, "temperature", "temperature_min")
+        _require(
+            self.temperature_min <= self.temperature <= self.temperature_max,
+            "task.temperature",
+            f"{self.temperature} is outside [{self.temperature_min}, {self.temperature_max}]",
+            "change it or task.temperature_min / task.temperature_max",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where samples come from and what is done to them."""
+
+    shards: str = setting("", "folder with manifest.json, or a tar / brace pattern / URL read without one")
+    eval_shards: str = setting("", "the same for the retrieval evaluation during training; empty: none")
+    num_workers: int = setting(4, "loader processes per rank; 0 loads in the training process", unit="processes")
+    prefetch: int = setting(2, "batches each worker keeps ready", unit="batches")
+    max_words: int = setting(30, "caption words kept before tokenisation", unit="words", paper="30 (released code)")
+    max_tokens: int = setting(25, "caption tokens kept, [CLS] included", unit="tokens", paper="25 (released code)")
+    sep_token: bool = setting(False, "end a caption with [SEP]; released weights were trained without", paper="no (released code)")
+    vocab_file: str = setting("", "WordPiece vocabulary; empty: the bert-base-uncased list in this package")
+    mlm_probability: float = setting(0.15, "share of tokens chosen for MLM", paper="0.15")
+    crop_scale_min: float = setting(0.2, "smallest area share of a random crop", paper="0.2 (released code)")
+    flip: bool = setting(True, "mirror half of the images (left and right in a caption then lie)", paper="yes (released code)")
+    rand_augment: bool = setting(True, "RandAugment(2, 7) without colour changes", paper="yes")
+    max_pixels: int = setting(89_478_485, "an image of more pixels is a broken sample", unit="pixels")
+    max_broken: float = setting(0.01, "share of broken samples above which a run stops")
+
+    def __post_init__(self) -> None:
+        _positive("data", self, "prefetch", "max_words", "max_tokens", "max_pixels", "crop_scale_min")
+        _require(self.num_workers >= 0, "data.num_workers", f"is {self.num_workers}", "give 0 or more")
+        _require(self.max_tokens >= 2, "data.max_tokens", f"is {self.max_tokens}", "give at least 2 ([CLS] and one word)")
+        for name in ("mlm_probability", "max_broken", "crop_scale_min"):
+            value = getattr(self, name)
+            _require(0.0 <= value <= 1.0, f"data.{name}", f"is {value}", "give a number from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its schedule; all spans are counted in samples, so they survive a change of batch size."""
+
+    name: Literal["auto", "torch", "deepspeed_fused", "deepspeed_cpu", "apex"] = setting(
+        "auto", "implementation of AdamW; auto takes the fastest that is installed for the device and logs it"
+    )
+    learning_rate: float = setting(1e-4, "peak learning rate", paper="1e-4")
+    initial_learning_rate: float = setting(1e-5, "learning rate at step 0", paper="1e-5")
+    final_learning_rate: float = setting(1e-5, "learning rate at the end of the cosine", paper="1e-5")
+    warmup_samples: int = setting(1_024_000, "span of the linear warm-up", unit="samples", paper="2000 iterations of 512 (released code)")
+    weight_decay: float = setting(0.02, "decay of matrices; biases, norms, temperature and position tables have none", paper="0.02")
+    beta1: float = setting(0.9, "first AdamW beta", paper="0.9")
+    beta2: float = setting(0.999, "second AdamW beta", paper="0.999")
+    eps: float = setting(1e-8, "AdamW epsilon", paper="1e-8")
+    clip_norm: float = setting(0.0, "clip the global gradient norm at this; 0 does not clip", paper="none")
+
+    def __post_init__(self) -> None:
+        _positive("optim", self, "learning_rate", "eps")
+        for name in ("initial_learning_rate", "final_learning_rate", "warmup_samples", "weight_decay", "clip_norm"):
+            value = getattr(self, name)
+            _require(value >= 0, f"optim.{name}", f"is {value}", "give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What runs forward, backward and step."""
+
+    kind: Literal["local", "zero"] = setting("zero", "local: plain torch, one process, the reference; zero: DeepSpeed")
+    stage: int = setting(2, "ZeRO stage: 0 replicates, 1 shards optimizer state, 2 also gradients, 3 also parameters")
+    ds_config: str = setting("", "JSON file with further ZeRO knobs (ds_configs/ has examples)")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto", "auto: bf16 where the hardware multiplies it natively, else fp32", paper="fp32 (released code)"
+    )
+    momentum_storage: Literal["dense", "value_residual", "fp32", "fp16_stochastic", "fp16_nearest"] = setting(
+        "value_residual",
+        "momentum weights: a full fp32 copy per rank, or 1/N per rank as fp16 value + residual (the others serve comparison)",
+        paper="full fp32 copy",
+    )
+
+    def __post_init__(self) -> None:
+        _require(self.stage in (0, 1, 2, 3), "engine.stage", f"is {self.stage}", "give 0, 1, 2 or 3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Where initial weights come from. Training from scratch has to be asked for by name."""
+
+    visual_encoder: str = setting("", "DeiT/timm ViT file, or `scratch`", paper="DeiT-B/16 on ImageNet-1k")
+    text_encoder: str = setting("", "BERT file or folder for both text and multimodal encoder, or `scratch`", paper="bert-base-uncased")
+    checkpoint: str = setting("", "whole model: a run's checkpoint folder or a released ALBEF file; replaces the two above")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length, batch and rhythm of a run."""
+
+    micro_batch_size: int = setting(64, "samples per rank and forward pass", unit="samples", paper="64")
+    global_batch_size: int = setting(512, "samples per optimizer step over all ranks", unit="samples", paper="512")
+    epochs: float = setting(30.0, "passes over the data; with max_minutes, whichever ends first", unit="epochs", paper="30")
+    max_steps: int = setting(0, "stop after this many optimizer steps; 0: no limit", unit="steps")
+    max_minutes: float = setting(0.0, "plan schedules for this wall-clock budget and stop there; 0: none", unit="minutes")
+    seed: int = setting(42, "seed of weights, order, masks and negatives", paper="42 (released code)")
+    log_every: int = setting(50, "steps between log lines", unit="steps", paper="50 (released code)")
+    eval_every: int = setting(0, "steps between retrieval evaluations; 0: only at the end", unit="steps")
+    eval_samples: int = setting(1000, "samples of data.eval_shards used during training", unit="samples")
+    save_every: int = setting(0, "steps between checkpoints; 0: only at the end", unit="steps")
+    dry_run_batch: bool = setting(True, "run one full-size mock batch before step 1 to meet out-of-memory early")
+    progress: bool = setting(True, "draw a progress bar when standard error is a terminal")
+
+    def __post_init__(self) -> None:
+        _positive("train", self, "micro_batch_size", "global_batch_size", "log_every")
+        _require(
+            self.epochs > 0 or self.max_steps > 0, "train.epochs", f"is {self.epochs}", "give epochs or train.max_steps above 0"
+        )
+        _require(
+            self.global_batch_size % self.micro_batch_size == 0,
+            "train.global_batch_size",
+            f"{self.global_batch_size} is not a multiple of train.micro_batch_size {self.micro_batch_size}",
+            "it must be micro_batch_size x ranks x accumulation steps",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run. Built by a recipe, changed by `section.field=value`, written beside the run as config.json."""
+
+    recipe: str = setting("", "name of the recipe this configuration started from")
+    output: str = setting("runs/run", "folder of the run: logs, configuration, checkpoints")
+    model: ModelConfig = field(default_factory=ModelConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    task: PretrainConfig = field(default_factory=PretrainConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.data.max_tokens <= self.model.text.max_positions,
+            "data.max_tokens",
+            f"{self.data.max_tokens} is more than model.text.max_positions {self.model.text.max_positions}",
+            "lower it",
+        )
+        _require(
+            self.train.micro_batch_size >= 2 or self.task.gather_negatives or self.task.itm_weight == 0,
+            "train.micro_batch_size",
+            "of 1 leaves image-text matching without a negative in the batch",
+            "use 2 or more, or task.gather_negatives=true on several ranks",
+        )
+
+    def accumulation_steps(self, world_size: int) -> int:
+        """Forward passes per optimizer step on each of `world_size` ranks; `ConfigError` if it does not come out even."""
+        per_pass = self.train.micro_batch_size * world_size
+        _require(
+            self.train.global_batch_size % per_pass == 0,
+            "train.global_batch_size",
+            f"{self.train.global_batch_size} is not a multiple of micro_batch_size {self.train.micro_batch_size} x {world_size} ranks",
+            f"use {max(1, round(self.train.global_batch_size / per_pass)) * per_pass}, or change train.micro_batch_size",
+        )
+        return self.train.global_batch_size // per_pass
