@@ -28,8 +28,8 @@ Sample = tuple[bytes, str, dict[str, Any]]
 
 WRITING_NAME = "_writing"  # marks a folder whose corpus is not finished, and so as ours to write into
 _BUFFER = 1 << 20
-_MODE_TO_OWNER = b"0000644\00000000\00000000\0"
-_AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\000" + bytes(64) + b"0000000\00000000\0" + bytes(155 + 12)
+_MODE_TO_OWNER = b"0000644\x00" + 2 * b"0000000\x00"
+_AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x00" + b"00" + bytes(64) + 2 * b"0000000\x00" + bytes(155 + 12)
 _MTIME = b"00000000000\0"
 _FIXED_SUM = sum(_MODE_TO_OWNER) + sum(_MTIME) + sum(b" " * 8) + sum(_AFTER_CHECKSUM)
 _MAX_SIZE = 8**11 - 1  # what eleven octal digits hold
