@@ -1,0 +1,72 @@
+"""Broken samples: what counts as one, and the tally that stops a run when there are too many."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from albef_ds.errors import ConfigError
+
+Reason = Literal["undecodable picture", "too many pixels", "empty caption", "unreadable JSON"]
+
+KEYS_KEPT = 20
+"""Keys remembered per shard and reason; all are counted."""
+SEEN_BEFORE_JUDGING = 100
+"""Samples after which the share of broken ones means something."""
+
+
+class BrokenSampleError(ValueError):
+    """This sample cannot be used. The stream counts it and takes another; it never leaves `albef_ds.data`."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason: Reason = reason
+
+
+@dataclass(frozen=True)
+class BrokenSample:
+    """Where a broken sample is and what is wrong with it."""
+
+    shard: str
+    key: str
+    reason: Reason
+
+
+@dataclass
+class BrokenTally:
+    """Counts of one rank. `limit` is the share of broken samples above which the run stops."""
+
+    limit: float
+    seen: int = 0
+    counts: dict[str, Counter[Reason]] = field(default_factory=dict)
+    keys: dict[tuple[str, Reason], list[str]] = field(default_factory=dict)
+
+    @property
+    def broken(self) -> int:
+        """Broken samples so far."""
+        return sum(sum(reasons.values()) for reasons in self.counts.values())
+
+    def add(self, num_samples: int, broken: Iterable[BrokenSample]) -> None:
+        """Count a batch of `num_samples`, of which `broken` had to be replaced; ConfigError above the limit."""
+        self.seen += num_samples
+        for sample in broken:
+            self.counts.setdefault(sample.shard, Counter())[sample.reason] += 1
+            keys = self.keys.setdefault((sample.shard, sample.reason), [])
+            if len(keys) < KEYS_KEPT:
+                keys.append(sample.key)
+        if self.seen >= SEEN_BEFORE_JUDGING:
+            self.judge()
+
+    def judge(self) -> None:
+        """Raise ConfigError, naming the worst shard, if the share of broken samples is above the limit."""
+        if self.broken <= self.limit * self.seen:
+            return
+        shard, reasons = max(self.counts.items(), key=lambda item: (sum(item[1].values()), item[0]))
+        reason, _ = reasons.most_common(1)[0]
+        raise ConfigError(
+            f"{self.broken} of {self.seen} samples are broken, above data.max_broken {self.limit}: most in {shard} "
+            f"({sum(reasons.values())}, mainly {reason}, such as {self.keys[shard, reason][0]}); run `albef-data verify`, "
+            "write the corpus again without them, or raise data.max_broken"
+        )

@@ -1,0 +1,18 @@
+"""Caption cleaning as in the released code, so that released weights see the text they were trained on."""
+
+from __future__ import annotations
+
+import re
+
+_REMOVED = str.maketrans("", "", ",.'!?\"()*#:;~")
+_SPACES = re.compile(r"\s{2,}")
+
+
+def clean_caption(caption: str, max_words: int) -> str:
+    """`caption` in lower case, without punctuation, cut to `max_words` words; may be empty.
+
+    Removes `,.'!?"()*#:;~`, turns `-` and `/` into spaces and `<person>` into `person`, collapses runs of spaces.
+    """
+    caption = caption.lower().translate(_REMOVED).replace("-", " ").replace("/", " ").replace("<person>", "person")
+    caption = _SPACES.sub(" ", caption).rstrip("\n").strip(" ")
+    return " ".join(caption.split(" ")[:max_words]).strip()

@@ -1,0 +1,75 @@
+"""Loader processes: torch's DataLoader over whole micro-batches, with errors and broken samples carried home as values."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from albef_ds.config.schema import DataConfig
+from albef_ds.data.broken import BrokenSample, BrokenTally
+from albef_ds.errors import ConfigError
+from albef_ds.types import ImageTextBatch
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a worker hands over for one micro-batch: the batch, or the text of a ConfigError.
+
+    An exception would reach the trainer wrapped in the worker's traceback, no longer one line.
+    """
+
+    batch: ImageTextBatch | None
+    broken: list[BrokenSample] = field(default_factory=list)
+    failure: str = ""
+
+    def pin_memory(self) -> Delivery:
+        """The same with the batch in page-locked memory (called by the loader)."""
+        return self if self.batch is None else Delivery(self.batch.pin_memory(), self.broken, self.failure)
+
+
+def start_worker(worker_id: int) -> None:
+    """Leave Ctrl-C and Slurm's SIGTERM to the training process, which ends its workers when it is done."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def deliveries(
+    dataset: Any, config: DataConfig, *, sampler: Iterable[Any] | None, pin_memory: bool, start_method: str | None
+) -> Generator[Delivery, None, None]:
+    """Iterate over `dataset` (one Delivery per item) with `config.num_workers` processes, in the sampler's order."""
+    workers = config.num_workers
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=_identity,
+        pin_memory=pin_memory,
+        worker_init_fn=start_worker,
+        prefetch_factor=config.prefetch if workers else None,
+        multiprocessing_context=multiprocessing.get_context(start_method) if workers else None,
+    )
+    iterator = iter(loader)
+    try:
+        yield from iterator
+    finally:
+        shutdown = getattr(iterator, "_shutdown_workers", None)  # waiting for garbage collection would leave them running
+        if shutdown is not None:
+            shutdown()
+
+
+def open_delivery(delivery: Delivery, tally: BrokenTally) -> ImageTextBatch:
+    """The batch of `delivery`, its broken samples counted; ConfigError if the worker met one or the tally is above its limit."""
+    if delivery.batch is None:
+        raise ConfigError(delivery.failure)
+    tally.add(len(delivery.batch), delivery.broken)
+    return delivery.batch
+
+
+def _identity(item: Any) -> Any:
+    return item

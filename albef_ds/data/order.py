@@ -1,0 +1,64 @@
+"""The order of samples: a pure function of (sample counts per shard, seed), open to random access.
+
+A run's samples stand in one endless sequence of positions; position = epoch * num_samples + offset. Every epoch is a
+permutation of all samples. Up to `window_samples` samples it is drawn over the whole corpus; above, whole shards are
+permuted and neighbours in that order are mixed within windows of about `window_samples` samples, which bounds memory
+(8 bytes a sample of a window) and keeps reads near each other. Shards written by `albef-data` are globally shuffled
+already, so a window is a fair draw from the corpus.
+
+This module knows numbers only: no files, ranks or batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from albef_ds.data import randomness
+
+WINDOW_SAMPLES = 1 << 20
+
+
+class SampleOrder:
+    """Maps a position to (shard, row) for shards of `counts` samples."""
+
+    def __init__(self, counts: Sequence[int], seed: int, window_samples: int = WINDOW_SAMPLES) -> None:
+        self._counts = np.asarray(counts, np.int64)
+        self._seed = seed
+        self._window_samples = window_samples
+        self.num_samples = int(self._counts.sum())
+        if self.num_samples == 0:
+            raise ValueError("an order needs at least one sample")
+        self._epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = {}
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Shard number and row of the sample at `position` (0 or more)."""
+        epoch, offset = divmod(position, self.num_samples)
+        shards, starts, windows = self._layout(epoch)
+        window = int(np.searchsorted(windows, offset, "right")) - 1
+        first, end = int(windows[window]), int(windows[window + 1]) if window + 1 < len(windows) else self.num_samples
+        shuffled = _permutation(end - first, randomness.mix(self._seed, epoch, randomness.WINDOW, window))
+        offset = first + int(shuffled[offset - first])
+        place = int(np.searchsorted(starts, offset, "right")) - 1
+        return int(shards[place]), offset - int(starts[place])
+
+    def _layout(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Of one epoch: the shards in order, the offset at which each starts, the offsets at which windows start."""
+        if epoch not in self._epochs:
+            shards = randomness.permutation(len(self._counts), randomness.mix(self._seed, epoch, randomness.SHARDS))
+            shards = shards[self._counts[shards] > 0]
+            starts = np.cumsum(self._counts[shards]) - self._counts[shards]
+            # A window ends with the shard that reaches its size: shards are never cut.
+            windows = starts[np.unique(starts // self._window_samples, return_index=True)[1]]
+            if len(self._epochs) > 1:
+                del self._epochs[min(self._epochs)]
+            self._epochs[epoch] = (shards, starts, windows)
+        return self._epochs[epoch]
+
+
+@lru_cache(maxsize=3)
+def _permutation(size: int, key: int) -> NDArray[np.int64]:
+    return randomness.permutation(size, key)

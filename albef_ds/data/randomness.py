@@ -1,0 +1,65 @@
+"""Random numbers as a pure function of (seed, position, purpose).
+
+Nothing here keeps state between samples, so which rank or worker handles a sample cannot change it. The mixing
+function is written out, so the numbers do not depend on the version of a library.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+CAPTION: Final = 1
+CROP: Final = 2
+AUGMENT: Final = 3
+MASK: Final = 4
+SHARDS: Final = 5
+WINDOW: Final = 6
+
+_WORD = (1 << 64) - 1
+_GAMMA = 0x9E3779B97F4A7C15
+
+
+def mix(*values: int) -> int:
+    """A 64-bit hash of integers: splitmix64's finaliser (Steele et al., OOPSLA 2014), chained."""
+    state = 0
+    for value in values:
+        state = (state ^ (value & _WORD)) + _GAMMA & _WORD
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _WORD
+        state ^= state >> 31
+    return state
+
+
+def generator(seed: int, position: int, purpose: int) -> random.Random:
+    """The generator of one sample for one `purpose`."""
+    return random.Random(mix(seed, position, purpose))
+
+
+def permutation(size: int, key: int) -> NDArray[np.int64]:
+    """A permutation of range(size), int64 (size,): the order of the hashes of its elements under `key`."""
+    state = np.arange(size, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(key & _WORD)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.argsort(state ^ (state >> np.uint64(31)), kind="stable").astype(np.int64)
+
+
+@contextmanager
+def seeded_globals(seed: int) -> Iterator[None]:
+    """Seed the global generators of Python and numpy inside the block, and give them back as they were.
+
+    For libraries that draw from the global generators; not for use from several threads at once.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
