@@ -1,0 +1,103 @@
+"""torch.distributed for a program that also runs as one process.
+
+Every function works without an initialised process group and is then the identity of one rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Whether a process group of more than one rank is up."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """This process's rank, 0 without a process group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of ranks, 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if is_distributed():
+        dist.barrier()
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """(B, ...) of equal shape on every rank -> (world_size * B, ...) in rank order, without gradient."""
+    if not is_distributed():
+        return tensor.detach()
+    tensor = tensor.detach().contiguous()
+    output = tensor.new_empty((world_size() * tensor.shape[0], *tensor.shape[1:]))
+    dist.all_gather_into_tensor(output, tensor)
+    return output
+
+
+class _GatherWithGrad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.rows = tensor.shape[0]
+        return all_gather(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        # Every rank's loss may depend on this rank's rows: sum what they all say, keep the own rows.
+        total = grads[0].contiguous()
+        dist.all_reduce(total)
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def all_gather_with_grad(tensor: Tensor) -> Tensor:
+    """`all_gather` whose backward sums the gradients that all ranks hold for this rank's rows.
+
+    With data-parallel averaging of parameter gradients, the mean of the ranks' losses then has the gradient that one
+    rank would compute over the whole batch.
+    """
+    if not is_distributed():
+        return tensor
+    gathered: Tensor = _GatherWithGrad.apply(tensor)
+    return gathered
+
+
+def all_reduce_mean(values: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Mean over ranks of each number; the keys must be the same everywhere."""
+    if not is_distributed() or not values:
+        return values
+    packed = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=device)
+    dist.all_reduce(packed)
+    return dict(zip(sorted(values), (packed / world_size()).tolist(), strict=True))
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum over ranks, in place, without gradient."""
+    if is_distributed():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on any rank; all ranks get the same answer."""
+    if not is_distributed():
+        return flag
+    vote = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(vote, op=dist.ReduceOp.MAX)
+    return bool(vote.item())
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's small picklable `value`, on every rank."""
+    if not is_distributed():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

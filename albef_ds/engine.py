@@ -1,0 +1,126 @@
+"""What runs an optimizer step: the interface, and the plain reference for one process.
+
+`LocalEngine` is the yardstick that every other engine is tested against.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from albef_ds.config.schema import OptimConfig
+from albef_ds.optim import parameter_groups
+from albef_ds.task import Task
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did on this rank: `losses` and `metrics` are means over its micro-batches."""
+
+    losses: dict[str, float]
+    metrics: dict[str, float]
+    grad_norm: float
+    """Global L2 norm before clipping."""
+    skipped: bool
+    """The optimizer did not move (overflow, non-finite numbers); momentum, queue and schedule did not either."""
+
+
+class Engine(Protocol):
+    """Forward, backward, step, momentum update for one task."""
+
+    task: Task
+    device: torch.device
+
+    def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:
+        """One optimizer step over this rank's micro-batches; all ranks call it together."""
+        ...
+
+    def dry_run(self, batch: Any, schedule: Mapping[str, float]) -> None:
+        """Forward and backward of a mock batch that leaves no trace in weights, optimizer or queue."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's engine state, for `load_state_dict` at the same layout."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        ...
+
+
+def mean_scalars(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Mean of each scalar over the micro-batches, as numbers; one device read for all of them."""
+    if not parts or not parts[0]:
+        return {}
+    names = list(parts[0])
+    stacked = torch.stack([torch.stack([part[name].detach().double() for name in names]) for part in parts])
+    return dict(zip(names, stacked.mean(dim=0).tolist(), strict=True))
+
+
+def finish_step(task: Task, skipped: bool) -> None:
+    """Everything that must move with the optimizer or not at all."""
+    if skipped:
+        task.after_skipped_step()
+    else:
+        if "momentum" in task.outside:
+            task.momentum.update()
+        task.after_step()
+
+
+class LocalEngine:
+    """Plain torch in one process: fp32 (or fp64) weights, optional bf16 autocast, torch's AdamW."""
+
+    def __init__(self, task: Task, config: OptimConfig, device: torch.device, *, autocast: bool = False, compat: bool = False) -> None:
+        self.task = task.to(device)
+        self.task.move_outside(device)
+        self.device = device
+        self.clip_norm = config.clip_norm
+        self._autocast = autocast
+        groups = parameter_groups(task, config, compat=compat)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, foreach=True)
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
+
+    def _forward_backward(self, batch: Any, schedule: Mapping[str, float], share: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        with self._precision():
+            losses, metrics = self.task(batch, **schedule)
+        (torch.stack(list(losses.values())).sum() * share).backward()  # type: ignore[no-untyped-call]
+        return losses, metrics
+
+    def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:
+        """See `Engine.train_step`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        parts = [self._forward_backward(batch, schedule, 1.0 / len(micro_batches)) for batch in micro_batches]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm or float("inf"), foreach=True)
+        skipped = not bool(torch.isfinite(norm))
+        if not skipped:
+            self.optimizer.step()
+            with torch.no_grad():
+                for parameter, low, high in self.task.bounded_parameters():
+                    parameter.clamp_(low, high)
+        finish_step(self.task, skipped)
+        return StepResult(mean_scalars([p[0] for p in parts]), mean_scalars([p[1] for p in parts]), float(norm), skipped)
+
+    def dry_run(self, batch: Any, schedule: Mapping[str, float]) -> None:
+        """See `Engine.dry_run`."""
+        self._forward_backward(batch, schedule, 1.0)
+        self.optimizer.zero_grad()
+        self.task.after_skipped_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Engine.state_dict`."""
+        return {"task": self.task.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Engine.load_state_dict`."""
+        self.task.load_state_dict(state["task"])
+        self.optimizer.load_state_dict(state["optimizer"])

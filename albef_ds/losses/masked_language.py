@@ -1,0 +1,28 @@
+"""Masked language modelling with momentum distillation (paper section 3.2 eq. 3, section 3.3 eq. 7)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def masked_language_loss(logits: Tensor, labels: Tensor, momentum_logits: Tensor | None, alpha: float) -> Tensor:
+    """(1 - alpha) * cross-entropy + alpha * KL-style soft cross-entropy to the momentum model, per masked token.
+
+    Args:
+        logits: (M, V) at the masked positions.
+        labels: int64 (M,), all valid.
+        momentum_logits: (M, V), or None where alpha is 0.
+        alpha: weight of the pseudo-targets.
+
+    Returns:
+        The sum over the M tokens; the caller divides by the count it means (local or global).
+    """
+    log_probs = F.log_softmax(logits if logits.dtype.itemsize >= 4 else logits.float(), dim=-1)
+    loss = F.nll_loss(log_probs, labels, reduction="sum")
+    if momentum_logits is None or alpha == 0.0:
+        return loss
+    with torch.no_grad():
+        targets = torch.softmax(momentum_logits, dim=-1, dtype=log_probs.dtype)
+    return (1.0 - alpha) * loss - alpha * (log_probs * targets).sum()

@@ -1,0 +1,56 @@
+"""Sampling that depends on what is sampled, not on who samples it.
+
+Noise is a hash of (seed, sample positions), so a hard negative is the same one whichever rank draws it, at whatever
+step a run was resumed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFFFFFF
+
+
+def _mix(x: Tensor) -> Tensor:
+    # A 32-bit finaliser with full avalanche; int64 holds every intermediate product of two 32-bit halves.
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK32
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK32
+    return x ^ (x >> 16)
+
+
+def hashed_uniform(seed: int, *keys: Tensor) -> Tensor:
+    """fp64 numbers in (0, 1), one per broadcast element of the int64 `keys`; equal keys give equal numbers."""
+    state = torch.tensor(seed & _MASK32, dtype=torch.int64, device=keys[0].device)
+    for key in keys:
+        state = _mix(state ^ (key & _MASK32))
+        state = _mix((state + 0x9E3779B9) & _MASK32 ^ ((key >> 32) & _MASK32))
+    return (state.double() + 0.5) / 2.0**32
+
+
+def gumbel(uniform: Tensor) -> Tensor:
+    """Standard Gumbel noise from numbers in (0, 1): argmax(logits + gumbel) draws from softmax(logits)."""
+    return -torch.log(-torch.log(uniform))
+
+
+@torch.no_grad()
+def sample_negatives(logits: Tensor, allowed: Tensor, own: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+    """One negative per row, drawn from the softmax of `logits` over the `allowed` columns (paper section 3.2, ITM).
+
+    Masked before the softmax and drawn by Gumbel-max, so no row can have zero mass. A row that allows nothing (every
+    candidate is a known positive) draws uniformly over all columns but its own.
+
+    Args:
+        logits: (B, K) similarities.
+        allowed: bool (B, K).
+        own: int64 (B,), the column of each row's own pair, never drawn.
+        noise: Gumbel noise (B, K); 0 takes the hardest negative.
+
+    Returns:
+        int64 (B,) column indices.
+    """
+    logits = logits.double().nan_to_num(nan=0.0)
+    impossible = ~allowed.any(dim=1, keepdim=True)
+    logits = torch.where(impossible, torch.zeros_like(logits), logits)
+    candidates = (allowed | impossible).scatter(1, own[:, None], False)
+    return (logits + noise).masked_fill(~candidates, float("-inf")).argmax(dim=1)

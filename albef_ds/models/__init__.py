@@ -1,0 +1,1 @@
+"""The ALBEF model: plain single-device modules without objectives, distribution or files."""

@@ -1,0 +1,60 @@
+"""ALBEF: two unimodal encoders, a multimodal encoder and two projections (paper section 3.1). No objective in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from albef_ds.config.schema import ComputeConfig, ModelConfig
+from albef_ds.models.bert import FusionPass, MultimodalEncoder, TextEncoder, init_bert_weights
+from albef_ds.models.vit import VisualEncoder
+
+
+class ALBEF(nn.Module):
+    """The model that every task builds on. Tasks call its methods; it has no `forward` of its own."""
+
+    def __init__(self, config: ModelConfig, compute: ComputeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.visual_encoder = VisualEncoder(config.vision, compute)
+        self.text_encoder = TextEncoder(config.text, compute)
+        self.multimodal_encoder = MultimodalEncoder(config.text, compute, config.vision.width)
+        self.vision_proj = nn.Linear(config.vision.width, config.embed_dim)
+        self.text_proj = nn.Linear(config.text.width, config.embed_dim)
+        for module in (self.text_encoder, self.multimodal_encoder, self.vision_proj, self.text_proj):
+            module.apply(init_bert_weights)
+        if config.text.frozen:
+            self.text_encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ALBEF:
+        """A frozen text encoder stays in eval mode: dropout would only blur what cannot adapt."""
+        super().train(mode)
+        if self.config.text.frozen:
+            self.text_encoder.eval()
+        return self
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """float (B, 3, H, W) -> image embeddings (B, N, vision width), [CLS] first."""
+        return self.visual_encoder(images)
+
+    def encode_text(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """int64 (B, L), bool (B, L) -> text embeddings (B, L, text width), [CLS] first."""
+        return self.text_encoder(token_ids, token_mask)
+
+    def project_image(self, image_embeds: Tensor) -> Tensor:
+        """Image embeddings (B, N, width) -> unit-length ITC features (B, embed_dim), at least fp32."""
+        return _normalize(self.vision_proj(image_embeds[:, 0]))
+
+    def project_text(self, text_embeds: Tensor) -> Tensor:
+        """Text embeddings (B, L, width) -> unit-length ITC features (B, embed_dim), at least fp32."""
+        return _normalize(self.text_proj(text_embeds[:, 0]))
+
+    def fuse(self, image_embeds: Tensor, passes: Sequence[FusionPass]) -> list[Tensor]:
+        """Multimodal embeddings per pass, (R, L, D) or (R, Q, D) at a pass's positions."""
+        return self.multimodal_encoder(image_embeds, passes)
+
+
+def _normalize(features: Tensor) -> Tensor:
+    return F.normalize(features if features.dtype.itemsize >= 4 else features.float(), dim=-1)

@@ -1,0 +1,298 @@
+"""The BERT layers of the text encoder and the multimodal encoder (paper section 3.1).
+
+Post-norm transformer layers whose parameters correspond one to one to `bert-base-uncased` and to the released ALBEF
+files (names are mapped in `models/names.py`). They are ours because the stock cross-attention layer forces causal
+self-attention and cannot share the keys and values of an image between passes.
+
+Not responsible for: the MLM head (`models/heads.py`), loading weights (`models/initial.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from albef_ds.config.schema import ComputeConfig, TextConfig
+from albef_ds.models.attention import attend, merge_heads, split_heads
+
+
+def run_layer(layer: nn.Module, recompute: bool, *args: Any) -> Any:
+    """`layer(*args)`, its activations recomputed in the backward pass if `recompute`.
+
+    Non-reentrant: the reentrant form reduces a parameter twice when a layer is used more than once per step.
+    """
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(layer, *args, use_reentrant=False)
+    return layer(*args)
+
+
+class ResidualNorm(nn.Module):
+    """Linear, dropout, residual sum, LayerNorm: the end of each BERT sub-layer."""
+
+    def __init__(self, in_width: int, config: TextConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_width, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        """(B, L, in_width), (B, L, D) -> (B, L, D)."""
+        return self.norm(residual + self.dropout(self.dense(hidden)))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with its residual and norm."""
+
+    def __init__(self, config: TextConfig, compute: ComputeConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.dropout = config.dropout
+        self.implementation = compute.attention
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.output = ResidualNorm(config.width, config)
+
+    def forward(self, hidden: Tensor, mask: Tensor, queries: Tensor | None = None) -> Tensor:
+        """Attend from `queries` (B, Q, D), default all of `hidden` (B, L, D), under `mask` (B, 1, Q or 1, L) -> (B, Q, D)."""
+        queries = hidden if queries is None else queries
+        context = attend(
+            split_heads(self.query(queries), self.num_heads),
+            split_heads(self.key(hidden), self.num_heads),
+            split_heads(self.value(hidden), self.num_heads),
+            mask,
+            dropout=self.dropout if self.training else 0.0,
+            implementation=self.implementation,
+        )
+        return self.output(merge_heads(context), queries)
+
+
+class CrossKeyValue(nn.Module):
+    """Keys and values of the image tokens. A module of its own so that two layers can share it (NLVR2)."""
+
+    def __init__(self, config: TextConfig, image_width: int) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.key = nn.Linear(image_width, config.width)
+        self.value = nn.Linear(image_width, config.width)
+
+    def forward(self, image_embeds: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, image_width) -> keys and values, each (B, heads, N, d)."""
+        return split_heads(self.key(image_embeds), self.num_heads), split_heads(self.value(image_embeds), self.num_heads)
+
+
+class CrossAttention(nn.Module):
+    """Attention from text to image tokens with its residual and norm."""
+
+    def __init__(self, config: TextConfig, compute: ComputeConfig, image_width: int) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.dropout = config.dropout
+        self.implementation = compute.attention
+        self.query = nn.Linear(config.width, config.width)
+        self.key_value = CrossKeyValue(config, image_width)
+        self.output = ResidualNorm(config.width, config)
+
+    def forward(self, hidden: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(R, L, D) with keys and values (R, heads, N, d) -> (R, L, D)."""
+        context = attend(
+            split_heads(self.query(hidden), self.num_heads),
+            key,
+            value,
+            None,
+            dropout=self.dropout if self.training else 0.0,
+            implementation=self.implementation,
+        )
+        return self.output(merge_heads(context), hidden)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with GELU (erf form), residual and norm."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, config.intermediate_width)
+        self.output = ResidualNorm(config.intermediate_width, config)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)."""
+        return self.output(F.gelu(self.up(hidden)), hidden)
+
+
+class TextLayer(nn.Module):
+    """Self-attention and feed-forward."""
+
+    def __init__(self, config: TextConfig, compute: ComputeConfig) -> None:
+        super().__init__()
+        self.self_attention = SelfAttention(config, compute)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, D), (B, 1, 1 or L, L) -> (B, L, D)."""
+        return self.feed_forward(self.self_attention(hidden, mask))
+
+
+class TextEmbeddings(nn.Module):
+    """Word + position + token-type embeddings, norm, dropout. Token type is always 0."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.word = nn.Embedding(config.vocab_size, config.width, padding_idx=0)
+        self.position = nn.Embedding(config.max_positions, config.width)
+        self.token_type = nn.Embedding(2, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """int64 (B, L) -> (B, L, D)."""
+        positions = torch.arange(token_ids.shape[1], device=token_ids.device)
+        embeds = self.word(token_ids) + self.token_type(torch.zeros_like(token_ids)) + self.position(positions)
+        return self.dropout(self.norm(embeds))
+
+
+class TextEncoder(nn.Module):
+    """Embeddings and the lower BERT layers: text alone (paper section 3.1)."""
+
+    def __init__(self, config: TextConfig, compute: ComputeConfig) -> None:
+        super().__init__()
+        self.recompute = compute.checkpoint_text
+        self.embeddings = TextEmbeddings(config)
+        self.layers = nn.ModuleList(TextLayer(config, compute) for _ in range(config.num_layers))
+
+    def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """int64 (B, L), bool (B, L) -> text embeddings (B, L, D)."""
+        hidden = self.embeddings(token_ids)
+        mask = token_mask[:, None, None, :]
+        for layer in self.layers:
+            hidden = run_layer(layer, self.recompute, hidden, mask)
+        return hidden
+
+
+@dataclass(frozen=True)
+class FusionPass:
+    """R texts to be fused with images of the same call.
+
+    `text_embeds` (R, L, D) and `token_mask` bool (R, L); row i is fused with image `image_index[i]` (None: image i).
+    `positions` int64 (R, Q) names the tokens whose output is wanted; None: all. `causal` masks the future (answer decoder).
+    """
+
+    text_embeds: Tensor
+    token_mask: Tensor
+    image_index: Tensor | None = None
+    positions: Tensor | None = None
+    causal: bool = False
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """bool (R, 1, 1 or L, L)."""
+        mask = self.token_mask[:, None, None, :]
+        if not self.causal:
+            return mask
+        length = self.token_mask.shape[1]
+        return mask & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+
+
+def gather_tokens(hidden: Tensor, positions: Tensor) -> Tensor:
+    """The tokens at `positions` int64 (R, Q) of `hidden` (R, L, D) -> (R, Q, D)."""
+    return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+class FusionLayer(nn.Module):
+    """Self-attention, cross-attention to the image tokens, feed-forward.
+
+    One call serves several passes, so an image's keys and values are projected once per layer whatever the number of
+    texts it meets; with `share_cross_kv` off every row projects its own image, which is the released code's form.
+    """
+
+    def __init__(self, config: TextConfig, compute: ComputeConfig, image_width: int) -> None:
+        super().__init__()
+        self.share_cross_kv = compute.share_cross_kv
+        self.self_attention = SelfAttention(config, compute)
+        self.cross_attention = CrossAttention(config, compute, image_width)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, image_embeds: Tensor, passes: Sequence[FusionPass], last: bool) -> list[Tensor]:
+        """Image tokens (B, N, image_width) -> per pass (R, L, D), or (R, Q, D) at its `positions` if `last`."""
+        project = self.cross_attention.key_value
+        shared = project(image_embeds) if self.share_cross_kv else None
+        outputs = []
+        for item in passes:
+            index = item.image_index
+            if shared is None:
+                key, value = project(image_embeds if index is None else image_embeds[index])
+            else:
+                key, value = shared if index is None else (shared[0][index], shared[1][index])
+            hidden, mask, queries = item.text_embeds, item.attention_mask, None
+            if last and item.positions is not None:
+                queries = gather_tokens(hidden, item.positions)
+                if item.causal:
+                    mask = mask.gather(2, item.positions[:, None, :, None].expand(-1, 1, -1, mask.shape[-1]))
+            hidden = self.self_attention(hidden, mask, queries)
+            outputs.append(self.feed_forward(self.cross_attention(hidden, key, value)))
+        return outputs
+
+
+class MultimodalEncoder(nn.Module):
+    """The upper BERT layers, each with cross-attention to the image tokens (paper section 3.1)."""
+
+    def __init__(self, config: TextConfig, compute: ComputeConfig, image_width: int) -> None:
+        super().__init__()
+        self.recompute = compute.checkpoint_multimodal
+        self.one_call = compute.one_fusion_call
+        self.last_positions_only = compute.itm_cls_only
+        self.layers = nn.ModuleList(FusionLayer(config, compute, image_width) for _ in range(config.num_fusion_layers))
+
+    def forward(self, image_embeds: Tensor, passes: Sequence[FusionPass]) -> list[Tensor]:
+        """Fuse each pass with its images.
+
+        Args:
+            image_embeds: (B, N, image_width), the images that the passes point into.
+            passes: texts of one length L if they are to run as one call.
+
+        Returns:
+            Per pass (R, L, D), or (R, Q, D) where it names `positions`.
+        """
+        current = list(passes)
+        for layer in self.layers[:-1]:
+            groups = [_concatenate(current, image_embeds.shape[0])] if self.one_call and len(current) > 1 else current
+            outputs = run_layer(layer, self.recompute, image_embeds, groups, False)
+            if len(groups) < len(current):
+                outputs = list(outputs[0].split([item.text_embeds.shape[0] for item in current]))
+            current = [replace(item, text_embeds=output) for item, output in zip(current, outputs, strict=True)]
+        outputs = run_layer(self.layers[-1], self.recompute, image_embeds, current, self.last_positions_only)
+        if self.last_positions_only:
+            return list(outputs)
+        return [
+            output if item.positions is None else gather_tokens(output, item.positions)
+            for item, output in zip(current, outputs, strict=True)
+        ]
+
+
+def _concatenate(passes: Sequence[FusionPass], num_images: int) -> FusionPass:
+    assert len({item.causal for item in passes}) == 1, "causal and bidirectional passes cannot share a call"
+    device = passes[0].text_embeds.device
+    own = torch.arange(num_images, device=device)
+    return FusionPass(
+        text_embeds=torch.cat([item.text_embeds for item in passes]),
+        token_mask=torch.cat([item.token_mask for item in passes]),
+        image_index=torch.cat([own if item.image_index is None else item.image_index for item in passes]),
+        causal=passes[0].causal,
+    )
+
+
+def init_bert_weights(module: nn.Module) -> None:
+    """BERT's initial weights: normal(0, 0.02) matrices, zero biases, unit norms; apply with `module.apply`."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx : module.padding_idx + 1].data)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+    if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,93 @@
+"""The visual encoder: a ViT whose blocks and patch projection are timm's (paper section 3.1).
+
+Same mathematics and, up to the prefix `embed.`, same parameter names as timm's `VisionTransformer`, so DeiT weights
+load. Class token, position table and patch projection sit in a module of their own (`ImageEmbedding`): everything a
+forward pass needs at one time is then one module, which is what sharding the momentum copy needs.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import PatchEmbed  # type: ignore[attr-defined]
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from albef_ds.config.schema import ComputeConfig, VisionConfig
+from albef_ds.models.attention import uses_sdpa
+from albef_ds.models.bert import run_layer
+
+
+class ConvolutionStem(nn.Module):
+    """Stride-2 3x3 convolutions down to one token per patch: learns faster than a patch projection on little data."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        num_layers = config.patch_size.bit_length() - 1
+        widths = [3] + [max(32, config.width >> (num_layers - 1 - i)) for i in range(num_layers)]
+        layers: list[nn.Module] = []
+        for in_width, out_width in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Conv2d(in_width, out_width, 3, stride=2, padding=1), nn.GroupNorm(1, out_width), nn.GELU()]
+        self.layers = nn.Sequential(*layers[:-2], nn.Conv2d(widths[-1], config.width, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, tokens, width)."""
+        return self.layers(images).flatten(2).transpose(1, 2)
+
+
+class ImageEmbedding(nn.Module):
+    """Patches, class token and learned positions: (B, 3, H, W) -> (B, 1 + patches, width)."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.patch_embed: nn.Module
+        if config.stem == "patch":
+            self.patch_embed = PatchEmbed(config.image_size, config.patch_size, 3, config.width)
+        else:
+            self.patch_embed = ConvolutionStem(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, config.width))
+        nn.init.normal_(self.cls_token, std=1e-6)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, N, width), [CLS] first."""
+        patches = self.patch_embed(images.to(self.cls_token.dtype))
+        return torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + self.pos_embed
+
+
+class _LayerNorm(nn.LayerNorm):
+    """With the epsilon of ViT and DeiT."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-6)
+
+
+class VisualEncoder(nn.Module):
+    """ViT that returns all tokens after the final norm."""
+
+    def __init__(self, config: VisionConfig, compute: ComputeConfig) -> None:
+        super().__init__()
+        self.implementation = compute.attention
+        self.recompute = compute.checkpoint_visual
+        self.embed = ImageEmbedding(config)
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.num_heads, config.mlp_ratio, qkv_bias=True, norm_layer=_LayerNorm) for _ in range(config.depth)
+        )
+        self.norm = _LayerNorm(config.width)
+        self.blocks.apply(_init_vit_weights)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> image embeddings (B, N, width), [CLS] first."""
+        tokens = self.embed(images)
+        fused = uses_sdpa(self.implementation, tokens.device)
+        for block in self.blocks:
+            block.attn.fused_attn = fused  # type: ignore[union-attr]
+            tokens = run_layer(block, self.recompute, tokens)
+        return self.norm(tokens)
+
+
+def _init_vit_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,44 @@
+"""Parameter groups and the learning-rate schedule. Which AdamW computes the step is the engine's business."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+from albef_ds.config.schema import OptimConfig
+
+# The released code decays these; shrinking a temperature or a position table towards 0 has no meaning.
+_SPECIAL = ("temperature", "cls_token", "pos_embed")
+
+
+def parameter_groups(module: nn.Module, config: OptimConfig, *, compat: bool = False) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: matrices with weight decay, the rest without.
+
+    Without decay: biases, norms, class token, position table, temperature. With `compat` the last three decay, as in
+    the released code.
+    """
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.rsplit(".", 1)[-1] in _SPECIAL:
+            (decay if compat else no_decay).append(parameter)
+        else:
+            # ZeRO-3 leaves a flat remainder in place of the tensor; its own attribute keeps the true shape.
+            shape = getattr(parameter, "ds_shape", parameter.shape)
+            (decay if len(shape) > 1 else no_decay).append(parameter)
+    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def learning_rate(config: OptimConfig, samples: float, total_samples: float) -> float:
+    """Learning rate after `samples` of `total_samples`: linear warm-up, then a cosine to the final rate."""
+    if samples < config.warmup_samples:
+        share = samples / config.warmup_samples
+        return config.initial_learning_rate + share * (config.learning_rate - config.initial_learning_rate)
+    share = min(1.0, (samples - config.warmup_samples) / max(1.0, total_samples - config.warmup_samples))
+    span = config.learning_rate - config.final_learning_rate
+    return config.final_learning_rate + span * (1.0 + math.cos(math.pi * share)) / 2.0

@@ -1,0 +1,59 @@
+"""What every task is to the engine and the trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from albef_ds.momentum import Momentum
+
+
+class Task(nn.Module):
+    """A model with an objective.
+
+    `base` is a `ModuleDict` of everything that has a momentum copy; what is not distilled sits beside it. The momentum
+    model and feature queues live outside the module tree (`outside`), since an engine would cast or shard them.
+    `forward(batch, **schedule)` returns `(losses, metrics)`: scalar tensors to be summed, and floats-to-be for the log.
+    """
+
+    base: nn.ModuleDict
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A plain dict is invisible to nn.Module, so to DeepSpeed's casting and partitioning too.
+        self.outside: dict[str, Any] = {}
+
+    @property
+    def momentum(self) -> Momentum:
+        """The momentum model that `attach_momentum` was given."""
+        momentum: Momentum = self.outside["momentum"]
+        return momentum
+
+    def attach_momentum(self, momentum: Momentum) -> None:
+        """Give the task its momentum model, built over `self.base`."""
+        self.outside["momentum"] = momentum
+
+    def schedule(self, epoch: float) -> dict[str, float]:
+        """Keyword arguments of `forward` at `epoch` (fractional, from 0)."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Called after an optimizer step that was taken."""
+
+    def after_skipped_step(self) -> None:
+        """Called instead of `after_step` when the optimizer step was skipped."""
+
+    def bounded_parameters(self) -> list[tuple[nn.Parameter, float, float]]:
+        """Parameters to be clamped after each step, with their bounds."""
+        return []
+
+    def move_outside(self, device: torch.device) -> None:
+        """Move what lives outside the module tree."""
+        for part in self.outside.values():
+            part.to(device)
+
+
+Losses = dict[str, Tensor]
+Metrics = dict[str, Tensor]

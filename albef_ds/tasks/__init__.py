@@ -1,0 +1,1 @@
+"""One class per task: a module that turns a batch into losses."""

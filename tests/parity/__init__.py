@@ -1,0 +1,1 @@
+"""Comparison with numbers that the released ALBEF code produced: `python -m tests.parity DIR`."""
