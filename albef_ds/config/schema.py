@@ -29,6 +29,18 @@ def _positive(section: str, config: Any, *names: str) -> None:
         _require(value > 0, f"{section}.{name}", f"is {value}", "give a number above 0")
 
 
+def _not_negative(section: str, config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= 0, f"{section}.{name}", f"is {value}", "give 0 or more")
+
+
+def _share(section: str, config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(0.0 <= value <= 1.0, f"{section}.{name}", f"is {value}", "give a number from 0 to 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
     """The visual encoder: a ViT (paper section 3.1)."""
@@ -87,8 +99,8 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         _positive("model.text", self, "vocab_size", "width", "num_heads", "intermediate_width", "max_positions")
-        _require(self.num_layers >= 0, "model.text.num_layers", f"is {self.num_layers}", "give 0 or more")
-        _require(self.num_fusion_layers >= 1, "model.text.num_fusion_layers", f"is {self.num_fusion_layers}", "give 1 or more")
+        _positive("model.text", self, "num_fusion_layers", "layer_norm_eps")
+        _not_negative("model.text", self, "num_layers")
         _require(0.0 <= self.dropout < 1.0, "model.text.dropout", f"is {self.dropout}", "give 0 or more, below 1")
         _require(
             self.width % self.num_heads == 0,
@@ -112,14 +124,6 @@ class ComputeConfig:
     checkpoint_visual: bool = setting(False, "recompute the visual encoder's activations in the backward pass")
     checkpoint_text: bool = setting(False, "recompute the text encoder's activations in the backward pass")
     checkpoint_multimodal: bool = setting(False, "recompute the multimodal encoder's activations in the backward pass")
-
-    def __post_init__(self) -> None:
-        _require(
-            self.share_cross_kv or not self.one_fusion_call,
-            "compute.one_fusion_call",
-            "needs shared keys and values",
-            "set compute.share_cross_kv=true or compute.one_fusion_call=false",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +159,9 @@ class PretrainConfig:
         0.0, "epochs over which `itm_random_negatives` falls linearly to 0; 0 keeps it constant", unit="epochs", paper="0"
     )
     gather_negatives: bool = setting(False, "contrast and draw negatives over all ranks' batches, not the local one", paper="no")
-    mask_unfilled_queue: bool = setting(True, "leave out queue entries that no feature has reached yet", paper="no (random vectors)")
+    mask_unfilled_queue: bool = setting(
+        True, "leave out queue entries that no feature has reached yet", paper="no (random vectors)"
+    )
     mask_known_positives: bool = setting(
         True, "samples with the same image or caption are not negatives: shared ITC targets, never drawn for ITM", paper="no"
     )
@@ -163,10 +169,9 @@ class PretrainConfig:
     compat: bool = setting(False, "reproduce the released code where it differs (docs/architecture.md lists the points)")
 
     def __post_init__(self) -> None:
-        _require(self.queue_size >= 0, "task.queue_size", f"is {self.queue_size}", "give 0 or more")
-        for name in ("momentum", "alpha", "itm_random_negatives"):
-            value = getattr(self, name)
-            _require(0.0 <= value <= 1.0, f"task.{name}", f"is {value}", "give a number from 0 to 1")
+        _not_negative("task", self, "queue_size", "alpha_ramp_epochs", "itm_random_epochs")
+        _not_negative("task", self, "itc_weight", "mlm_weight", "itm_weight")
+        _share("task", self, "momentum", "alpha", "itm_random_negatives")
         _positive("task", self, "temperature", "temperature_min")
         _require(
             self.temperature_min <= self.temperature <= self.temperature_max,
@@ -186,7 +191,9 @@ class DataConfig:
     prefetch: int = setting(2, "batches each worker keeps ready", unit="batches")
     max_words: int = setting(30, "caption words kept before tokenisation", unit="words", paper="30 (released code)")
     max_tokens: int = setting(25, "caption tokens kept, [CLS] included", unit="tokens", paper="25 (released code)")
-    sep_token: bool = setting(False, "end a caption with [SEP]; released weights were trained without", paper="no (released code)")
+    sep_token: bool = setting(
+        False, "end a caption with [SEP]; released weights were trained without", paper="no (released code)"
+    )
     vocab_file: str = setting("", "WordPiece vocabulary; empty: the bert-base-uncased list in this package")
     mlm_probability: float = setting(0.15, "share of tokens chosen for MLM", paper="0.15")
     crop_scale_min: float = setting(0.2, "smallest area share of a random crop", paper="0.2 (released code)")
@@ -197,11 +204,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _positive("data", self, "prefetch", "max_words", "max_tokens", "max_pixels", "crop_scale_min")
-        _require(self.num_workers >= 0, "data.num_workers", f"is {self.num_workers}", "give 0 or more")
+        _not_negative("data", self, "num_workers")
         _require(self.max_tokens >= 2, "data.max_tokens", f"is {self.max_tokens}", "give at least 2 ([CLS] and one word)")
-        for name in ("mlm_probability", "max_broken", "crop_scale_min"):
-            value = getattr(self, name)
-            _require(0.0 <= value <= 1.0, f"data.{name}", f"is {value}", "give a number from 0 to 1")
+        _share("data", self, "mlm_probability", "max_broken", "crop_scale_min")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,8 +219,12 @@ class OptimConfig:
     learning_rate: float = setting(1e-4, "peak learning rate", paper="1e-4")
     initial_learning_rate: float = setting(1e-5, "learning rate at step 0", paper="1e-5")
     final_learning_rate: float = setting(1e-5, "learning rate at the end of the cosine", paper="1e-5")
-    warmup_samples: int = setting(1_024_000, "span of the linear warm-up", unit="samples", paper="2000 iterations of 512 (released code)")
-    weight_decay: float = setting(0.02, "decay of matrices; biases, norms, temperature and position tables have none", paper="0.02")
+    warmup_samples: int = setting(
+        1_024_000, "span of the linear warm-up", unit="samples", paper="2000 iterations of 512 (released code)"
+    )
+    weight_decay: float = setting(
+        0.02, "decay of matrices; biases, norms, temperature and position tables have none", paper="0.02"
+    )
     beta1: float = setting(0.9, "first AdamW beta", paper="0.9")
     beta2: float = setting(0.999, "second AdamW beta", paper="0.999")
     eps: float = setting(1e-8, "AdamW epsilon", paper="1e-8")
@@ -223,9 +232,11 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _positive("optim", self, "learning_rate", "eps")
-        for name in ("initial_learning_rate", "final_learning_rate", "warmup_samples", "weight_decay", "clip_norm"):
+        _not_negative("optim", self, "initial_learning_rate", "final_learning_rate", "warmup_samples")
+        _not_negative("optim", self, "weight_decay", "clip_norm")
+        for name in ("beta1", "beta2"):
             value = getattr(self, name)
-            _require(value >= 0, f"optim.{name}", f"is {value}", "give 0 or more")
+            _require(0.0 <= value < 1.0, f"optim.{name}", f"is {value}", "give 0 or more, below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +258,12 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _require(self.stage in (0, 1, 2, 3), "engine.stage", f"is {self.stage}", "give 0, 1, 2 or 3")
+        _require(
+            self.kind == "zero" or not self.ds_config,
+            "engine.ds_config",
+            f"{self.ds_config} would be ignored by engine.kind={self.kind}",
+            "set engine.kind=zero or leave engine.ds_config out",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +271,9 @@ class InitConfig:
     """Where initial weights come from. Training from scratch has to be asked for by name."""
 
     visual_encoder: str = setting("", "DeiT/timm ViT file, or `scratch`", paper="DeiT-B/16 on ImageNet-1k")
-    text_encoder: str = setting("", "BERT file or folder for both text and multimodal encoder, or `scratch`", paper="bert-base-uncased")
+    text_encoder: str = setting(
+        "", "BERT file or folder for both text and multimodal encoder, or `scratch`", paper="bert-base-uncased"
+    )
     checkpoint: str = setting("", "whole model: a run's checkpoint folder or a released ALBEF file; replaces the two above")
 
 
@@ -277,6 +296,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _positive("train", self, "micro_batch_size", "global_batch_size", "log_every")
+        _not_negative("train", self, "epochs", "max_steps", "max_minutes", "seed", "eval_every", "eval_samples", "save_every")
         _require(
             self.epochs > 0 or self.max_steps > 0, "train.epochs", f"is {self.epochs}", "give epochs or train.max_steps above 0"
         )
@@ -323,7 +343,8 @@ class RunConfig:
         _require(
             self.train.global_batch_size % per_pass == 0,
             "train.global_batch_size",
-            f"{self.train.global_batch_size} is not a multiple of micro_batch_size {self.train.micro_batch_size} x {world_size} ranks",
+            f"{self.train.global_batch_size} is not a multiple of train.micro_batch_size {self.train.micro_batch_size}"
+            f" x {world_size} ranks",
             f"use {max(1, round(self.train.global_batch_size / per_pass)) * per_pass}, or change train.micro_batch_size",
         )
         return self.train.global_batch_size // per_pass

@@ -1,0 +1,28 @@
+"""`albef-ds config`: prints a configuration, for people or as the JSON that `--config` reads."""
+
+from __future__ import annotations
+
+import json
+
+from albef_ds.cli.arguments import CommandParser, add_config_arguments, config_from
+from albef_ds.config.describe import describe
+from albef_ds.config.files import to_dict
+
+EXAMPLES = """\
+  every setting and its default
+      albef-ds config
+  what a recipe sets (marked *), with a change on top
+      albef-ds config --recipe pretrain_4m engine.stage=3
+  a file to edit and to train from
+      albef-ds config --recipe debug --json > my.json"""
+
+
+def main(argv: list[str]) -> int:
+    """Print the configuration that `argv` describes. Raises `ConfigError` if it cannot be built."""
+    command = CommandParser("config", "Print every setting: value, unit, meaning, the paper's value.", EXAMPLES)
+    add_config_arguments(command, required=False)
+    command.add_argument("--json", action="store_true", help="print the JSON that --config reads")
+    arguments = command.parse_intermixed_args(argv)
+    config = config_from(arguments, [])
+    print(json.dumps(to_dict(config), indent=2, ensure_ascii=False) if arguments.json else describe(config))
+    return 0

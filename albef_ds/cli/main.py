@@ -1,0 +1,94 @@
+"""Entry point of `albef-ds`: finds the subcommand, and turns what goes wrong into a line and an exit code.
+
+A subcommand is a row of `COMMANDS` and a module with `main(argv: list[str]) -> int`. Modules are imported when asked
+for, so `albef-ds --help` loads neither torch nor DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import albef_ds
+from albef_ds.errors import ConfigError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("albef_ds.cli.demo", "train on the shipped emoji corpus in minutes and retrieve by words"),
+    "train": ("albef_ds.cli.train", "pretrain from a recipe or a configuration file"),
+    "config": ("albef_ds.cli.config", "print every setting with its unit, the paper's value and its meaning"),
+    "recipes": ("albef_ds.cli.recipes", "list the recipes that train takes"),
+}
+"""Subcommand -> (module, one-line help)."""
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+def usage() -> str:
+    """The text of `albef-ds --help`."""
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: albef-ds COMMAND [ARGUMENTS]",
+            "",
+            "ALBEF vision-language pretraining on DeepSpeed.",
+            "",
+            "commands:",
+            *rows,
+            "",
+            "`albef-ds COMMAND --help` explains one command; `albef-ds --version` prints the version.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code: 0, or 2 after a user's mistake (one line), or 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _dispatch(arguments))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """`command()`, with a `ConfigError` as one line on standard error and Ctrl-C without a traceback."""
+    try:
+        code = command()
+        sys.stdout.flush()
+        return code
+    except ConfigError as error:
+        print(f"albef-ds{_rank_label()}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"albef-ds{_rank_label()}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (such as `head`) has gone; without this the interpreter complains once more while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else EXIT_USER_ERROR
+    name, *rest = arguments
+    if name == "--version":
+        print(f"albef-ds {albef_ds.__version__}")
+        return 0
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
+        raise ConfigError(f"there is no command {name}: {hint}")
+    command: Callable[[list[str]], int] = importlib.import_module(COMMANDS[name][0]).main
+    return command(rest)
+
+
+def _rank_label() -> str:
+    return f" [rank {os.environ.get('RANK', '?')}]" if int(os.environ.get("WORLD_SIZE") or "1") > 1 else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""`albef-ds recipes`: lists the recipes, or prints what is known about one."""
+
+from __future__ import annotations
+
+import inspect
+
+from albef_ds.cli.arguments import CommandParser
+from albef_ds.recipes import RECIPES, get_recipe, summary
+
+EXAMPLES = """\
+  all of them, one line each
+      albef-ds recipes
+  one of them: the paper's figure, hours, the exact command
+      albef-ds recipes pretrain_4m"""
+
+
+def main(argv: list[str]) -> int:
+    """Print the list, or one recipe's documentation. Raises `ConfigError` for an unknown name."""
+    command = CommandParser("recipes", "List the recipes that `albef-ds train --recipe` takes.", EXAMPLES)
+    command.add_argument("name", nargs="?", help="print this recipe's figure, hours and command")
+    name = command.parse_args(argv).name
+    if name is not None:
+        get_recipe(name)
+        print(inspect.cleandoc(RECIPES[name].__doc__ or ""))
+        return 0
+    width = max(map(len, RECIPES))
+    for recipe in RECIPES:
+        print(f"{recipe:<{width}}  {summary(recipe)}")
+    return 0

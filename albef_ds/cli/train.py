@@ -1,0 +1,52 @@
+"""`albef-ds train`: builds the configuration and hands it to the trainer."""
+
+from __future__ import annotations
+
+import argparse
+
+from albef_ds.cli.arguments import CommandParser, add_config_arguments, config_from
+
+EXAMPLES = """\
+  a run of seconds that shows everything works
+      albef-ds train --recipe debug data.shards=SHARDS
+  the paper's 4M run on 8 GPUs
+      deepspeed --num_gpus 8 albef_ds/train.py --recipe pretrain_4m data.shards=SHARDS \\
+          init.visual_encoder=VIT_FILE init.text_encoder=BERT_FOLDER
+  the same with ZeRO-3, larger batches and another folder
+      ... engine.stage=3 engine.ds_config=ds_configs/zero3.json train.micro_batch_size=128 --output runs/big
+  go on where a run stopped, on any number of ranks
+      albef-ds train --config runs/big/config.json --resume auto
+  start from a whole model
+      albef-ds train --recipe pretrain_4m --checkpoint ALBEF_4M.pth data.shards=SHARDS
+
+Settings are applied from left to right, then --output and --checkpoint; of two values for one setting the later wins.
+Exit codes: 0 finished, 2 a mistake in what was given (one line says which), 130 interrupted."""
+
+
+def parser() -> CommandParser:
+    """The arguments of `albef-ds train`."""
+    command = CommandParser("train", "Pretrain ALBEF from a recipe or a configuration file.", EXAMPLES)
+    add_config_arguments(command, required=True)
+    command.add_argument("--output", metavar="DIR", help="folder of the run, the same as output=DIR")
+    command.add_argument("--checkpoint", metavar="PATH", help="initial weights of the whole model, as init.checkpoint=PATH")
+    command.add_argument(
+        "--resume", metavar="PATH|auto", help="go on from a checkpoint folder; auto: the newest whole one in the output folder"
+    )
+    # The deepspeed launcher passes it to every rank; the rank itself is read from the environment.
+    command.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    return command
+
+
+def main(argv: list[str]) -> int:
+    """Train as `argv` says and return the exit code. Raises `ConfigError` for anything the user can mend."""
+    arguments = parser().parse_intermixed_args(argv)
+    extra = [
+        f"{path}={value}"
+        for path, value in (("output", arguments.output), ("init.checkpoint", arguments.checkpoint))
+        if value is not None
+    ]
+    config = config_from(arguments, extra)
+
+    from albef_ds import trainer  # torch and DeepSpeed load only after the command line has been found good
+
+    return trainer.run(config, arguments.resume)

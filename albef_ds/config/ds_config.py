@@ -1,0 +1,89 @@
+"""ZeRO tuning from a DeepSpeed JSON file, limited to what `RunConfig` does not own.
+
+The rest of DeepSpeed's configuration (batch sizes, precision, optimizer, stage) follows from `RunConfig` in `zero/`,
+so a file cannot contradict it. The meaning of a knob, and unknown names inside `zero_optimization`, are DeepSpeed's to check.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from albef_ds.config.files import read_json_object
+from albef_ds.config.settings import nearest
+from albef_ds.errors import ConfigError
+
+OWNED = {
+    "train_batch_size": "train.global_batch_size",
+    "train_micro_batch_size_per_gpu": "train.micro_batch_size",
+    "gradient_accumulation_steps": "train.global_batch_size and train.micro_batch_size",
+    "fp16": "engine.precision",
+    "bf16": "engine.precision",
+    "amp": "engine.precision",
+    "torch_autocast": "engine.precision",
+    "data_types": "engine.precision",
+    "optimizer": "optim.name and the other optim settings",
+    "scheduler": "optim.warmup_samples and the learning rates in optim",
+    "gradient_clipping": "optim.clip_norm",
+    "steps_per_print": "train.log_every",
+    "seed": "train.seed",
+    "activation_checkpointing": "compute.checkpoint_visual, compute.checkpoint_text and compute.checkpoint_multimodal",
+    "tensorboard": "output",
+    "csv_monitor": "output",
+    "checkpoint": "train.save_every",
+    "zero_allow_untested_optimizer": "optim.name",
+    "zero_force_ds_cpu_optimizer": "optim.name",
+    "zero_optimization.stage": "engine.stage",
+}
+"""Keys that a setting decides, with the setting's name."""
+
+ALLOWED = (
+    "zero_optimization",
+    "aio",
+    "communication_data_type",
+    "comms_logger",
+    "flops_profiler",
+    "memory_breakdown",
+    "wall_clock_breakdown",
+)
+"""Top-level keys a file may hold."""
+
+_OFFLOADS = ("offload_optimizer", "offload_param")
+
+
+def load_ds_config(path: Path, stage: int) -> dict[str, Any]:
+    """The file's content, to be merged into the DeepSpeed configuration made from `RunConfig`.
+
+    Args:
+        path: a JSON file such as those in ds_configs/.
+        stage: `engine.stage`, against which the knobs are checked.
+
+    Raises:
+        ConfigError: unreadable, a key that a setting owns, an unknown key, or a knob without effect at `stage`.
+    """
+    content = read_json_object(path)
+    for key in content:
+        if key in OWNED:
+            raise ConfigError(f"{path} sets {key}, which {OWNED[key]} decides: take it out and change the setting")
+        if key not in ALLOWED:
+            hint = nearest(key, [*ALLOWED, *OWNED]) or f": the file may hold {', '.join(ALLOWED)}"
+            raise ConfigError(f"{path} sets {key}, which is not a ZeRO knob{hint}")
+    zero = content.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise ConfigError(f"{path} sets zero_optimization to {zero!r}: give an object of ZeRO knobs")
+    for key, value in zero.items():
+        name = f"zero_optimization.{key}"
+        if name in OWNED:
+            raise ConfigError(f"{path} sets {name}, which {OWNED[name]} decides: take it out and change the setting")
+        needs = _needed_stage(key)
+        if stage < needs:
+            raise ConfigError(f"{path} sets {name}, which needs ZeRO stage {needs}: set engine.stage={needs} or take it out")
+        if key in _OFFLOADS and (not isinstance(value, dict) or value.get("device") not in ("none", "cpu", "nvme")):
+            raise ConfigError(f'{path} sets {name} to {value!r}: give an object such as {{"device": "cpu"}}')
+    return content
+
+
+def _needed_stage(key: str) -> int:
+    if key.startswith("stage3_") or key in ("offload_param", "sub_group_size", "zero_hpz_partition_size"):
+        return 3
+    return 1

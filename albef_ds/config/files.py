@@ -1,0 +1,100 @@
+"""Configurations as JSON: the file a run writes beside its results and `--config` reads.
+
+A file may leave settings out (they take their defaults) but never names one that does not exist.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, cast
+
+from albef_ds.config.schema import RunConfig
+from albef_ds.config.settings import all_settings, find_setting, is_section, section_types
+from albef_ds.errors import ConfigError
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Nested plain dicts of JSON types; `from_dict` gives back an equal configuration."""
+    return asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> RunConfig:
+    """The configuration that `values` spells out, defaults where it says nothing.
+
+    Raises:
+        ConfigError: an unknown key (named, with the nearest known one), a wrong type, or a value the schema refuses.
+    """
+    return cast(RunConfig, _build(RunConfig, values, ""))
+
+
+def _build(config_type: Any, values: Any, prefix: str) -> Any:
+    hints = section_types(config_type)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{prefix.rstrip('.')} is {values!r}: give an object of settings")
+    for key in values:
+        if key not in hints:
+            find_setting(prefix + key)  # raises with the nearest name, unless the key is a whole dotted path
+            raise ConfigError(f"{prefix}{key} stands as one key: nest it, one object per section")
+    arguments: dict[str, Any] = {}
+    for entry in fields(config_type):
+        if entry.name not in values:
+            continue
+        path, value = prefix + entry.name, values[entry.name]
+        if is_section(hints[entry.name]):
+            arguments[entry.name] = _build(hints[entry.name], value, path + ".")
+        else:
+            arguments[entry.name] = all_settings()[path].check(value)
+    return config_type(**arguments)
+
+
+def save(config: RunConfig, path: Path) -> None:
+    """Write `config` as JSON: temporary name, flush to disk, rename. Folders on the way are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(json.dumps(to_dict(config), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load(path: Path) -> RunConfig:
+    """Read a configuration. Raises `ConfigError` naming the file and what is wrong in it."""
+    try:
+        return from_dict(read_json_object(path))
+    except ConfigError as error:
+        message = str(error)
+        raise ConfigError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises `ConfigError`: missing, unreadable, not JSON, not an object, a key given twice."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: give the path of a JSON file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): give a readable JSON file") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} line {error.lineno} is not JSON ({error.msg}): mend that line") from None
+    except _DuplicateKeyError as error:
+        raise ConfigError(f"{path} gives {error} twice: keep one") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds no JSON object: start it with {{")
+    return raw
+
+
+class _DuplicateKeyError(ValueError):
+    """json would silently keep the last of two equal keys."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise _DuplicateKeyError(key)
+        values[key] = value
+    return values

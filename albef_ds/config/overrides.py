@@ -1,0 +1,35 @@
+"""`section.field=value` on the command line, read by the type of the field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from albef_ds.config.files import from_dict, to_dict
+from albef_ds.config.schema import RunConfig
+from albef_ds.config.settings import find_setting
+from albef_ds.errors import ConfigError
+
+
+def parse_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """`config` with every override applied; of two for one field the later wins.
+
+    The result is checked once, with all of them in place, so settings that depend on each other can change together.
+
+    Raises:
+        ConfigError: not of the form `section.field=value`, an unknown field (with the nearest name), a value of
+            another type, or a combination that the schema refuses.
+    """
+    values = to_dict(config)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"`{override}` is not a setting: write section.field=value, for example train.max_steps=100")
+        if path == "recipe":
+            raise ConfigError(f"`{override}` does not change the recipe: use --recipe {text}")
+        setting = find_setting(path)
+        section = values
+        *parents, name = path.split(".")
+        for parent in parents:
+            section = section[parent]
+        section[name] = setting.from_text(text)
+    return from_dict(values)

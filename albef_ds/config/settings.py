@@ -1,0 +1,137 @@
+"""The flat list of settings behind `RunConfig`: dotted paths, types, documentation, and reading a value of each type.
+
+Knows the schema's shape only. Files are `files.py`, the command line's `section.field=value` is `overrides.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from albef_ds.config.schema import RunConfig
+from albef_ds.errors import ConfigError
+
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of the configuration. `path` is dotted (`model.vision.depth`), `annotation` its resolved type."""
+
+    path: str
+    annotation: Any
+    default: Any
+    doc: str
+    unit: str
+    paper: str
+
+    @property
+    def type_name(self) -> str:
+        """The type in words, as error messages and tables print it."""
+        if get_origin(self.annotation) is Literal:
+            return "one of " + ", ".join(get_args(self.annotation))
+        return {int: "int", float: "float", bool: "bool (true or false)", str: "text"}[self.annotation]
+
+    def from_text(self, text: str) -> Any:
+        """The value that `text` writes. Raises `ConfigError` naming path, expected type and text."""
+        if self.annotation is bool:
+            if text.lower() in _TRUE + _FALSE:
+                return text.lower() in _TRUE
+            raise self._refuse(text)
+        try:
+            if self.annotation is int:
+                return self._whole(text)
+            if self.annotation is float:
+                return self.check(float(text))
+        except (ValueError, OverflowError):
+            raise self._refuse(text) from None
+        return self.check(text)
+
+    def check(self, value: Any) -> Any:
+        """`value` if it is of this setting's type (an int serves as a float), else `ConfigError`."""
+        if self.annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            if math.isfinite(value):
+                return float(value)
+        elif get_origin(self.annotation) is Literal:
+            if isinstance(value, str) and value in get_args(self.annotation):
+                return value
+        elif type(value) is self.annotation:
+            return value
+        raise self._refuse(value)
+
+    @staticmethod
+    def _whole(text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            number = float(text)  # 1e6 is how people write a million samples
+            if not number.is_integer():
+                raise
+            return int(number)
+
+    def _refuse(self, value: Any) -> ConfigError:
+        expected = self.type_name if get_origin(self.annotation) is Literal else f"a value of type {self.type_name}"
+        finite = ", finite" if self.annotation is float else ""
+        return ConfigError(f"{self.path}={value} cannot be used: give {expected}{finite}")
+
+
+def is_section(annotation: Any) -> bool:
+    """Whether a field of this type is a section (a nested dataclass) rather than a setting."""
+    return isinstance(annotation, type) and is_dataclass(annotation)
+
+
+def section_types(config_type: type) -> dict[str, Any]:
+    """Field name -> resolved type of one configuration dataclass."""
+    return dict(get_type_hints(config_type))
+
+
+def describe_field(path: str, entry: Field[Any], annotation: Any) -> Setting:
+    """The `Setting` of one dataclass field."""
+    assert entry.default is not MISSING, f"{path} has no default"
+    meta = entry.metadata
+    return Setting(path, annotation, entry.default, meta["doc"], meta["unit"], meta["paper"])
+
+
+@cache
+def all_settings() -> dict[str, Setting]:
+    """Dotted path -> setting, in the schema's order."""
+
+    def walk(config_type: Any, prefix: str) -> dict[str, Setting]:
+        found: dict[str, Setting] = {}
+        hints = section_types(config_type)
+        for entry in fields(config_type):
+            path = prefix + entry.name
+            if is_section(hints[entry.name]):
+                found.update(walk(hints[entry.name], path + "."))
+            else:
+                found[path] = describe_field(path, entry, hints[entry.name])
+        return found
+
+    return walk(RunConfig, "")
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """`: did you mean X?` when something in `known` resembles `name`, else the empty string."""
+    last = name.rpartition(".")[2]
+    same_field = [path for path in known if path.rpartition(".")[2] == last]
+    close = same_field or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not close:
+        by_field = {path.rpartition(".")[2]: path for path in known}
+        close = [by_field[field] for field in difflib.get_close_matches(last, list(by_field), n=1, cutoff=0.7)]
+    return f": did you mean {' or '.join(close)}?" if close else ""
+
+
+def find_setting(path: str) -> Setting:
+    """The setting called `path`. Raises `ConfigError` that names the nearest one, or a section's fields."""
+    settings = all_settings()
+    if path in settings:
+        return settings[path]
+    inside = [name for name in settings if name.startswith(path + ".")]
+    if inside:
+        raise ConfigError(f"{path} is a section: name one of its fields, for example {inside[0]}")
+    hint = nearest(path, list(settings)) or ": `albef-ds config` lists every setting"
+    raise ConfigError(f"there is no setting {path}{hint}")

@@ -1,0 +1,43 @@
+"""Recipes: functions that return a complete `RunConfig`, each documented with its figure, its hours and its command.
+
+A recipe names no path of data or weights; those are given on the command line (`data.shards=...`). Recipes import
+the configuration only, so listing them is instant.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from albef_ds.config.schema import RunConfig
+from albef_ds.errors import ConfigError
+from albef_ds.recipes.debug import debug
+from albef_ds.recipes.demo_emoji import demo_emoji
+from albef_ds.recipes.pretrain import pretrain_4m, pretrain_14m
+from albef_ds.recipes.scale import pretrain_huge, pretrain_large
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "debug": debug,
+    "demo_emoji": demo_emoji,
+    "pretrain_4m": pretrain_4m,
+    "pretrain_14m": pretrain_14m,
+    "pretrain_large": pretrain_large,
+    "pretrain_huge": pretrain_huge,
+}
+"""Every recipe by the name that `--recipe` takes."""
+
+
+def get_recipe(name: str) -> RunConfig:
+    """The configuration of recipe `name`. Raises `ConfigError` with the nearest name for an unknown one."""
+    if name not in RECIPES:
+        close = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(RECIPES)}"
+        raise ConfigError(f"there is no recipe {name}: {hint}")
+    return RECIPES[name]()
+
+
+def summary(name: str) -> str:
+    """The first line of a recipe's documentation."""
+    documentation = RECIPES[name].__doc__
+    assert documentation is not None, f"recipe {name} has no docstring"
+    return documentation.strip().splitlines()[0]
