@@ -75,7 +75,9 @@ def finish_step(task: Task, skipped: bool) -> None:
 class LocalEngine:
     """Plain torch in one process: fp32 (or fp64) weights, optional bf16 autocast, torch's AdamW."""
 
-    def __init__(self, task: Task, config: OptimConfig, device: torch.device, *, autocast: bool = False, compat: bool = False) -> None:
+    def __init__(
+        self, task: Task, config: OptimConfig, device: torch.device, *, autocast: bool = False, compat: bool = False
+    ) -> None:
         self.task = task.to(device)
         self.task.move_outside(device)
         self.device = device
@@ -87,7 +89,9 @@ class LocalEngine:
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
 
-    def _forward_backward(self, batch: Any, schedule: Mapping[str, float], share: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _forward_backward(
+        self, batch: Any, schedule: Mapping[str, float], share: float
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         with self._precision():
             losses, metrics = self.task(batch, **schedule)
         (torch.stack(list(losses.values())).sum() * share).backward()  # type: ignore[no-untyped-call]

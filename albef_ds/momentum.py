@@ -76,11 +76,7 @@ class DenseMomentum:
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         students = dict(self.student.named_parameters())
-        return [
-            (twin, students[name])
-            for name, twin in self._modules.named_parameters()
-            if twin is not students[name]
-        ]
+        return [(twin, students[name]) for name, twin in self._modules.named_parameters() if twin is not students[name]]
 
     @torch.no_grad()
     def update(self) -> None:

@@ -128,8 +128,10 @@ def load_index(folder: Path, shard: ShardEntry) -> NDArray[np.int64]:
         raise ConfigError(f"{path} is missing: copy it again or rebuild it with `albef-data index {folder}`") from None
     except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"{path} is damaged ({error}): rebuild it with `albef-data index {folder}`") from None
+    rebuild = f"rebuild it with `albef-data index {folder}`"
     if index.dtype != np.int64 or index.shape != (shard.num_samples, 4):
-        raise ConfigError(f"{path} has shape {index.shape}, not ({shard.num_samples}, 4): rebuild it with `albef-data index {folder}`")
-    if (index < 0).any() or (index[:, 0] + index[:, 1] > shard.num_bytes).any() or (index[:, 2] + index[:, 3] > shard.num_bytes).any():
-        raise ConfigError(f"{path} points outside {shard.name}: rebuild it with `albef-data index {folder}`")
+        raise ConfigError(f"{path} has shape {index.shape}, not ({shard.num_samples}, 4): {rebuild}")
+    ends = index[:, 0::2] + index[:, 1::2]
+    if (index < 0).any() or (ends > shard.num_bytes).any():
+        raise ConfigError(f"{path} points outside {shard.name}: {rebuild}")
     return index

@@ -7,6 +7,9 @@ forward pass needs at one time is then one module, which is what sharding the mo
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import torch
 from timm.layers import PatchEmbed  # type: ignore[attr-defined]
 from timm.models.vision_transformer import Block
@@ -25,7 +28,7 @@ class ConvolutionStem(nn.Module):
         num_layers = config.patch_size.bit_length() - 1
         widths = [3] + [max(32, config.width >> (num_layers - 1 - i)) for i in range(num_layers)]
         layers: list[nn.Module] = []
-        for in_width, out_width in zip(widths[:-1], widths[1:], strict=True):
+        for in_width, out_width in pairwise(widths):
             layers += [nn.Conv2d(in_width, out_width, 3, stride=2, padding=1), nn.GroupNorm(1, out_width), nn.GELU()]
         self.layers = nn.Sequential(*layers[:-2], nn.Conv2d(widths[-1], config.width, 1))
 
@@ -58,8 +61,8 @@ class ImageEmbedding(nn.Module):
 class _LayerNorm(nn.LayerNorm):
     """With the epsilon of ViT and DeiT."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-6)
+    def __init__(self, width: int, **kwargs: Any) -> None:
+        super().__init__(width, eps=1e-6, **kwargs)
 
 
 class VisualEncoder(nn.Module):
@@ -71,7 +74,8 @@ class VisualEncoder(nn.Module):
         self.recompute = compute.checkpoint_visual
         self.embed = ImageEmbedding(config)
         self.blocks = nn.ModuleList(
-            Block(config.width, config.num_heads, config.mlp_ratio, qkv_bias=True, norm_layer=_LayerNorm) for _ in range(config.depth)
+            Block(config.width, config.num_heads, config.mlp_ratio, qkv_bias=True, norm_layer=_LayerNorm)
+            for _ in range(config.depth)
         )
         self.norm = _LayerNorm(config.width)
         self.blocks.apply(_init_vit_weights)

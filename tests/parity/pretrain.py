@@ -149,8 +149,11 @@ def run_case(case: GoldenCase, precision: str, compute: ComputeConfig) -> Deviat
             task.momentum.update()
             for name, tensor in task.momentum.modules.named_parameters():
                 released = released_name("base." + name, layers, momentum=True)
-                report.add("momentum after step 1", "momentum",
-                           compare_fingerprint(tensor, golden["momentum_after_step1"][released], released))
+                report.add(
+                    "momentum after step 1",
+                    "momentum",
+                    compare_fingerprint(tensor, golden["momentum_after_step1"][released], released),
+                )
         temperature = float(task.temperature.detach())
         batch = _batch(config, step, dtype)
         result = engine.train_step([batch], {"alpha": case.alpha}, learning_rate=1e-4)
@@ -165,16 +168,22 @@ def run_case(case: GoldenCase, precision: str, compute: ComputeConfig) -> Deviat
             largest = max(norm for norm, _ in golden["grads_step1"].values())
             for name, parameter in task.named_parameters():
                 assert parameter.grad is not None, name
-                report.add("gradient", "gradient",
-                           compare_fingerprint(parameter.grad, golden["grads_step1"][names[name]], names[name], largest))
+                report.add(
+                    "gradient",
+                    "gradient",
+                    compare_fingerprint(parameter.grad, golden["grads_step1"][names[name]], names[name], largest),
+                )
             if case.arrays:
                 _compare_arrays(report, case, outputs, batch)
         if step in (0, 2):
             section = f"params_after_step{step + 1}"
             for name, parameter in task.named_parameters():
                 if not names[name].endswith(".key.bias") and not names[name].endswith("qkv.bias"):
-                    report.add(f"weights after step {step + 1}", "parameter",
-                               compare_fingerprint(parameter, golden[section][names[name]], names[name]))
+                    report.add(
+                        f"weights after step {step + 1}",
+                        "parameter",
+                        compare_fingerprint(parameter, golden[section][names[name]], names[name]),
+                    )
     for name, buffer in (("image_queue", task.queue.images), ("text_queue", task.queue.texts)):
         report.add("queue after step 3", "queue", compare_fingerprint(buffer.T, golden["queue_after_step3"][name], name))
     return report
