@@ -1,0 +1,57 @@
+"""A folder of pictures, each beside a `.txt` (one caption a line) or `.json` (`caption` or `captions`) of the same name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+from albef_ds.errors import ConfigError
+from data_tools.source import IMAGE_SUFFIXES, Problems, Record, SourceSpec, caption_list
+from data_tools.storage import is_url
+
+
+def parts(spec: SourceSpec) -> list[str]:
+    """The folder itself.
+
+    Raises:
+        ConfigError: it is not a local folder.
+    """
+    if is_url(spec.path) or not os.path.isdir(spec.path):
+        raise ConfigError(
+            f"{spec.path} of source {spec.name} is not a local folder: check the path (for remote data use tars or a table)"
+        )
+    return [spec.path]
+
+
+def walk_pictures(root: str, problems: Problems) -> Iterator[str]:
+    """Paths of the pictures below `root`, relative to it, in a fixed order; folders that cannot be read are counted."""
+    for folder, folders, files in os.walk(
+        root, onerror=lambda e: problems.add("unreadable folder", str(e.filename)), followlinks=False
+    ):
+        folders.sort()
+        for name in sorted(files):
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                yield os.path.relpath(os.path.join(folder, name), root)
+
+
+def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
+    """One record per picture below the folder."""
+    for listed in walk_pictures(part, problems):
+        path = os.path.join(part, listed)
+        captions = _captions(os.path.splitext(path)[0], problems)
+        yield Record(listed, path, -1, -1, captions, "", "" if captions else "no caption")
+
+
+def _captions(stem: str, problems: Problems) -> list[str]:
+    try:
+        if os.path.exists(stem + ".txt"):
+            with open(stem + ".txt", encoding="utf-8", errors="replace") as file:
+                return caption_list(file.read().splitlines())
+        if os.path.exists(stem + ".json"):
+            with open(stem + ".json", encoding="utf-8") as file:
+                raw = json.load(file)
+            return caption_list(raw.get("captions", raw.get("caption"))) if isinstance(raw, dict) else []
+    except (OSError, ValueError) as error:
+        problems.add("unreadable sidecar", f"{stem}: {error}")
+    return []

@@ -1,0 +1,94 @@
+"""SBU, CC3M and CC12M as published: captions with URLs, plus a folder where the pictures were downloaded to.
+
+Downloads made by img2dataset have a reader of their own (`tars.read_img2dataset`), which also knows what failed.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+import re
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from albef_ds.errors import ConfigError
+from data_tools.source import Problems, Record, SourceSpec, caption_list
+from data_tools.storage import list_files, load_json, open_source
+
+_FIELD = re.compile(r"\{(index|basename)(?::(\d{1,2}))?\}")
+
+
+def parts(spec: SourceSpec) -> list[str]:
+    """The list files."""
+    return list_files(spec.path, (".tsv", ".txt", ".json"))
+
+
+def read_cc3m(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
+    """Lines of caption, tab, URL. Raises `ConfigError` like `_records`."""
+    yield from _records(spec, part, ((caption, url) for caption, url in _columns(part, problems)))
+
+
+def read_cc12m(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
+    """Lines of URL, tab, caption. Raises `ConfigError` like `_records`."""
+    yield from _records(spec, part, ((caption, url) for url, caption in _columns(part, problems)))
+
+
+def read_sbu(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
+    """Two text files of equal length (URLs, and captions in `second`), or one JSON of `image_urls` and `captions`.
+
+    Raises:
+        ConfigError: the two differ in length, or the JSON has another form.
+    """
+    if part.endswith(".json"):
+        raw = load_json(Path(part))
+        if not isinstance(raw, dict) or not isinstance(raw.get("image_urls"), list) or not isinstance(raw.get("captions"), list):
+            raise ConfigError(f"{part} lacks image_urls and captions: give sbu-captions-all.json")
+        pairs = zip_longest(raw["captions"], raw["image_urls"])
+    elif not spec.second:
+        raise ConfigError(
+            f"source {spec.name} needs the caption list of SBU: add second=PATH/SBU_captioned_photo_dataset_captions.txt"
+        )
+    else:
+        pairs = zip_longest(_lines(spec.second), _lines(part))
+    yield from _records(spec, part, pairs)
+
+
+def _records(spec: SourceSpec, part: str, pairs: Iterator[tuple[str | None, str | None]]) -> Iterator[Record]:
+    if not spec.pattern:
+        raise ConfigError(
+            f"source {spec.name} does not say how downloads are named: add pattern={{index:8}}.jpg or pattern={{basename}}"
+        )
+    for index, (caption, url) in enumerate(pairs):
+        if caption is None or url is None:
+            raise ConfigError(f"{part} and its captions differ in length at line {index + 1}: fetch both files again")
+        name = fill_pattern(spec.pattern, index, url)
+        captions = caption_list(caption)
+        missing = "" if captions else "no caption"
+        yield Record(name, spec.resolve(name, posixpath.dirname(part)), -1, -1, captions, "", missing, {"url": url})
+
+
+def fill_pattern(pattern: str, index: int, url: str) -> str:
+    """`pattern` with `{index}` (the 0-based line), `{index:8}` (zero-padded) and `{basename}` (of the URL's path) filled in."""
+    basename = posixpath.basename(urlsplit(url).path)
+
+    def fill(match: re.Match[str]) -> str:
+        return str(index).zfill(int(match[2] or 0)) if match[1] == "index" else basename
+
+    return _FIELD.sub(fill, pattern)
+
+
+def _lines(path: str) -> Iterator[str]:
+    with io.TextIOWrapper(open_source(path), encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            yield line.rstrip("\r\n")
+
+
+def _columns(path: str, problems: Problems) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(_lines(path), start=1):
+        first, tab, second = line.partition("\t")
+        if not tab:
+            # Kept as an entry, so that later lines keep their index and the count of listed pairs is true.
+            problems.add("line without a tab", f"line {number}: {line}")
+        yield first, second
