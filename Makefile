@@ -1,0 +1,58 @@
+# Needs git, make and Python 3.10 or later; makes .venv on first use. No compiler and no GPU are needed.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+JOBS ?= 2
+EXTRAS := dev,demo,data,corpus,dask
+
+# One thread per process: the tests and the demo run several processes side by side.
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/$(VENV)/torch_extensions
+ifeq ($(wildcard /dev/nvidiactl),)
+export DS_ACCELERATOR ?= cpu
+endif
+
+.PHONY: help demo test lint docs clean
+
+help:
+	@echo "make demo   train on the shipped emoji corpus in minutes and show what it retrieves"
+	@echo "make test   lint (ruff, mypy) and the tests"
+	@echo "make lint   lint alone"
+	@echo "make docs   write the table of settings in docs/configuration.md anew"
+	@echo "make clean  remove .venv and caches"
+
+demo: $(READY)
+	@$(VENV)/bin/albef-ds demo
+
+test: lint
+	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
+
+lint: $(READY)
+	@echo "lint: ruff and mypy"
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+
+docs: $(READY)
+	@$(VENV)/bin/python -m albef_ds.config.describe docs/configuration.md
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+
+# DeepSpeed's source package names no build requirements, so pip's isolated build sees no torch and compiles nothing:
+# its operators are built on first use, where a GPU run wants them.
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found: install Python 3.10 or later, or give PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "make: $$($(PYTHON) --version) is too old: Python 3.10 or later is needed, give PYTHON=/path/to/python3" >&2; exit 2; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "make: $(PYTHON) -m venv failed: install its venv module (on Debian: apt install python3-venv)" >&2; exit 2; }
+	@echo "installing the tested set of packages into $(VENV) (several minutes the first time, torch is large)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@

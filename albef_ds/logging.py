@@ -1,0 +1,211 @@
+"""What a run says: a progress bar or plain lines, `metrics.jsonl`, TensorBoard.
+
+One `RunLogger` per process; only the enabled one (rank 0) writes. It reports numbers it is given and times the steps;
+it gathers nothing from other ranks. Losses should reach it as Python floats, and only on the steps that are written, for a
+float of a GPU tensor waits for the device.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+METRICS_NAME = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+DATA_WAIT = "data_wait"
+"""Key in `values` for the seconds this step waited for its batch; reported as a share of the time, `data_wait_share`."""
+
+_SHORT = {
+    "learning_rate": "lr",
+    "grad_norm": "grad",
+    "temperature": "temp",
+    "images_per_second": "img/s",
+    "data_wait_share": "wait",
+}
+
+
+class RunLogger:
+    """Writes one run's numbers. Steps that are not written only count towards speed and data-wait share.
+
+    `metrics.jsonl` holds one JSON object per line: `{"kind": "step", "step", "time", ...}` for training and
+    `{"kind": KIND, ...}` for evaluations. A resumed run appends; steps that it repeats occur twice, the later one counts.
+    A number that is not finite becomes null, and its name is listed under `nonfinite`.
+
+    Args:
+        output: folder of the run, made if missing.
+        enabled: whether this process writes at all (rank 0).
+        progress: draw a bar if standard error is a terminal; plain lines otherwise.
+        total_steps: last step of the run, for percentage and time left; None if unknown.
+    """
+
+    def __init__(self, output: Path, enabled: bool, progress: bool, total_steps: int | None) -> None:
+        self._enabled = enabled
+        self._total_steps = total_steps
+        self._draw = progress and sys.stderr.isatty()
+        self._bar: Any = None
+        self._board: Any = None
+        self._last_step = 0
+        self._window_steps = 0
+        self._window_samples = 0
+        self._window_wait = 0.0
+        self._window_start = time.perf_counter()
+        if not enabled:
+            return
+        output.mkdir(parents=True, exist_ok=True)
+        self._board_folder = output / TENSORBOARD_FOLDER
+        metrics = output / METRICS_NAME
+        _cut_torn_line(metrics)
+        self._file = open(metrics, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (open for the whole run)
+
+    def step(self, step: int, values: Mapping[str, float], *, samples: int, write: bool) -> None:
+        """Report optimizer step `step` (from 1), which took `samples` pairs over all ranks.
+
+        `values` are the step's numbers by name (`loss`, `loss_itc`, `alpha`, `temperature`, `learning_rate`,
+        `grad_norm`, `data_wait` in seconds, ...). With `write` they are shown and recorded beside `images_per_second` and
+        `data_wait_share`, both over the steps since the last written one.
+        """
+        if not self._enabled:
+            return
+        self._last_step = step
+        self._window_steps += 1
+        self._window_samples += samples
+        self._window_wait += values.get(DATA_WAIT, 0.0)
+        self._advance_bar(step)
+        if not write:
+            return
+        elapsed = max(time.perf_counter() - self._window_start, 1e-9)
+        record = {name: value for name, value in values.items() if name != DATA_WAIT}
+        record["images_per_second"] = self._window_samples / elapsed
+        if DATA_WAIT in values:
+            record["data_wait_share"] = min(1.0, self._window_wait / elapsed)
+        seconds_per_step = elapsed / self._window_steps
+        self._record("step", step, record)
+        if self._bar is not None:
+            self._bar.set_postfix_str(_format(record))
+        else:
+            self._line(f"{self._position(step, seconds_per_step)}  {_format(record)}")
+        self._window_steps = self._window_samples = 0
+        self._window_wait = 0.0
+        self._window_start = time.perf_counter()
+
+    def event(self, kind: str, values: Mapping[str, Any]) -> None:
+        """Report something outside the rhythm of steps, such as an evaluation; `values` may nest. Recorded at the last step."""
+        if not self._enabled:
+            return
+        started = time.perf_counter()
+        record = dict(values)
+        self._record(kind, self._last_step, record)
+        self._line(f"{kind} at step {self._last_step}: {_format(_flatten(record))}")
+        self._window_start += time.perf_counter() - started
+
+    def message(self, text: str) -> None:
+        """Print `text` as a line, above the bar if there is one."""
+        if self._enabled:
+            self._line(text)
+
+    def pause(self, seconds: float) -> None:
+        """Leave `seconds` (an evaluation, a checkpoint) out of the speed of the current window."""
+        self._window_start += seconds
+
+    def close(self) -> None:
+        """Finish the bar and close the files; the logger is not used afterwards. Closing twice does nothing."""
+        if not self._enabled:
+            return
+        self._enabled = False
+        if self._bar is not None:
+            self._bar.close()
+        if self._board is not None:
+            self._board.close()
+        self._file.close()
+
+    def _record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        nonfinite: list[str] = []
+        clean = _finite(values, "", nonfinite)
+        record: dict[str, Any] = {"kind": kind, "step": step, "time": round(time.time(), 3), **clean}
+        if nonfinite:
+            record["nonfinite"] = nonfinite
+            self._line(f"warning: not finite at step {step}: {', '.join(nonfinite)}")
+        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+        board = self._open_board(step)
+        for name, value in _flatten(values).items():
+            if isinstance(value, (int, float)):
+                board.add_scalar(name if kind == "step" else f"{kind}/{name}", value, step)
+
+    def _open_board(self, step: int) -> Any:
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the writing rank needs it
+
+            # A resumed run repeats the steps after its checkpoint: TensorBoard then drops what it had of them.
+            self._board = SummaryWriter(str(self._board_folder), purge_step=step)
+        return self._board
+
+    def _advance_bar(self, step: int) -> None:
+        if not self._draw:
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._total_steps, initial=step - 1, unit="step", dynamic_ncols=True, smoothing=0.05)
+        self._bar.update(step - self._bar.n)
+
+    def _position(self, step: int, seconds_per_step: float) -> str:
+        if self._total_steps is None:
+            return f"step {step}"
+        left = timedelta(seconds=round(max(0, self._total_steps - step) * seconds_per_step))
+        return f"step {step}/{self._total_steps} ({step / self._total_steps:.1%}, {left} left)"
+
+    def _line(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _format(values: Mapping[str, Any]) -> str:
+    parts = []
+    for name, value in values.items():
+        if name.endswith("_share") and isinstance(value, float):
+            text = f"{value:.0%}"
+        else:
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        parts.append(f"{_SHORT.get(name, name.removeprefix('loss_'))} {text}")
+    return "  ".join(parts)
+
+
+def _finite(value: Any, name: str, nonfinite: list[str]) -> Any:
+    """`value` with null for every number that is not finite; their dotted names go to `nonfinite`."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item, f"{name}.{key}" if name else key, nonfinite) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item, f"{name}.{place}", nonfinite) for place, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        nonfinite.append(name)
+        return None
+    return value
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _cut_torn_line(path: Path) -> None:
+    """A killed run may leave half a record at the end; every line of the file must stay a JSON object."""
+    if not path.exists():
+        return
+    with open(path, "rb+") as file:
+        content = file.read()
+        if content and not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
