@@ -51,10 +51,11 @@ class _GatherWithGrad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        # Every rank's loss may depend on this rank's rows: sum what they all say, keep the own rows.
-        total = grads[0].contiguous()
-        dist.all_reduce(total)
-        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+        # Every rank's loss may depend on this rank's rows: each rank receives the sum of what all say about its own.
+        grad = grads[0].contiguous()
+        own = grad.new_empty((ctx.rows, *grad.shape[1:]))
+        dist.reduce_scatter_tensor(own, grad)
+        return own
 
 
 def all_gather_with_grad(tensor: Tensor) -> Tensor:
@@ -85,13 +86,18 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def max_over_ranks(value: int, device: torch.device) -> int:
+    """The largest `value` of all ranks, on every rank."""
+    if not is_distributed():
+        return value
+    largest = torch.tensor([value], device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest.item())
+
+
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set on any rank; all ranks get the same answer."""
-    if not is_distributed():
-        return flag
-    vote = torch.tensor([int(flag)], device=device)
-    dist.all_reduce(vote, op=dist.ReduceOp.MAX)
-    return bool(vote.item())
+    return bool(max_over_ranks(int(flag), device))
 
 
 def broadcast_object(value: Any) -> Any:
