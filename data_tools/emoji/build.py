@@ -1,0 +1,157 @@
+"""Puts the emoji corpus together: splits of concepts, shards per split, one compressed file per split."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import lzma
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from albef_ds.errors import ConfigError
+from albef_ds.shard_format import Manifest
+from data_tools.emoji.concepts import Concept, captions, draw, read_concepts, split_concepts
+from data_tools.emoji.sources import EMOJIBASE, PACKAGES, locate
+from data_tools.emoji.styles import QUALITY, SIZE, Style, read_styles
+from data_tools.shard_writer import ShardWriter, member_blocks, tar_header
+
+SPLITS = ("train", "val", "test", "flags")
+SEED = 0
+SAMPLES_PER_SHARD = 1000
+CHECKSUMS = "checksums.json"
+
+
+def pictures(concepts: list[Concept], styles: list[Style], split: str, seed: int) -> Iterator[tuple[Concept, Style, bytes]]:
+    """The samples of one split, in the order in which they are written; no picture twice.
+
+    `train` holds every style of every concept, globally shuffled; the other splits are galleries of one picture per
+    concept, in the first style that has one unlike all others so far: some sets draw several concepts alike, and a
+    gallery with the same picture twice has no right answer.
+    """
+    every = [(concept, style) for concept in concepts for style in styles if concept.code in style.pictures]
+    if split == "train":
+        every.sort(key=lambda pair: draw(seed, f"{pair[0].code} {pair[1].name}"))
+    seen: set[bytes] = set()
+    shown: set[str] = set()
+    for concept, style in every:
+        if split != "train" and concept.code in shown:
+            continue
+        picture = style.webp(concept.code)
+        if picture not in seen:
+            seen.add(picture)
+            shown.add(concept.code)
+            yield concept, style, picture
+
+
+def meta(concept: Concept, style: Style, split: str, seed: int) -> dict[str, Any]:
+    """The JSON of a sample. Galleries are asked for by label alone.
+
+    `image_id` names the concept: every drawing of it fits every caption of it, so none is a negative of another.
+    """
+    return {
+        "captions": captions(concept, seed) if split == "train" else [concept.label],
+        "image_id": concept.code,
+        "source": style.name,
+        "label": concept.label,
+        "tags": list(concept.tags),
+        "hexcode": concept.code,
+        "set": style.name,
+        "group": concept.group,
+        "subgroup": concept.subgroup,
+        "family": concept.family,
+    }
+
+
+def build(sources: Path, out: Path, *, seed: int = SEED, codes: frozenset[str] | None = None) -> dict[str, Manifest]:
+    """Write `out/SPLIT` for every split from the packages unpacked in `sources`; return their manifests.
+
+    The same versions of packages, renderer and image library give the same bytes. `codes` limits the concepts (tests).
+
+    Raises:
+        ConfigError: a package is missing, or `out` holds a corpus already.
+    """
+    packages = locate(sources)
+    concepts, dropped = read_concepts(packages[EMOJIBASE.name])
+    if codes is not None:
+        concepts = [concept for concept in concepts if concept.code in codes]
+    styles = read_styles(packages)
+    split_of = split_concepts(concepts, seed)
+    manifests = {}
+    for split in SPLITS:
+        members = [concept for concept in concepts if split_of[concept.code] == split]
+        chosen = list(pictures(members, styles, split, seed))
+        if not chosen:
+            continue
+        shown = {concept.code for concept, _, _ in chosen}
+        info = {
+            "corpus": "emoji",
+            "split": split,
+            "seed": seed,
+            "picture": f"WebP quality {QUALITY}, {SIZE} x {SIZE} pixels, on white",
+            "sources": [f"{package.name} {package.version}" for package in PACKAGES],
+            "concepts": len(shown),
+            "families": len({concept.family for concept, _, _ in chosen}),
+            "samples_per_set": dict(sorted(Counter(style.name for _, style, _ in chosen).items())),
+            "left_out": {**dropped, "concepts without a picture of their own": len(members) - len(shown)},
+        }
+        with ShardWriter(out / split, samples_per_shard=SAMPLES_PER_SHARD, info=info) as writer:
+            for concept, style, picture in chosen:
+                writer.add(picture, "webp", meta(concept, style, split, seed))
+        manifests[split] = Manifest.load(out / split)
+    return manifests
+
+
+def pack(corpus: Path, out: Path) -> None:
+    """Compress each split of `corpus` to `out/SPLIT.tar.xz` and state their sha256 in `out/checksums.json`.
+
+    Raises:
+        ConfigError: `corpus` holds no split.
+    """
+    splits = [split for split in SPLITS if (corpus / split).is_dir()]
+    if not splits:
+        raise ConfigError(f"{corpus} holds no split: build the corpus first")
+    out.mkdir(parents=True, exist_ok=True)
+    checksums = {}
+    for split in splits:
+        content = lzma.compress(_tar(corpus / split), preset=9)
+        _write(out / f"{split}.tar.xz", content)
+        checksums[f"{split}.tar.xz"] = hashlib.sha256(content).hexdigest()
+    _write(out / CHECKSUMS, (json.dumps(checksums, indent=1) + "\n").encode())
+
+
+def build_and_pack(sources: Path, out: Path) -> dict[str, Manifest]:
+    """The whole corpus as the repository ships it, in `out`; the unpacked form does not remain."""
+    out.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".build-", dir=out))
+    try:
+        manifests = build(sources, scratch)
+        pack(scratch, out)
+        return manifests
+    finally:
+        shutil.rmtree(scratch)
+
+
+def _tar(folder: Path) -> bytes:
+    """The files of `folder` as `FOLDER/FILE` in a tar without times or owners."""
+    buffer = io.BytesIO()
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        buffer.write(tar_header(f"{folder.name}/{path.name}", len(content)))
+        buffer.write(content.ljust(member_blocks(len(content)) - 512, b"\0"))
+    buffer.write(bytes(1024))
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

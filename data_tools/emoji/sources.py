@@ -1,0 +1,123 @@
+"""The five npm packages the emoji corpus is made from: pinned, checked, unpacked.
+
+Fetching calls the `npm` client (`npm pack`); nothing of a package is ever executed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from albef_ds.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Package:
+    """One npm package: exact version and the sha512 of its archive in base64, as npm states it."""
+
+    name: str
+    version: str
+    sha512: str
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder it is unpacked into, which is npm's archive name."""
+        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}"
+
+
+EMOJIBASE = Package(
+    "emojibase-data", "17.0.0", "Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA=="
+)
+NOTO = Package(
+    "@iconify-json/noto",
+    "1.2.9",
+    "DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
+)
+TWEMOJI = Package(
+    "@iconify-json/twemoji",
+    "1.2.5",
+    "uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
+)
+FLUENT_FLAT = Package(
+    "@iconify-json/fluent-emoji-flat",
+    "1.2.6",
+    "RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
+)
+FLUENT_3D = Package(
+    "@lobehub/fluent-emoji-3d",
+    "1.1.0",
+    "Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
+)
+PACKAGES = (EMOJIBASE, NOTO, TWEMOJI, FLUENT_FLAT, FLUENT_3D)
+
+
+def fetch(folder: Path) -> None:
+    """Download what `folder` lacks with `npm pack`, check it and unpack it.
+
+    Raises:
+        ConfigError: there is no npm, it failed, or an archive is not the pinned one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for package in PACKAGES:
+        if (folder / package.folder).is_dir():
+            continue
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            wanted = f"{package.name}@{package.version}"
+            try:
+                subprocess.run(["npm", "pack", "--silent", wanted], cwd=scratch, check=True, capture_output=True, text=True)
+            except FileNotFoundError:
+                raise ConfigError("npm is not installed: install Node.js, or unpack the packages by hand") from None
+            except subprocess.CalledProcessError as error:
+                reason = [f"exit code {error.returncode}", *(error.stderr or error.stdout).strip().splitlines()][-1]
+                raise ConfigError(f"npm pack {wanted} failed ({reason}): check the network") from None
+            unpack(Path(scratch) / f"{package.folder}.tgz", package, Path(scratch) / "unpacked")
+            (Path(scratch) / "unpacked").rename(folder / package.folder)
+
+
+def unpack(archive: Path, package: Package, folder: Path) -> None:
+    """Unpack the plain files of npm archive `archive` into the new `folder`; nothing can land outside it.
+
+    Raises:
+        ConfigError: the archive is not the pinned one, or a member's name leaves the folder.
+    """
+    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    if digest != package.sha512:
+        raise ConfigError(f"{archive.name} is not the pinned {package.name} {package.version}: fetch it again")
+    with tarfile.open(archive, "r:gz") as members:
+        for member in members:
+            parts = Path(member.name).parts[1:]  # the first is the archive's own folder
+            if not member.isfile():
+                continue
+            if not parts or ".." in parts or Path(member.name).is_absolute():
+                raise ConfigError(f"{archive.name} holds a member outside its folder: do not use it")
+            content = members.extractfile(member)
+            assert content is not None
+            target = folder.joinpath(*parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content.read())
+
+
+def locate(folder: Path) -> dict[str, Path]:
+    """Package name to its unpacked folder under `folder`.
+
+    Raises:
+        ConfigError: a package is missing or of another version.
+    """
+    found = {}
+    for package in PACKAGES:
+        path = folder / package.folder
+        try:
+            about = json.loads((path / "package.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise ConfigError(f"{path} holds no unpacked {package.name} {package.version}: run with --fetch") from None
+        if (about.get("name"), about.get("version")) != (package.name, package.version):
+            other = f"{about.get('name')} {about.get('version')}"
+            raise ConfigError(f"{path} is {other}, not {package.name} {package.version}: run with --fetch")
+        found[package.name] = path
+    return found
