@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from albef_ds.config.schema import OptimConfig
+from albef_ds.errors import ConfigError
 from albef_ds.optim import parameter_groups
 from albef_ds.task import Task
 
@@ -44,12 +46,16 @@ class Engine(Protocol):
         """Forward and backward of a mock batch that leaves no trace in weights, optimizer or queue."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """This rank's engine state, for `load_state_dict` at the same layout."""
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """The student's parameters, whole, in fp32, on the CPU, under the task's names; all ranks call it, rank 0 gets them."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+    def save(self, folder: Path) -> None:
+        """Write optimizer state (and what belongs to it) into the new `folder`; all ranks call it."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore weights and optimizer from what `save` wrote at the same number of ranks."""
         ...
 
 
@@ -120,11 +126,20 @@ class LocalEngine:
         self.optimizer.zero_grad()
         self.task.after_skipped_step()
 
-    def state_dict(self) -> dict[str, Any]:
-        """See `Engine.state_dict`."""
-        return {"task": self.task.state_dict(), "optimizer": self.optimizer.state_dict()}
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """See `Engine.full_state_dict`."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self.task.named_parameters()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Engine.load_state_dict`."""
+    def save(self, folder: Path) -> None:
+        """See `Engine.save`."""
+        folder.mkdir(parents=True)
+        torch.save({"task": self.task.state_dict(), "optimizer": self.optimizer.state_dict()}, folder / "local.pt")
+
+    def load(self, folder: Path) -> None:
+        """See `Engine.load`."""
+        try:
+            state = torch.load(folder / "local.pt", weights_only=True, map_location=self.device)
+        except (OSError, RuntimeError, EOFError) as error:
+            raise ConfigError(f"{folder / 'local.pt'} cannot be read ({error}): take another checkpoint") from None
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])

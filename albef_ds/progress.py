@@ -1,0 +1,57 @@
+"""How far a run is: steps, samples, epochs, and the share of its planned length that its schedules follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from albef_ds.config.schema import TrainConfig
+
+
+@dataclass
+class Progress:
+    """Position of a run. Spans are counted in samples; a wall-clock budget is turned into a share of itself."""
+
+    config: TrainConfig
+    num_samples: int | None = None
+    """Samples of one epoch; None for a stream of unknown length."""
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    """Training time so far, interruptions left out."""
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far."""
+        return self.samples / self.num_samples if self.num_samples else 0.0
+
+    @property
+    def total_steps(self) -> int | None:
+        """Last step as far as it is known; a wall-clock budget may end the run before."""
+        limits = []
+        if self.config.max_steps:
+            limits.append(self.config.max_steps)
+        if self.num_samples:
+            limits.append(-(-int(self.config.epochs * self.num_samples) // self.config.global_batch_size))
+        return max(1, min(limits)) if limits else None
+
+    @property
+    def share(self) -> float:
+        """Share of the planned length that is done, 0 to 1: by steps or by the clock, whichever is further."""
+        shares = [0.0]
+        if self.total_steps:
+            shares.append(self.step / self.total_steps)
+        if self.config.max_minutes:
+            shares.append(self.seconds / (60.0 * self.config.max_minutes))
+        return min(1.0, max(shares))
+
+    @property
+    def total_samples(self) -> float:
+        """Planned samples of the run, as the schedules need them; an estimate under a wall-clock budget."""
+        if self.config.max_minutes and self.samples and self.share > 0.0:
+            return self.samples / self.share
+        return float((self.total_steps or 1) * self.config.global_batch_size)
+
+    @property
+    def done(self) -> bool:
+        """Whether the planned length is reached."""
+        return self.share >= 1.0

@@ -1,0 +1,93 @@
+"""The DeepSpeed engine: ZeRO stages 0 to 3 behind the same interface as `LocalEngine`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor
+
+from albef_ds.config.schema import RunConfig
+from albef_ds.engine import StepResult, finish_step, mean_scalars
+from albef_ds.errors import ConfigError
+from albef_ds.optim import parameter_groups
+from albef_ds.task import Task
+from albef_ds.zero import internals
+from albef_ds.zero.optimizers import build_optimizer
+
+_TAG = "state"
+
+
+class ZeroEngine:
+    """One task under DeepSpeed. What the task keeps outside its module tree (momentum, queue) stays out of its hands."""
+
+    def __init__(self, task: Task, config: RunConfig, ds_config: dict[str, Any], device: torch.device) -> None:
+        self.task = task
+        self.device = device
+        self.stage = config.engine.stage
+        self.clip_norm = config.optim.clip_norm
+        optimizer = build_optimizer(parameter_groups(task, config.optim, compat=config.task.compat), config.optim, device)
+        self.engine, *_ = deepspeed.initialize(model=task, optimizer=optimizer, config=ds_config)
+        task.move_outside(device)
+        internals.check_gradients_in_every_precision(self.engine)
+        self.accumulation_steps = ds_config["gradient_accumulation_steps"]
+
+    def _forward_backward(self, batch: Any, schedule: Mapping[str, float], scale: float) -> tuple[dict[str, Tensor], ...]:
+        losses, metrics = self.engine(batch, **schedule)
+        self.engine.backward(torch.stack([loss.float() for loss in losses.values()]).sum() * scale)
+        return losses, metrics
+
+    def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:
+        """See `Engine.train_step`."""
+        assert len(micro_batches) == self.accumulation_steps, "the loader and DeepSpeed disagree on accumulation"
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        parts = []
+        grad_norm = 0.0
+        for number, batch in enumerate(micro_batches, start=1):
+            parts.append(self._forward_backward(batch, schedule, 1.0))
+            if number == len(micro_batches) and not self._is_zero_optimizer:
+                grad_norm = self._plain_grad_norm()
+            self.engine.step()
+        skipped = not self.engine.was_step_applied()
+        if self._is_zero_optimizer:
+            grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
+        if not skipped:
+            for parameter, low, high in self.task.bounded_parameters():
+                internals.clamp(parameter, low, high)
+        finish_step(self.task, skipped)
+        return StepResult(mean_scalars([p[0] for p in parts]), mean_scalars([p[1] for p in parts]), grad_norm, skipped)
+
+    @property
+    def _is_zero_optimizer(self) -> bool:
+        return hasattr(self.engine.optimizer, "loss_scaler") or hasattr(self.engine.optimizer, "_global_grad_norm")
+
+    def _plain_grad_norm(self) -> float:
+        # Stage 0 in fp32 runs the bare optimizer: gradients are whole and already averaged over the ranks.
+        grads = [p.grad for p in self.task.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(grads))
+
+    def dry_run(self, batch: Any, schedule: Mapping[str, float]) -> None:
+        """See `Engine.dry_run`: gradients scaled by 0 are what an empty accumulator holds."""
+        rng = torch.get_rng_state()
+        self._forward_backward(batch, schedule, 0.0)
+        self.engine.optimizer.zero_grad()
+        self.task.after_skipped_step()
+        torch.set_rng_state(rng)
+
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """See `Engine.full_state_dict`."""
+        return {name: internals.full_master(parameter).cpu() for name, parameter in self.task.named_parameters()}
+
+    def save(self, folder: Path) -> None:
+        """See `Engine.save`."""
+        self.engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """See `Engine.load`."""
+        path, _ = self.engine.load_checkpoint(str(folder), tag=_TAG)
+        if path is None:
+            raise ConfigError(f"{folder} holds no state that DeepSpeed can load: take another checkpoint")
