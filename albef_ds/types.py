@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
@@ -51,6 +52,18 @@ class ImageTextBatch:
         """The samples in `rows`."""
         part = self._map(lambda tensor: tensor[rows])
         return replace(part, keys=self.keys[rows])
+
+    def padded_to(self, length: int) -> Self:
+        """The same texts padded to `length` tokens, at least as many as they have."""
+        extra = (0, length - self.token_ids.shape[1])
+        assert extra[1] >= 0, "padding cannot shorten a text"
+        return replace(
+            self,
+            token_ids=F.pad(self.token_ids, extra),
+            token_mask=F.pad(self.token_mask, extra),
+            masked_ids=F.pad(self.masked_ids, extra),
+            mlm_labels=F.pad(self.mlm_labels, extra, value=-100),
+        )
 
     def _map(self, function) -> Self:  # type: ignore[no-untyped-def]
         changes = {f.name: function(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}

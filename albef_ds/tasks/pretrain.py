@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from albef_ds import comm
 from albef_ds.config.schema import ComputeConfig, ModelConfig, PretrainConfig
+from albef_ds.errors import ConfigError
 from albef_ds.losses.contrastive import contrastive_loss
 from albef_ds.losses.masked_language import masked_language_loss
 from albef_ds.losses.sampling import gumbel, hashed_uniform, sample_negatives
@@ -105,8 +106,14 @@ class PretrainTask(Task):
             batch: B pairs.
             alpha: weight of the momentum model's pseudo-targets.
             random_negatives: share of ITM negatives drawn uniformly.
+
+        Raises:
+            ConfigError: image-text matching is trained and the batch has one pair, so no negative.
         """
         albef, config = self.model, self.config
+        if config.gather_negatives:
+            # A batch is padded to its own longest text; texts of all ranks meet only at one length.
+            batch = batch.padded_to(comm.max_over_ranks(batch.token_ids.shape[1], batch.token_ids.device))
         image_embeds = albef.encode_image(batch.images)
         text_embeds, masked_embeds = self._encode_texts(batch)
         tokens = _MaskedTokens.of(batch.mlm_labels, self.compute.mlm_masked_only)
@@ -200,6 +207,11 @@ class PretrainTask(Task):
         self, batch: ImageTextBatch, candidates: _Candidates, sim_i2t: Tensor, sim_t2i: Tensor, random_share: float
     ) -> tuple[Tensor, Tensor]:
         """A hard negative text for each image and image for each text, as candidate columns int64 (B,)."""
+        if candidates.positions.numel() < 2 and self.config.itm_weight > 0.0:
+            raise ConfigError(
+                "train.micro_batch_size of 1 leaves image-text matching without a negative: use 2 or more, "
+                "or task.gather_negatives=true on several ranks"
+            )
         allowed = torch.ones_like(sim_i2t, dtype=torch.bool)
         allowed[torch.arange(len(batch), device=allowed.device), candidates.own] = False
         if self._knows_positives:
@@ -233,23 +245,25 @@ class PretrainTask(Task):
     ) -> tuple[Tensor, Tensor]:
         """ITM logits (3B, 2), fp32 or better, and MLM hidden states (B, Q, D) at `tokens.positions`."""
         mask = batch.token_mask
-        all_images, all_texts, all_masks = image_embeds, text_embeds, mask
-        own = None
+        images, all_texts, all_masks = image_embeds, text_embeds, mask
+        own = torch.arange(len(batch), device=mask.device)
         if self.config.gather_negatives and comm.is_distributed():
-            all_images, all_texts = comm.all_gather_with_grad(image_embeds), comm.all_gather_with_grad(text_embeds)
-            all_masks = comm.all_gather(mask)
-            own = torch.arange(len(batch), device=mask.device) + comm.rank() * len(batch)
-        own_images = torch.arange(len(batch), device=mask.device) if own is None else own
+            all_texts, all_masks = comm.all_gather_with_grad(text_embeds), comm.all_gather(mask)
+            # Only the drawn images join the own ones: projecting every rank's would cost world_size times as much.
+            images = torch.cat([image_embeds, comm.all_gather_with_grad(image_embeds)[negative_images]])
+            negative_images = own + len(batch)
+        # Without an index a pass meets the images as they are, which saves copying their keys and values.
+        index = None if images is image_embeds else own
         cls = torch.zeros(len(batch), 1, dtype=torch.int64, device=mask.device)
-        positive = FusionPass(text_embeds, mask, own, cls)
+        positive = FusionPass(text_embeds, mask, index, cls)
         negatives = FusionPass(
             torch.cat([text_embeds, all_texts[negative_texts]]),
             torch.cat([mask, all_masks[negative_texts]]),
-            torch.cat([negative_images, own_images]),
+            torch.cat([negative_images, own]),
             cls.repeat(2, 1),
         )
-        masked = FusionPass(masked_embeds, mask, own, tokens.positions)
-        on_positive, on_negative, on_masked = self.model.fuse(all_images, [positive, negatives, masked])
+        masked = FusionPass(masked_embeds, mask, index, tokens.positions)
+        on_positive, on_negative, on_masked = self.model.fuse(images, [positive, negatives, masked])
         itm_logits = self.itm_head(torch.cat([on_positive, on_negative])[:, 0])
         return itm_logits if itm_logits.dtype.itemsize >= 4 else itm_logits.float(), on_masked
 

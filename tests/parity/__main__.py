@@ -11,6 +11,7 @@ from tests.parity import pretrain
 from tests.parity.case import GoldenCase
 
 RUNNERS = {"pretrain": pretrain.run_case}
+PRECISIONS = ("fp32", "fp64")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,11 +19,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
     parser.add_argument("directory", type=Path, help="golden directory: config.json and one .json per case")
     parser.add_argument("--kinds", default=",".join(RUNNERS), help="comma-separated, of: %(default)s")
-    parser.add_argument("--precisions", default="fp32,fp64", help="comma-separated, of: %(default)s")
+    parser.add_argument("--precisions", default=",".join(PRECISIONS), help="comma-separated, of: %(default)s")
     args = parser.parse_args(argv)
     kinds = args.kinds.split(",")
     if unknown := set(kinds) - set(RUNNERS):
         print(f"--kinds {','.join(sorted(unknown))} is not known: choose of {','.join(RUNNERS)}", file=sys.stderr)
+        return 2
+    precisions = args.precisions.split(",")
+    if unknown := set(precisions) - set(PRECISIONS):
+        print(f"--precisions {','.join(sorted(unknown))} is not known: choose of {','.join(PRECISIONS)}", file=sys.stderr)
         return 2
     names = sorted(path.stem for kind in kinds for path in args.directory.glob(f"{kind}_a*.json"))
     if not names:
@@ -31,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = 0
     for name in names:
         case = GoldenCase(args.directory, name)
-        for precision in args.precisions.split(","):
+        for precision in precisions:
             report = RUNNERS[name.split("_")[0]](case, precision, ComputeConfig())
             failed += not report.ok
             print(f"{name} {precision}: {'ok' if report.ok else 'FAILED'}")
