@@ -48,6 +48,10 @@ class BrokenTally:
         """Broken samples so far."""
         return sum(sum(reasons.values()) for reasons in self.counts.values())
 
+    def as_dict(self) -> dict[str, dict[str, int]]:
+        """Shard to reason to count, as plain data."""
+        return {shard: {str(reason): count for reason, count in reasons.items()} for shard, reasons in self.counts.items()}
+
     def add(self, num_samples: int, broken: Iterable[BrokenSample]) -> None:
         """Count a batch of `num_samples`, of which `broken` had to be replaced; ConfigError above the limit."""
         self.seen += num_samples

@@ -116,7 +116,7 @@ class ImageTextStream:
 
     def broken_counts(self) -> dict[str, dict[str, int]]:
         """This rank's broken samples so far: shard to reason to count."""
-        return {shard: {str(reason): count for reason, count in reasons.items()} for shard, reasons in self._tally.counts.items()}
+        return self._tally.as_dict()
 
     def broken_keys(self) -> dict[tuple[str, Reason], list[str]]:
         """Keys of the first broken samples per shard and reason."""
