@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 try:
     import simplejpeg
@@ -44,7 +44,7 @@ class Picture:
     def pixel_hash(self) -> bytes:
         """16 bytes that are equal for equal pixels, whatever file format held them."""
         digest = xxhash.xxh3_128(np.array(self.pixels.shape, np.int64).tobytes())
-        digest.update(np.ascontiguousarray(self.pixels))
+        digest.update(np.ascontiguousarray(self.pixels).data)
         return digest.digest()
 
     def thumbnail(self) -> NDArray[np.uint8]:
@@ -82,7 +82,7 @@ def decode(content: bytes, *, max_pixels: int = MAX_PIXELS, fast: bool = False) 
                 pixels = _pillow_pixels(image)
     except BrokenPicture:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BrokenPicture("not a picture") from None
     except Exception as error:  # decoders of damaged files raise nearly anything
         text = str(error).lower()
