@@ -8,7 +8,7 @@ _RECOMPUTE = ComputeConfig(checkpoint_visual=True, checkpoint_text=True, checkpo
 
 
 def pretrain_large() -> RunConfig:
-    """ViT-L/16 at 256 px with BERT-large split 12 text + 12 fusion layers, about 0.75B parameters, ZeRO-2.
+    """ViT-L/16 at 256 px with BERT-large split 12 text + 12 fusion layers, 0.69B parameters, ZeRO-2.
 
     Figure and hours: not measured, the paper stops at base size. Command:
 
@@ -30,7 +30,7 @@ def pretrain_large() -> RunConfig:
 
 
 def pretrain_huge() -> RunConfig:
-    """ViT-H/14 at 224 px with 16 text + 16 fusion layers of width 1536, about 1.7B parameters, ZeRO-3.
+    """ViT-H/14 at 224 px with 16 text + 16 fusion layers of width 1536, 1.72B parameters, ZeRO-3.
 
     Figure and hours: not measured, the paper stops at base size. No BERT of this width is published, so the text side
     starts from scratch. Command, on 4 nodes of 8 GPUs listed in HOSTFILE:
