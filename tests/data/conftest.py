@@ -1,0 +1,44 @@
+"""Tiny real corpora: written by the shard writer, with pictures that decode."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_tools.shard_writer import ShardWriter
+
+MakeCorpus = Callable[..., Path]
+
+
+def picture(number: int, width: int = 40, height: int = 36, form: str = "PNG") -> bytes:
+    """A noisy picture, another one for every number."""
+    pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+def sample(number: int, **changes: Any) -> tuple[bytes, str, dict[str, Any]]:
+    """Sample `number`; `changes` replace its image bytes or fields of its JSON."""
+    image = changes.pop("image", None) or picture(number)
+    meta = {"captions": [f"a dog number {number}", f"the cat of {number}"], "image_id": f"id{number}", "source": "test"}
+    return image, "png", {**meta, **changes}
+
+
+@pytest.fixture
+def make_corpus(tmp_path: Path) -> MakeCorpus:
+    """Writes a corpus of `count` samples; `broken` maps sample numbers to changes."""
+
+    def make(count: int = 23, per_shard: int = 5, broken: dict[int, dict[str, Any]] | None = None, name: str = "corpus") -> Path:
+        with ShardWriter(tmp_path / name, samples_per_shard=per_shard) as writer:
+            for number in range(count):
+                writer.add(*sample(number, **(broken or {}).get(number, {})))
+        return tmp_path / name
+
+    return make

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import io
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from albef_ds.config.schema import DataConfig
+from albef_ds.data import randomness, transforms
+from albef_ds.data.broken import BrokenSampleError
+
+LIMIT = 10**6
+
+
+def encode(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def noise(width: int = 50, height: int = 40) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_becomes_white(mode: str) -> None:
+    image = transforms.decode_image(encode(Image.new(mode, (4, 4), 0)), LIMIT)
+    assert image.mode == "RGB" and image.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_transparent_palette_colour_becomes_white() -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    decoded = transforms.decode_image(encode(image, transparency=1), LIMIT)
+    assert decoded.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_grey_palette_and_cmyk_become_rgb() -> None:
+    assert transforms.decode_image(encode(Image.new("L", (4, 4), 100)), LIMIT).getpixel((1, 1)) == (100, 100, 100)
+    red = Image.new("RGB", (8, 8), (255, 0, 0))
+    assert transforms.decode_image(encode(red.convert("P")), LIMIT).getpixel((1, 1)) == (255, 0, 0)
+    r, g, b = transforms.decode_image(encode(red.convert("CMYK"), "JPEG"), LIMIT).getpixel((1, 1))
+    assert r > 200 and g < 60 and b < 60
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    deep = Image.fromarray(np.full((4, 4), 128 * 257, np.uint16))
+    assert transforms.decode_image(encode(deep), LIMIT).getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_exif_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    assert transforms.decode_image(encode(noise(50, 40), "JPEG", exif=exif), LIMIT).size == (40, 50)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no picture", encode(noise())[:200], encode(noise(), "JPEG")[:300], encode(noise(), "GIF")]
+)
+def test_what_is_no_whole_picture_is_a_broken_sample(data: bytes) -> None:
+    with pytest.raises(BrokenSampleError, match="undecodable picture"):
+        transforms.decode_image(data, LIMIT)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(BrokenSampleError, match="too many pixels"):
+        transforms.decode_image(encode(Image.new("1", (20_000, 20_000))), 89_478_485)
+
+
+def test_a_large_jpeg_is_decoded_smaller_but_not_below_what_is_needed() -> None:
+    image = transforms.decode_image(encode(noise(800, 640), "JPEG"), LIMIT, min_side=100)
+    assert image.size == (200, 160)
+
+
+def test_a_view_is_a_function_of_seed_and_position() -> None:
+    data, config = encode(noise()), DataConfig()
+
+    def view(seed: int, position: int) -> torch.Tensor:
+        return transforms.augment(data, config, 32, seed, position)
+
+    assert view(0, 7).shape == (3, 32, 32) and view(0, 7).dtype == torch.float32
+    random.seed(1)
+    first = view(0, 7)
+    random.seed(2)
+    np.random.seed(3)
+    assert torch.equal(first, view(0, 7))
+    assert not torch.equal(first, view(0, 8)) and not torch.equal(first, view(1, 7))
+
+
+def test_augmenting_leaves_the_global_generators_alone() -> None:
+    random.seed(1)
+    np.random.seed(1)
+    expected = random.random(), np.random.random()
+    random.seed(1)
+    np.random.seed(1)
+    transforms.augment(encode(noise()), DataConfig(), 32, 0, 0)
+    assert (random.random(), np.random.random()) == expected
+
+
+def test_rand_augment_changes_no_colour_of_a_grey_picture() -> None:
+    config = DataConfig(crop_scale_min=1.0)
+    grey = encode(noise().convert("L").convert("RGB"))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transforms.MEAN, transforms.STD))
+    for position in range(40):
+        pixels = transforms.augment(grey, config, 16, 0, position) * std + mean
+        torch.testing.assert_close(pixels[0], pixels[2], atol=1e-6, rtol=0)  # measured worst 1e-7
+
+
+def test_flip_and_rand_augment_can_be_turned_off() -> None:
+    data = encode(noise(32, 32))
+    config = DataConfig(flip=False, rand_augment=False, crop_scale_min=1.0)
+    whole = transforms.resize(data, LIMIT, 32)
+    same = [torch.equal(transforms.augment(data, config, 32, 0, position), whole) for position in range(100)]
+    flipped = [
+        torch.equal(transforms.augment(data, DataConfig(rand_augment=False, crop_scale_min=1.0), 32, 0, p), whole.flip(2))
+        for p in range(100)
+    ]
+    assert any(same) and any(flipped)
+
+
+def test_crops_keep_to_area_and_ratio() -> None:
+    for position in range(300):
+        left, top, right, bottom = transforms.crop_box(400, 300, 0.2, randomness.generator(0, position, randomness.CROP))
+        width, height = right - left, bottom - top
+        assert 0 <= left < right <= 400 and 0 <= top < bottom <= 300
+        assert 0.19 <= width * height / 120_000 <= 1.0 and 0.74 <= width / height <= 1.35
+    assert transforms.crop_box(1000, 10, 0.9, random.Random(0)) == (493, 0, 506, 10)
+
+
+def test_evaluation_resizes_the_whole_picture_and_normalises_as_released() -> None:
+    pixels = transforms.resize(encode(Image.new("RGB", (9, 5), (255, 0, 128))), LIMIT, 4)
+    expected = [(1 - 0.48145466) / 0.26862954, -0.4578275 / 0.26130258, (128 / 255 - 0.40821073) / 0.27577711]
+    torch.testing.assert_close(pixels, torch.tensor(expected).view(3, 1, 1).expand(3, 4, 4), atol=1e-5, rtol=0)
