@@ -1,0 +1,1 @@
+"""Evaluators: constructed with what they need, `run()` yields (name, value)."""
