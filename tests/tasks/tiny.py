@@ -18,19 +18,10 @@ VOCAB, LENGTH, IMAGE_SIZE, EMBED_DIM = 40, 7, 16, 8
 
 def tiny_model(*, dropout: float = 0.0, frozen: bool = False, **text: Any) -> ModelConfig:
     """Two layers of everything, widths that tell image (24) from text (16)."""
-    shape = {"num_layers": 2, "num_fusion_layers": 2, **text}
+    shape = {"vocab_size": VOCAB, "width": 16, "num_layers": 2, "num_fusion_layers": 2, "num_heads": 2, "intermediate_width": 32}
     return ModelConfig(
         vision=VisionConfig(image_size=IMAGE_SIZE, patch_size=8, width=24, depth=2, num_heads=2, mlp_ratio=2.0),
-        text=TextConfig(
-            vocab_size=VOCAB,
-            width=16,
-            num_heads=2,
-            intermediate_width=32,
-            max_positions=12,
-            dropout=dropout,
-            frozen=frozen,
-            **shape,
-        ),
+        text=TextConfig(max_positions=12, dropout=dropout, frozen=frozen, **{**shape, **text}),
         embed_dim=EMBED_DIM,
     )
 

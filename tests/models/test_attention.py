@@ -1,0 +1,71 @@
+"""The two forms of attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from albef_ds.models.attention import attend, merge_heads, split_heads, uses_sdpa
+
+
+def _inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 3, length, 4, generator=generator).to(dtype).requires_grad_() for length in (5, 6, 6)]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_both_forms_have_equal_outputs_and_gradients(masked: bool) -> None:
+    mask = torch.ones(2, 1, 5, 6, dtype=torch.bool)
+    mask[0, :, :, 4:] = False
+    mask[1, :, 2, 1:] = False
+    results = []
+    for implementation in ("sdpa", "plain"):
+        inputs = _inputs()
+        output = attend(*inputs, mask if masked else None, implementation=implementation)  # type: ignore[arg-type]
+        output.square().sum().backward()
+        results.append([output, *(x.grad for x in inputs)])
+    for fused, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "plain"])
+def test_a_masked_key_has_no_influence(implementation: str) -> None:
+    query, key, value = _inputs()
+    mask = torch.ones(2, 1, 1, 6, dtype=torch.bool)
+    mask[..., 5] = False
+    before = attend(query, key, value, mask, implementation=implementation)  # type: ignore[arg-type]
+    with torch.no_grad():
+        key[:, :, 5], value[:, :, 5] = 1e3, -1e3
+    after = attend(query, key, value, mask, implementation=implementation)  # type: ignore[arg-type]
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "plain"])
+def test_dropped_weights_are_scaled_up(implementation: str) -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 20_000, 4), torch.ones(1, 1, 20_000, 4)
+    output = attend(query, key, value, None, dropout=0.25, implementation=implementation)  # type: ignore[arg-type]
+    # 20,000 weights: the mean has a standard deviation of 0.004.
+    assert abs(float(output.mean()) - 1.0) < 0.02 and float(output.mean()) != 1.0
+
+
+def test_low_precision_stays_low_and_close() -> None:
+    exact = attend(*_inputs(), None, implementation="plain")
+    for implementation in ("sdpa", "plain"):
+        output = attend(*_inputs(torch.bfloat16), None, implementation=implementation)  # type: ignore[arg-type]
+        assert output.dtype == torch.bfloat16
+        # bf16 inputs alone are off by 2^-9 relative.
+        torch.testing.assert_close(output.double(), exact, rtol=0, atol=0.03)
+
+
+def test_the_setting_is_followed_on_every_device() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert uses_sdpa("sdpa", cpu) and not uses_sdpa("plain", cuda) and uses_sdpa("auto", cuda)
+
+
+def test_heads_are_split_and_merged_without_mixing() -> None:
+    x = torch.arange(24.0).reshape(1, 4, 6)
+    heads = split_heads(x, 2)
+    assert heads.shape == (1, 2, 4, 3) and torch.equal(heads[0, 1], x[0, :, 3:])
+    assert torch.equal(merge_heads(heads), x)
