@@ -94,8 +94,8 @@ def drop_duplicate_pictures(columns: Columns, verdicts: Verdicts, config: DedupC
     pixels = columns.picture("pixels_lo")
     rows = np.flatnonzero((verdicts.picture == KEPT) & (pixels != 0))
     # Turned by EXIF, equal stored pixels are another picture.
-    upper: NDArray[np.uint64] = columns.picture("pixels_hi")[rows] ^ columns.picture("orientation")[rows].astype(np.uint64)
-    take("same pixels", duplicates.equal(rows, (pixels[rows], upper), rank))
+    upper = columns.picture("pixels_hi")[rows] ^ columns.picture("orientation")[rows].astype(np.uint64)
+    take("same pixels", duplicates.equal(rows, (pixels[rows], upper.astype(np.uint64)), rank))
     del pixels, upper
 
     flat = columns.picture("variance") < config.min_variance

@@ -79,7 +79,7 @@ class Verdicts:
         return self.drop_pictures(bare, reason)
 
     def owners(self, caption_rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The kept picture each caption belongs to, int64 (C,): its own, or the one kept in its place as a duplicate; -1: none."""
+        """The kept picture each caption belongs to, int64 (C,): its own, or the one its own is a duplicate of; -1: none."""
         merged = np.array([False, *(reason.startswith(DUPLICATE) for reason in self.reasons)])
         own = np.where(self.picture == KEPT, np.arange(len(self.picture)), -1)
         via = np.where(merged[self.picture] & (self.kept >= 0), own[self.kept], own)

@@ -1,0 +1,132 @@
+"""The whole chain in one call, for a new corpus (`build`) and for adding sources to one (`append`).
+
+Each stage is skipped when it was done before with the same settings, so calling again continues.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from albef_ds.errors import ConfigError
+from albef_ds.shard_format import Manifest
+from data_tools import images
+from data_tools.catalog import CHUNK_ROWS, build_catalog
+from data_tools.columns import Columns
+from data_tools.decontaminate import DecontaminateConfig, Known, decontaminate_stage
+from data_tools.dedup import DedupConfig, dedup_stage
+from data_tools.executors import Parallel
+from data_tools.filters import FilterConfig, filter_stage
+from data_tools.hashes import FINGERPRINTS_NAME, save_hashes
+from data_tools.plan import PlanConfig, plan_stage
+from data_tools.report import write_report
+from data_tools.scan import scan
+from data_tools.shard import ResizeConfig, shard_stage
+from data_tools.source import SourceSpec
+from data_tools.storage import load_json
+from data_tools.verify import verify
+
+REPORT_NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class ChainConfig:
+    """Settings of every stage."""
+
+    plan: PlanConfig
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    dedup: DedupConfig = field(default_factory=DedupConfig)
+    decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
+    hash_files: dict[str, Path] = field(default_factory=dict)
+    """Evaluation sets as hash files, by name."""
+    evaluation_sources: tuple[SourceSpec, ...] = ()
+    """Evaluation sets as sources, whose hash files are made first."""
+    id_lists: dict[str, str] = field(default_factory=dict)
+    resize: ResizeConfig = field(default_factory=ResizeConfig)
+    max_pixels: int = images.MAX_PIXELS
+    fast: bool = False
+    chunk_rows: int = CHUNK_ROWS
+    restart: bool = False
+
+
+def make_hashes(
+    work: Path,
+    specs: list[SourceSpec],
+    path: Path,
+    parallel: Parallel,
+    *,
+    max_pixels: int = images.MAX_PIXELS,
+    restart: bool = False,
+) -> dict[str, int]:
+    """Catalog and scan `specs` in `work` and write their hash file; return how many were `written` and `left_out`.
+
+    Raises:
+        ConfigError: a source cannot be used, or has no readable picture.
+    """
+    build_catalog(work, specs, parallel, restart=restart)
+    scan(work, parallel, max_pixels=max_pixels, restart=restart)
+    return save_hashes(path, Columns(work))
+
+
+def build(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel) -> Manifest:
+    """Make the corpus `folder` from `specs`: catalog, scan, filter, dedup, decontaminate, plan, report, shard, verify.
+
+    Raises:
+        ConfigError: anything the user can mend; finished work is kept.
+    """
+    return _chain(work, folder, specs, config, parallel, [])
+
+
+def append(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel) -> Manifest:
+    """Add `specs` to the corpus `folder` as further shards, without what it already holds.
+
+    The new samples are shuffled among themselves; existing shards are not touched. Pictures that the corpus holds
+    are dropped with their captions.
+
+    Raises:
+        ConfigError: as `build`, or the corpus lacks its fingerprints.
+    """
+    manifest = Manifest.load(folder)
+    if not (folder / FINGERPRINTS_NAME).exists():
+        raise ConfigError(
+            f"{folder / FINGERPRINTS_NAME} is missing: make it with `albef-data hashes --source corpus=shards:{folder}`"
+        )
+    plan = replace(config.plan, first_shard=len(manifest.shards), first_sample=manifest.num_samples)
+    settings = work / "plan" / "settings.json"
+    if (work / "shard" / "done.json").exists() and settings.exists():
+        # This very append is finished: its plan starts where the corpus stood then, not where it stands now.
+        before = load_json(settings)["settings"]
+        plan = replace(plan, first_shard=before["first_shard"], first_sample=before["first_sample"])
+    wide = DecontaminateConfig(config.dedup.radius, config.dedup.tolerance, config.dedup.min_variance)
+    held = work / "held.parquet"
+    if not held.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        held.write_bytes((folder / FINGERPRINTS_NAME).read_bytes())
+    known = Known("corpus", held, wide, "already there")
+    return _chain(work, folder, specs, replace(config, plan=plan), parallel, [known])
+
+
+def _chain(
+    work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel, known: list[Known]
+) -> Manifest:
+    if parallel.is_share:
+        raise ConfigError("--num-tasks serves catalog, scan and shard: run the stages one by one, or leave it out")
+    build_catalog(work, specs, parallel, chunk_rows=config.chunk_rows, restart=config.restart)
+    scan(work, parallel, max_pixels=config.max_pixels, fast=config.fast, restart=config.restart)
+    filter_stage(work, config.filters)
+    dedup_stage(work, config.dedup)
+    known = known + [Known(name, path, config.decontaminate) for name, path in config.hash_files.items()]
+    for spec in config.evaluation_sources:
+        path = work / "evaluation" / f"{spec.name}.parquet"
+        make_hashes(work / "evaluation" / spec.name, [spec], path, parallel, restart=config.restart)
+        known.append(Known(spec.name, path, config.decontaminate))
+    decontaminate_stage(work, known, config.id_lists)
+    plan_stage(work, config.plan)
+    write_report(work, work / REPORT_NAME)
+    manifest = shard_stage(work, folder, parallel, config.resize, restart=config.restart)
+    assert manifest is not None
+    if problems := verify(folder, parallel):
+        raise ConfigError(
+            f"{folder} was written but does not verify ({problems[0]}): check the disk and run again with --restart"
+        )
+    return manifest
