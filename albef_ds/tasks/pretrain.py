@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -51,13 +52,13 @@ class _MaskedTokens:
 class _Candidates:
     """What a batch is contrasted with: this rank's samples, or with `gather_negatives` all ranks'."""
 
+    own: Tensor
+    """int64 (B,): column of each row's own pair."""
     image_ids: Tensor
     caption_ids: Tensor
     positions: Tensor
     image_feat_m: Tensor
     text_feat_m: Tensor
-    own: Tensor
-    """int64 (B,): column of each row's own pair."""
 
 
 class PretrainTask(Task):
@@ -154,26 +155,29 @@ class PretrainTask(Task):
         """The momentum model's features of the clean pair and its logits at the masked positions."""
         twin = self.momentum.modules["albef"]
         assert isinstance(twin, ALBEF)
-        image_embeds = twin.encode_image(batch.images)
-        if twin.text_encoder is self.model.text_encoder:  # frozen, hence shared: the embeddings are the student's
-            twin_text, twin_masked = text_embeds.detach(), masked_embeds.detach()
-        elif alpha > 0.0:
-            ids = torch.cat([batch.token_ids, batch.masked_ids])
-            twin_text, twin_masked = twin.encode_text(ids, batch.token_mask.repeat(2, 1)).chunk(2)
-        else:
-            twin_text, twin_masked = twin.encode_text(batch.token_ids, batch.token_mask), None
-        image_feat, text_feat = twin.project_image(image_embeds), twin.project_text(twin_text)
-        momentum_logits = None
-        if alpha > 0.0 and twin_masked is not None:
-            [hidden] = twin.fuse(image_embeds, [FusionPass(twin_masked, batch.token_mask, positions=tokens.positions)])
-            momentum_logits = self._vocabulary_logits(self.momentum.modules["mlm_head"], hidden, tokens)
+        # A copy kept in fp32 beside a student cast to bf16 computes in bf16 as well: they may share frozen weights.
+        cast = twin.vision_proj.weight.dtype.itemsize > text_embeds.dtype.itemsize
+        with torch.autocast(text_embeds.device.type, text_embeds.dtype) if cast else contextlib.nullcontext():
+            image_embeds = twin.encode_image(batch.images)
+            if twin.text_encoder is self.model.text_encoder:  # frozen, hence shared: the embeddings are the student's
+                twin_text, twin_masked = text_embeds.detach(), masked_embeds.detach()
+            elif alpha > 0.0:
+                ids = torch.cat([batch.token_ids, batch.masked_ids])
+                twin_text, twin_masked = twin.encode_text(ids, batch.token_mask.repeat(2, 1)).chunk(2)
+            else:
+                twin_text, twin_masked = twin.encode_text(batch.token_ids, batch.token_mask), None
+            image_feat, text_feat = twin.project_image(image_embeds), twin.project_text(twin_text)
+            momentum_logits = None
+            if alpha > 0.0 and twin_masked is not None:
+                [hidden] = twin.fuse(image_embeds, [FusionPass(twin_masked, batch.token_mask, positions=tokens.positions)])
+                momentum_logits = self._vocabulary_logits(self.momentum.modules["mlm_head"], hidden, tokens)
         local = [batch.image_ids, batch.caption_ids, batch.positions, image_feat, text_feat]
         own = torch.arange(len(batch), device=image_feat.device)
         self._pending.append(local)
         if self.config.gather_negatives:
             local = [comm.all_gather(part) for part in local]
             own = own + comm.rank() * len(batch)
-        return _Candidates(*local, own=own), momentum_logits
+        return _Candidates(own, *local), momentum_logits
 
     def _contrast(
         self, batch: ImageTextBatch, image_feat: Tensor, text_feat: Tensor, candidates: _Candidates, alpha: float

@@ -40,6 +40,7 @@ def tiny_task(
     torch.manual_seed(seed)
     task = PretrainTask(model or tiny_model(), compute or ComputeConfig(), config, seed=5)
     task.attach_momentum(DenseMomentum(task.base, config.momentum, dropout=config.momentum_dropout))
+    torch.manual_seed(seed)  # again: the queue drew numbers, as many as it has entries
     with torch.no_grad():
         for name, parameter in [*task.named_parameters(), *task.momentum.modules.named_parameters()]:
             if name != "temperature":
@@ -104,7 +105,7 @@ def losses_and_gradients(
     gradients = {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
     task.zero_grad()
     task.after_skipped_step()
-    return {name: float(value) for name, value in losses.items()}, gradients
+    return {name: float(value.detach()) for name, value in losses.items()}, gradients
 
 
 def fill_queue(task: PretrainTask, rows: int, seed: int = 9) -> None:
