@@ -23,7 +23,7 @@ def debug() -> RunConfig:
 
         albef-ds train --recipe debug data.shards=SHARDS
 
-    With `engine.kind=zero` the same run goes through DeepSpeed.
+    `engine.kind=zero engine.momentum_storage=value_residual` takes the same run through DeepSpeed and the sharded momentum.
     """
     return RunConfig(
         recipe="debug",
@@ -37,6 +37,6 @@ def debug() -> RunConfig:
         data=DataConfig(num_workers=0),
         init=InitConfig(visual_encoder="scratch", text_encoder="scratch"),
         optim=OptimConfig(warmup_samples=32),
-        engine=EngineConfig(kind="local", precision="fp32"),
+        engine=EngineConfig(kind="local", precision="fp32", momentum_storage="dense"),
         train=TrainConfig(micro_batch_size=8, global_batch_size=8, max_steps=20, log_every=1, eval_samples=16),
     )
