@@ -131,9 +131,7 @@ def _serve(connection: Connection, path: list[str]) -> None:
 _shared: list[Ranks] = []
 
 
-def run_ranks(
-    function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 60.0, fresh: bool = False
-) -> list[Any]:
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 60.0, fresh: bool = False) -> list[Any]:
     """Run `function(*args)` on `world_size` gloo ranks with one thread each.
 
     Args:

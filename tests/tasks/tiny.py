@@ -80,7 +80,7 @@ def random_batch(
 def _sample(seed: int, number: int, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1000 * seed + number)
     image = torch.randn(3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
-    words = 3 + number % (length - 3)
+    words = 3 + number // 2 % (length - 3)
     ids = torch.zeros(length, dtype=torch.int64)
     ids[0] = 1
     ids[1 : 1 + words] = torch.randint(3, VOCAB, (words,), generator=generator)
