@@ -1,8 +1,16 @@
 """Scaled dot-product attention in two forms of equal numerics, and the choice between them.
 
-`sdpa` is torch's fused kernel; `plain` writes the two matrix products out. On GPUs the fused kernel wins and never
-stores the score matrix. On CPUs the plain form is faster at the sizes of this model (benchmarks/attention.md), so
-`auto` decides per device when a layer runs.
+`sdpa` is torch's fused kernel; `plain` writes the two matrix products out. On a GPU `auto` takes the fused kernel, which
+never stores the score matrix. On a CPU it depends on the call; measured time of the fused form over the plain form, one
+thread of an AVX-512 Xeon without bf16 units (benchmarks/attention.md):
+
+    |                            | fp32        | bf16      |
+    | with gradient              | 0.98 - 1.45 | 0.78 - 10 |
+    | without, 257 keys          | 0.61 - 0.79 | 0.37-0.46 |
+    | without, 12 to 37 keys     | 1.09 - 1.16 | 0.71-0.98 |
+
+So on a CPU `auto` takes the plain form where a gradient is wanted, and without one (momentum model, evaluation) the
+fused form, except for few keys in fp32.
 """
 
 from __future__ import annotations
@@ -16,9 +24,17 @@ from torch import Tensor
 Implementation = Literal["auto", "sdpa", "plain"]
 
 
-def uses_sdpa(implementation: Implementation, device: torch.device) -> bool:
-    """Whether attention on `device` takes the fused kernel."""
-    return implementation == "sdpa" or (implementation == "auto" and device.type != "cpu")
+_MANY_KEYS = 128
+"""From here on the fused kernel wins in fp32 without gradient: between the measured 37 and 257."""
+
+
+def uses_sdpa(implementation: Implementation, query: Tensor, num_keys: int) -> bool:
+    """Whether attention from `query` (only device, precision and need of a gradient matter) takes the fused kernel."""
+    if implementation != "auto":
+        return implementation == "sdpa"
+    if query.device.type != "cpu":
+        return True
+    return not query.requires_grad and (num_keys >= _MANY_KEYS or query.dtype.itemsize < 4)
 
 
 def attend(
@@ -43,7 +59,7 @@ def attend(
     Returns:
         (B, heads, Q, d) in the dtype of `query`.
     """
-    if uses_sdpa(implementation, query.device):
+    if uses_sdpa(implementation, query, key.shape[-2]):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if mask is not None:

@@ -83,7 +83,7 @@ class VisualEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> image embeddings (B, N, width), [CLS] first."""
         tokens = self.embed(images)
-        fused = uses_sdpa(self.implementation, tokens.device)
+        fused = uses_sdpa(self.implementation, tokens, tokens.shape[1])
         for block in self.blocks:
             block.attn.fused_attn = fused  # type: ignore[union-attr]
             tokens = run_layer(block, self.recompute, tokens)

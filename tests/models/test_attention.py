@@ -60,8 +60,20 @@ def test_low_precision_stays_low_and_close() -> None:
 
 
 def test_the_setting_is_followed_on_every_device() -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert uses_sdpa("sdpa", cpu) and not uses_sdpa("plain", cuda) and uses_sdpa("auto", cuda)
+    for device in ("cpu", "meta"):
+        query = torch.zeros(1, device=device)
+        assert uses_sdpa("sdpa", query, 12) and not uses_sdpa("plain", query, 1000)
+
+
+def test_auto_follows_the_measured_table() -> None:
+    assert uses_sdpa("auto", torch.zeros(1, device="meta", requires_grad=True), 12), "not a CPU: always fused"
+    wanted = torch.zeros(1, requires_grad=True)
+    assert not uses_sdpa("auto", wanted, 257) and not uses_sdpa("auto", wanted.bfloat16(), 257)
+    for num_keys, single, half in ((12, False, True), (37, False, True), (257, True, True)):
+        assert uses_sdpa("auto", torch.zeros(1), num_keys) == single
+        assert uses_sdpa("auto", torch.zeros(1).bfloat16(), num_keys) == half
+    with torch.no_grad():
+        assert uses_sdpa("auto", wanted * 1.0, 257), "the momentum model's queries want no gradient"
 
 
 def test_heads_are_split_and_merged_without_mixing() -> None:
