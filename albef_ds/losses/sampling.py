@@ -13,7 +13,7 @@ _MASK32 = 0xFFFFFFFF
 
 
 def _mix(x: Tensor) -> Tensor:
-    # A 32-bit finaliser with full avalanche; int64 holds every intermediate product of two 32-bit halves.
+    # A 32-bit finaliser with full avalanche. A product may wrap int64; its low 32 bits, all that is kept, stay exact.
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK32
     x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK32
     return x ^ (x >> 16)
