@@ -54,13 +54,7 @@ def deliveries(
         prefetch_factor=config.prefetch if workers else None,
         multiprocessing_context=multiprocessing.get_context(start_method) if workers else None,
     )
-    iterator = iter(loader)
-    try:
-        yield from iterator
-    finally:
-        shutdown = getattr(iterator, "_shutdown_workers", None)  # waiting for garbage collection would leave them running
-        if shutdown is not None:
-            shutdown()
+    yield from loader  # closing this generator drops the loader's iterator, which ends its processes
 
 
 def open_delivery(delivery: Delivery, tally: BrokenTally) -> ImageTextBatch:

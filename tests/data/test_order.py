@@ -29,6 +29,12 @@ def test_order_depends_on_seed_and_epoch_only_and_is_open_to_random_access() -> 
     assert first != [SampleOrder(COUNTS, seed=2).locate(position) for position in range(one.num_samples)]
 
 
+def test_epochs_of_a_single_shard_differ() -> None:
+    order = SampleOrder([50], seed=0)
+    rows = [order.locate(position)[1] for position in range(150)]
+    assert rows[:50] != rows[50:100] != rows[100:]
+
+
 def test_a_small_corpus_is_mixed_across_shards() -> None:
     order = SampleOrder([100] * 10, seed=0)
     changes = sum(order.locate(p)[0] != order.locate(p + 1)[0] for p in range(999))

@@ -123,6 +123,12 @@ def test_broken_samples_are_counted_and_replaced_the_same_everywhere(make_corpus
     assert one.broken_keys()["00000.tar", "undecodable picture"] == ["000000003", "000000003"]
 
 
+def test_broken_samples_met_while_looking_for_a_substitute_are_not_counted_twice(make_corpus: Any) -> None:
+    source = stream(make_corpus(24, broken={number: {"image": b"no"} for number in range(12)}), micro=12, max_broken=0.9)
+    take(source, 2)
+    assert sum(sum(reasons.values()) for reasons in source.broken_counts().values()) == 12
+
+
 def test_too_many_broken_samples_stop_the_run_and_name_the_worst_shard(make_corpus: Any) -> None:
     broken = {3: {"captions": ["."]}, 7: {"image": b"no"}, 8: {"image": b"no"}, 9: {"image": b"no"}}
     with pytest.raises(
