@@ -51,15 +51,13 @@ def permutation(size: int, key: int) -> NDArray[np.int64]:
 
 @contextmanager
 def seeded_globals(seed: int) -> Iterator[None]:
-    """Seed the global generators of Python and numpy inside the block, and give them back as they were.
+    """Seed Python's global generator inside the block, and give it back as it was.
 
-    For libraries that draw from the global generators; not for use from several threads at once.
+    For libraries that draw from it; not for use from several threads at once.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
+    state = random.getstate()
     random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
     try:
         yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+        random.setstate(state)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import random
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -115,7 +116,8 @@ def augment(data: bytes, config: DataConfig, image_size: int, seed: int, positio
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if config.rand_augment:
         with randomness.seeded_globals(randomness.mix(seed, position, randomness.AUGMENT)):
-            image = _rand_augment(image_size)(image)
+            for operation in random.choices(_augment_ops(image_size), k=AUGMENT_LAYERS):
+                image = operation(image)
     return normalise(image)
 
 
@@ -126,18 +128,17 @@ def resize(data: bytes, max_pixels: int, image_size: int) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _rand_augment(image_size: int) -> Any:
-    """timm's RandAugment over AUGMENT_OPS and the identity; it draws from the global generators."""
-    from timm.data.auto_augment import AugmentOp, RandAugment  # here: timm is slow to import, evaluation needs none of it
+def _augment_ops(image_size: int) -> list[Callable[[Image.Image], Image.Image]]:
+    """The identity and timm's AUGMENT_OPS, which draw from Python's global generator."""
+    from timm.data.auto_augment import AugmentOp  # here: timm is slow to import, evaluation needs none of it
 
     settings = {
         "translate_const": image_size * _TRANSLATION,
         "img_mean": (128, 128, 128),
         "interpolation": Image.Resampling.BILINEAR,
     }
-    ops: list[Any] = [_identity]
-    ops += [AugmentOp(name, AUGMENT_PROBABILITY, AUGMENT_MAGNITUDE, settings) for name in AUGMENT_OPS]  # type: ignore[no-untyped-call]
-    return RandAugment(ops, AUGMENT_LAYERS)  # type: ignore[no-untyped-call]
+    make: Any = AugmentOp
+    return [_identity, *(make(name, AUGMENT_PROBABILITY, AUGMENT_MAGNITUDE, settings) for name in AUGMENT_OPS)]
 
 
 def _identity(image: Image.Image) -> Image.Image:
