@@ -81,7 +81,7 @@ def build_catalog(
     if stage.done:
         return stage
     tasks = [_Task(number, part, spec, stage.folder, chunk_rows) for number, (spec, part) in enumerate(parts)]
-    run_tasks(_read_part, [task for task in tasks if not _marker(task).exists()], parallel, "catalog", unit="file")
+    run_tasks(_read_part, tasks, parallel, "catalog", unit="file", is_done=lambda task: _marker(task).exists())
     if not all(_marker(task).exists() for task in tasks):
         return None
     stage.finish(_summary(specs, tasks))

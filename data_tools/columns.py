@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_tools.catalog import Catalog, Chunk
+from data_tools.images import COLOUR_BYTES
 from data_tools.stage import load_stage
-
-COLOUR_BYTES = 48
 
 
 class Columns:

@@ -33,7 +33,7 @@ class DecontaminateConfig:
     radius: int = 6
     """Perceptual hashes differ in at most this many of 64 bits; -1: only equal bytes, pixels and ids."""
     tolerance: int = 40
-    """... and no mean colour of 16 fields by more than this, of 255."""
+    """... and no mean colour of 8 x 8 fields by more than this, of 255."""
     min_variance: float = 25.0
     """Grey-level variance below which a picture is flat and only bytes and pixels are compared."""
 

@@ -32,7 +32,7 @@ class DedupConfig:
     radius: int = 3
     """Near-duplicate pictures differ in at most this many of 64 bits; -1: only equal bytes and pixels."""
     tolerance: int = 24
-    """... and in no mean colour of 16 fields by more than this, of 255."""
+    """... and in no mean colour of 8 x 8 fields by more than this, of 255."""
     min_variance: float = 25.0
     """Grey-level variance below which a picture is flat and only bytes and pixels are compared."""
     several_captions: SeveralCaptions = "all"

@@ -52,7 +52,7 @@ def near(
 ) -> Dropped:
     """Of `rows` (ascending, `phash` over them) that look alike all but the best ranked.
 
-    Two look alike when their hashes differ in at most `radius` bits and no mean colour of 16 fields by more than
+    Two look alike when their hashes differ in at most `radius` bits and no mean colour of 8 x 8 fields by more than
     `tolerance` of 255. Clusters are chains of alike pairs, but a row is dropped only for a kept row that it is alike
     to itself: the best of a cluster is kept, what is alike to it goes, and the rest starts over.
     """

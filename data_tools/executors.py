@@ -61,19 +61,22 @@ def run_tasks(
     tasks: Sequence[Task],
     parallel: Parallel,
     label: str,
-    weights: Sequence[int] | None = None,
+    *,
+    size_of: Callable[[Task], int] = lambda task: 1,
     unit: str = "task",
+    is_done: Callable[[Task], bool] = lambda task: False,
 ) -> list[Result]:
     """Apply `function` (importable by name) to this process's share of `tasks`; return the results, in no set order.
 
-    `weights` are the units of work in each task, for the progress bar on a terminal.
+    Tasks that are done are left out after sharing, so a task's share does not depend on what others have finished.
+    `size_of` gives the `unit`s of work in a task, for the progress bar on a terminal.
 
     Raises:
         ConfigError: a worker died, Dask is not installed or not reachable.
         Exception: what the first failing task raised; tasks not yet begun are given up.
     """
-    mine = list(tasks)[parallel.task_index :: parallel.num_tasks]
-    sizes = (list(weights) if weights else [1] * len(tasks))[parallel.task_index :: parallel.num_tasks]
+    mine = [task for task in tasks[parallel.task_index :: parallel.num_tasks] if not is_done(task)]
+    sizes = [size_of(task) for task in mine]
     results: list[Result] = []
     with tqdm(total=sum(sizes), desc=label, unit=unit, disable=not sys.stderr.isatty() or not mine) as bar:
         if (parallel.workers == 1 and not parallel.address) or (len(mine) <= 1 and not parallel.address):
@@ -99,8 +102,10 @@ def run_tasks(
 def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
     if not parallel.address:
         workers = min(parallel.workers or len(os.sched_getaffinity(0)), max(num_tasks, 1))
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_end_with_parent, initargs=(os.getpid(),)) as pool:
+        # A fork server starts from a clean process, unlike fork, and pays for the imports once, unlike spawn.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["data_tools.scan", "data_tools.shard"])
+        with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
             yield pool
         return
     try:
@@ -119,8 +124,9 @@ def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
         client.close()
 
 
-def _end_with_parent(parent: int) -> None:
-    """A pool's worker does not notice that its parent was killed and would wait for ever: watch for it."""
+def _end_with_parent() -> None:
+    """A worker does not notice that the run was killed and would wait for ever; the fork server, its parent, does."""
+    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

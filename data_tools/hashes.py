@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from albef_ds.errors import ConfigError
-from data_tools.columns import COLOUR_BYTES, Columns, colour_array
+from data_tools.columns import Columns, colour_array
 from data_tools.filters import BROKEN
+from data_tools.images import COLOUR_BYTES
 from data_tools.storage import save_atomically
 
 FINGERPRINTS_NAME = "fingerprints.parquet"

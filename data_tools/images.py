@@ -25,6 +25,9 @@ MAX_PIXELS = 89_478_485
 SIDE = 32
 """Side of the thumbnail that hash, variance and colours are taken from."""
 _DCT_SIDE = 8
+FIELDS = 8
+"""The colour signature holds the mean colours of FIELDS x FIELDS fields."""
+COLOUR_BYTES = FIELDS * FIELDS * 3
 _FAST_SIDE = 96  # with this as smallest side, DCT scaling moves the hash by about half a bit
 Image.MAX_IMAGE_PIXELS = None  # the limit is checked here, per call, before anything is decoded
 
@@ -137,7 +140,7 @@ class Signatures:
     variance: NDArray[np.float32]
     """(B,): variance of the grey thumbnail, in grey levels squared; a flat picture's hash means nothing."""
     colours: NDArray[np.uint8]
-    """(B, 48): mean RGB of 4 x 4 fields; tells apart what grey-scale hashes do not."""
+    """(B, COLOUR_BYTES): mean RGB of each field; tells apart what the hash does not: colours, small things on white."""
 
 
 def signatures(thumbnails: NDArray[np.uint8]) -> Signatures:
@@ -146,8 +149,9 @@ def signatures(thumbnails: NDArray[np.uint8]) -> Signatures:
     low = np.matmul(np.matmul(_DCT, grey.astype(np.float64)), _DCT.T).reshape(len(grey), -1)
     bits = low > np.median(low, axis=1, keepdims=True)
     phash = np.packbits(bits, axis=1).view(">u8").astype(np.uint64).reshape(-1)
-    fields = thumbnails.reshape(-1, 4, SIDE // 4, 4, SIDE // 4, 3).mean((2, 4))
-    return Signatures(phash, grey.var(axis=(1, 2)), np.rint(fields).astype(np.uint8).reshape(len(grey), 48))
+    step = SIDE // FIELDS
+    fields = thumbnails.reshape(-1, FIELDS, step, FIELDS, step, 3).mean((2, 4), dtype=np.float32)
+    return Signatures(phash, grey.var(axis=(1, 2)), np.rint(fields).astype(np.uint8).reshape(len(grey), -1))
 
 
 def perceptual_hashes(contents: list[bytes], *, fast: bool = True) -> NDArray[np.uint64]:

@@ -66,7 +66,8 @@ def shard_bounds(order: I64, num_bytes: NDArray[np.int64], config: PlanConfig) -
     """Places in `order` where shards begin, and its length at the end; `num_bytes` is over all rows."""
     if config.samples_per_shard:
         shards = -(-len(order) // config.samples_per_shard)
-        return np.linspace(0, len(order), shards + 1).round().astype(np.int64)
+        even: I64 = np.linspace(0, len(order), shards + 1).round().astype(np.int64)
+        return even
     sizes = np.cumsum(-(-num_bytes[order] // BLOCK) * BLOCK + _META_BYTES + 2 * BLOCK)
     shards = max(1, round(int(sizes[-1]) / config.shard_bytes))
     inner = np.searchsorted(sizes, sizes[-1] * np.arange(1, shards) / shards)

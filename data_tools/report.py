@@ -41,7 +41,7 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 figure{margin:0;width:104px}figure img{width:96px;height:96px;object-fit:contain;border:1px solid var(--line);border-radius:4px;
 background:repeating-conic-gradient(#f4f5f7 0 25%,#fff 0 50%) 0/16px 16px}
 figure.kept img{outline:2px solid var(--kept)}
-figure .none{width:96px;height:96px;border:1px dashed var(--all);border-radius:4px;display:grid;place-items:center;color:var(--soft)}
+figure .none{width:96px;height:96px;border:1px dashed var(--all);border-radius:4px;display:grid;place-items:center}
 figcaption{font-size:.7rem;line-height:1.25;color:var(--soft);overflow:hidden;max-height:3.9em;overflow-wrap:anywhere}
 .charts{display:flex;flex-wrap:wrap;gap:1.5rem}svg text{font:11px system-ui,sans-serif;fill:var(--soft)}
 """

@@ -71,13 +71,16 @@ def scan(
                 path.unlink()
     if stage.done:
         return stage
-    chunks = [chunk for chunk in catalog.chunks if not (stage.folder / f"{chunk.name}.parquet").exists()]
-    tasks = [_Task(work, stage.folder, chunk, max_pixels, fast) for chunk in chunks]
-    run_tasks(_scan_chunk, tasks, parallel, "scan", [chunk.num_rows for chunk in chunks], "picture")
-    if not all((stage.folder / f"{chunk.name}.parquet").exists() for chunk in catalog.chunks):
+    tasks = [_Task(work, stage.folder, chunk, max_pixels, fast) for chunk in catalog.chunks]
+    run_tasks(_scan_chunk, tasks, parallel, "scan", size_of=lambda task: task.chunk.num_rows, unit="picture", is_done=_is_done)
+    if not all(_is_done(task) for task in tasks):
         return None
     stage.finish(_summary(stage, catalog))
     return stage
+
+
+def _is_done(task: _Task) -> bool:
+    return (task.folder / f"{task.chunk.name}.parquet").exists()
 
 
 def _summary(stage: Stage, catalog: Catalog) -> dict[str, Any]:
@@ -112,7 +115,7 @@ def describe_pictures(records: list[Record], *, max_pixels: int = images.MAX_PIX
     orientation, num_bytes = np.ones(size, np.int8), np.zeros(size, np.int64)
     hashes = np.zeros((size, 4), np.uint64)
     phash, variance = np.zeros(size, np.uint64), np.zeros(size, np.float32)
-    colours = np.zeros((size, 48), np.uint8)
+    colours = np.zeros((size, images.COLOUR_BYTES), np.uint8)
     rows: list[int] = []
     thumbnails: list[NDArray[np.uint8]] = []
     reader = ByteReader()
@@ -165,7 +168,9 @@ def describe_pictures(records: list[Record], *, max_pixels: int = images.MAX_PIX
             "orientation": orientation,
             "phash": phash,
             "variance": variance,
-            "colours": pa.FixedSizeBinaryArray.from_buffers(pa.binary(48), size, [None, pa.py_buffer(colours.tobytes())]),
+            "colours": pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(images.COLOUR_BYTES), size, [None, pa.py_buffer(colours.tobytes())]
+            ),
         }
     )
 

@@ -98,9 +98,8 @@ def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConf
         _Task(plan.folder, folder, number, first_shard, first_sample + int(first), resize, stage.folder / f"{number:05d}.json")
         for number, first in enumerate(bounds[:-1])
     ]
-    open_tasks = [task for task in tasks if not _is_done(task)]
     sizes = np.diff(bounds)
-    run_tasks(_write, open_tasks, parallel, "shard", [int(sizes[task.number]) for task in open_tasks], "picture")
+    run_tasks(_write, tasks, parallel, "shard", size_of=lambda task: int(sizes[task.number]), unit="picture", is_done=_is_done)
     if not all(_is_done(task) for task in tasks):
         return None
     entries = tuple(ShardEntry(**load_json(task.marker)) for task in tasks)

@@ -67,7 +67,7 @@ def open_stage(work: Path, name: str, settings: dict[str, Any], *, is_map: bool,
             old = before["settings"]
             changed = next((key for key in sorted({*old, *settings}) if old.get(key) != settings.get(key)), "settings")
             raise ConfigError(f"{folder} was made with another {changed}: add --restart to make it again, or give another --work")
-    if folder.exists():
+    if path.exists():
         # Renamed first, so that a kill here leaves no half-emptied folder under the stage's name.
         rubbish = work / f".{name}.{os.getpid()}.old"
         os.replace(folder, rubbish)

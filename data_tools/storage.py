@@ -43,7 +43,8 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         ConfigError: the disk is full; the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Array tasks on several machines may finish the same stage at the same time.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         with disk_full_is_one_line(path.parent), open(temporary, "wb") as file:
             write(file)

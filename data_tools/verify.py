@@ -49,7 +49,7 @@ def verify(folder: Path, parallel: Parallel, *, decode: bool = False) -> list[st
     for entry in manifest.shards:
         tasks.append(_Task(folder, entry, first, decode))
         first += entry.num_samples
-    found = run_tasks(_verify_shard, tasks, parallel, "verify", [entry.num_samples for entry in manifest.shards], "picture")
+    found = run_tasks(_verify_shard, tasks, parallel, "verify", size_of=lambda task: task.entry.num_samples, unit="picture")
     problems = sorted(problem for result in found for problem in result.problems)
     ids = np.concatenate([result.image_ids for result in found])
     if repeated := len(ids) - len(np.unique(ids)):
