@@ -1,0 +1,162 @@
+"""Starts training ranks on this machine, passes signals on to them, and sees all of them end.
+
+One process per rank with the usual launch variables, as `torchrun` sets them. Not for several machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+import albef_ds
+
+MOST_RANKS = 8
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_POLL = 0.1  # seconds
+_GRACE = 10.0  # seconds that the other ranks get to say what is wrong, and again to leave after SIGTERM
+_TAIL = 15  # lines of a failed rank's log
+
+
+def visible_cores() -> int:
+    """CPU cores that this process may use: its affinity, and a container's quota where there is one."""
+    cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def default_ranks(workers: int, global_batch_size: int) -> int:
+    """One rank per GPU or core, as far as they share the global batch evenly with at least 2 pairs each."""
+    most = max(1, min(workers, MOST_RANKS, global_batch_size // 2))
+    return max(ranks for ranks in range(1, most + 1) if global_batch_size % ranks == 0)
+
+
+def rank_environment(rank: int, ranks: int, threads: int, port: int, *, cpu: bool) -> dict[str, str]:
+    """The environment of one rank; what the user has set for DeepSpeed, gloo or its caches stays."""
+    environment = dict(os.environ)
+    environment.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(ranks),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        OMP_NUM_THREADS=str(threads),
+        TOKENIZERS_PARALLELISM="false",
+    )
+    if cpu:
+        environment["DS_ACCELERATOR"] = "cpu"
+    if any(name == "lo" for _, name in socket.if_nameindex()):
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo resolves the host's name, which containers may lack
+    source = str(Path(albef_ds.__file__).parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [environment.get("PYTHONPATH")])])
+    return environment
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(command: Sequence[str], ranks: int, threads: int, logs: Path, *, cpu: bool) -> int:
+    """Run `command` once per rank and wait for all of them.
+
+    Rank 0 writes to our own output, the others to `logs`/rank-N.log. SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 are passed
+    on once each. When a rank fails, the others are ended and the end of its log is shown.
+
+    Args:
+        command: program and arguments, run without a shell.
+        ranks: number of processes.
+        threads: OMP_NUM_THREADS of each.
+        logs: folder, made if missing.
+        cpu: tell DeepSpeed to use the CPU.
+
+    Returns:
+        0, or the exit code of the rank that failed first (128 + N after signal N).
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    running: list[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_passing_signals_to(running))
+        for rank in range(ranks):
+            output = None if rank == 0 else stack.enter_context(open(logs / f"rank-{rank}.log", "wb"))
+            environment = rank_environment(rank, ranks, threads, port, cpu=cpu)
+            # A session of its own: a terminal's Ctrl-C then reaches a rank through us alone, not twice.
+            running.append(
+                subprocess.Popen(
+                    list(command),
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            )
+        try:
+            failed = _first_failure(running)
+            if failed is None:
+                return 0
+            _wait(running, _GRACE)
+            code = running[failed].returncode
+        finally:
+            _end(running)
+    if failed > 0 and code not in (2, 130, 143):  # a user's mistake and a stop are told by rank 0
+        lines = (logs / f"rank-{failed}.log").read_text(errors="replace").splitlines()[-_TAIL:]
+        print("\n".join([f"rank {failed} failed:", *lines]), file=sys.stderr)
+    return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _passing_signals_to(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    previous = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _first_failure(processes: list[subprocess.Popen[bytes]]) -> int | None:
+    """Wait; the rank that first ended with another code than 0, or None when all ended well."""
+    while True:
+        codes = [process.poll() for process in processes]
+        for rank, code in enumerate(codes):
+            if code not in (None, 0):
+                return rank
+        if None not in codes:
+            return None
+        time.sleep(_POLL)
+
+
+def _wait(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(_POLL)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    _wait(processes, _GRACE)
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
