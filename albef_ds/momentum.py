@@ -44,13 +44,19 @@ class Momentum(Protocol):
         ...
 
 
-def momentum_copy(student: nn.ModuleDict, *, dropout: bool = False) -> nn.ModuleDict:
+def momentum_copy(student: nn.ModuleDict, *, dropout: bool = False, hollow: bool = False) -> nn.ModuleDict:
     """A deep copy of `student` without gradients; frozen submodules are shared, since their average never moves.
 
-    In eval mode unless `dropout` asks for the released behaviour.
+    In eval mode unless `dropout` asks for the released behaviour. With `hollow` its parameters are empty, so that no
+    second copy of the weights is ever made.
     """
     # Entries of the memo are taken as already copied: deepcopy then keeps what is frozen itself.
-    memo: dict[int, object] = {id(p): p for p in student.parameters() if not p.requires_grad}
+    memo: dict[int, object] = {}
+    for parameter in student.parameters():
+        if not parameter.requires_grad:
+            memo[id(parameter)] = parameter
+        elif hollow:
+            memo[id(parameter)] = nn.Parameter(torch.empty(0), requires_grad=False)
     for module in student.modules():
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):

@@ -331,6 +331,12 @@ class RunConfig:
             "lower it",
         )
         _require(
+            self.engine.momentum_storage != "dense" or self.engine.stage < 3 or self.engine.kind == "local",
+            "engine.momentum_storage",
+            "of dense needs whole parameters, which engine.stage=3 does not keep",
+            "use engine.momentum_storage=value_residual, or fp32 for the exact form",
+        )
+        _require(
             self.train.micro_batch_size >= 2 or self.task.gather_negatives or self.task.itm_weight == 0,
             "train.micro_batch_size",
             "of 1 leaves image-text matching without a negative in the batch",

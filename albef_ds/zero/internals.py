@@ -37,12 +37,16 @@ def clamp(parameter: nn.Parameter, low: float, high: float) -> None:
         safe_set_full_fp32_param(parameter, full.clamp(low, high))
 
 
-def local_master(parameter: nn.Parameter) -> Tensor | None:
-    """This rank's fp32 part of a ZeRO-3 parameter, flat, padding included; None where ZeRO keeps no such part."""
-    if not is_partitioned(parameter) or not hasattr(parameter, "_z3_optimizer"):
-        return None
-    part: Tensor = parameter._z3_optimizer.get_local_fp32_param(parameter)
-    return part
+def local_part(parameter: nn.Parameter) -> Tensor:
+    """This rank's part of a ZeRO-3 parameter, flat, trailing padding included (uninitialised memory).
+
+    The fp32 master once DeepSpeed has made its optimizer, before that the part in the parameter's own precision.
+    """
+    if hasattr(parameter, "_z3_optimizer"):
+        part: Tensor = parameter._z3_optimizer.get_local_fp32_param(parameter)
+    else:
+        part = parameter.ds_tensor  # type: ignore[attr-defined]
+    return part.detach().reshape(-1)
 
 
 def full_master(parameter: nn.Parameter) -> Tensor:
