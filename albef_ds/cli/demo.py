@@ -59,17 +59,22 @@ def _parser() -> CommandParser:
 
 
 def _minutes(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError("give a number of minutes above 0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no length: give a number of minutes above 0")
     return value
 
 
 def _ranks(text: str) -> int:
-    value = 0 if text == "auto" else int(text)
-    if text != "auto" and value < 1:
-        raise argparse.ArgumentTypeError("give auto or a number from 1")
-    return value
+    """0 stands for auto."""
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of ranks: give auto or a number from 1")
+    return int(text)
 
 
 def _free_folder(wanted: Path) -> Path:
@@ -101,7 +106,8 @@ def _plan(arguments: argparse.Namespace, output: Path) -> tuple[RunConfig, list[
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
         overrides += ["engine.device=cuda", "engine.precision=auto"]
-    config = parse_overrides(get_recipe(RECIPE), [*overrides, *given])
+    # The micro-batch follows from the number of ranks, which follows from the rest: 2 fits any even batch until then.
+    config = parse_overrides(get_recipe(RECIPE), [*overrides, "train.micro_batch_size=2", *given])
     workers = visible_cores() if config.engine.device == "cpu" or not gpus else gpus
     total = config.train.global_batch_size
     local = config.engine.kind == "local"

@@ -64,7 +64,7 @@ def overview_png(report: Report) -> bytes:
     heights = [0.85, 0.45 + 0.85 * rows, 3.4, 3.1, 2.7]
     figure = _figure(14.0, sum(heights), theme)
     head, words, pictures, recall, curves = figure.subfigures(5, 1, height_ratios=heights)
-    facts = "  ·  ".join([*(f"{name} {value}" for name, value in report.facts), f"examples {report.order}"])
+    facts = "  ·  ".join(f"{name} {value}" for name, value in report.facts)
     head.text(0.03, 0.62, "ALBEF on the emoji corpus", fontsize=20, fontweight="bold", color=theme.ink, va="center")
     head.text(0.03, 0.18, facts, fontsize=10.5, color=theme.muted, va="center")
     _draw_words_to_pictures(words, report.words_to_pictures, theme)
@@ -152,7 +152,8 @@ def _draw_pictures_to_words(area: Any, panel: Panel, theme: Theme) -> None:
 def _draw_recall(area: Any, report: Report, theme: Theme) -> None:
     metrics = report.metrics["test"]
     size = f"{metrics['retrieval/num_images']:.0f} held-out concepts; ties count against the model; recall in per cent"
-    _heading(area, "recall beside chance", size, theme, top=0.97)
+    order = report.order.partition(",")[0]
+    _heading(area, "recall beside chance", f"{size}; examples above {order}", theme, top=0.97)
     rows = table(metrics)
     places = np.arange(3.0)
     shades = [theme.line, "#7aa5e8", "#b5cdf2"]
