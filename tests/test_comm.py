@@ -30,9 +30,11 @@ def _check_collectives() -> dict[str, object]:
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         x = _rows(rank, dtype).requires_grad_()
         other = torch.zeros(2 * world, 3, dtype=dtype, requires_grad=True)
-        # The sum hands one gradient tensor to both of its inputs; the gather's backward must not write into it.
+        # The sum hands one gradient tensor to both of its inputs; the gather's backward must not write into it. The
+        # product comes first, so that its backward comes last.
+        product = other * 1.0
         weight = torch.full((2 * world, 3), float(rank + 1), dtype=dtype)
-        ((comm.all_gather_with_grad(x) + other) * weight).sum().backward()
+        ((comm.all_gather_with_grad(x) + product) * weight).sum().backward()
         assert x.grad is not None and other.grad is not None
         grads[str(dtype)] = (x.grad.double(), other.grad.double())
     return {

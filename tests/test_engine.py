@@ -60,7 +60,7 @@ def test_a_step_moves_student_momentum_queue_and_optimizer_by_the_given_rate() -
 
 
 def _poison(engine: LocalEngine, value: float) -> Any:
-    return engine.task.temperature.register_hook(lambda grad: grad * value)  # type: ignore[union-attr, operator]
+    return engine.task.temperature.register_hook(lambda grad: grad * value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -85,9 +85,9 @@ def test_a_step_with_a_non_finite_gradient_moves_nothing(value: float, clip_norm
 def test_temperature_is_clamped_after_the_step(rate: float, bound: float) -> None:
     engine = _engine(weight_decay=0.0)
     # AdamW's first step is `learning rate` in the direction of the gradient's sign, whatever its size.
-    engine.task.temperature.register_hook(lambda grad: torch.full_like(grad, rate))  # type: ignore[union-attr, operator]
+    engine.task.temperature.register_hook(lambda grad: torch.full_like(grad, rate))
     engine.train_step([random_batch(4)], SCHEDULE, learning_rate=1.0)
-    assert float(engine.task.temperature.detach()) == pytest.approx(bound)  # type: ignore[arg-type, operator]
+    assert float(engine.task.temperature.detach()) == pytest.approx(bound)
 
 
 def test_accumulation_averages_the_micro_batches() -> None:
@@ -102,7 +102,7 @@ def test_accumulation_averages_the_micro_batches() -> None:
     assert result.losses == pytest.approx({name: (parts[0][0][name] + parts[1][0][name]) / 2 for name in parts[0][0]})
     for name, gradient in seen.items():
         torch.testing.assert_close(gradient, (parts[0][1][name] + parts[1][1][name]) / 2)
-    assert engine.task.queue.filled == 8  # type: ignore[union-attr]
+    assert engine.task.queue.filled == 8
 
 
 def test_clipping_bounds_the_gradient_but_reports_its_norm() -> None:
@@ -137,7 +137,7 @@ def test_goes_on_exactly_where_it_was_saved(tmp_path: Path) -> None:
     engine.save(tmp_path / "engine")
     other.load(tmp_path / "engine")
     other.task.momentum.load_full_state_dict(engine.task.momentum.full_state_dict())
-    other.task.queue.load_state_dict(engine.task.queue.state_dict())  # type: ignore[union-attr, operator]
+    other.task.queue.load_state_dict(engine.task.queue.state_dict())
     for one in (engine, other):
         one.train_step([random_batch(4, start=4)], SCHEDULE, learning_rate=1e-3)
     assert _moved(_snapshot(engine), _snapshot(other)) == set()

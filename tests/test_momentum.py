@@ -66,15 +66,15 @@ def test_a_bf16_student_feeds_a_single_precision_average() -> None:
 def test_what_is_frozen_is_shared_and_never_moved() -> None:
     student = _student()
     student["a"].requires_grad_(False)
-    student["b"][0].bias.requires_grad_(False)  # type: ignore[index]
+    student["b"][0].bias.requires_grad_(False)
     momentum = DenseMomentum(student, 0.5)
     assert momentum.modules["a"] is student["a"] and momentum.modules["b"] is not student["b"]
-    assert momentum.modules["b"][0].bias is student["b"][0].bias  # type: ignore[index]
+    assert momentum.modules["b"][0].bias is student["b"][0].bias
     before = student["a"].weight.clone()
     _step(student, 1)
     momentum.update()
     assert torch.equal(student["a"].weight, before)
-    assert not torch.equal(momentum.modules["b"][0].weight, student["b"][0].weight)  # type: ignore[index]
+    assert not torch.equal(momentum.modules["b"][0].weight, student["b"][0].weight)
 
 
 def test_everything_frozen_has_nothing_to_update() -> None:
@@ -97,7 +97,7 @@ def test_copy_from_student_and_a_loaded_state_replace_the_average() -> None:
 def test_tied_word_embeddings_stay_tied() -> None:
     task = tiny_task()
     twin = task.momentum.modules
-    word = twin["albef"].text_encoder.embeddings.word.weight  # type: ignore[union-attr]
+    word = twin["albef"].text_encoder.embeddings.word.weight
     student = task.model.text_encoder.embeddings.word.weight
     assert twin["mlm_head"].decoder.weight is word and word is not student
     before = word.clone()

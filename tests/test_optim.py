@@ -45,7 +45,7 @@ def test_tied_and_frozen_parameters_are_optimized_once_or_never() -> None:
 def test_a_partitioned_parameter_is_judged_by_its_whole_shape() -> None:
     layer = nn.Linear(3, 4)
     layer.weight.data = layer.weight.data.flatten()[:0]
-    layer.weight.ds_shape = torch.Size((4, 3))  # type: ignore[assignment]
+    layer.weight.ds_shape = torch.Size((4, 3))
     assert _names(layer, parameter_groups(layer, OptimConfig(weight_decay=0.1))) == {0.1: {"weight"}, 0.0: {"bias"}}
 
 

@@ -65,9 +65,11 @@ def test_gradients_reach_features_and_temperature_but_no_momentum_feature() -> N
 
 
 def test_similarities_stay_in_single_precision_under_autocast() -> None:
-    student, momentum, keys = (_features(rows, rows).float() for rows in (3, 3, 6))
+    student, momentum, keys = (_features(rows, rows) for rows in (3, 3, 6))
     temperature = torch.tensor([0.01])
-    exact, _ = contrastive_loss(student, momentum, keys, POSITIVES, temperature, 0.4)
+    exact, _ = contrastive_loss(student, momentum, keys, POSITIVES, temperature.double(), 0.4)
     with torch.autocast("cpu", torch.bfloat16):
-        cast, logits = contrastive_loss(student, momentum, keys, POSITIVES, temperature, 0.4)
-    assert torch.equal(exact, cast) and logits.dtype == torch.float32
+        cast, logits = contrastive_loss(student.float(), momentum.float(), keys.float(), POSITIVES, temperature, 0.4)
+    assert logits.dtype == torch.float32
+    # In bf16 it is off by 1e-2.
+    torch.testing.assert_close(cast.double(), exact, rtol=1e-5, atol=0)

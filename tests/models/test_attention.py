@@ -22,7 +22,7 @@ def test_both_forms_have_equal_outputs_and_gradients(masked: bool) -> None:
     results = []
     for implementation in ("sdpa", "plain"):
         inputs = _inputs()
-        output = attend(*inputs, mask if masked else None, implementation=implementation)  # type: ignore[arg-type]
+        output = attend(*inputs, mask if masked else None, implementation=implementation)
         output.square().sum().backward()
         results.append([output, *(x.grad for x in inputs)])
     for fused, plain in zip(*results, strict=True):
@@ -34,10 +34,10 @@ def test_a_masked_key_has_no_influence(implementation: str) -> None:
     query, key, value = _inputs()
     mask = torch.ones(2, 1, 1, 6, dtype=torch.bool)
     mask[..., 5] = False
-    before = attend(query, key, value, mask, implementation=implementation)  # type: ignore[arg-type]
+    before = attend(query, key, value, mask, implementation=implementation)
     with torch.no_grad():
         key[:, :, 5], value[:, :, 5] = 1e3, -1e3
-    after = attend(query, key, value, mask, implementation=implementation)  # type: ignore[arg-type]
+    after = attend(query, key, value, mask, implementation=implementation)
     assert torch.equal(before, after)
 
 
@@ -45,7 +45,7 @@ def test_a_masked_key_has_no_influence(implementation: str) -> None:
 def test_dropped_weights_are_scaled_up(implementation: str) -> None:
     torch.manual_seed(0)
     query, key, value = torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 20_000, 4), torch.ones(1, 1, 20_000, 4)
-    output = attend(query, key, value, None, dropout=0.25, implementation=implementation)  # type: ignore[arg-type]
+    output = attend(query, key, value, None, dropout=0.25, implementation=implementation)
     # 20,000 weights: the mean has a standard deviation of 0.004.
     assert abs(float(output.mean()) - 1.0) < 0.02 and float(output.mean()) != 1.0
 
@@ -53,7 +53,7 @@ def test_dropped_weights_are_scaled_up(implementation: str) -> None:
 def test_low_precision_stays_low_and_close() -> None:
     exact = attend(*_inputs(), None, implementation="plain")
     for implementation in ("sdpa", "plain"):
-        output = attend(*_inputs(torch.bfloat16), None, implementation=implementation)  # type: ignore[arg-type]
+        output = attend(*_inputs(torch.bfloat16), None, implementation=implementation)
         assert output.dtype == torch.bfloat16
         # bf16 inputs alone are off by 2^-9 relative.
         torch.testing.assert_close(output.double(), exact, rtol=0, atol=0.03)

@@ -38,7 +38,7 @@ def _texts(rows: int, length: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("attention", ["sdpa", "plain"])
 def test_text_encoder_equals_the_bert_of_transformers(attention: str) -> None:
-    ours = TextEncoder(TEXT, ComputeConfig(attention=attention)).double().eval()  # type: ignore[arg-type]
+    ours = TextEncoder(TEXT, ComputeConfig(attention=attention)).double().eval()
     _randomize(ours)
     stock = BertModel(
         BertConfig(
@@ -96,7 +96,7 @@ def _reference_fusion(encoder: MultimodalEncoder, text: Tensor, token_mask: Tens
 def test_multimodal_encoder_equals_a_literal_post_norm_reference(
     attention: str, share: bool, positions_only: bool, one_call: bool, causal: bool
 ) -> None:
-    compute = ComputeConfig(attention=attention, share_cross_kv=share, itm_cls_only=positions_only, one_fusion_call=one_call)  # type: ignore[arg-type]
+    compute = ComputeConfig(attention=attention, share_cross_kv=share, itm_cls_only=positions_only, one_fusion_call=one_call)
     encoder = MultimodalEncoder(TEXT, compute, IMAGE_WIDTH).double().eval()
     _randomize(encoder)
     generator = torch.Generator().manual_seed(4)
@@ -121,7 +121,7 @@ def test_gathered_tokens_are_those_named() -> None:
 
 def _text_output(dropout: float, attention: str) -> tuple[nn.Module, Callable[[], Tensor]]:
     config = TextConfig(vocab_size=50, width=24, num_layers=1, num_heads=3, intermediate_width=40, dropout=dropout)
-    encoder = TextEncoder(config, ComputeConfig(attention=attention))  # type: ignore[arg-type]
+    encoder = TextEncoder(config, ComputeConfig(attention=attention))
     ids, mask = _texts(4, 9)
     return encoder, lambda: encoder(ids, mask)
 

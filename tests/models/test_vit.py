@@ -15,7 +15,7 @@ SHAPE = VisionConfig(image_size=16, patch_size=8, width=24, depth=2, num_heads=3
 
 @pytest.mark.parametrize("attention", ["sdpa", "plain"])
 def test_visual_encoder_equals_timm(attention: str) -> None:
-    ours = VisualEncoder(SHAPE, ComputeConfig(attention=attention)).double()  # type: ignore[arg-type]
+    ours = VisualEncoder(SHAPE, ComputeConfig(attention=attention)).double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in ours.parameters():
@@ -32,9 +32,9 @@ def test_visual_encoder_equals_timm(attention: str) -> None:
 def test_attention_setting_reaches_the_blocks() -> None:
     images = torch.zeros(1, 3, 16, 16)
     for setting, fused in (("sdpa", True), ("plain", False)):
-        encoder = VisualEncoder(SHAPE, ComputeConfig(attention=setting))  # type: ignore[arg-type]
+        encoder = VisualEncoder(SHAPE, ComputeConfig(attention=setting))
         encoder(images)
-        assert [block.attn.fused_attn for block in encoder.blocks] == [fused, fused]  # type: ignore[union-attr]
+        assert [block.attn.fused_attn for block in encoder.blocks] == [fused, fused]
 
 
 @pytest.mark.parametrize("patch_size", [2, 8, 16])

@@ -29,7 +29,7 @@ def _uneven(batch: ImageTextBatch) -> ImageTextBatch:
 def _train(gather: bool, accumulation: int, compute: dict[str, bool], frozen: bool) -> Result:
     """This rank's share of one batch of ROWS: losses averaged over ranks, data-parallel gradients, draws, queue."""
     config = PretrainConfig(queue_size=12, gather_negatives=gather)
-    task = tiny_task(config, ComputeConfig(**compute), tiny_model(frozen=frozen))  # type: ignore[arg-type]
+    task = tiny_task(config, ComputeConfig(**compute), tiny_model(frozen=frozen))
     fill_queue(task, 9)
     rows = ROWS // comm.world_size() // accumulation
     whole = _uneven(random_batch(ROWS))
@@ -40,7 +40,7 @@ def _train(gather: bool, accumulation: int, compute: dict[str, bool], frozen: bo
         drawn.append(real(*args))
         return drawn[-1]
 
-    task.draw = draw  # type: ignore[method-assign]
+    task.draw = draw
     totals: dict[str, float] = {}
     lengths = []
     for number in range(accumulation):
@@ -129,9 +129,7 @@ def _projected_images() -> int:
     task = tiny_task(PretrainConfig(queue_size=4, gather_negatives=True))
     seen: list[int] = []
     layer = task.model.multimodal_encoder.layers[0]
-    layer.cross_attention.key_value.register_forward_hook(  # type: ignore[union-attr]
-        lambda _module, args, _output: seen.append(args[0].shape[0])
-    )
+    layer.cross_attention.key_value.register_forward_hook(lambda _module, args, _output: seen.append(args[0].shape[0]))
     task(random_batch(2, start=2 * comm.rank()), alpha=0.4)
     return max(seen)
 

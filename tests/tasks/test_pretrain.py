@@ -13,6 +13,7 @@ from torch import Tensor
 
 from albef_ds.config.schema import ComputeConfig, PretrainConfig
 from albef_ds.errors import ConfigError
+from albef_ds.losses.contrastive import contrastive_loss
 from albef_ds.tasks.pretrain import PretrainTask
 from tests.tasks.tiny import fill_queue, losses_and_gradients, random_batch, shortest_form, tiny_model, tiny_task
 
@@ -118,7 +119,7 @@ def test_a_batch_without_a_masked_token_has_an_mlm_loss_of_zero(masked_only: boo
 def _targets(task: PretrainTask, batch: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The `positives` that both directions of ITC were given."""
     seen: list[Tensor] = []
-    real = __import__("albef_ds.tasks.pretrain", fromlist=["contrastive_loss"]).contrastive_loss
+    real = contrastive_loss
 
     def spy(features: Tensor, momentum: Tensor, keys: Tensor, positives: Tensor, *rest: Any) -> Any:
         seen.append(positives)
@@ -143,7 +144,7 @@ def test_same_picture_and_same_caption_are_positives_in_batch_and_queue(monkeypa
 
 @pytest.mark.parametrize("settings", [{"compat": True}, {"mask_known_positives": False}], ids=str)
 def test_the_released_form_knows_the_own_pair_only(settings: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
-    task = tiny_task(PretrainConfig(queue_size=12, **settings))  # type: ignore[arg-type]
+    task = tiny_task(PretrainConfig(queue_size=12, **settings))
     fill_queue(task, 9)
     filled = 12 if task.config.compat else 9
     for positives in _targets(task, random_batch(ROWS), monkeypatch):
@@ -172,7 +173,7 @@ def test_loss_weights_scale_their_loss() -> None:
     batch = random_batch(ROWS)
     weights = {"itc_weight": 0.5, "mlm_weight": 2.0, "itm_weight": 0.0}
     plain, _ = losses_and_gradients(tiny_task(), batch)
-    weighted, _ = losses_and_gradients(tiny_task(PretrainConfig(queue_size=12, **weights)), batch)  # type: ignore[arg-type]
+    weighted, _ = losses_and_gradients(tiny_task(PretrainConfig(queue_size=12, **weights)), batch)
     assert weighted == pytest.approx({name: plain[name] * weights[f"{name}_weight"] for name in plain})
 
 
@@ -194,7 +195,7 @@ def _drawn(task: PretrainTask, batch: Any, **schedule: float) -> tuple[list[Tens
         drawn.append(real(*args))
         return drawn[-1]
 
-    task.draw = draw  # type: ignore[method-assign]
+    task.draw = draw
     losses, _ = losses_and_gradients(task, batch, **schedule)
     del task.draw
     return drawn, losses
