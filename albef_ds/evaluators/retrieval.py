@@ -2,7 +2,7 @@
 
 The model need not have been trained on the corpus: on held-out pairs this is zero-shot retrieval. The work is cut into
 batches whose content does not depend on the number of ranks and dealt out to them, so every world size gets the
-same numbers; a rank that runs out repeats a batch, since every rank must enter the same collectives (sharded weights
+same numbers; a rank that runs out computes a row again, since every rank must enter the same collectives (sharded weights
 are gathered in forward passes). Similarities are fp32; features come in the precision of the weights.
 
 Not responsible for reading pictures and captions (`albef_ds.data`) or for ranks and ties (`ranking.py`).
@@ -206,8 +206,8 @@ class RetrievalEvaluator:
         batches, world_size = -(-num_rows // size), comm.world_size()
         outputs = []
         for first in range(0, batches, world_size):
-            start = size * min(first + comm.rank(), batches - 1)
-            # The last batch is filled up with its last row: equal shapes give equal rounding and can be gathered.
+            start = size * (first + comm.rank())
+            # What lies behind the last row is that row again: equal shapes give equal rounding and can be gathered.
             rows = torch.arange(start, start + size, device=self.device).clamp(max=num_rows - 1)
             outputs.append(compute(rows))
             self._progress(stage, min(first + world_size, batches), batches)
