@@ -15,34 +15,46 @@ from data_tools import captions as text
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
-WINDOW = 16
+WINDOW = 8
 """A caption is compared with this many that follow it in a band's bucket."""
 _BATCH = 1 << 16
+_HELD = 1 << 24  # candidate pairs held before repeats among them are removed
 
 
-class TextFile:
-    """Texts spilled to disk one after another and read back by number, so that memory does not hold them."""
+class SetFile:
+    """The sets (words and word pairs, hashed) of texts, spilled to disk and read back by number: memory does not hold them."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "texts.bin"
+        self._path = folder / "sets.bin"
         self._file = open(self._path, "wb")  # noqa: SIM115 - closed by `finish` or `remove`
-        self._sizes: list[I64] = []
+        self._counts: list[I64] = [np.zeros(0, np.int64)]
+        self._starts = np.zeros(1, np.int64)
+        self._hashes: NDArray[np.uint32] = np.zeros(0, np.uint32)
 
     def append(self, texts: list[str]) -> None:
-        """Add `texts`."""
-        encoded = [part.encode("utf-8") for part in texts]
-        self._file.write(b"".join(encoded))
-        self._sizes.append(np.array([len(part) for part in encoded], np.int64))
+        """Add the sets of `texts`, which `captions.normalise` made."""
+        sets = text.shingles(text.words(texts))
+        self._file.write((sets.hashes >> np.uint64(32)).astype(np.uint32).tobytes())
+        self._counts.append(sets.counts)
 
     def finish(self) -> None:
-        """End writing; `take` may follow."""
+        """End writing; `sizes` and `take` may follow."""
         self._file.close()
-        self._starts = np.concatenate(([0], np.cumsum(np.concatenate([np.zeros(0, np.int64), *self._sizes]))))
-        self._raw = np.memmap(self._path, np.uint8, "r") if self._starts[-1] else np.zeros(0, np.uint8)
+        self._starts = np.concatenate(([0], np.cumsum(np.concatenate(self._counts))))
+        if self._starts[-1]:
+            self._hashes = np.memmap(self._path, np.uint32, "r")
 
-    def take(self, numbers: I64) -> list[str]:
-        """The texts with these numbers."""
-        return [bytes(self._raw[a:b]).decode() for a, b in zip(self._starts[numbers], self._starts[numbers + 1], strict=True)]
+    def sizes(self, numbers: I64) -> I64:
+        """Members, repeats included, of the sets with these numbers."""
+        sizes: I64 = self._starts[numbers + 1] - self._starts[numbers]
+        return sizes
+
+    def take(self, numbers: I64) -> text.Words:
+        """The sets with these numbers."""
+        counts = self.sizes(numbers)
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        places = np.arange(starts[-1]) + np.repeat(self._starts[numbers] - starts[:-1], counts)
+        return text.Words(self._hashes[places].astype(np.uint64) << np.uint64(32), starts)
 
     def remove(self) -> None:
         """Delete the file."""
@@ -59,20 +71,23 @@ class Clusters:
     verified: int
 
 
-def near_clusters(bands: Callable[[int], NDArray[np.uint32]], texts: TextFile, count: int, threshold: float) -> Clusters:
-    """Clusters of `count` distinct texts; `bands(k)` is the column of band k, `texts` holds them normalised.
+def near_clusters(bands: Callable[[int], NDArray[np.uint32]], sets: SetFile, count: int, threshold: float) -> Clusters:
+    """Clusters of `count` distinct texts; `bands(k)` is the column of band k, `sets` holds their sets.
 
     Texts are joined when they share a band and their Jaccard similarity (over words and word pairs) is at least
     `threshold`; clusters are chains of such pairs.
     """
-    packed = np.zeros(0, np.uint64)
+    found: list[U64] = []
     for number in range(text.NUM_BANDS):
-        packed = np.union1d(packed, _candidates(bands(number)))
+        found.append(_candidates(bands(number)))
+        if sum(map(len, found)) > _HELD:
+            found = [np.unique(np.concatenate(found))]
+    packed = np.unique(np.concatenate(found))
     left, right = (packed >> np.uint64(32)).astype(np.int64), (packed & np.uint64(0xFFFFFFFF)).astype(np.int64)
     keep = np.zeros(len(left), np.bool_)
     for first in range(0, len(left), _BATCH):
         part = slice(first, first + _BATCH)
-        keep[part] = similarity(texts, left[part], right[part]) >= threshold
+        keep[part] = similarity(sets, left[part], right[part]) >= threshold
     left, right = left[keep], right[keep]
     graph = coo_matrix((np.ones(len(left), np.bool_), (left, right)), shape=(count, count))
     return Clusters(connected_components(graph, directed=False)[1], len(keep), len(left))
@@ -93,7 +108,6 @@ def _candidates(keys: NDArray[np.uint32]) -> U64:
     return np.concatenate(found)
 
 
-def similarity(texts: TextFile, left: I64, right: I64) -> NDArray[np.float64]:
-    """Jaccard similarity of the texts `left` and `right`, float64 (P,)."""
-    sets = [text.shingles(text.words(texts.take(numbers))) for numbers in (left, right)]
-    return text.jaccard(*sets)
+def similarity(sets: SetFile, left: I64, right: I64) -> NDArray[np.float64]:
+    """Jaccard similarity of the sets `left` and `right`, float64 (P,)."""
+    return text.jaccard(sets.take(left), sets.take(right))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from albef_ds.errors import ConfigError
 from data_tools import duplicates
-from data_tools.caption_duplicates import TextFile, near_clusters
+from data_tools.caption_duplicates import SetFile, near_clusters
 from data_tools.captions import normalise
 from data_tools.columns import Columns
 from data_tools.stage import Stage, load_stage, open_stage
@@ -182,22 +182,22 @@ def _text_labels(
     number_of = np.empty(len(distinct), np.int64)
     number_of[np.argsort(first, kind="stable")] = np.arange(len(distinct))
     captions = alive[chosen]
-    texts = TextFile(folder)
+    sets = SetFile(folder)
     try:
-        _spill(columns, captions, texts)
-        found = near_clusters(lambda k: columns.caption(f"band_{k:02d}")[captions], texts, len(captions), config.jaccard)
+        _spill(columns, captions, sets)
+        found = near_clusters(lambda k: columns.caption(f"band_{k:02d}")[captions], sets, len(captions), config.jaccard)
     finally:
-        texts.remove()
+        sets.remove()
     figures |= {"caption_pairs_compared": found.candidates, "caption_pairs_alike": found.verified}
     figures["caption_clusters"] = len(np.unique(found.labels))
     return found.labels[number_of[inverse]].astype(np.int64), figures
 
 
-def _spill(columns: Columns, captions: I64, texts: TextFile) -> None:
+def _spill(columns: Columns, captions: I64, sets: SetFile) -> None:
     first = 0
     for chunk in columns.catalog.chunks:
         flat = columns.catalog.read(chunk, ["captions"])["captions"].combine_chunks().flatten()
         low, high = np.searchsorted(captions, [first, first + len(flat)])
-        texts.append([normalise(caption) for caption in flat.take(captions[low:high] - first).to_pylist()])
+        sets.append([normalise(caption) for caption in flat.take(captions[low:high] - first).to_pylist()])
         first += len(flat)
-    texts.finish()
+    sets.finish()

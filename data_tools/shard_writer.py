@@ -28,6 +28,7 @@ Sample = tuple[bytes, str, dict[str, Any]]
 
 WRITING_NAME = "_writing"  # marks a folder whose corpus is not finished, and so as ours to write into
 _BUFFER = 1 << 20
+_MAX_PARTS = 1000  # the kernel takes 1024 in one call
 _MODE_TO_OWNER = b"0000644\x00" + 2 * b"0000000\x00"
 _AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x00" + b"00" + bytes(64) + 2 * b"0000000\x00" + bytes(155 + 12)
 _MTIME = b"00000000000\0"
@@ -123,14 +124,17 @@ class ShardFile:
         self._parts += (tar_header(name, len(content)), content, bytes(blocks - BLOCK - len(content)))
         self.num_bytes += blocks
         self._buffered += blocks
-        if self._buffered >= _BUFFER:
+        if self._buffered >= _BUFFER or len(self._parts) > _MAX_PARTS:
             self._flush()
         return offset
 
     def _flush(self) -> None:
-        chunk = b"".join(self._parts)
-        self._hash.update(chunk)
-        write_all(self._file, chunk)
+        for part in self._parts:
+            self._hash.update(part)
+        # Gathered by the kernel, so that pictures are not copied here; it may take only part of them.
+        written = os.writev(self._file.fileno(), self._parts)
+        if written < self._buffered:
+            write_all(self._file, b"".join(self._parts)[written:])
         self._parts.clear()
         self._buffered = 0
 
@@ -138,6 +142,7 @@ class ShardFile:
         """Finish the tar and its index, flush both to disk and give them their final names, the tar last."""
         self._parts.append(bytes(2 * BLOCK))
         self.num_bytes += 2 * BLOCK
+        self._buffered += 2 * BLOCK
         self._flush()
         os.fsync(self._file.fileno())
         self._file.close()
