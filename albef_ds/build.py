@@ -10,7 +10,7 @@ from albef_ds import comm
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine import Engine, LocalEngine
 from albef_ds.errors import ConfigError
-from albef_ds.models.initial import load_text_encoder, load_visual_encoder
+from albef_ds.models.initial import load_mlm_head, load_text_encoder, load_visual_encoder
 from albef_ds.momentum import DenseMomentum
 from albef_ds.tasks.pretrain import PretrainTask
 
@@ -38,6 +38,8 @@ def load_initial_weights(task: PretrainTask, config: RunConfig) -> list[str]:
             raise ConfigError(f"init.{name} is not set: give a file of weights, or init.{name}={SCRATCH} for random weights")
         else:
             lines.append(f"{name}: {load(task.model, Path(source))}")
+    if config.init.text_encoder not in ("", SCRATCH):
+        lines.append(f"MLM head: {load_mlm_head(task.mlm_head, Path(config.init.text_encoder))}")
     return lines
 
 

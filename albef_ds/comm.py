@@ -11,6 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# torch 2.14 renamed the collectives on single tensors and warns at every use of the old names.
+all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+reduce_scatter_single = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
 
 def is_distributed() -> bool:
     """Whether a process group of more than one rank is up."""
@@ -39,7 +43,7 @@ def all_gather(tensor: Tensor) -> Tensor:
         return tensor.detach()
     tensor = tensor.detach().contiguous()
     output = tensor.new_empty((world_size() * tensor.shape[0], *tensor.shape[1:]))
-    dist.all_gather_into_tensor(output, tensor)
+    all_gather_single(output, tensor)
     return output
 
 
@@ -54,7 +58,7 @@ class _GatherWithGrad(torch.autograd.Function):
         # Every rank's loss may depend on this rank's rows: each rank receives the sum of what all say about its own.
         grad = grads[0].contiguous()
         own = grad.new_empty((ctx.rows, *grad.shape[1:]))
-        dist.reduce_scatter_tensor(own, grad)
+        reduce_scatter_single(own, grad)
         return own
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,18 @@ class RunLogger:
         self._window_wait = 0.0
         self._window_start = time.perf_counter()
 
-    def event(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Report something outside the rhythm of steps, such as an evaluation; `values` may nest. Recorded at the last step."""
+    def event(self, kind: str, values: Mapping[str, Any], shown: Collection[str] | None = None) -> None:
+        """Report something outside the rhythm of steps, such as an evaluation; `values` may nest. Recorded at the last step.
+
+        All of it is recorded; the line shows the entries named by `shown`, by default all.
+        """
         if not self._enabled:
             return
         started = time.perf_counter()
         record = dict(values)
         self._record(kind, self._last_step, record)
-        self._line(f"{kind} at step {self._last_step}: {_format(_flatten(record))}")
+        visible = {name: value for name, value in record.items() if shown is None or name in shown}
+        self._line(f"{kind} at step {self._last_step}: {_format(_flatten(visible))}")
         self._window_start += time.perf_counter() - started
 
     def message(self, text: str) -> None:

@@ -113,9 +113,9 @@ class Trainer:
         if config.train.dry_run_batch:
             self._dry_run()
         self._train()
-        self._evaluate()
-        saved = self._save()
-        self._say(f"saved {saved}")
+        self._say(f"saved {self._save()}")
+        if self.request.signal is None:
+            self._evaluate()
         return self._exit_code()
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ class Trainer:
         started = time.perf_counter()
         metrics = evaluate_retrieval(self.task, self.config, self.device)
         self.logger.pause(time.perf_counter() - started)
-        self.logger.event("evaluation", metrics)
+        self.logger.event("evaluation", metrics, shown=[name for name in metrics if name.endswith(("_r1", "_r10"))])
 
     def _save(self) -> Path:
         started = time.perf_counter()

@@ -83,7 +83,7 @@ class SampleBuilder:
             vocab_size=self.tokenizer.vocab_size,
         )
         pixels = transforms.augment(image, self.config, self.image_size, self.seed, position)
-        return Example(pixels, token_ids, masked_ids, labels, stable_id(image_id), stable_id(caption), position, key)
+        return Example(pixels, token_ids, masked_ids, labels, stable_id(image_id or key), stable_id(caption), position, key)
 
     def _caption(self, captions: Sequence[str], position: int) -> tuple[str, NDArray[np.int64]]:
         if not captions:

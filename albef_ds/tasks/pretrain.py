@@ -88,6 +88,13 @@ class PretrainTask(Task):
         return albef
 
     @property
+    def mlm_head(self) -> MLMHead:
+        """The student's MLM head."""
+        head = self.base["mlm_head"]
+        assert isinstance(head, MLMHead)
+        return head
+
+    @property
     def queue(self) -> FeatureQueue:
         """The feature queue."""
         queue: FeatureQueue = self.outside["queue"]

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from albef_ds import comm
@@ -107,7 +106,7 @@ def _all_gather(part: Tensor) -> tuple[Tensor, Any]:
     if not comm.is_distributed():
         return part[None], None
     gathered = part.new_empty((comm.world_size(), part.numel()))
-    return gathered, dist.all_gather_into_tensor(gathered.view(-1), part, async_op=True)
+    return gathered, comm.all_gather_single(gathered.view(-1), part, async_op=True)
 
 
 class ShardedMomentum:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def prepare_environment(device: torch.device) -> None:
 def init_distributed(device: torch.device) -> None:
     """Bring the process group up (gloo on CPU, nccl on GPU); nothing where it is up already."""
     prepare_environment(device)
+    # DeepSpeed calls torch's collectives by names that torch 2.14 warns about, once per call site and rank.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=r".*_(into_)?tensor` is deprecated")
     import deepspeed
 
     if device.type == "cpu":
