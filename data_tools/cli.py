@@ -82,7 +82,14 @@ def _filters(args: argparse.Namespace) -> FilterConfig:
 
 def _dedup(args: argparse.Namespace) -> DedupConfig:
     return DedupConfig(
-        args.radius, args.tolerance, args.min_variance, args.several_captions, args.max_pictures_per_caption, args.jaccard
+        radius=args.radius,
+        tolerance=args.tolerance,
+        min_variance=args.min_variance,
+        several_captions=args.several_captions,
+        max_pictures_per_caption=args.max_pictures_per_caption,
+        jaccard=args.jaccard,
+        embeddings=args.embeddings,
+        cosine=args.cosine,
     )
 
 
@@ -268,6 +275,8 @@ def _add_dedup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--several-captions", default=config.several_captions, help="all, best or drop (default %(default)s)")
     parser.add_argument("--max-pictures-per-caption", type=int, default=0, help="0: no limit (default)")
     parser.add_argument("--jaccard", type=float, default=config.jaccard, help="of near-duplicate captions (default %(default)s)")
+    parser.add_argument("--embeddings", default="", metavar="FILE", help="features of all catalog rows (.npy), compared too")
+    parser.add_argument("--cosine", type=float, default=config.cosine, help="of alike features (default %(default)s)")
 
 
 def _add_decontaminate(parser: argparse.ArgumentParser) -> None:

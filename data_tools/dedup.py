@@ -17,6 +17,7 @@ from data_tools import duplicates
 from data_tools.caption_duplicates import SetFile, near_clusters
 from data_tools.captions import normalise
 from data_tools.columns import Columns
+from data_tools.semantic import load_features, semantic_duplicates
 from data_tools.stage import Stage, load_stage, open_stage
 from data_tools.verdicts import DUPLICATE, KEPT, Verdicts
 
@@ -41,12 +42,18 @@ class DedupConfig:
     """A caption (with its near-duplicates) stays on at most this many pictures, the best ones; 0: no limit."""
     jaccard: float = 0.7
     """Near-duplicate captions have at least this Jaccard similarity of words and word pairs; 1: only equal words."""
+    embeddings: str = ""
+    """Features of all catalog rows, a `.npy` file; pictures alike in them are duplicates too. Empty: not compared."""
+    cosine: float = 0.95
+    """... from this cosine similarity on."""
 
     def __post_init__(self) -> None:
         if not -1 <= self.radius <= 16:
             raise ConfigError(f"dedup radius is {self.radius}: give -1 (off) or 0 to 16 bits")
         if not 0 <= self.tolerance <= 255:
             raise ConfigError(f"dedup tolerance is {self.tolerance}: give 0 to 255")
+        if not 0 < self.cosine <= 1:
+            raise ConfigError(f"dedup cosine is {self.cosine}: give a similarity above 0, at most 1")
         if not 0 < self.jaccard <= 1:
             raise ConfigError(f"dedup jaccard is {self.jaccard}: give a similarity above 0, at most 1")
         if self.several_captions not in get_args(SeveralCaptions):
@@ -62,7 +69,10 @@ def dedup_stage(work: Path, config: DedupConfig) -> Stage:
         ConfigError: the filter is not finished.
     """
     columns, before = Columns(work), load_stage(work, "filter")
-    stage = open_stage(work, "dedup", {"filter": before.digest, **asdict(config)}, is_map=False)
+    settings = {"filter": before.digest, **asdict(config)}
+    if config.embeddings and Path(config.embeddings).exists():
+        settings["embeddings_written"] = Path(config.embeddings).stat().st_mtime_ns
+    stage = open_stage(work, "dedup", settings, is_map=False)
     if stage.done:
         return stage
     verdicts = Verdicts.load(before.folder)
@@ -106,6 +116,10 @@ def drop_duplicate_pictures(columns: Columns, verdicts: Verdicts, config: DedupC
         found = duplicates.near(rows, phash, columns.colours, rank, radius=config.radius, tolerance=config.tolerance)
         figures["near_duplicates_unexamined"] = found.unexamined
         take("looks the same", found)
+    if config.embeddings:
+        rows = np.flatnonzero(verdicts.picture == KEPT)
+        features = load_features(Path(config.embeddings), columns.num_rows)
+        take("means the same", semantic_duplicates(rows, features, rank, config.cosine))
     verdicts.follow()
     return figures
 

@@ -22,6 +22,7 @@ from data_tools.filters import PRESETS, FilterConfig, filter_stage
 from data_tools.hashes import load_hashes
 from data_tools.pipeline import ChainConfig, append, build, make_hashes
 from data_tools.plan import PlanConfig, permutation, plan_stage, planned_samples, shard_bounds
+from data_tools.semantic import semantic_duplicates
 from data_tools.source import SourceSpec
 from data_tools.verdicts import Verdicts
 from tests.data_tools.pictures import encoded, folder_corpus, jpeg, scene
@@ -144,6 +145,30 @@ def test_chains_are_cut_each_dropped_picture_is_near_the_one_kept_for_it() -> No
     kept = np.setdiff1d(rows, found.rows)
     near = np.bitwise_count(chain[kept][:, None] ^ chain[kept]) <= 3
     assert near.sum() == len(kept) and 4 <= len(kept) < len(chain)
+
+
+def test_features_that_point_the_same_way_are_duplicates_across_clusters_of_any_number() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(1500, 16)).astype(np.float16)
+    copies = (base[:700].astype(np.float32) + rng.normal(scale=0.02, size=(700, 16))).astype(np.float16)
+    features = np.concatenate((base, copies * np.float16(2), np.zeros((3, 16), np.float16)))
+    rows = np.arange(len(features))
+    found = semantic_duplicates(rows, features, rows, 0.99)
+    units = features[: len(features) - 3].astype(np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    assert ((units[found.rows] * units[found.kept]).sum(axis=1) >= 0.99).all()
+    assert len(np.intersect1d(found.rows, np.arange(1500, 2200))) > 0.97 * 700
+    assert found.rows.max() < 2200 and len(found.rows) < 760
+
+
+def test_the_semantic_level_is_part_of_the_stage(tmp_path: Path) -> None:
+    np.save(tmp_path / "features.npy", np.array([[1, 0], [0, 1], [1, 0.01]], np.float32))
+    pictures: Pictures = {f"{i}.jpg": (jpeg(i), [f"caption {i}"]) for i in range(3)}
+    dropped, kept = deduped(tmp_path, pictures, embeddings=str(tmp_path / "features.npy"))
+    assert dropped == {"0.jpg": "duplicate: means the same"} and kept["2.jpg"] == ["caption 0", "caption 2"]
+    with pytest.raises(ConfigError, match="one float row for each of the 3"):
+        np.save(tmp_path / "short.npy", np.zeros((2, 2), np.float32))
+        dedup_stage(tmp_path / "work", DedupConfig(embeddings=str(tmp_path / "short.npy")))
 
 
 def test_filter_rules_count_each_reason(tmp_path: Path) -> None:

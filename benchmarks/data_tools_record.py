@@ -1,0 +1,43 @@
+"""Writes a record of a measurement as JSON and Markdown: command, hardware, versions, date, figures. Measures nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def hardware() -> str:
+    """Processor, cores and memory of this machine, and how busy it is."""
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
+    )
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) / 1e6
+    return f"{model or platform.processor()}, {os.cpu_count()} cores, {memory:.0f} GB; load average {os.getloadavg()[0]:.1f}"
+
+
+def write_record(
+    out: Path, title: str, notes: list[str], rows: list[dict[str, Any]], packages: list[str], facts: dict[str, Any]
+) -> None:
+    """Write OUT.json and OUT.md; `rows` become a table whose columns are the keys of the first."""
+    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    command = shlex.join(["python", "-m", Path(sys.argv[0]).stem.join(["benchmarks.", ""]), *sys.argv[1:]])
+    head = {"command": command, "date": date.today().isoformat(), "hardware": hardware(), "versions": versions, **facts}
+    out.with_suffix(".json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+    lines = [
+        f"# {title}",
+        "",
+        f"`{command}`, {head['date']}. {head['hardware']}; {', '.join(f'{k} {v}' for k, v in versions.items())}.",
+    ]
+    lines += ["", *notes, ""]
+    if rows:
+        lines += ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+        lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]
+    out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))

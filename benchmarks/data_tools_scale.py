@@ -1,0 +1,229 @@
+"""Dedup, decontamination and shard plan over a synthetic corpus of hashes and captions, without pictures.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.data_tools_scale --rows 14000000 --work FOLDER --out benchmarks/data_tools_scale
+
+The corpus has 3% equal files, 3% near-duplicate pictures, 3% flat pictures and 10% captions said before. Catalog and
+scan are made directly (not measured); every stage after them is the real one and runs in a process of its own, whose
+time and largest memory are recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.data_tools_peers import planted_hashes
+from benchmarks.data_tools_record import write_record
+from data_tools import hamming
+from data_tools.catalog import SCHEMA as CATALOG_SCHEMA
+from data_tools.decontaminate import DecontaminateConfig, Known, decontaminate_stage
+from data_tools.dedup import DedupConfig, dedup_stage
+from data_tools.executors import Parallel, run_tasks
+from data_tools.filters import FilterConfig, filter_stage
+from data_tools.hashes import SCHEMA as HASHES_SCHEMA
+from data_tools.images import COLOUR_BYTES
+from data_tools.plan import PlanConfig, plan_stage
+from data_tools.scan import describe_captions
+from data_tools.stage import Stage
+from data_tools.storage import save_json, save_table
+
+CHUNK = 20_000
+EVALUATION = 40_000
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One chunk of the synthetic corpus."""
+
+    work: Path
+    number: int
+    first: int
+    rows: int
+
+
+def base_hash(rows: Any) -> Any:
+    """A hash per row number, the same wherever it is asked for."""
+    values = (rows.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    values ^= values >> np.uint64(29)
+    values *= np.uint64(0xBF58476D1CE4E5B9)
+    return values ^ (values >> np.uint64(32))
+
+
+def make_chunk(chunk: Chunk) -> int:
+    """Write the catalog and scan files of one chunk."""
+    rng = np.random.default_rng(chunk.number)
+    rows = np.arange(chunk.first, chunk.first + chunk.rows)
+    kind = rng.random(chunk.rows)
+    earlier = rng.integers(0, np.maximum(rows, 1))
+    same, near, flat = kind < 0.03, (kind >= 0.03) & (kind < 0.06), (kind >= 0.06) & (kind < 0.09)
+    origin = np.where(same | near, earlier, rows)
+    content, phash = base_hash(np.where(same, origin, rows)), base_hash(origin + 10**9)
+    phash ^= np.where(near, np.uint64(1) << rng.integers(0, 64, chunk.rows, dtype=np.uint64), np.uint64(0))
+    phash = np.where(flat, np.uint64(0xAAAA000000000000) ^ rng.integers(0, 4096, chunk.rows, dtype=np.uint64), phash)
+    colours = np.repeat((phash >> np.uint64(56)).astype(np.uint8)[:, None] & 0xF0, COLOUR_BYTES, axis=1)
+    colours[near] = ((base_hash(origin[near] + 10**9) >> np.uint64(56)).astype(np.uint8) & 0xF0)[:, None]
+    words = np.array([f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "ss", "lt", "mp", "x", "y", "d")])
+    texts = []
+    source = np.where(rng.random(chunk.rows) < 0.1, earlier, rows)
+    picks = base_hash(source[:, None] * 16 + np.arange(12)[None]) % np.uint64(len(words))
+    lengths = 6 + base_hash(source + 7) % np.uint64(7)
+    for line, length, row, own in zip(picks, lengths.tolist(), rows.tolist(), source.tolist(), strict=True):
+        texts.append([" ".join(words[line[:length]]) + (f" again{row % 10}" if row != own else "")])
+    empty = pa.array([""] * chunk.rows, pa.string())
+    ids = [f"{row // 10_000:05d}/{row:09d}.jpg" for row in rows.tolist()]
+    name = f"00000-{chunk.number:05d}"
+    minus = np.full(chunk.rows, -1, np.int64)
+    paths = [f"/data/cc12m/{name}" for name in ids]
+    catalog = dict(zip(CATALOG_SCHEMA.names, [ids, paths, minus, minus, texts, empty, empty, empty], strict=True))
+    save_table(chunk.work / "catalog" / f"{name}.parquet", pa.table(catalog, schema=CATALOG_SCHEMA))
+    save_table(chunk.work / "scan" / f"{name}.captions.parquet", describe_captions(texts))
+    size = rng.integers(256, 1024, (2, chunk.rows)).astype(np.int32)
+    raw = [None, pa.py_buffer(colours.tobytes())]
+    scan = {
+        "status": empty.dictionary_encode(), "num_bytes": rng.integers(20_000, 300_000, chunk.rows),
+        "bytes_hi": content, "bytes_lo": base_hash(content), "pixels_hi": content, "pixels_lo": base_hash(content + np.uint64(5)),
+        "format": empty.dictionary_encode(), "mode": empty.dictionary_encode(), "width": size[0], "height": size[1],
+        "orientation": np.ones(chunk.rows, np.int8), "phash": phash, "variance": np.where(flat, 1.0, 900.0).astype(np.float32),
+        "colours": pa.FixedSizeBinaryArray.from_buffers(pa.binary(COLOUR_BYTES), chunk.rows, raw),
+    }  # fmt: skip
+    save_table(chunk.work / "scan" / f"{name}.parquet", pa.table(scan))
+    return chunk.rows
+
+
+def make_corpus(work: Path, rows: int, workers: int) -> None:
+    """Write catalog and scan of `rows` pictures and an evaluation set that holds some of them."""
+    chunks = [Chunk(work, number, first, min(CHUNK, rows - first)) for number, first in enumerate(range(0, rows, CHUNK))]
+    run_tasks(make_chunk, chunks, Parallel(workers), "make", size_of=lambda chunk: chunk.rows)
+    listed = [{"name": f"00000-{c.number:05d}", "source": "cc12m", "first_row": c.first, "num_rows": c.rows} for c in chunks]
+    sources = {"cc12m": {"kind": "synthetic", "listed": rows, "problems": {}, "examples": {}}}
+    save_json(work / "catalog/settings.json", {"digest": "synthetic", "settings": {}})
+    save_json(work / "catalog/done.json", {"num_rows": rows, "chunks": listed, "sources": sources})
+    save_json(work / "scan/settings.json", {"digest": f"synthetic {rows}", "settings": {}})
+    save_json(work / "scan/done.json", {"num_captions": rows, "status": {"cc12m": {"": rows}}, "contents": ""})
+    rng = np.random.default_rng(99)
+    taken = rng.choice(rows, min(EVALUATION, rows) // 4, replace=False)
+    phash = np.concatenate((base_hash(taken + 10**9), rng.integers(0, 2**64, EVALUATION - len(taken), dtype=np.uint64)))
+    other = rng.integers(1, 2**63, (4, EVALUATION), dtype=np.uint64)
+    colours = np.repeat((phash >> np.uint64(56)).astype(np.uint8)[:, None] & 0xF0, COLOUR_BYTES, axis=1)
+    names = [str(i) for i in range(EVALUATION)]
+    columns = [
+        ["test"] * EVALUATION,
+        names,
+        names,
+        *other,
+        phash,
+        np.full(EVALUATION, 900, np.float32),
+        [row.tobytes() for row in colours],
+    ]
+    save_table(work / "test.parquet", pa.table(dict(zip(HASHES_SCHEMA.names, columns, strict=True)), schema=HASHES_SCHEMA))
+
+
+def alone(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Call `function` in a new process; its result with CPU seconds, wall seconds and largest memory."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (function, arguments))
+
+
+def _measured(function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> dict[str, Any]:
+    cpu, wall = time.process_time(), time.perf_counter()
+    found = function(*arguments)
+    figures = {"CPU s": f"{time.process_time() - cpu:.1f}", "wall s": f"{time.perf_counter() - wall:.1f}"}
+    return {
+        "stage": function.__name__,
+        **figures,
+        "GB": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}",
+        **found,
+    }
+
+
+def _counts(stage: Stage) -> str:
+    counts = stage.summary["counts"].items()
+    return ", ".join(
+        f"{reason} {c['pictures']:,} pictures {c['captions']:,} captions"
+        for reason, c in counts
+        if c["pictures"] or c["captions"]
+    )
+
+
+def filter_rows(work: Path) -> dict[str, Any]:
+    """The filter stage."""
+    return {"found": _counts(filter_stage(work, FilterConfig(min_words=3)))}
+
+
+def dedup(work: Path) -> dict[str, Any]:
+    """The dedup stage, near-duplicate captions included."""
+    stage = dedup_stage(work, DedupConfig(max_pictures_per_caption=5))
+    figures = {key: value for key, value in stage.summary.items() if isinstance(value, int)}
+    return {"found": f"{_counts(stage)}; {json.dumps(figures)}"}
+
+
+def decontaminate(work: Path) -> dict[str, Any]:
+    """The decontaminate stage against 40,000 evaluation pictures, 10,000 of them in the corpus."""
+    stage = decontaminate_stage(work, [Known("test", work / "test.parquet", DecontaminateConfig())], {})
+    return {"found": json.dumps(stage.summary["sets"]["test"]["ways"])}
+
+
+def plan(work: Path) -> dict[str, Any]:
+    """The plan stage: permutation, plan per shard, table of decisions, fingerprints."""
+    summary = plan_stage(work, PlanConfig(samples_per_shard=10_000)).summary
+    return {"found": f"{summary['num_samples']:,} samples in {summary['num_shards']:,} shards"}
+
+
+def near_pairs(path: Path) -> dict[str, Any]:
+    """Pairs within 3 bits among distinct hashes of a file."""
+    distinct = np.unique(np.load(path))
+    found = hamming.near_pairs(distinct, 3)
+    return {"found": f"{len(distinct):,} distinct hashes, {len(found.left):,} pairs, {found.bounded_rows:,} rows in bounded runs"}
+
+
+def main() -> None:
+    """Measure and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=14_000_000)
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for about 700 bytes a row; the corpus there is made if missing"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes that make the corpus")
+    parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    rows = []
+    hashes = planted_hashes(args.rows)
+    np.save(args.work / "hashes.npy", hashes)
+    rows.append(alone(near_pairs, args.work / "hashes.npy") | {"stage": "near_pairs, radius 3"})
+    rng = np.random.default_rng(1)
+    some = rng.choice(len(hashes), int(0.03 * len(hashes)), replace=False)
+    hashes[some] = np.uint64(0xAAAA000000000000)
+    for _ in range(3):
+        hashes[some] ^= np.uint64(1) << rng.integers(0, 64, len(some), dtype=np.uint64)
+    np.save(args.work / "hashes.npy", hashes)
+    del hashes
+    rows.append(alone(near_pairs, args.work / "hashes.npy") | {"stage": "near_pairs, 3% within 3 bits of one flat hash"})
+    if not (args.work / "test.parquet").exists():
+        make_corpus(args.work, args.rows, args.workers)
+    for function in (filter_rows, dedup, decontaminate, plan):
+        shutil.rmtree(args.work / function.__name__.removesuffix("_rows"), ignore_errors=True)
+        rows.append(alone(function, args.work))
+    factor = f"{400e6 / args.rows:.1f}"
+    notes = [
+        f"{args.rows:,} rows, each stage in a process of its own. Time grows as n log n and memory as n, so for 400 M rows",
+        f"multiply by {factor}: time stays in hours, memory is more than one node has and columns would have to be spilled.",
+    ]
+    write_record(
+        args.out, "Dedup, decontamination and plan at scale", notes, rows, ["numpy", "scipy", "pyarrow"], {"rows": args.rows}
+    )
+
+
+if __name__ == "__main__":
+    main()
