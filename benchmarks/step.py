@@ -1,0 +1,130 @@
+"""Time and FLOPs of one optimizer step of the base model: the plain form against the exact savings, in fp32 and bf16.
+
+    python -m benchmarks.step --out benchmarks/step
+
+The plain form computes as the released code does: keys and values projected again for every pass, vocabulary logits at
+every position, whole last layers, one pass after another. All variants take steps in turn within one process, so that what
+else runs on the machine disturbs them alike. Losses are compared: the savings change nothing beyond rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig, TrainConfig
+from albef_ds.data.mock import mock_batch
+from albef_ds.engine import LocalEngine
+from albef_ds.momentum import DenseMomentum
+from albef_ds.tasks.pretrain import PretrainTask
+from albef_ds.types import ImageTextBatch
+from benchmarks.record import write_record
+
+PLAIN = ComputeConfig(attention="plain", share_cross_kv=False, mlm_masked_only=False, itm_cls_only=False, one_fusion_call=False)
+SCHEDULE = {"alpha": 0.4}
+
+
+@dataclass
+class Variant:
+    """One way to compute, with its engine and what was measured."""
+
+    name: str
+    compute: ComputeConfig
+    autocast: bool
+    engine: LocalEngine | None = None
+    gflop: float = 0.0
+    loss: float = 0.0
+    seconds: list[float] | None = None
+
+
+def batch_of(config: RunConfig) -> ImageTextBatch:
+    """Random pictures and captions at full length, 15% of the tokens masked."""
+    torch.manual_seed(1)
+    batch = mock_batch(config)
+    batch.images.normal_()
+    batch.token_ids[:, 1:] = torch.randint(1000, config.model.text.vocab_size, batch.token_ids[:, 1:].shape)
+    batch.mlm_labels.fill_(-100)
+    per_row = round(config.data.mlm_probability * (config.data.max_tokens - 1))
+    batch.mlm_labels[:, 1 : 1 + per_row] = batch.token_ids[:, 1 : 1 + per_row]
+    return batch
+
+
+def build(config: RunConfig, variant: Variant, device: torch.device) -> LocalEngine:
+    """The base model with a full queue; dropout off, so that all variants compute the same numbers."""
+    torch.manual_seed(0)
+    task = PretrainTask(config.model, variant.compute, config.task)
+    task.attach_momentum(DenseMomentum(task.base, config.task.momentum))
+    return LocalEngine(task.train(), config.optim, device, autocast=variant.autocast)
+
+
+def main() -> None:
+    """Measure and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
+    parser.add_argument("--batch", type=int, default=8, help="samples per step (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=30, help="caption length (%(default)s)")
+    parser.add_argument("--repetitions", type=int, default=3, help="timed steps per variant (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    model = ModelConfig()
+    object.__setattr__(model.text, "dropout", 0.0)
+    config = RunConfig(
+        model=model,
+        task=PretrainConfig(mask_unfilled_queue=False),
+        data=DataConfig(max_tokens=args.tokens),
+        optim=OptimConfig(),
+        train=TrainConfig(micro_batch_size=args.batch, global_batch_size=args.batch),
+    )
+    variants = [
+        Variant("plain, fp32", PLAIN, False),
+        Variant("exact savings, fp32", ComputeConfig(), False),
+        Variant("plain, bf16 autocast", PLAIN, True),
+        Variant("exact savings, bf16 autocast", ComputeConfig(), True),
+    ]
+    batch = batch_of(config).to(device)
+    for variant in variants:
+        engine = variant.engine = build(config, variant, device)
+        with FlopCounterMode(display=False) as counter:
+            result = engine.train_step([batch], SCHEDULE, 0.0)
+        variant.gflop = counter.get_total_flops() / 1e9
+        variant.loss = sum(result.losses.values())
+        variant.seconds = []
+        print(f"{variant.name}: {variant.gflop:.0f} GFLOP, loss {variant.loss:.6f}", flush=True)
+    for _ in range(args.repetitions):
+        for variant in variants:
+            assert variant.engine is not None and variant.seconds is not None
+            start = time.perf_counter()
+            variant.engine.train_step([batch], SCHEDULE, 0.0)  # ends with reading the losses: the device is done
+            variant.seconds.append(time.perf_counter() - start)
+    base = statistics.median(variants[0].seconds or [0.0])
+    rows = [
+        {
+            "variant": v.name,
+            "GFLOP": round(v.gflop),
+            "FLOPs, plain / this": round(variants[0].gflop / v.gflop, 3),
+            "s per step, median": round(statistics.median(v.seconds or [0.0]), 2),
+            "least": round(min(v.seconds or [0.0]), 2),
+            "time, plain fp32 / this": round(base / statistics.median(v.seconds or [1.0]), 2),
+            "loss": round(v.loss, 6),
+        }
+        for v in variants
+    ]
+    notes = [
+        f"Base model (ViT-B/16, {config.model.vision.image_size} px, 6 + 6 BERT layers), batch {args.batch}, {args.tokens} tokens, "
+        f"queue {config.task.queue_size} full, alpha 0.4, AdamW and the momentum update included; {args.threads} thread(s), "
+        f"{args.repetitions} timed steps per variant in turn. Multiply-adds count as 2 FLOPs; element-wise work is not counted.",
+    ]
+    write_record(args.out, "One step of the base model", notes, rows, ["torch", "timm"], {"threads": args.threads})
+
+
+if __name__ == "__main__":
+    main()
