@@ -22,8 +22,8 @@ def resolve_device(name: str) -> torch.device:
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether the hardware has bf16 arithmetic; emulation would be slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

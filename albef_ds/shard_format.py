@@ -123,7 +123,7 @@ def load_index(folder: Path, shard: ShardEntry) -> NDArray[np.int64]:
     """
     path = folder / index_name(shard.name)
     try:
-        index = np.load(path, allow_pickle=False)
+        index: NDArray[np.int64] = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: copy it again or rebuild it with `albef-data index {folder}`") from None
     except (OSError, ValueError, EOFError) as error:

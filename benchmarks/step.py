@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from benchmarks.record import write_record
 from torch.utils.flop_counter import FlopCounterMode
 
 from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig, TrainConfig
@@ -24,7 +25,6 @@ from albef_ds.engine import LocalEngine
 from albef_ds.momentum import DenseMomentum
 from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.types import ImageTextBatch
-from benchmarks.record import write_record
 
 PLAIN = ComputeConfig(attention="plain", share_cross_kv=False, mlm_masked_only=False, itm_cls_only=False, one_fusion_call=False)
 SCHEDULE = {"alpha": 0.4}
@@ -119,8 +119,8 @@ def main() -> None:
         for v in variants
     ]
     notes = [
-        f"Base model (ViT-B/16, {config.model.vision.image_size} px, 6 + 6 BERT layers), batch {args.batch}, {args.tokens} tokens, "
-        f"queue {config.task.queue_size} full, alpha 0.4, AdamW and the momentum update included; {args.threads} thread(s), "
+        f"Base model (ViT-B/16, {config.model.vision.image_size} px, 6 + 6 BERT layers), batch {args.batch}, {args.tokens} tokens,"
+        f" queue {config.task.queue_size} full, alpha 0.4, AdamW and the momentum update included; {args.threads} thread(s), "
         f"{args.repetitions} timed steps per variant in turn. Multiply-adds count as 2 FLOPs; element-wise work is not counted.",
     ]
     write_record(args.out, "One step of the base model", notes, rows, ["torch", "timm"], {"threads": args.threads})
