@@ -30,7 +30,7 @@ class Progress:
         limits = []
         if self.config.max_steps:
             limits.append(self.config.max_steps)
-        if self.num_samples:
+        if self.num_samples and self.config.epochs:
             limits.append(-(-int(self.config.epochs * self.num_samples) // self.config.global_batch_size))
         return max(1, min(limits)) if limits else None
 
