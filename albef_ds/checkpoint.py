@@ -7,7 +7,7 @@
         momentum.safetensors the momentum model, likewise
         queue.pt             features, ids, pointer
         engine/              optimizer state as the engine saves it
-        rng-RANK.pt          generator state per rank
+        rng-RANK.pt          generator states per rank
 
 Weights are whole, so a folder can be evaluated or used as initial weights on any machine.
 """
@@ -19,7 +19,6 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -28,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from albef_ds import comm
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig, TrainConfig
-from albef_ds.engine import Engine
+from albef_ds.engine import Engine, first_line, read_torch_file
 from albef_ds.errors import ConfigError
 from albef_ds.progress import Progress
 from albef_ds.tasks.pretrain import PretrainTask
@@ -42,13 +41,17 @@ def save_checkpoint(output: Path, config: RunConfig, engine: Engine, task: Pretr
     final = output / FOLDER / f"step-{progress.step:07d}"
     temporary = final.with_name(final.name + ".tmp")
     if comm.rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for leftover in final.parent.glob("step-*.tmp"):  # of a run that was killed while it saved
+            shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir(parents=True)
     comm.barrier()
     student = engine.full_state_dict()
     momentum = task.momentum.full_state_dict()
     engine.save(temporary / "engine")
-    torch.save(torch.get_rng_state(), temporary / f"rng-{comm.rank()}.pt")
+    generators = {"cpu": torch.get_rng_state()}
+    if engine.device.type == "cuda":
+        generators["cuda"] = torch.cuda.get_rng_state(engine.device)
+    torch.save(generators, temporary / f"rng-{comm.rank()}.pt")
     if comm.rank() == 0:
         save_file(student, temporary / "student.safetensors")
         save_file(momentum, temporary / "momentum.safetensors")
@@ -65,9 +68,11 @@ def save_checkpoint(output: Path, config: RunConfig, engine: Engine, task: Pretr
         (temporary / STATE_NAME).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     comm.barrier()
     if comm.rank() == 0:
+        replaced = final.with_name(final.name + ".old.tmp")
         if final.exists():
-            shutil.rmtree(final)
+            os.replace(final, replaced)
         os.replace(temporary, final)
+        shutil.rmtree(replaced, ignore_errors=True)
     comm.barrier()
     return final
 
@@ -113,12 +118,22 @@ def load_checkpoint(folder: Path, engine: Engine, task: PretrainTask) -> None:
     """Restore weights, optimizer, momentum model, queue and generators; all ranks call it, as many as wrote it.
 
     Raises:
-        ConfigError: a file that is missing or damaged.
+        ConfigError: a file that is missing or damaged, or another model or queue.
     """
     engine.load(folder / "engine")
-    task.momentum.load_full_state_dict(_tensors(folder / "momentum.safetensors"))
-    task.queue.load_state_dict(_torch_file(folder / "queue.pt"))
-    torch.set_rng_state(_torch_file(folder / f"rng-{comm.rank()}.pt"))
+    momentum = _tensors(folder / "momentum.safetensors")
+    queue = read_torch_file(folder / "queue.pt")
+    generators = read_torch_file(folder / f"rng-{comm.rank()}.pt")
+    try:
+        task.momentum.load_full_state_dict(momentum)
+        task.queue.load_state_dict(queue)
+        torch.set_rng_state(generators["cpu"])
+        if engine.device.type == "cuda" and "cuda" in generators:
+            torch.cuda.set_rng_state(generators["cuda"], engine.device)
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder} does not fit this run ({first_line(error)}): keep the settings in {folder / 'config.json'}"
+        ) from None
 
 
 def load_task_weights(task: PretrainTask, folder: Path) -> str:
@@ -152,11 +167,4 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): take another checkpoint") from None
-
-
-def _torch_file(path: Path) -> Any:
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): take another checkpoint") from None

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +30,7 @@ class StepResult:
     grad_norm: float
     """Global L2 norm before clipping."""
     skipped: bool
-    """The optimizer did not move (overflow, non-finite numbers); momentum, queue and schedule did not either."""
+    """The optimizer did not move (overflow, non-finite numbers); momentum and queue did not either."""
 
 
 class Engine(Protocol):
@@ -43,7 +44,7 @@ class Engine(Protocol):
         ...
 
     def dry_run(self, batch: Any, schedule: Mapping[str, float]) -> None:
-        """Forward and backward of a mock batch that leaves no trace in weights, optimizer or queue."""
+        """Forward and backward of a mock batch that leaves no trace in weights, optimizer, queue or generators."""
         ...
 
     def full_state_dict(self) -> dict[str, Tensor]:
@@ -55,8 +56,32 @@ class Engine(Protocol):
         ...
 
     def load(self, folder: Path) -> None:
-        """Restore weights and optimizer from what `save` wrote at the same number of ranks."""
+        """Restore weights and optimizer from what `save` wrote at the same number of ranks.
+
+        Raises:
+            ConfigError: a file is missing or damaged, or holds another model.
+        """
         ...
+
+
+@contextlib.contextmanager
+def generators_kept(device: torch.device) -> Iterator[None]:
+    """Give back the random generators' states (CPU, and `device` if it is a GPU) after the block."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def read_torch_file(path: Path, device: torch.device | str = "cpu") -> Any:
+    """What `torch.save` wrote to `path`, tensors and plain values only; `ConfigError` if it is missing or damaged."""
+    try:
+        return torch.load(path, weights_only=True, map_location=device)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"{path} cannot be read ({first_line(error)}): take another checkpoint") from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text: torch's and DeepSpeed's run over pages."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :.")
 
 
 def mean_scalars(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
@@ -122,7 +147,8 @@ class LocalEngine:
 
     def dry_run(self, batch: Any, schedule: Mapping[str, float]) -> None:
         """See `Engine.dry_run`."""
-        self._forward_backward(batch, schedule, 1.0)
+        with generators_kept(self.device):
+            self._forward_backward(batch, schedule, 1.0)
         self.optimizer.zero_grad()
         self.task.after_skipped_step()
 
@@ -137,9 +163,12 @@ class LocalEngine:
 
     def load(self, folder: Path) -> None:
         """See `Engine.load`."""
+        state = read_torch_file(folder / "local.pt", self.device)
         try:
-            state = torch.load(folder / "local.pt", weights_only=True, map_location=self.device)
-        except (OSError, RuntimeError, EOFError) as error:
-            raise ConfigError(f"{folder / 'local.pt'} cannot be read ({error}): take another checkpoint") from None
-        self.task.load_state_dict(state["task"])
-        self.optimizer.load_state_dict(state["optimizer"])
+            self.task.load_state_dict(state["task"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{folder / 'local.pt'} does not fit this run ({first_line(error)}): keep the settings in "
+                f"{folder.parent / 'config.json'}"
+            ) from None

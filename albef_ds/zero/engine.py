@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from albef_ds.config.schema import RunConfig
-from albef_ds.engine import StepResult, finish_step, mean_scalars
+from albef_ds.engine import StepResult, finish_step, first_line, generators_kept, mean_scalars
 from albef_ds.errors import ConfigError
 from albef_ds.optim import parameter_groups
 from albef_ds.task import Task
@@ -33,6 +35,7 @@ class ZeroEngine:
         self.engine, *_ = deepspeed.initialize(model=task, optimizer=optimizer, config=ds_config)
         task.move_outside(device)
         internals.check_gradients_in_every_precision(self.engine)
+        internals.link_masters(self.engine)
         self.accumulation_steps = ds_config["gradient_accumulation_steps"]
 
     def _forward_backward(self, batch: Any, schedule: Mapping[str, float], scale: float) -> tuple[dict[str, Tensor], ...]:
@@ -47,12 +50,17 @@ class ZeroEngine:
             group["lr"] = learning_rate
         parts = []
         grad_norm = 0.0
+        skipped = False
         for number, batch in enumerate(micro_batches, start=1):
             parts.append(self._forward_backward(batch, schedule, 1.0))
             if number == len(micro_batches) and not self._is_zero_optimizer:
                 grad_norm = self._plain_grad_norm()
-            self.engine.step()
-        skipped = not self.engine.was_step_applied()
+                skipped = not math.isfinite(grad_norm)
+            if skipped:
+                internals.skip_step(self.engine)
+            else:
+                self.engine.step()
+        skipped = skipped or not self.engine.was_step_applied()
         if self._is_zero_optimizer:
             grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
         if not skipped:
@@ -72,11 +80,10 @@ class ZeroEngine:
 
     def dry_run(self, batch: Any, schedule: Mapping[str, float]) -> None:
         """See `Engine.dry_run`: gradients scaled by 0 are what an empty accumulator holds."""
-        rng = torch.get_rng_state()
-        self._forward_backward(batch, schedule, 0.0)
+        with generators_kept(self.device):
+            self._forward_backward(batch, schedule, 0.0)
         self.engine.optimizer.zero_grad()
         self.task.after_skipped_step()
-        torch.set_rng_state(rng)
 
     def full_state_dict(self) -> dict[str, Tensor]:
         """See `Engine.full_state_dict`."""
@@ -88,6 +95,12 @@ class ZeroEngine:
 
     def load(self, folder: Path) -> None:
         """See `Engine.load`."""
-        path, _ = self.engine.load_checkpoint(str(folder), tag=_TAG)
+        try:
+            path, _ = self.engine.load_checkpoint(str(folder), tag=_TAG)
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, AssertionError, pickle.UnpicklingError) as error:
+            raise ConfigError(
+                f"{folder} cannot be loaded ({first_line(error)}): take another checkpoint, or keep the settings in "
+                f"{folder.parent / 'config.json'}"
+            ) from None
         if path is None:
             raise ConfigError(f"{folder} holds no state that DeepSpeed can load: take another checkpoint")

@@ -20,6 +20,26 @@ def check_gradients_in_every_precision(engine: Any) -> None:
         engine.optimizer.check_grad_overflow = True
 
 
+def skip_step(engine: Any) -> None:
+    """Take the place of `engine.step()` at stage 0 in fp32, whose bare optimizer would follow gradients that are not finite."""
+    engine.zero_grad()
+    engine.micro_steps += 1
+
+
+def link_masters(engine: Any) -> None:
+    """Tell the parameters their fp32 masters at stage 0 in fp16 and bf16, where DeepSpeed leaves no link to them."""
+    if engine.zero_optimization_stage() > 0:
+        return
+    optimizer = engine.optimizer
+    for number, group in enumerate(getattr(optimizer, "fp16_groups", [])):
+        if hasattr(optimizer, "fp32_groups"):
+            masters = optimizer.fp32_groups[number]
+        else:
+            masters = torch.split(optimizer.fp32_groups_flat[number].detach(), [parameter.numel() for parameter in group])
+        for parameter, master in zip(group, masters, strict=True):
+            parameter._fp32_master = master.detach().view(parameter.shape)
+
+
 @torch.no_grad()
 def clamp(parameter: nn.Parameter, low: float, high: float) -> None:
     """Clamp a small parameter on the fp32 master and on the copy that the forward sees; all ranks call it together."""
@@ -30,11 +50,18 @@ def clamp(parameter: nn.Parameter, low: float, high: float) -> None:
         if hasattr(parameter, "_hp_mapping"):
             master: Tensor = safe_get_full_fp32_param(parameter)
             safe_set_full_fp32_param(parameter, master.clamp(low, high))
+        elif hasattr(parameter, "_fp32_master"):
+            parameter._fp32_master.clamp_(low, high)
         parameter.clamp_(low, high)
         return
     full: Tensor = safe_get_full_fp32_param(parameter)
     if bool(((full < low) | (full > high)).any()):
-        safe_set_full_fp32_param(parameter, full.clamp(low, high))
+        full.clamp_(low, high)
+        safe_set_full_fp32_param(parameter, full)
+        # DeepSpeed sets the master alone; the copies would follow only with the next step.
+        parameter.ds_tensor.data.copy_(local_part(parameter))  # type: ignore[attr-defined]
+        if parameter.numel() == full.numel():  # kept whole between uses, as small parameters are
+            parameter.copy_(full.view_as(parameter))
 
 
 def local_part(parameter: nn.Parameter) -> Tensor:
@@ -51,6 +78,9 @@ def local_part(parameter: nn.Parameter) -> Tensor:
 
 def full_master(parameter: nn.Parameter) -> Tensor:
     """The whole parameter in fp32, from the master weights where DeepSpeed keeps any; all ranks call it together."""
+    if hasattr(parameter, "_fp32_master"):
+        master: Tensor = parameter._fp32_master
+        return master.clone()
     if is_partitioned(parameter) or getattr(parameter, "_hp_mapping", None) is not None or hasattr(parameter, "_dp_group"):
         full: Tensor | None = safe_get_full_fp32_param(parameter)
         if full is not None:
