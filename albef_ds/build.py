@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -70,7 +71,13 @@ def build_engine(task: PretrainTask, config: RunConfig, device: torch.device, pr
 
 
 def start_ranks(config: RunConfig, device: torch.device) -> None:
-    """Bring up the process group where the engine needs one."""
+    """Bring up the process group where the engine needs one.
+
+    Raises:
+        ConfigError: several ranks were launched for an engine that has one, or the launch variables are incomplete.
+    """
+    if config.engine.kind == "local" and int(os.environ.get("WORLD_SIZE") or "1") > 1:
+        raise ConfigError("engine.kind=local runs one process: use engine.kind=zero for several ranks")
     if config.engine.kind == "zero":
         from albef_ds.zero.setup import init_distributed
 

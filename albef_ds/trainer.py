@@ -82,14 +82,13 @@ class Trainer:
         self.progress.num_samples = self.stream.num_samples
         if self.stream.num_samples is None and not (config.train.max_steps or config.train.max_minutes):
             raise ConfigError("data.shards has no manifest, so its length is unknown: set train.max_steps or train.max_minutes")
-        self.logger = RunLogger(self.output, comm.rank() == 0, config.train.progress, self.progress.total_steps)
         self.accumulation = config.accumulation_steps(comm.world_size())
+        self.logger = self._open_output()
 
     def run(self) -> int:
         """Build, train to the end or until told to stop, evaluate, save."""
         config = self.config
         precision = resolve_precision(config.engine.precision, self.device)
-        self._prepare_output()
         self._say(
             f"{comm.world_size()} x {self.device.type}, {precision}, "
             f"{config.engine.kind if config.engine.kind == 'local' else f'ZeRO stage {config.engine.stage}'}, global batch "
@@ -126,13 +125,16 @@ class Trainer:
     def _say(self, text: str) -> None:
         self.logger.message(text)
 
-    def _prepare_output(self) -> None:
-        if comm.rank() == 0:
-            try:
+    def _open_output(self) -> RunLogger:
+        """Write config.json and open the log."""
+        try:
+            if comm.rank() == 0:
                 files.save(self.config, self.output / "config.json")
-            except OSError as error:
-                raise ConfigError(f"output {self.output} cannot be written ({error}): give another --output") from None
+            logger = RunLogger(self.output, comm.rank() == 0, self.config.train.progress, self.progress.total_steps)
+        except OSError as error:
+            raise ConfigError(f"output {self.output} cannot be written ({error}): give another --output") from None
         comm.barrier()
+        return logger
 
     def _dry_run(self) -> None:
         """A full-size mock batch before step 1: running out of memory is met now, not at the longest caption."""
@@ -174,12 +176,18 @@ class Trainer:
         if write:
             losses = comm.all_reduce_mean(result.losses, self.device)
             metrics = comm.all_reduce_mean(result.metrics, self.device)
+            broken = comm.all_reduce_mean({"broken_samples": float(self._broken_samples())}, self.device)
+            metrics |= {name: value * comm.world_size() for name, value in broken.items() if value}
             values |= {"loss": sum(losses.values())} | {f"loss_{name}": value for name, value in losses.items()}
             values |= metrics | schedule
             values |= {"learning_rate": rate, "grad_norm": result.grad_norm, "epoch": progress.epoch}
         if result.skipped:
             self._say(f"step {progress.step}: the gradients are not finite, optimizer, momentum and queue did not move")
         self.logger.step(progress.step, values, samples=train.global_batch_size, write=write)
+
+    def _broken_samples(self) -> int:
+        """Samples that this rank found broken and replaced by others."""
+        return sum(sum(reasons.values()) for reasons in self.stream.broken_counts().values())
 
     def _agree_to_stop(self) -> bool:
         """Whether any rank was told to stop; also makes rank 0's clock everyone's."""
