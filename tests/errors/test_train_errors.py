@@ -58,7 +58,7 @@ def told(capfd: pytest.CaptureFixture[str], arguments: list[str], *, alone: bool
     [
         (["train.micro_batch_size=1"], "train.micro_batch_size of 1", "use 2 or more"),
         (["model.vision.image_size=40"], "model.vision.image_size 40 is not divisible", "use 32"),
-        (["train.max_step=3"], "train.max_step", "train.max_steps"),
+        (["train.max_step=3"], "no setting train.max_step", "train.max_steps"),
         (["data.shards="], "data.shards", "give"),
         (["data.shards=/no/such/folder"], "/no/such/folder", "give"),
         (["engine.kind=zero", "engine.stage=3"], "engine.momentum_storage of dense", "value_residual"),
