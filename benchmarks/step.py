@@ -119,7 +119,7 @@ def main() -> None:
         for v in variants
     ]
     notes = [
-        f"Base model (ViT-B/16, {config.model.vision.image_size} px, 6 + 6 BERT layers), batch {args.batch}, {args.tokens} tokens,"
+        f"Base model (ViT-B/16, {config.model.vision.image_size} px; 6 + 6 layers), batch {args.batch}, {args.tokens} tokens,"
         f" queue {config.task.queue_size} full, alpha 0.4, AdamW and the momentum update included; {args.threads} thread(s), "
         f"{args.repetitions} timed steps per variant in turn. Multiply-adds count as 2 FLOPs; element-wise work is not counted.",
     ]

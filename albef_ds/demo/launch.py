@@ -55,6 +55,9 @@ def rank_environment(rank: int, ranks: int, threads: int, port: int, *, cpu: boo
     )
     if cpu:
         environment["DS_ACCELERATOR"] = "cpu"
+        # Keep freed memory: by default every large activation is returned to the system and faulted in again.
+        environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 30))
+        environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 32))
     if any(name == "lo" for _, name in socket.if_nameindex()):
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo resolves the host's name, which containers may lack
     source = str(Path(albef_ds.__file__).parents[1])

@@ -160,7 +160,7 @@ class RetrievalEvaluator:
     def _text_features(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         def compute(rows: Tensor) -> tuple[Tensor, ...]:
             embeds = self.albef.encode_text(ids[rows], mask[rows])
-            return self.albef.project_text(embeds).float(), embeds
+            return self.albef.project_text(embeds, mask[rows]).float(), embeds
 
         feat, embeds = self._sharded("captions", ids.shape[0], self.batch_size, compute)
         return feat, embeds

@@ -47,9 +47,12 @@ class ALBEF(nn.Module):
         """Image embeddings (B, N, width) -> unit-length ITC features (B, embed_dim), at least fp32."""
         return _normalize(self.vision_proj(image_embeds[:, 0]))
 
-    def project_text(self, text_embeds: Tensor) -> Tensor:
-        """Text embeddings (B, L, width) -> unit-length ITC features (B, embed_dim), at least fp32."""
-        return _normalize(self.text_proj(text_embeds[:, 0]))
+    def project_text(self, text_embeds: Tensor, token_mask: Tensor) -> Tensor:
+        """Text embeddings (B, L, width), bool (B, L) -> unit-length ITC features (B, embed_dim), at least fp32."""
+        if self.config.text.pooling == "cls":
+            return _normalize(self.text_proj(text_embeds[:, 0]))
+        weights = token_mask.to(text_embeds.dtype)[..., None]
+        return _normalize(self.text_proj((text_embeds * weights).sum(dim=1) / weights.sum(dim=1)))
 
     def fuse(self, image_embeds: Tensor, passes: Sequence[FusionPass]) -> list[Tensor]:
         """Multimodal embeddings per pass, (R, L, D) or (R, Q, D) at a pass's positions."""

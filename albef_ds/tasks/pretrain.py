@@ -125,7 +125,7 @@ class PretrainTask(Task):
         image_embeds = albef.encode_image(batch.images)
         text_embeds, masked_embeds = self._encode_texts(batch)
         tokens = _MaskedTokens.of(batch.mlm_labels, self.compute.mlm_masked_only)
-        image_feat, text_feat = albef.project_image(image_embeds), albef.project_text(text_embeds)
+        image_feat, text_feat = albef.project_image(image_embeds), albef.project_text(text_embeds, batch.token_mask)
         candidates, momentum_logits = self._momentum_pass(batch, tokens, alpha, text_embeds, masked_embeds)
 
         itc, sim_i2t, sim_t2i = self._contrast(batch, image_feat, text_feat, candidates, alpha)
@@ -173,7 +173,7 @@ class PretrainTask(Task):
                 twin_text, twin_masked = twin.encode_text(ids, batch.token_mask.repeat(2, 1)).chunk(2)
             else:
                 twin_text, twin_masked = twin.encode_text(batch.token_ids, batch.token_mask), None
-            image_feat, text_feat = twin.project_image(image_embeds), twin.project_text(twin_text)
+            image_feat, text_feat = twin.project_image(image_embeds), twin.project_text(twin_text, batch.token_mask)
             momentum_logits = None
             if alpha > 0.0 and twin_masked is not None:
                 [hidden] = twin.fuse(image_embeds, [FusionPass(twin_masked, batch.token_mask, positions=tokens.positions)])

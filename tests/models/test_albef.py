@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -16,18 +17,19 @@ def test_features_have_unit_length_and_at_least_single_precision() -> None:
     for dtype, feature_dtype in ((torch.float64, torch.float64), (torch.bfloat16, torch.float32)):
         model = ALBEF(tiny_model(), ComputeConfig()).to(dtype)
         image = model.project_image(model.encode_image(batch.images))
-        text = model.project_text(model.encode_text(batch.token_ids, batch.token_mask))
+        text = model.project_text(model.encode_text(batch.token_ids, batch.token_mask), batch.token_mask)
         for feature in (image, text):
             assert feature.shape == (4, EMBED_DIM) and feature.dtype == feature_dtype
             torch.testing.assert_close(feature.norm(dim=1), torch.ones(4, dtype=feature_dtype))
 
 
-def test_padding_changes_no_text_feature() -> None:
-    model = ALBEF(tiny_model(), ComputeConfig()).double().eval()
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_padding_changes_no_text_feature(pooling: str) -> None:
+    model = ALBEF(tiny_model(pooling=pooling), ComputeConfig()).double().eval()
     short = random_batch(4)
     long = short.padded_to(short.token_ids.shape[1] + 3)
     assert int(long.token_mask.sum()) == int(short.token_mask.sum()) and int((long.mlm_labels >= 0).sum()) > 0
-    features = [model.project_text(model.encode_text(batch.token_ids, batch.token_mask)) for batch in (short, long)]
+    features = [model.project_text(model.encode_text(batch.token_ids, batch.token_mask), batch.token_mask) for batch in (short, long)]
     torch.testing.assert_close(features[0], features[1], rtol=0, atol=1e-14)
 
 

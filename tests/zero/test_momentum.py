@@ -43,7 +43,7 @@ def _outputs(modules: nn.ModuleDict) -> list[torch.Tensor]:
     albef, batch = modules["albef"], tiny_batch(0)
     with torch.no_grad():
         image, text = albef.encode_image(batch.images), albef.encode_text(batch.token_ids, batch.token_mask)
-        return [albef.project_image(image), albef.project_text(text), modules["mlm_head"](text)]
+        return [albef.project_image(image), albef.project_text(text, batch.token_mask), modules["mlm_head"](text)]
 
 
 def _follow_a_walk(storage: str, steps: int) -> dict[str, Any]:
