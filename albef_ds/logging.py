@@ -63,15 +63,19 @@ class RunLogger:
         _cut_torn_line(metrics)
         self._file = open(metrics, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (open for the whole run)
 
-    def step(self, step: int, values: Mapping[str, float], *, samples: int, write: bool) -> None:
+    def step(
+        self, step: int, values: Mapping[str, float], *, samples: int, write: bool, total_steps: int | None = None
+    ) -> None:
         """Report optimizer step `step` (from 1), which took `samples` pairs over all ranks.
 
         `values` are the step's numbers by name (`loss`, `loss_itc`, `alpha`, `temperature`, `learning_rate`,
         `grad_norm`, `data_wait` in seconds, ...). With `write` they are shown and recorded beside `images_per_second` and
-        `data_wait_share`, both over the steps since the last written one.
+        `data_wait_share`, both over the steps since the last written one. `total_steps` corrects the expected last step, which
+        moves under a wall-clock budget.
         """
         if not self._enabled:
             return
+        self._total_steps = total_steps or self._total_steps
         self._last_step = step
         self._window_steps += 1
         self._window_samples += samples
@@ -157,6 +161,7 @@ class RunLogger:
             from tqdm import tqdm
 
             self._bar = tqdm(total=self._total_steps, initial=step - 1, unit="step", dynamic_ncols=True, smoothing=0.05)
+        self._bar.total = self._total_steps
         self._bar.update(step - self._bar.n)
 
     def _position(self, step: int, seconds_per_step: float) -> str:

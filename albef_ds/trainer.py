@@ -183,7 +183,8 @@ class Trainer:
             values |= {"learning_rate": rate, "grad_norm": result.grad_norm, "epoch": progress.epoch}
         if result.skipped:
             self._say(f"step {progress.step}: the gradients are not finite, optimizer, momentum and queue did not move")
-        self.logger.step(progress.step, values, samples=train.global_batch_size, write=write)
+        total = round(progress.total_samples / train.global_batch_size)
+        self.logger.step(progress.step, values, samples=train.global_batch_size, write=write, total_steps=total)
 
     def _broken_samples(self) -> int:
         """Samples that this rank found broken and replaced by others."""

@@ -96,7 +96,7 @@ class TextConfig:
     layer_norm_eps: float = setting(1e-12, "epsilon of every LayerNorm", paper="1e-12")
     dropout: float = setting(0.1, "dropout of hidden states and attention", paper="0.1")
     pooling: Literal["cls", "mean"] = setting(
-        "cls", "what the ITC feature is projected from: [CLS], or the mean over tokens as sentence encoders are trained", paper="cls"
+        "cls", "what the ITC feature is projected from: [CLS], or the mean over tokens as in sentence encoders", paper="cls"
     )
     frozen: bool = setting(False, "keep the text encoder's weights as loaded (not the multimodal encoder's)", paper="no")
 

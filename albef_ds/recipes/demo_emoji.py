@@ -44,7 +44,7 @@ def demo_emoji() -> RunConfig:
         task=PretrainConfig(queue_size=2048, momentum=0.97, alpha_ramp_epochs=3.0, itm_weight=3.0, itm_random_negatives=0.5),
         data=DataConfig(num_workers=1, max_tokens=8, crop_scale_min=0.5, rand_augment=False),
         init=InitConfig(visual_encoder="scratch"),
-        optim=OptimConfig(learning_rate=6e-4, initial_learning_rate=1e-5, final_learning_rate=1e-5, warmup_samples=1_500),
+        optim=OptimConfig(learning_rate=8e-4, initial_learning_rate=1e-5, final_learning_rate=1e-5, warmup_samples=1_500),
         engine=EngineConfig(kind="zero", stage=2, device="cpu", precision="fp32"),
-        train=TrainConfig(micro_batch_size=16, global_batch_size=32, epochs=100.0, max_minutes=6.0, log_every=20),
+        train=TrainConfig(micro_batch_size=32, global_batch_size=64, epochs=100.0, max_minutes=6.0, log_every=20),
     )
