@@ -1,7 +1,7 @@
 """The whole chain on Debian's openclipart, a real and dirty corpus, with one command; then every byte checked.
 
-    apt-get download openclipart-png openclipart-svg && for p in *.deb; do dpkg-deb -x $p tree; done
-    python -m benchmarks.data_tools_openclipart --tree tree --work FOLDER --out benchmarks/data_tools_openclipart
+apt-get download openclipart-png openclipart-svg && for p in *.deb; do dpkg-deb -x $p tree; done
+python -m benchmarks.data_tools_openclipart --tree tree --work FOLDER --out benchmarks/data_tools_openclipart
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ def main() -> None:
     shutil.rmtree(args.work, ignore_errors=True)
     start = time.perf_counter()
     command = ["build", "--source", f"openclipart=openclipart:{args.tree / PICTURES}", "--set", "max_pictures=50"]
-    command += ["--samples-per-shard", "1000", "--chunk-rows", "500", "--work", str(args.work), "--out", str(args.work / "corpus")]
+    command += [
+        "--samples-per-shard",
+        "1000",
+        "--chunk-rows",
+        "500",
+        "--work",
+        str(args.work),
+        "--out",
+        str(args.work / "corpus"),
+    ]
     if albef_data(command) != 0 or albef_data(["verify", str(args.work / "corpus"), "--decode"]) != 0:
         raise SystemExit("the corpus could not be built or does not verify")
     wall = time.perf_counter() - start

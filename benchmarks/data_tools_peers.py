@@ -15,7 +15,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def peer(name: str) -> Any:
         return None
 
 
-def least(forms: dict[str, Callable[[], Any]]) -> dict[str, float]:
+def least(forms: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     """CPU seconds of each form, the least of TURNS turns."""
     best = dict.fromkeys(forms, float("inf"))
     for _ in range(TURNS):
@@ -215,10 +215,10 @@ def tars(folder: Path) -> list[Row]:
                 for number, meta in enumerate(metas):
                     writer.write({"__key__": f"{number:09d}", "jpg": picture, "json": meta})
 
-        forms = {"ours": ours} | ({"webdataset": theirs} if webdataset else {})
+        writers: dict[str, Callable[[], Any]] = {"ours": ours} | ({"webdataset": theirs} if webdataset else {})
         notes = {"ours": "checksums, index and manifest included"}
         rows += rows_of(
-            f"tar writing, {size // 1000} KB", "per CPU second", dict.fromkeys(forms, float(count)), least(forms), notes
+            f"tar writing, {size // 1000} KB", "per CPU second", dict.fromkeys(writers, float(count)), least(writers), notes
         )
         order = np.random.default_rng(1).permutation(count)
 
@@ -233,10 +233,10 @@ def tars(folder: Path) -> list[Row]:
             for sample in webdataset.WebDataset(urls, shardshuffle=False):
                 json.loads(sample["json"])
 
-        forms = {"ours": read_ours} | ({"webdataset": read_theirs} if webdataset else {})
+        readers: dict[str, Callable[[], Any]] = {"ours": read_ours} | ({"webdataset": read_theirs} if webdataset else {})
         notes = {"ours": "`albef_ds.data.shards`, in random order", "webdataset": "in order"}
         rows += rows_of(
-            f"tar reading, {size // 1000} KB", "per CPU second", dict.fromkeys(forms, float(count)), least(forms), notes
+            f"tar reading, {size // 1000} KB", "per CPU second", dict.fromkeys(readers, float(count)), least(readers), notes
         )
     return rows
 

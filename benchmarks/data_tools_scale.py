@@ -101,10 +101,15 @@ def make_chunk(chunk: Chunk) -> int:
     return chunk.rows
 
 
+def is_made(chunk: Chunk) -> bool:
+    """Whether `make_chunk` has finished this chunk."""
+    return (chunk.work / "scan" / f"00000-{chunk.number:05d}.parquet").exists()
+
+
 def make_corpus(work: Path, rows: int, workers: int) -> None:
     """Write catalog and scan of `rows` pictures and an evaluation set that holds some of them."""
     chunks = [Chunk(work, number, first, min(CHUNK, rows - first)) for number, first in enumerate(range(0, rows, CHUNK))]
-    run_tasks(make_chunk, chunks, Parallel(workers), "make", size_of=lambda chunk: chunk.rows)
+    run_tasks(make_chunk, chunks, Parallel(workers), "make", size_of=lambda chunk: chunk.rows, is_done=is_made)
     listed = [{"name": f"00000-{c.number:05d}", "source": "cc12m", "first_row": c.first, "num_rows": c.rows} for c in chunks]
     sources = {"cc12m": {"kind": "synthetic", "listed": rows, "problems": {}, "examples": {}}}
     save_json(work / "catalog/settings.json", {"digest": "synthetic", "settings": {}})
@@ -195,6 +200,7 @@ def main() -> None:
         "--work", type=Path, required=True, help="folder for about 700 bytes a row; the corpus there is made if missing"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that make the corpus")
+    parser.add_argument("--only-hashes", action="store_true", help="measure the search for pairs and leave the stages out")
     parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -210,11 +216,12 @@ def main() -> None:
     np.save(args.work / "hashes.npy", hashes)
     del hashes
     rows.append(alone(near_pairs, args.work / "hashes.npy") | {"stage": "near_pairs, 3% within 3 bits of one flat hash"})
-    if not (args.work / "test.parquet").exists():
+    if not args.only_hashes and not (args.work / "test.parquet").exists():
         make_corpus(args.work, args.rows, args.workers)
-    for function in (filter_rows, dedup, decontaminate, plan):
+    for function in () if args.only_hashes else (filter_rows, dedup, decontaminate, plan):
         shutil.rmtree(args.work / function.__name__.removesuffix("_rows"), ignore_errors=True)
         rows.append(alone(function, args.work))
+        print(rows[-1], flush=True)
     factor = f"{400e6 / args.rows:.1f}"
     notes = [
         f"{args.rows:,} rows, each stage in a process of its own. Time grows as n log n and memory as n, so for 400 M rows",

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -105,7 +104,7 @@ def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
         # A fork server starts from a clean process, unlike fork, and pays for the imports once, unlike spawn.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["data_tools.scan", "data_tools.shard"])
-        with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=_end_with_run) as pool:
             yield pool
         return
     try:
@@ -124,13 +123,13 @@ def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
         client.close()
 
 
-def _end_with_parent() -> None:
-    """A worker does not notice that the run was killed and would wait for ever; the fork server, its parent, does."""
-    parent = os.getppid()
+def _end_with_run() -> None:
+    """Make this worker end when the run that started it is gone: it would not notice a kill and would wait for ever."""
+    run = multiprocessing.parent_process()
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
+        if run is not None:
+            run.join()
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,35 @@ def test_kill_9_at_any_moment_costs_a_chunk_and_changes_no_byte(raw: Path, corpu
     assert kill_once(command, 120) == 0
     assert kills >= 1
     assert contents(tmp_path / "out") == contents(corpus)
+
+
+def members(group: int) -> list[int]:
+    """Processes of a process group that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, of_group = path.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(of_group) == group and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_workers_end_when_the_run_alone_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.data_tools.workers"]
+    with subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        assert len(members(process.pid)) >= 3
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        for _ in range(600):
+            if not members(process.pid):
+                return
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("workers outlived the run that started them")
 
 
 def test_done_chunks_are_not_done_again(raw: Path, tmp_path: Path) -> None:

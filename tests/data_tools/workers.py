@@ -1,9 +1,12 @@
-"""Tasks for tests of process pools, in a module that workers import quickly."""
+"""Tasks for tests of process pools, in a module that workers import quickly; run, it starts a pool that never ends."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
+
+from data_tools.executors import Parallel, run_tasks
 
 
 def answer_or_die(number: int) -> int:
@@ -11,3 +14,16 @@ def answer_or_die(number: int) -> int:
     if number < 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def work_for_ever(number: int) -> None:
+    """Say so once, then sleep."""
+    if number == 0:
+        os.write(1, b"working\n")
+    time.sleep(3600)
+
+
+if __name__ == "__main__":
+    from tests.data_tools.workers import work_for_ever as task
+
+    run_tasks(task, [0, 1, 2], Parallel(workers=2), "test")
