@@ -18,6 +18,7 @@ from albef_ds.errors import ConfigError
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("albef_ds.cli.demo", "train on the shipped emoji corpus in minutes and retrieve by words"),
     "train": ("albef_ds.cli.train", "pretrain from a recipe or a configuration file"),
+    "plan": ("albef_ds.cli.plan", "count the memory of one GPU and choose settings that fit"),
     "config": ("albef_ds.cli.config", "print every setting with its unit, the paper's value and its meaning"),
     "recipes": ("albef_ds.cli.recipes", "list the recipes that train takes"),
 }

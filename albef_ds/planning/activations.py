@@ -1,0 +1,176 @@
+"""Bytes that the forward pass keeps for the backward pass, by part of the model, from the shapes of its layers.
+
+The terms follow the modules line by line; docs/memory.md writes them with symbols. An attention is *fused* (torch's
+kernel: queries, keys, values, output) or *plain* (softmax weights as well). Not responsible for parameters or for what
+the engine holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from albef_ds.config.schema import RunConfig, TextConfig
+
+_STATISTICS = 8
+"""Mean and reciprocal deviation of a LayerNorm, per token."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part's activations: `kept` until the backward pass, and `recomputed`, one layer's share while it is redone."""
+
+    name: str
+    kept: int
+    recomputed: int = 0
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What besides shapes decides the bytes. `itemsize` of the computation, bytes of a dropout mask's element, kernels."""
+
+    itemsize: int
+    mask: int
+    fused: bool
+
+    @classmethod
+    def of(cls, config: RunConfig, precision: str, device_type: str) -> Compute:
+        """As the model would compute on a device of this type."""
+        itemsize = 4 if precision == "fp32" else 2
+        # A GPU's dropout keeps one byte per element; a CPU's keeps the scaled mask in the input's precision.
+        mask = (1 if device_type == "cuda" else itemsize) if config.model.text.dropout else 0
+        attention = config.compute.attention
+        return cls(itemsize, mask, attention == "sdpa" or (attention == "auto" and device_type == "cuda"))
+
+    def weights(self, queries: int, keys: int, heads: int) -> int:
+        """Bytes per row beyond queries, keys, values and output of a text-side attention."""
+        if self.fused:
+            return 4 * heads * queries
+        dropped = self.itemsize + self.mask if self.mask else (self.itemsize if self.itemsize < 4 else 0)
+        return heads * queries * keys * (4 + dropped)
+
+
+def activations(config: RunConfig, compute: Compute, world_size: int) -> list[Part]:
+    """Every part's activations at `train.micro_batch_size`, captions of full length and a full queue."""
+    return [
+        Part("input batch", config.train.micro_batch_size * 4 * 3 * config.model.vision.image_size**2),
+        _visual(config, compute),
+        _text(config, compute),
+        _multimodal(config, compute),
+        _masked_language(config, compute),
+        _contrastive(config, world_size),
+    ]
+
+
+def masked_tokens(config: RunConfig) -> int:
+    """MLM positions per caption that memory is planned for: a batch of long masks, as the dry run's."""
+    return min(config.data.max_tokens - 1, max(1, round(2 * config.data.mlm_probability * config.data.max_tokens)))
+
+
+def temporary(config: RunConfig, compute: Compute) -> int:
+    """The largest tensors that live for one operation, in the forward pass or its gradient: an estimate."""
+    vision, size, s = config.model.vision, config.train.micro_batch_size, compute.itemsize
+    image = size * vision.num_tokens
+    vocabulary = 3 * 4 * size * masked_tokens(config) * config.model.text.vocab_size
+    block = int(image * vision.width * (2 * vision.mlp_ratio + 4) * s)
+    scores = 0 if compute.fused else 2 * image * vision.num_tokens * vision.num_heads * s
+    return max(vocabulary, block + scores, 10 * image * config.model.text.width * s)
+
+
+def _visual(config: RunConfig, compute: Compute) -> Part:
+    vision, size, s = config.model.vision, config.train.micro_batch_size, compute.itemsize
+    tokens, width = vision.num_tokens, vision.width
+    hidden = int(vision.mlp_ratio * width)
+    # Two norm inputs, two norm outputs, queries, keys, values, the context, and the feed-forward part before and after GELU.
+    attention = 4 * vision.num_heads if compute.fused else vision.num_heads * tokens * s
+    block = tokens * ((8 * width + 2 * hidden) * s + 2 * _STATISTICS + attention)
+    kept = tokens * width * s if config.compute.checkpoint_visual else block
+    ends = tokens * (2 * width * s + _STATISTICS) + _stem(config, s)
+    return Part("visual encoder", size * (vision.depth * kept + ends), size * block if config.compute.checkpoint_visual else 0)
+
+
+def _stem(config: RunConfig, s: int) -> int:
+    """Bytes per image before the first block; the picture in fp32 is the input batch's own."""
+    vision = config.model.vision
+    picture = 3 * vision.image_size**2 * s if s < 4 else 0
+    if vision.stem == "patch":
+        return picture
+    num_layers = vision.patch_size.bit_length() - 1
+    elements = 0
+    for layer in range(num_layers):
+        width, side = max(32, vision.width >> (num_layers - 1 - layer)), vision.image_size >> (layer + 1)
+        # A stride-2 layer keeps the inputs of its norm, its GELU and the next convolution; the last has none of its own.
+        elements += (3 if layer < num_layers - 1 else 1) * width * side**2
+    return picture + elements * s
+
+
+def _text_layer(text: TextConfig, compute: Compute, queries: int, keys: int) -> int:
+    """Bytes per row of self-attention and feed-forward, `queries` of `keys` tokens asking; the layer's input included."""
+    s, width = compute.itemsize, text.width
+    per_key = 3 * width * s
+    # Query, context, norm input and output; feed-forward before and after GELU; norm input. Two dropout masks.
+    per_query = (5 * width + 2 * text.intermediate_width) * s + 2 * width * compute.mask + 2 * _STATISTICS
+    return keys * per_key + queries * per_query + compute.weights(queries, keys, text.num_heads)
+
+
+def _text(config: RunConfig, compute: Compute) -> Part:
+    text, length, s = config.model.text, config.data.max_tokens, compute.itemsize
+    rows = 2 * config.train.micro_batch_size  # the clean and the masked text
+    output = rows * length * text.width * s
+    if text.frozen:
+        return Part("text encoder", output)
+    layer = _text_layer(text, compute, length, length)
+    recompute = config.compute.checkpoint_text
+    kept = length * text.width * s if recompute else layer
+    embedding = length * (text.width * (s + compute.mask) + _STATISTICS + 8)
+    total = rows * (text.num_layers * kept + embedding) + output
+    return Part("text encoder", total, rows * layer if recompute else 0)
+
+
+def _fusion_layer(config: RunConfig, compute: Compute, rows: int, queries: int, own_images: bool) -> int:
+    """One pass of `rows` texts through one layer. `own_images`: row i meets image i, so nothing is copied for it."""
+    vision, text, length, s = config.model.vision, config.model.text, config.data.max_tokens, compute.itemsize
+    width, tokens = text.width, vision.num_tokens
+    # Query, context, norm input, norm output of the cross-attention, and its dropout mask.
+    cross = queries * (4 * width * s + width * compute.mask + _STATISTICS) + compute.weights(queries, tokens, text.num_heads)
+    gathered = queries * width * s if queries < length else 0
+    images = 2 * tokens * width * s
+    if not config.compute.share_cross_kv and not own_images:
+        images += tokens * vision.width * s
+    return rows * (_text_layer(text, compute, queries, length) + cross + gathered + images)
+
+
+def _multimodal(config: RunConfig, compute: Compute) -> Part:
+    text, length, s = config.model.text, config.data.max_tokens, compute.itemsize
+    size, settings, positions = config.train.micro_batch_size, config.compute, masked_tokens(config)
+    apart = not config.task.gather_negatives  # positives and MLM meet their own images without an index
+    shared = size * 2 * config.model.vision.num_tokens * text.width * s if apart and settings.share_cross_kv else 0
+    cls = 1 if settings.itm_cls_only else length
+    asked = positions if settings.itm_cls_only and settings.mlm_masked_only else length
+
+    def three_passes(itm: int, mlm: int) -> int:
+        passes = ((size, itm, apart), (2 * size, itm, False), (size, mlm, apart))
+        return sum(_fusion_layer(config, compute, *one) for one in passes) - shared
+
+    layer = _fusion_layer(config, compute, 4 * size, length, False) if settings.one_fusion_call else three_passes(length, length)
+    last = three_passes(cls, asked)
+    text_input = 4 * size * length * text.width * s
+    drawn = 2 * size * config.model.vision.num_tokens * config.model.vision.width * s if not apart else 0
+    head = 3 * size * cls * text.width * s
+    if settings.checkpoint_multimodal:
+        return Part("multimodal encoder", text.num_fusion_layers * text_input + drawn + head, max(layer, last))
+    return Part("multimodal encoder", (text.num_fusion_layers - 1) * layer + last + drawn + head)
+
+
+def _masked_language(config: RunConfig, compute: Compute) -> Part:
+    text, s = config.model.text, compute.itemsize
+    masked = config.train.micro_batch_size * masked_tokens(config)
+    rows = masked if config.compute.mlm_masked_only else config.train.micro_batch_size * config.data.max_tokens
+    targets = 4 if config.task.alpha > 0 else 0
+    return Part("MLM head", rows * (4 * text.width * s + _STATISTICS) + masked * text.vocab_size * (4 + targets))
+
+
+def _contrastive(config: RunConfig, world_size: int) -> Part:
+    size = config.train.micro_batch_size
+    candidates = size * (world_size if config.task.gather_negatives else 1) + config.task.queue_size
+    # Always fp32: the other modality's keys, and per direction similarities, log-softmax and targets.
+    return Part("ITC with the queue", 2 * 4 * candidates * (config.model.embed_dim + 3 * size))
