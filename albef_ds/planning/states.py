@@ -71,7 +71,8 @@ def parameters(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) 
     if zero.stage < 3:
         groups = counts.groups if zero.stage == 0 else [[_flat(sum(group), world_size)] for group in counts.groups]
         return itemsize * (sum(map(sum, groups)) + sum(counts.frozen))
-    whole = sum(numel for numel in counts.parameters if numel <= zero.persistence)
+    # Small ones are kept whole beside their parts; on one rank the part is the whole.
+    whole = sum(numel for numel in counts.parameters if numel <= zero.persistence) if world_size > 1 else 0
     parts = 0 if zero.offload_parameters else sum(_part(numel, world_size) for numel in counts.parameters)
     return itemsize * (parts + whole)
 
@@ -167,8 +168,8 @@ def buckets(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> 
     return itemsize * zero.reduce_bucket * (2 if zero.overlap else 1) if zero.contiguous else 0
 
 
-def gathered(counts: ModelCounts, zero: Zero, itemsize: int) -> int:
+def gathered(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> int:
     """Bytes of whole student parameters under ZeRO-3: DeepSpeed keeps them up to `stage3_max_live_parameters`."""
-    if zero.stage < 3:
+    if zero.stage < 3 or (world_size == 1 and not zero.offload_parameters):
         return 0
     return itemsize * min(zero.max_live, sum(numel for numel in counts.parameters if numel > zero.persistence))
