@@ -125,7 +125,7 @@ class LocalEngine:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         with self._precision():
             losses, metrics = self.task(batch, **schedule)
-        (torch.stack(list(losses.values())).sum() * share).backward()  # type: ignore[no-untyped-call]
+        (self.task.total(losses) * share).backward()
         return losses, metrics
 
     def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from albef_ds.momentum import Momentum
+
+_Number = TypeVar("_Number", float, Tensor)
 
 
 class Task(nn.Module):
@@ -15,7 +18,7 @@ class Task(nn.Module):
 
     `base` is a `ModuleDict` of everything that has a momentum copy; what is not distilled sits beside it. The momentum
     model and feature queues live outside the module tree (`outside`), since an engine would cast or shard them.
-    `forward(batch, **schedule)` returns `(losses, metrics)`: scalar tensors to be summed, and floats-to-be for the log.
+    `forward(batch, **schedule)` returns `(losses, metrics)`: scalar tensors that `total` adds up, and floats-to-be for the log.
     """
 
     base: nn.ModuleDict
@@ -38,6 +41,16 @@ class Task(nn.Module):
     def schedule(self, epoch: float) -> dict[str, float]:
         """Keyword arguments of `forward` at `epoch` (fractional, from 0)."""
         raise NotImplementedError
+
+    def loss_weights(self) -> dict[str, float]:
+        """Weights of the losses in what is minimised; 1 where a name is not listed."""
+        return {}
+
+    def total(self, losses: Mapping[str, _Number]) -> _Number:
+        """What is minimised: the weighted sum of the losses, tensors or plain numbers."""
+        weights = self.loss_weights()
+        terms = [loss * weights.get(name, 1.0) for name, loss in losses.items()]
+        return sum(terms[1:], start=terms[0])
 
     def after_step(self) -> None:
         """Called after an optimizer step that was taken."""

@@ -22,6 +22,7 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.data.mock import mock_batch
 from albef_ds.data.stream import open_stream
 from albef_ds.device import resolve_device, resolve_precision
+from albef_ds.engine import StepResult
 from albef_ds.errors import ConfigError
 from albef_ds.evaluators.retrieval import evaluate_retrieval
 from albef_ds.logging import RunLogger
@@ -83,6 +84,7 @@ class Trainer:
         if self.stream.num_samples is None and not (config.train.max_steps or config.train.max_minutes):
             raise ConfigError("data.shards has no manifest, so its length is unknown: set train.max_steps or train.max_minutes")
         self.accumulation = config.accumulation_steps(comm.world_size())
+        self._window: list[StepResult] = []  # since the last written step: what is logged is their mean
         self.logger = self._open_output()
 
     def run(self) -> int:
@@ -173,12 +175,16 @@ class Trainer:
         progress.samples += train.global_batch_size
         write = progress.step % train.log_every == 0 or progress.step == 1 or result.skipped
         values = {"data_wait": waited}
+        self._window.append(result)
         if write:
-            losses = comm.all_reduce_mean(result.losses, self.device)
-            metrics = comm.all_reduce_mean(result.metrics, self.device)
+            losses, metrics = (
+                comm.all_reduce_mean(_mean([getattr(part, kind) for part in self._window]), self.device)
+                for kind in ("losses", "metrics")
+            )
+            self._window.clear()
             broken = comm.all_reduce_mean({"broken_samples": float(self._broken_samples())}, self.device)
             metrics |= {name: value * comm.world_size() for name, value in broken.items() if value}
-            values |= {"loss": sum(losses.values())} | {f"loss_{name}": value for name, value in losses.items()}
+            values |= {"loss": self.task.total(losses)} | {f"loss_{name}": value for name, value in losses.items()}
             values |= metrics | schedule
             values |= {"learning_rate": rate, "grad_norm": result.grad_norm, "epoch": progress.epoch}
         if result.skipped:
@@ -221,3 +227,7 @@ class Trainer:
             return 0
         self._say(f"stopped by {signal.Signals(self.request.signal).name}; go on with --resume auto")
         return INTERRUPTED if self.request.signal == signal.SIGINT else PREEMPTED
+
+
+def _mean(parts: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}

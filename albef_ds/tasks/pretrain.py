@@ -108,7 +108,7 @@ class PretrainTask(Task):
         return {"alpha": config.alpha * ramp, "random_negatives": config.itm_random_negatives * fall}
 
     def forward(self, batch: ImageTextBatch, *, alpha: float, random_negatives: float = 0.0) -> tuple[Losses, Metrics]:
-        """Losses `itc`, `mlm`, `itm` (already weighted) of one micro-batch, and metrics.
+        """Losses `itc`, `mlm`, `itm` of one micro-batch, and metrics.
 
         Args:
             batch: B pairs.
@@ -136,7 +136,7 @@ class PretrainTask(Task):
         itm_labels = torch.zeros(itm_logits.shape[0], dtype=torch.int64, device=itm_logits.device)
         itm_labels[: len(batch)] = 1
         itm = F.cross_entropy(itm_logits, itm_labels)
-        losses = {"itc": config.itc_weight * itc, "mlm": config.mlm_weight * mlm, "itm": config.itm_weight * itm}
+        losses = {"itc": itc, "mlm": mlm, "itm": itm}
         with torch.no_grad():
             metrics = {
                 "itm_accuracy": (itm_logits.argmax(1) == itm_labels).double().mean(),
@@ -295,6 +295,10 @@ class PretrainTask(Task):
             # One rank would divide by the tokens of the whole batch; data-parallel averaging divides by the ranks again.
             divisor = comm.all_reduce_sum(divisor.clone()) / comm.world_size()
         return total / divisor.clamp(min=1.0), num_masked
+
+    def loss_weights(self) -> dict[str, float]:
+        """As configured; the paper's are 1."""
+        return {"itc": self.config.itc_weight, "mlm": self.config.mlm_weight, "itm": self.config.itm_weight}
 
     def after_step(self) -> None:
         """Enqueue the momentum features of the step, all ranks', in sample order."""

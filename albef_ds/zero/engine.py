@@ -40,7 +40,7 @@ class ZeroEngine:
 
     def _forward_backward(self, batch: Any, schedule: Mapping[str, float], scale: float) -> tuple[dict[str, Tensor], ...]:
         losses, metrics = self.engine(batch, **schedule)
-        self.engine.backward(torch.stack([loss.float() for loss in losses.values()]).sum() * scale)
+        self.engine.backward(self.task.total(losses).float() * scale)
         return losses, metrics
 
     def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:

@@ -101,7 +101,7 @@ def losses_and_gradients(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """One forward and backward; leaves no gradient and no pending feature behind."""
     losses, _ = task(batch, **{"alpha": 0.4, **schedule})
-    torch.stack(list(losses.values())).sum().backward()
+    task.total(losses).backward()
     gradients = {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
     task.zero_grad()
     task.after_skipped_step()
