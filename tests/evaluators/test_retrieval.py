@@ -84,7 +84,8 @@ def brute_force(k_test: int) -> dict[str, float]:
     owner = data.caption_image.tolist()
     images = [albef.encode_image(data.pixels[row : row + 1]) for row in range(13)]
     texts = [albef.encode_text(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.bool)) for row in data.tokens]
-    sim = np.array([[float(albef.project_image(i)[0] @ albef.project_text(t, torch.ones(t.shape[:2]).bool())[0]) for t in texts] for i in images])
+    features = [albef.project_text(t, torch.ones(t.shape[:2], dtype=torch.bool))[0] for t in texts]
+    sim = np.array([[float(albef.project_image(i)[0] @ feature) for feature in features] for i in images])
     margin = np.zeros_like(sim)
     for i, image in enumerate(images):
         for t, text in enumerate(texts):

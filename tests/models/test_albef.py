@@ -29,7 +29,9 @@ def test_padding_changes_no_text_feature(pooling: str) -> None:
     short = random_batch(4)
     long = short.padded_to(short.token_ids.shape[1] + 3)
     assert int(long.token_mask.sum()) == int(short.token_mask.sum()) and int((long.mlm_labels >= 0).sum()) > 0
-    features = [model.project_text(model.encode_text(batch.token_ids, batch.token_mask), batch.token_mask) for batch in (short, long)]
+    features = [
+        model.project_text(model.encode_text(batch.token_ids, batch.token_mask), batch.token_mask) for batch in (short, long)
+    ]
     torch.testing.assert_close(features[0], features[1], rtol=0, atol=1e-14)
 
 
