@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from benchmarks.record import write_record
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig, TrainConfig
@@ -25,6 +25,7 @@ from albef_ds.engine import LocalEngine
 from albef_ds.momentum import DenseMomentum
 from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.types import ImageTextBatch
+from benchmarks.data_tools_record import write_record
 
 PLAIN = ComputeConfig(attention="plain", share_cross_kv=False, mlm_masked_only=False, itm_cls_only=False, one_fusion_call=False)
 SCHEDULE = {"alpha": 0.4}
@@ -55,12 +56,30 @@ def batch_of(config: RunConfig) -> ImageTextBatch:
     return batch
 
 
-def build(config: RunConfig, variant: Variant, device: torch.device) -> LocalEngine:
-    """The base model with a full queue; dropout off, so that all variants compute the same numbers."""
+def build(config: RunConfig, variant: Variant, device: torch.device, first: LocalEngine | None) -> LocalEngine:
+    """The base model with a full queue; dropout off, so that all variants compute the same numbers.
+
+    Variants after the `first` use its weights, momentum weights, queue and optimizer: four models would not fit.
+    """
     torch.manual_seed(0)
     task = PretrainTask(config.model, variant.compute, config.task)
     task.attach_momentum(DenseMomentum(task.base, config.task.momentum))
-    return LocalEngine(task.train(), config.optim, device, autocast=variant.autocast)
+    if first is not None:
+        assert isinstance(first.task, PretrainTask)
+        share_parameters(first.task, task)
+        share_parameters(first.task.momentum.modules, task.momentum.modules)
+        task.outside["queue"] = first.task.queue
+    engine = LocalEngine(task.train(), config.optim, device, autocast=variant.autocast)
+    if first is not None:
+        engine.optimizer = first.optimizer
+    return engine
+
+
+def share_parameters(source: nn.Module, target: nn.Module) -> None:
+    """Make the parameters of `source` those of `target`, which has the same names."""
+    for name, parameter in source.named_parameters(remove_duplicate=False):
+        module, _, leaf = name.rpartition(".")
+        setattr(target.get_submodule(module), leaf, parameter)
 
 
 def main() -> None:
@@ -92,7 +111,7 @@ def main() -> None:
     ]
     batch = batch_of(config).to(device)
     for variant in variants:
-        engine = variant.engine = build(config, variant, device)
+        engine = variant.engine = build(config, variant, device, variants[0].engine)
         with FlopCounterMode(display=False) as counter:
             result = engine.train_step([batch], SCHEDULE, 0.0)
         variant.gflop = counter.get_total_flops() / 1e9

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from albef_ds.config.schema import DataConfig
@@ -53,6 +54,8 @@ def deliveries(
         worker_init_fn=start_worker,
         prefetch_factor=config.prefetch if workers else None,
         multiprocessing_context=multiprocessing.get_context(start_method) if workers else None,
+        # Its own: drawing the workers' base seed from the global generator would shift a resumed run's dropout.
+        generator=torch.Generator(),
     )
     yield from loader  # closing this generator drops the loader's iterator, which ends its processes
 

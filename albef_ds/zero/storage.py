@@ -128,6 +128,12 @@ class ValueResidual(Fp16Nearest):
 
     def write(self, weights: Tensor) -> None:
         """See `Storage.write`."""
+        self._split(weights)
+        # The residual's own rounding can carry the sum over a midpoint between two values. A checkpoint holds the sum, so
+        # splitting the sum again must change nothing.
+        self._split(self.read())
+
+    def _split(self, weights: Tensor) -> None:
         self.travelling.copy_(weights)
         self.residual.copy_((weights - self.travelling.float()).mul_(RESIDUAL_SCALE))
 

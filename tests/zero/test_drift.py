@@ -60,3 +60,14 @@ def test_stochastic_rounding_is_right_on_average() -> None:
     storage.average(torch.full((100_000,), 1.1), 0.999)  # 1.0001: a tenth of the step to the next fp16
     assert float(storage.read().double().mean()) == pytest.approx(1.0001, abs=1e-5)
     assert set(storage.read().tolist()) == {1.0, 1.0 + 2.0**-10}
+
+
+def test_what_a_checkpoint_holds_splits_into_the_same_value_and_residual() -> None:
+    torch.manual_seed(0)
+    size = 1_000_000
+    first, second = STORAGES["value_residual"](size), STORAGES["value_residual"](size)
+    first.write(torch.randn(size))
+    first.average(torch.randn(size), DECAY)
+    second.write(first.read())
+    assert torch.equal(first.travelling, second.travelling)
+    assert torch.equal(first.read(), second.read())

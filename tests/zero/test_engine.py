@@ -34,6 +34,7 @@ def _every_stage() -> dict[str, dict[str, Any]]:
     return results
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_stages_and_recomputation_equal_the_plain_engine(world_size: int) -> None:
     reference = _reference()
