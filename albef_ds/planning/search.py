@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from albef_ds.config.schema import RunConfig
 from albef_ds.errors import ConfigError
@@ -46,7 +47,7 @@ def _candidates(config: RunConfig, world_size: int, fixed: Collection[str]) -> I
                 engine = replace(engine, kind="zero", stage=stage)
             elif stage != engine.stage:
                 continue
-            switches = {path.split(".")[1]: recompute for path in CHECKPOINTS if path not in fixed}
+            switches: dict[str, Any] = {path.split(".")[1]: recompute for path in CHECKPOINTS if path not in fixed}
             try:
                 candidate = replace(config, engine=engine, compute=replace(compute, **switches))
                 yield with_micro_batch(candidate, micro_batch, world_size)

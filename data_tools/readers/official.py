@@ -50,9 +50,11 @@ def read_visual_genome(spec: SourceSpec, part: str, problems: Problems) -> Itera
         raise ConfigError(f"source {spec.name} needs the picture list of Visual Genome: add second=PATH/image_data.json")
     try:
         images = {image["image_id"]: image for image in load_json(Path(spec.second))}
+        # Entries of some releases carry no id of their own; their regions name the picture.
         regions = {
-            entry.get("id", entry["regions"][0]["image_id"] if entry["regions"] else None): entry["regions"]
+            entry["id"] if "id" in entry else entry["regions"][0]["image_id"]: entry["regions"]
             for entry in load_json(Path(part))
+            if "id" in entry or entry["regions"]
         }
         for image_id in regions.keys() - images.keys():
             problems.add("regions of an unlisted picture", str(image_id))
