@@ -89,7 +89,7 @@ def perceptual_hash(folder: Path) -> list[Row]:
         "ours": lambda: images.perceptual_hashes(pictures),
         "ours, full decode": lambda: images.perceptual_hashes(pictures, fast=False),
     }
-    notes = {"ours": "JPEG decoded at 1/4 scale (`scan --fast`)", "ours, full decode": "and the pixel hash can be taken"}
+    notes = {"ours": "JPEG decoded at reduced scale", "ours, full decode": "and the pixel hash can be taken"}
     if imagehash := peer("imagehash"):
         forms["imagehash"] = lambda: [imagehash.phash(Image.open(io.BytesIO(content))) for content in pictures]
         theirs = np.array([int(str(h), 16) for h in forms["imagehash"]()], np.uint64)
