@@ -1,6 +1,6 @@
 """Bytes per rank of weights, gradients, optimizer and momentum model under each ZeRO stage, as DeepSpeed allocates them.
 
-Checked against what the engine holds (tests/planning/test_states.py). Padding that DeepSpeed adds to make parts equal is
+Padding that DeepSpeed adds to make parts equal is
 counted. Not responsible for activations.
 """
 
