@@ -86,7 +86,9 @@ def test_a_defect_of_ours_keeps_its_traceback() -> None:
 
 def test_ctrl_c_ends_with_130_and_no_traceback() -> None:
     program = (
-        "import sys, time\nfrom albef_ds.cli.main import guarded\n"
+        # A test run in the background of a shell inherits an ignored SIGINT.
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from albef_ds.cli.main import guarded\n"
         "sys.exit(guarded(lambda: print('up', flush=True) or time.sleep(60)))"
     )
     with subprocess.Popen(
