@@ -1,7 +1,6 @@
 """Bytes per rank of weights, gradients, optimizer and momentum model under each ZeRO stage, as DeepSpeed allocates them.
 
-Padding that DeepSpeed adds to make parts equal is
-counted. Not responsible for activations.
+Padding that DeepSpeed adds to make parts equal is counted. Not responsible for activations.
 """
 
 from __future__ import annotations
