@@ -63,9 +63,7 @@ class RunLogger:
         _cut_torn_line(metrics)
         self._file = open(metrics, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (open for the whole run)
 
-    def step(
-        self, step: int, values: Mapping[str, float], *, samples: int, write: bool, total_steps: int | None = None
-    ) -> None:
+    def step(self, step: int, values: Mapping[str, float], *, samples: int, write: bool, total_steps: int | None = None) -> None:
         """Report optimizer step `step` (from 1), which took `samples` pairs over all ranks.
 
         `values` are the step's numbers by name (`loss`, `loss_itc`, `alpha`, `temperature`, `learning_rate`,

@@ -26,6 +26,7 @@ import pyarrow as pa
 from benchmarks.data_tools_peers import planted_hashes
 from benchmarks.data_tools_record import write_record
 from data_tools import hamming
+from data_tools.arrays import distinct
 from data_tools.catalog import SCHEMA as CATALOG_SCHEMA
 from data_tools.decontaminate import DecontaminateConfig, Known, decontaminate_stage
 from data_tools.dedup import DedupConfig, dedup_stage
@@ -187,9 +188,9 @@ def plan(work: Path) -> dict[str, Any]:
 
 def near_pairs(path: Path) -> dict[str, Any]:
     """Pairs within 3 bits among distinct hashes of a file."""
-    distinct = np.unique(np.load(path))
-    found = hamming.near_pairs(distinct, 3)
-    return {"found": f"{len(distinct):,} distinct hashes, {len(found.left):,} pairs, {found.bounded_rows:,} rows in bounded runs"}
+    hashes = distinct(np.load(path))
+    found = hamming.near_pairs(hashes, 3)
+    return {"found": f"{len(hashes):,} distinct hashes, {len(found.left):,} pairs, {found.bounded_rows:,} rows in bounded runs"}
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from data_tools import captions as text
+from data_tools.arrays import distinct
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
@@ -81,8 +82,8 @@ def near_clusters(bands: Callable[[int], NDArray[np.uint32]], sets: SetFile, cou
     for number in range(text.NUM_BANDS):
         found.append(_candidates(bands(number)))
         if sum(map(len, found)) > _HELD:
-            found = [np.unique(np.concatenate(found))]
-    packed = np.unique(np.concatenate(found))
+            found = [distinct(np.concatenate(found))]
+    packed = distinct(np.concatenate(found))
     left, right = (packed >> np.uint64(32)).astype(np.int64), (packed & np.uint64(0xFFFFFFFF)).astype(np.int64)
     keep = np.zeros(len(left), np.bool_)
     for first in range(0, len(left), _BATCH):

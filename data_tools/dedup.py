@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from albef_ds.errors import ConfigError
 from data_tools import duplicates
+from data_tools.arrays import distinct
 from data_tools.caption_duplicates import SetFile, near_clusters
 from data_tools.captions import normalise
 from data_tools.columns import Columns
@@ -97,7 +98,7 @@ def drop_duplicate_pictures(columns: Columns, verdicts: Verdicts, config: DedupC
     figures["redundant_byte_copies_listed"] = len(copies.rows)
     rows = np.flatnonzero(verdicts.picture == KEPT)
     found = duplicates.equal(rows, (columns.picture("bytes_lo")[rows], columns.picture("bytes_hi")[rows]), rank)
-    figures["groups_of_equal_bytes"] = len(np.unique(found.kept))
+    figures["groups_of_equal_bytes"] = len(distinct(found.kept))
     figures["groups_of_equal_bytes_with_other_captions"] = _groups_with_other_captions(columns, found)
     take("same bytes", found)
 
@@ -128,10 +129,12 @@ def _groups_with_other_captions(columns: Columns, found: duplicates.Dropped) -> 
     """Groups of equal pictures whose members do not all carry the same set of captions."""
     owners, hashes = columns.caption_rows(), columns.caption("text_hash")
     # A set's sum of hashes stands for the set; captions that repeat within one picture are counted once.
-    unique = np.unique(np.stack((owners.astype(np.uint64), hashes), 1), axis=0)
+    order = np.lexsort((hashes, owners))
+    owners, hashes = owners[order], hashes[order]
+    first = np.concatenate(([True], (owners[1:] != owners[:-1]) | (hashes[1:] != hashes[:-1])))[: len(owners)]
     sums = np.zeros(columns.num_rows, np.uint64)
-    np.add.at(sums, unique[:, 0].astype(np.int64), unique[:, 1])
-    return len(np.unique(found.kept[sums[found.rows] != sums[found.kept]]))
+    np.add.at(sums, owners[first], hashes[first])
+    return len(distinct(found.kept[sums[found.rows] != sums[found.kept]]))
 
 
 def drop_duplicate_captions(columns: Columns, verdicts: Verdicts, config: DedupConfig, folder: Path) -> dict[str, int]:
@@ -173,27 +176,27 @@ def drop_duplicate_captions(columns: Columns, verdicts: Verdicts, config: DedupC
 
 def _differing(verdicts: Verdicts, owners: I64, caption_rows: I64, hashes: NDArray[np.uint64]) -> I64:
     """Kept pictures that stand for others and bring together different captions."""
-    merged = np.unique(owners[(owners >= 0) & (owners != caption_rows)])
+    merged = distinct(owners[(owners >= 0) & (owners != caption_rows)])
     mask = np.zeros(len(verdicts.picture), np.bool_)
     mask[merged] = True
     captions = np.flatnonzero((owners >= 0) & (verdicts.caption == KEPT))
     captions = captions[mask[owners[captions]]]
     order = np.lexsort((hashes[captions], owners[captions]))
     who, what = owners[captions][order], hashes[captions][order]
-    return np.unique(who[1:][(who[1:] == who[:-1]) & (what[1:] != what[:-1])])
+    return distinct(who[1:][(who[1:] == who[:-1]) & (what[1:] != what[:-1])])
 
 
 def _text_labels(
     columns: Columns, alive: I64, hashes: NDArray[np.uint64], config: DedupConfig, folder: Path
 ) -> tuple[I64, dict[str, int]]:
     """For each caption of `alive` the number of its cluster of equal and near-equal texts, and figures."""
-    distinct, first, inverse = np.unique(hashes[alive], return_index=True, return_inverse=True)
-    figures = {"distinct_captions": len(distinct)}
+    _, first, inverse = np.unique(hashes[alive], return_index=True, return_inverse=True)
+    figures = {"distinct_captions": len(first)}
     if config.jaccard >= 1:
         return inverse.astype(np.int64), figures
     # Texts in the order of the captions, so that one pass over the catalog finds them.
     chosen = np.sort(first)
-    number_of = np.empty(len(distinct), np.int64)
+    number_of = np.empty(len(first), np.int64)
     number_of[np.argsort(first, kind="stable")] = np.arange(len(distinct))
     captions = alive[chosen]
     sets = SetFile(folder)
@@ -203,7 +206,7 @@ def _text_labels(
     finally:
         sets.remove()
     figures |= {"caption_pairs_compared": found.candidates, "caption_pairs_alike": found.verified}
-    figures["caption_clusters"] = len(np.unique(found.labels))
+    figures["caption_clusters"] = len(distinct(found.labels))
     return found.labels[number_of[inverse]].astype(np.int64), figures
 
 

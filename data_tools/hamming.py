@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albef_ds.errors import ConfigError
+from data_tools.arrays import distinct
 
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
@@ -60,8 +61,8 @@ def near_pairs(hashes: U64, radius: int) -> Pairs:
         if long.any():
             found.append(_compare(hashes, rows, equal_to_next & long[:-1], radius, keep_going=False))
         if len(found) > 16:
-            found = [np.unique(np.concatenate(found))]
-    packed = np.unique(np.concatenate(found))
+            found = [distinct(np.concatenate(found))]
+    packed = distinct(np.concatenate(found))
     return Pairs((packed >> np.uint64(32)).astype(np.int64), (packed & np.uint64(0xFFFFFFFF)).astype(np.int64), bounded)
 
 
@@ -170,8 +171,8 @@ def cross_pairs(queries: U64, hashes: U64, radius: int) -> tuple[I64, I64, NDArr
             for rows in _groups(counts):
                 found.append(_lookup(queries, part, order, begin, counts, rows, radius, first))
         if len(found) > 64:
-            found = [np.unique(np.concatenate(found))]
-    packed = np.unique(np.concatenate(found))
+            found = [distinct(np.concatenate(found))]
+    packed = distinct(np.concatenate(found))
     right, left = (packed >> np.uint64(24)).astype(np.int64), (packed & np.uint64(0xFFFFFF)).astype(np.int64)
     return left, right, np.bitwise_count(queries[left] ^ hashes[right])
 

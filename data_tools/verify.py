@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from albef_ds.errors import ConfigError
 from albef_ds.shard_format import BLOCK, IMAGE_EXTENSIONS, Manifest, ShardEntry, index_name, load_index, sample_key
 from data_tools import images
+from data_tools.arrays import distinct
 from data_tools.executors import Parallel, run_tasks
 from data_tools.shard_writer import WRITING_NAME, encode_meta, save_index, tar_header
 
@@ -52,7 +53,7 @@ def verify(folder: Path, parallel: Parallel, *, decode: bool = False) -> list[st
     found = run_tasks(_verify_shard, tasks, parallel, "verify", size_of=lambda task: task.entry.num_samples, unit="picture")
     problems = sorted(problem for result in found for problem in result.problems)
     ids = np.concatenate([result.image_ids for result in found])
-    if repeated := len(ids) - len(np.unique(ids)):
+    if repeated := len(ids) - len(distinct(ids)):
         problems.append(f"{repeated} samples share the image_id of another: run albef-data again from the sources")
     listed = {name for entry in manifest.shards for name in (entry.name, index_name(entry.name))}
     for name in sorted(os.listdir(folder)):

@@ -84,10 +84,28 @@ class Ranks:
                 except EOFError:
                     failure = "the process died without a word\n"
                 if failure:
+                    failures = {rank: failure} | self._failures([c for c in pending if c is not connection], ranks)
                     self.close()
-                    raise RankError(f"rank {rank} of {len(members)}:\n{failure}")
+                    raise RankError("\n".join(f"rank {r} of {len(members)}:\n{failures[r]}" for r in sorted(failures)))
                 results[rank] = torch.load(io.BytesIO(payload), weights_only=True)
         return results
+
+    @staticmethod
+    def _failures(pending: list[Connection], ranks: dict[Connection, int]) -> dict[int, str]:
+        """What the other ranks say within two seconds: the first to report may only have lost its peer."""
+        failures: dict[int, str] = {}
+        deadline = time.monotonic() + 2.0
+        while pending and (ready := wait(pending, max(0.0, deadline - time.monotonic()))):
+            for connection in ready:
+                assert isinstance(connection, Connection)
+                pending.remove(connection)
+                try:
+                    failure, _ = connection.recv()
+                except EOFError:
+                    failure = "the process died without a word\n"
+                if failure:
+                    failures[ranks[connection]] = failure
+        return failures
 
 
 def _free_port() -> int:
