@@ -197,7 +197,7 @@ def _text_labels(
     # Texts in the order of the captions, so that one pass over the catalog finds them.
     chosen = np.sort(first)
     number_of = np.empty(len(first), np.int64)
-    number_of[np.argsort(first, kind="stable")] = np.arange(len(distinct))
+    number_of[np.argsort(first, kind="stable")] = np.arange(len(first))
     captions = alive[chosen]
     sets = SetFile(folder)
     try:
