@@ -4,7 +4,7 @@
         state.json           step, samples, seconds, world size, versions
         config.json          the resolved configuration
         student.safetensors  the student in fp32 under the task's parameter names, whole
-        momentum.safetensors the momentum model, likewise
+        momentum.safetensors the momentum model, likewise; absent where a task has none, as the queue
         queue.pt             features, ids, pointer
         engine/              optimizer state as the engine saves it
         rng-RANK.pt          generator states per rank
@@ -30,13 +30,13 @@ from albef_ds.config.schema import RunConfig, TrainConfig
 from albef_ds.engine import Engine, first_line, read_torch_file
 from albef_ds.errors import ConfigError
 from albef_ds.progress import Progress
-from albef_ds.tasks.pretrain import PretrainTask
+from albef_ds.task import Task
 
 FOLDER = "checkpoints"
 STATE_NAME = "state.json"
 
 
-def save_checkpoint(output: Path, config: RunConfig, engine: Engine, task: PretrainTask, progress: Progress) -> Path:
+def save_checkpoint(output: Path, config: RunConfig, engine: Engine, task: Task, progress: Progress) -> Path:
     """Write `output/checkpoints/step-N`; all ranks call it together. Returns the folder."""
     final = output / FOLDER / f"step-{progress.step:07d}"
     temporary = final.with_name(final.name + ".tmp")
@@ -46,7 +46,7 @@ def save_checkpoint(output: Path, config: RunConfig, engine: Engine, task: Pretr
         temporary.mkdir(parents=True)
     comm.barrier()
     student = engine.full_state_dict()
-    momentum = task.momentum.full_state_dict()
+    momentum = task.momentum.full_state_dict() if task.has_momentum else None
     engine.save(temporary / "engine")
     generators = {"cpu": torch.get_rng_state()}
     if engine.device.type == "cuda":
@@ -54,8 +54,10 @@ def save_checkpoint(output: Path, config: RunConfig, engine: Engine, task: Pretr
     torch.save(generators, temporary / f"rng-{comm.rank()}.pt")
     if comm.rank() == 0:
         save_file(student, temporary / "student.safetensors")
-        save_file(momentum, temporary / "momentum.safetensors")
-        torch.save(task.queue.state_dict(), temporary / "queue.pt")
+        if momentum is not None:
+            save_file(momentum, temporary / "momentum.safetensors")
+        if task.feature_queue is not None:
+            torch.save(task.feature_queue.state_dict(), temporary / "queue.pt")
         files.save(config, temporary / "config.json")
         state = {
             "step": progress.step,
@@ -114,19 +116,21 @@ def restore_progress(folder: Path, config: TrainConfig) -> Progress:
     return progress
 
 
-def load_checkpoint(folder: Path, engine: Engine, task: PretrainTask) -> None:
+def load_checkpoint(folder: Path, engine: Engine, task: Task) -> None:
     """Restore weights, optimizer, momentum model, queue and generators; all ranks call it, as many as wrote it.
 
     Raises:
         ConfigError: a file that is missing or damaged, or another model or queue.
     """
     engine.load(folder / "engine")
-    momentum = _tensors(folder / "momentum.safetensors")
-    queue = read_torch_file(folder / "queue.pt")
+    momentum = _tensors(folder / "momentum.safetensors") if task.has_momentum else {}
+    queue = read_torch_file(folder / "queue.pt") if task.feature_queue is not None else {}
     generators = read_torch_file(folder / f"rng-{comm.rank()}.pt")
     try:
-        task.momentum.load_full_state_dict(momentum)
-        task.queue.load_state_dict(queue)
+        if task.has_momentum:
+            task.momentum.load_full_state_dict(momentum)
+        if task.feature_queue is not None:
+            task.feature_queue.load_state_dict(queue)
         torch.set_rng_state(generators["cpu"])
         if engine.device.type == "cuda" and "cuda" in generators:
             torch.cuda.set_rng_state(generators["cuda"], engine.device)
@@ -136,7 +140,7 @@ def load_checkpoint(folder: Path, engine: Engine, task: PretrainTask) -> None:
         ) from None
 
 
-def load_task_weights(task: PretrainTask, folder: Path) -> str:
+def load_task_weights(task: Task, folder: Path) -> str:
     """Fill the student, and the momentum model if one is attached, from a checkpoint folder; returns a line for the log.
 
     Raises:
@@ -153,7 +157,7 @@ def load_task_weights(task: PretrainTask, folder: Path) -> str:
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(student[name])
-    if "momentum" in task.outside:
+    if task.has_momentum:
         task.momentum.load_full_state_dict(_tensors(folder / "momentum.safetensors"))
     return f"{len(own)} tensors, 100% of the parameters, from {folder}"
 

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from albef_ds.models.albef import ALBEF
 from albef_ds.momentum import Momentum
+from albef_ds.queue import FeatureQueue
 
 _Number = TypeVar("_Number", float, Tensor)
 
@@ -27,6 +29,23 @@ class Task(nn.Module):
         super().__init__()
         # A plain dict is invisible to nn.Module, so to DeepSpeed's casting and partitioning too.
         self.outside: dict[str, Any] = {}
+
+    @property
+    def model(self) -> ALBEF:
+        """The student."""
+        albef = self.base["albef"]
+        assert isinstance(albef, ALBEF)
+        return albef
+
+    @property
+    def has_momentum(self) -> bool:
+        """Whether a momentum model is attached; a task that computes nothing from one has none."""
+        return "momentum" in self.outside
+
+    @property
+    def feature_queue(self) -> FeatureQueue | None:
+        """The queue of ITC features; None for a task without."""
+        return self.outside.get("queue")
 
     @property
     def momentum(self) -> Momentum:

@@ -29,6 +29,7 @@ from albef_ds.logging import RunLogger
 from albef_ds.optim import learning_rate
 from albef_ds.progress import Progress
 from albef_ds.signals import StopRequest
+from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.types import ImageTextBatch
 
 INTERRUPTED = 130
@@ -211,6 +212,7 @@ class Trainer:
         """Zero-shot retrieval on `data.eval_shards`."""
         if not self.config.data.eval_shards:
             return
+        assert isinstance(self.task, PretrainTask)
         started = time.perf_counter()
         metrics = evaluate_retrieval(self.task, self.config, self.device)
         self.logger.pause(time.perf_counter() - started)

@@ -12,7 +12,7 @@ from typing import Any
 
 from albef_ds.config.files import to_dict
 from albef_ds.config.schema import RunConfig
-from albef_ds.config.settings import Setting, all_settings
+from albef_ds.config.settings import Setting, all_settings, task_types
 from albef_ds.errors import ConfigError
 
 BEGIN = "<!-- settings: begin (made by `make docs`) -->"
@@ -22,7 +22,8 @@ END = "<!-- settings: end -->"
 def describe(config: RunConfig) -> str:
     """Every setting, one line each: `*` where it differs from the default, path, value, unit, documentation, paper's value."""
     flat = _flatten(to_dict(config), "")
-    settings = all_settings()
+    task: type = type(config.task)
+    settings = all_settings(task)
     assignments = {path: f"{path}={_text(flat[path])}" for path in settings}
     width = min(max(map(len, assignments.values())), 48)
     lines = []
@@ -37,11 +38,18 @@ def describe(config: RunConfig) -> str:
 
 
 def markdown_table() -> str:
-    """Every setting as a Markdown table: path, type, default, unit, paper's value, meaning."""
+    """Every setting as a Markdown table: path, type, default, unit, paper's value, meaning; the tasks' own with the tasks."""
     rows = ["| setting | type | default | unit | paper | meaning |", "|---|---|---|---|---|---|"]
-    for setting in all_settings().values():
+    kinds: dict[Setting, list[str]] = {}
+    for kind, task in task_types().items():
+        for setting in all_settings(task).values():
+            kinds.setdefault(setting, []).append(kind)
+    # Settings in the order of their first task, those of a section together.
+    sections = list(dict.fromkeys(setting.path.rpartition(".")[0] for setting in kinds))
+    for setting in sorted(kinds, key=lambda one: sections.index(one.path.rpartition(".")[0])):
         default = f"`{_text(setting.default)}`" if setting.default != "" else ""
-        cells = (f"`{setting.path}`", setting.type_name, default, setting.unit, setting.paper, setting.doc)
+        tasks = "" if len(kinds[setting]) == len(task_types()) else f" ({', '.join(kinds[setting])})"
+        cells = (f"`{setting.path}`{tasks}", setting.type_name, default, setting.unit, setting.paper, setting.doc)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from albef_ds.config.schema import RunConfig
-from albef_ds.config.settings import all_settings, find_setting, is_section, section_types
+from albef_ds.config.settings import describe_field, find_setting, section_choices, section_types, task_types
 from albef_ds.errors import ConfigError
 
 
@@ -27,26 +27,40 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: an unknown key (named, with the nearest known one), a wrong type, or a value the schema refuses.
     """
-    return cast(RunConfig, _build(RunConfig, values, ""))
+    return cast(RunConfig, _build(RunConfig, values, "", task_type(values)))
 
 
-def _build(config_type: Any, values: Any, prefix: str) -> Any:
+def task_type(values: dict[str, Any]) -> type:
+    """The dataclass of the task that nested `values` describe: by its `kind`; a file without one is of pretraining.
+
+    Raises:
+        ConfigError: a `kind` that does not exist.
+    """
+    task = values.get("task")
+    kind = task.get("kind", "pretrain") if isinstance(task, dict) else "pretrain"
+    if not isinstance(kind, str) or kind not in task_types():
+        raise ConfigError(f"task.kind={kind} cannot be used: give one of {', '.join(task_types())}")
+    return task_types()[kind]
+
+
+def _build(config_type: Any, values: Any, prefix: str, task: type) -> Any:
     hints = section_types(config_type)
     if not isinstance(values, dict):
         raise ConfigError(f"{prefix.rstrip('.')} is {values!r}: give an object of settings")
     for key in values:
         if key not in hints:
-            find_setting(prefix + key)  # raises with the nearest name, unless the key is a whole dotted path
+            find_setting(prefix + key, task)  # raises with the nearest name, unless the key is a whole dotted path
             raise ConfigError(f"{prefix}{key} stands as one key: nest it, one object per section")
     arguments: dict[str, Any] = {}
     for entry in fields(config_type):
         if entry.name not in values:
             continue
         path, value = prefix + entry.name, values[entry.name]
-        if is_section(hints[entry.name]):
-            arguments[entry.name] = _build(hints[entry.name], value, path + ".")
+        choices = section_choices(hints[entry.name])
+        if choices:
+            arguments[entry.name] = _build(choices[0] if len(choices) == 1 else task, value, path + ".", task)
         else:
-            arguments[entry.name] = all_settings()[path].check(value)
+            arguments[entry.name] = describe_field(path, entry, hints[entry.name]).check(value)
     return config_type(**arguments)
 
 

@@ -26,7 +26,9 @@ def parse_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
             raise ConfigError(f"`{override}` is not a setting: write section.field=value, for example train.max_steps=100")
         if path == "recipe":
             raise ConfigError(f"`{override}` does not change the recipe: use --recipe {text}")
-        setting = find_setting(path)
+        if path == "task.kind":
+            raise ConfigError(f"`{override}` does not change the task: choose a recipe of that task with --recipe")
+        setting = find_setting(path, type(config.task))
         section = values
         *parents, name = path.split(".")
         for parent in parents:

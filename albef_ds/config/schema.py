@@ -8,37 +8,38 @@ sections live in `RunConfig`. This module knows nothing of torch, files or devic
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from albef_ds.config.fields import not_negative, positive, require, setting, share
+from albef_ds.config.tasks import (
+    ClassificationConfig,
+    PretrainConfig,
+    RetrievalConfig,
+    TaskConfig,
+    TextAssignmentConfig,
+    VqaConfig,
+)
 from albef_ds.errors import ConfigError
 
-
-def setting(default: Any, doc: str, *, unit: str = "", paper: str = "") -> Any:
-    """A dataclass field with its documentation: `doc`, the `unit` of its value and the `paper`'s value."""
-    return field(default=default, metadata={"doc": doc, "unit": unit, "paper": paper})
-
-
-def _require(condition: bool, name: str, problem: str, fix: str) -> None:
-    if not condition:
-        raise ConfigError(f"{name} {problem}: {fix}")
-
-
-def _positive(section: str, config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(value > 0, f"{section}.{name}", f"is {value}", "give a number above 0")
-
-
-def _not_negative(section: str, config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(value >= 0, f"{section}.{name}", f"is {value}", "give 0 or more")
-
-
-def _share(section: str, config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(0.0 <= value <= 1.0, f"{section}.{name}", f"is {value}", "give a number from 0 to 1")
+__all__ = [
+    "ClassificationConfig",
+    "ComputeConfig",
+    "DataConfig",
+    "EngineConfig",
+    "InitConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PretrainConfig",
+    "RetrievalConfig",
+    "RunConfig",
+    "TaskConfig",
+    "TextAssignmentConfig",
+    "TextConfig",
+    "TrainConfig",
+    "VisionConfig",
+    "VqaConfig",
+    "setting",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +57,20 @@ class VisionConfig:
     )
 
     def __post_init__(self) -> None:
-        _positive("model.vision", self, "image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio")
-        _require(
+        positive("model.vision", self, "image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio")
+        require(
             self.image_size % self.patch_size == 0,
             "model.vision.image_size",
             f"{self.image_size} is not divisible by model.vision.patch_size {self.patch_size}",
             f"use {max(1, round(self.image_size / self.patch_size)) * self.patch_size}",
         )
-        _require(
+        require(
             self.width % self.num_heads == 0,
             "model.vision.width",
             f"{self.width} is not divisible by model.vision.num_heads {self.num_heads}",
             "change one of them",
         )
-        _require(
+        require(
             self.stem == "patch" or (self.patch_size & (self.patch_size - 1) == 0 and self.patch_size >= 2),
             "model.vision.patch_size",
             f"{self.patch_size} cannot be made of stride-2 convolutions",
@@ -101,11 +102,11 @@ class TextConfig:
     frozen: bool = setting(False, "keep the text encoder's weights as loaded (not the multimodal encoder's)", paper="no")
 
     def __post_init__(self) -> None:
-        _positive("model.text", self, "vocab_size", "width", "num_heads", "intermediate_width", "max_positions")
-        _positive("model.text", self, "num_fusion_layers", "layer_norm_eps")
-        _not_negative("model.text", self, "num_layers")
-        _require(0.0 <= self.dropout < 1.0, "model.text.dropout", f"is {self.dropout}", "give 0 or more, below 1")
-        _require(
+        positive("model.text", self, "vocab_size", "width", "num_heads", "intermediate_width", "max_positions")
+        positive("model.text", self, "num_fusion_layers", "layer_norm_eps")
+        not_negative("model.text", self, "num_layers")
+        require(0.0 <= self.dropout < 1.0, "model.text.dropout", f"is {self.dropout}", "give 0 or more, below 1")
+        require(
             self.width % self.num_heads == 0,
             "model.text.width",
             f"{self.width} is not divisible by model.text.num_heads {self.num_heads}",
@@ -124,6 +125,9 @@ class ComputeConfig:
     mlm_masked_only: bool = setting(True, "run the MLM head at masked positions only")
     itm_cls_only: bool = setting(True, "compute only [CLS] in the last multimodal layer where ITM needs nothing else")
     one_fusion_call: bool = setting(True, "run positive, negative and MLM passes through the multimodal encoder together")
+    cached_texts: int = setting(
+        0, "embeddings of a frozen text encoder kept in memory, for corpora whose captions come again; 0: none", unit="texts"
+    )
     checkpoint_visual: bool = setting(False, "recompute the visual encoder's activations in the backward pass")
     checkpoint_text: bool = setting(False, "recompute the text encoder's activations in the backward pass")
     checkpoint_multimodal: bool = setting(False, "recompute the multimodal encoder's activations in the backward pass")
@@ -138,50 +142,7 @@ class ModelConfig:
     embed_dim: int = setting(256, "width of the normalised ITC features", paper="256")
 
     def __post_init__(self) -> None:
-        _positive("model", self, "embed_dim")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """ITC + MLM + ITM with momentum distillation (paper sections 3.2 and 3.3)."""
-
-    queue_size: int = setting(65536, "momentum features kept per modality as extra ITC negatives", paper="65536")
-    momentum: float = setting(0.995, "decay m of the exponential moving average", paper="0.995")
-    alpha: float = setting(0.4, "weight of the momentum model's pseudo-targets", paper="0.4")
-    alpha_ramp_epochs: float = setting(1.0, "epochs over which alpha rises linearly from 0", unit="epochs", paper="1")
-    temperature: float = setting(0.07, "initial temperature of the similarities", paper="0.07")
-    temperature_min: float = setting(0.001, "lower clamp of the learned temperature", paper="0.001 (released code)")
-    temperature_max: float = setting(0.5, "upper clamp of the learned temperature", paper="0.5 (released code)")
-    itc_weight: float = setting(1.0, "weight of the image-text contrastive loss", paper="1")
-    mlm_weight: float = setting(1.0, "weight of the masked-language-modelling loss", paper="1")
-    itm_weight: float = setting(1.0, "weight of the image-text matching loss", paper="1")
-    itm_random_negatives: float = setting(
-        0.0, "share of ITM negatives drawn uniformly; above 0 helps a model from scratch off the base rate", paper="0"
-    )
-    itm_random_epochs: float = setting(
-        0.0, "epochs over which `itm_random_negatives` falls linearly to 0; 0 keeps it constant", unit="epochs", paper="0"
-    )
-    gather_negatives: bool = setting(False, "contrast and draw negatives over all ranks' batches, not the local one", paper="no")
-    mask_unfilled_queue: bool = setting(
-        True, "leave out queue entries that no feature has reached yet", paper="no (random vectors)"
-    )
-    mask_known_positives: bool = setting(
-        True, "samples with the same image or caption are not negatives: shared ITC targets, never drawn for ITM", paper="no"
-    )
-    momentum_dropout: bool = setting(False, "leave dropout on in the momentum model", paper="on in the released code")
-    compat: bool = setting(False, "reproduce the released code where it differs (docs/architecture.md lists the points)")
-
-    def __post_init__(self) -> None:
-        _not_negative("task", self, "queue_size", "alpha_ramp_epochs", "itm_random_epochs")
-        _not_negative("task", self, "itc_weight", "mlm_weight", "itm_weight")
-        _share("task", self, "momentum", "alpha", "itm_random_negatives")
-        _positive("task", self, "temperature", "temperature_min")
-        _require(
-            self.temperature_min <= self.temperature <= self.temperature_max,
-            "task.temperature",
-            f"{self.temperature} is outside [{self.temperature_min}, {self.temperature_max}]",
-            "change it or task.temperature_min / task.temperature_max",
-        )
+        positive("model", self, "embed_dim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,10 +167,10 @@ class DataConfig:
     max_broken: float = setting(0.01, "share of broken samples above which a run stops")
 
     def __post_init__(self) -> None:
-        _positive("data", self, "prefetch", "max_words", "max_tokens", "max_pixels", "crop_scale_min")
-        _not_negative("data", self, "num_workers")
-        _require(self.max_tokens >= 2, "data.max_tokens", f"is {self.max_tokens}", "give at least 2 ([CLS] and one word)")
-        _share("data", self, "mlm_probability", "max_broken", "crop_scale_min")
+        positive("data", self, "prefetch", "max_words", "max_tokens", "max_pixels", "crop_scale_min")
+        not_negative("data", self, "num_workers")
+        require(self.max_tokens >= 2, "data.max_tokens", f"is {self.max_tokens}", "give at least 2 ([CLS] and one word)")
+        share("data", self, "mlm_probability", "max_broken", "crop_scale_min")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,12 +195,12 @@ class OptimConfig:
     clip_norm: float = setting(0.0, "clip the global gradient norm at this; 0 does not clip", paper="none")
 
     def __post_init__(self) -> None:
-        _positive("optim", self, "learning_rate", "eps")
-        _not_negative("optim", self, "initial_learning_rate", "final_learning_rate", "warmup_samples")
-        _not_negative("optim", self, "weight_decay", "clip_norm")
+        positive("optim", self, "learning_rate", "eps")
+        not_negative("optim", self, "initial_learning_rate", "final_learning_rate", "warmup_samples")
+        not_negative("optim", self, "weight_decay", "clip_norm")
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
-            _require(0.0 <= value < 1.0, f"optim.{name}", f"is {value}", "give 0 or more, below 1")
+            require(0.0 <= value < 1.0, f"optim.{name}", f"is {value}", "give 0 or more, below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,8 +221,8 @@ class EngineConfig:
     )
 
     def __post_init__(self) -> None:
-        _require(self.stage in (0, 1, 2, 3), "engine.stage", f"is {self.stage}", "give 0, 1, 2 or 3")
-        _require(
+        require(self.stage in (0, 1, 2, 3), "engine.stage", f"is {self.stage}", "give 0, 1, 2 or 3")
+        require(
             self.kind == "zero" or not self.ds_config,
             "engine.ds_config",
             f"{self.ds_config} would be ignored by engine.kind={self.kind}",
@@ -298,12 +259,12 @@ class TrainConfig:
     progress: bool = setting(True, "draw a progress bar when standard error is a terminal")
 
     def __post_init__(self) -> None:
-        _positive("train", self, "micro_batch_size", "global_batch_size", "log_every")
-        _not_negative("train", self, "epochs", "max_steps", "max_minutes", "seed", "eval_every", "eval_samples", "save_every")
-        _require(
+        positive("train", self, "micro_batch_size", "global_batch_size", "log_every")
+        not_negative("train", self, "epochs", "max_steps", "max_minutes", "seed", "eval_every", "eval_samples", "save_every")
+        require(
             self.epochs > 0 or self.max_steps > 0, "train.epochs", f"is {self.epochs}", "give epochs or train.max_steps above 0"
         )
-        _require(
+        require(
             self.global_batch_size % self.micro_batch_size == 0,
             "train.global_batch_size",
             f"{self.global_batch_size} is not a multiple of train.micro_batch_size {self.micro_batch_size}",
@@ -319,7 +280,7 @@ class RunConfig:
     output: str = setting("runs/run", "folder of the run: logs, configuration, checkpoints")
     model: ModelConfig = field(default_factory=ModelConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
-    task: PretrainConfig = field(default_factory=PretrainConfig)
+    task: TaskConfig = field(default_factory=PretrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
     init: InitConfig = field(default_factory=InitConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -327,29 +288,36 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.data.max_tokens <= self.model.text.max_positions,
             "data.max_tokens",
             f"{self.data.max_tokens} is more than model.text.max_positions {self.model.text.max_positions}",
             "lower it",
         )
-        _require(
+        require(
+            self.compute.cached_texts == 0 or (self.model.text.frozen and self.engine.stage < 3),
+            "compute.cached_texts",
+            f"is {self.compute.cached_texts}, but only embeddings of a frozen text encoder, whole on each rank, can be kept",
+            "set it to 0, or model.text.frozen=true and engine.stage=2",
+        )
+        require(
             self.engine.momentum_storage != "dense" or self.engine.stage < 3 or self.engine.kind == "local",
             "engine.momentum_storage",
             "of dense needs whole parameters, which engine.stage=3 does not keep",
             "use engine.momentum_storage=value_residual, or fp32 for the exact form",
         )
-        _require(
-            self.train.micro_batch_size >= 2 or self.task.gather_negatives or self.task.itm_weight == 0,
-            "train.micro_batch_size",
-            "of 1 leaves image-text matching without a negative in the batch",
-            "use 2 or more, or task.gather_negatives=true on several ranks",
-        )
+        self.task.check_batch(self.train.micro_batch_size)
+
+    def pretraining(self) -> PretrainConfig:
+        """The task's settings where it is pretraining; `ConfigError` for another task."""
+        if isinstance(self.task, PretrainConfig):
+            return self.task
+        raise ConfigError(f"task.kind={self.task.kind} has no place here: use a pretraining recipe, such as pretrain_4m")
 
     def accumulation_steps(self, world_size: int) -> int:
         """Forward passes per optimizer step on each of `world_size` ranks; `ConfigError` if it does not come out even."""
         per_pass = self.train.micro_batch_size * world_size
-        _require(
+        require(
             self.train.global_batch_size % per_pass == 0,
             "train.global_batch_size",
             f"{self.train.global_batch_size} is not a multiple of train.micro_batch_size {self.train.micro_batch_size}"

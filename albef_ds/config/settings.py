@@ -9,9 +9,10 @@ import difflib
 import math
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from albef_ds.config.schema import RunConfig
+from albef_ds.config.schema import PretrainConfig, RunConfig
 from albef_ds.errors import ConfigError
 
 _TRUE = ("true", "yes", "on", "1")
@@ -80,8 +81,21 @@ class Setting:
 
 
 def is_section(annotation: Any) -> bool:
-    """Whether a field of this type is a section (a nested dataclass) rather than a setting."""
-    return isinstance(annotation, type) and is_dataclass(annotation)
+    """Whether a field of this type is a section (a nested dataclass, or a choice of several) rather than a setting."""
+    return bool(section_choices(annotation))
+
+
+def section_choices(annotation: Any) -> tuple[type, ...]:
+    """The dataclasses that a field of this type may hold; none for a setting."""
+    choices = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return choices if all(isinstance(choice, type) and is_dataclass(choice) for choice in choices) else ()
+
+
+@cache
+def task_types() -> dict[str, type]:
+    """`task.kind` -> the dataclass of its settings, pretraining first."""
+    choices = section_choices(section_types(RunConfig)["task"])
+    return {str(vars(choice)["kind"]): choice for choice in choices}
 
 
 def section_types(config_type: type) -> dict[str, Any]:
@@ -97,16 +111,17 @@ def describe_field(path: str, entry: Field[Any], annotation: Any) -> Setting:
 
 
 @cache
-def all_settings() -> dict[str, Setting]:
-    """Dotted path -> setting, in the schema's order."""
+def all_settings(task_type: type = PretrainConfig) -> dict[str, Setting]:
+    """Dotted path -> setting of a run whose task is of `task_type`, in the schema's order."""
 
     def walk(config_type: Any, prefix: str) -> dict[str, Setting]:
         found: dict[str, Setting] = {}
         hints = section_types(config_type)
         for entry in fields(config_type):
             path = prefix + entry.name
-            if is_section(hints[entry.name]):
-                found.update(walk(hints[entry.name], path + "."))
+            choices = section_choices(hints[entry.name])
+            if choices:
+                found.update(walk(choices[0] if len(choices) == 1 else task_type, path + "."))
             else:
                 found[path] = describe_field(path, entry, hints[entry.name])
         return found
@@ -125,13 +140,17 @@ def nearest(name: str, known: list[str]) -> str:
     return f": did you mean {' or '.join(close)}?" if close else ""
 
 
-def find_setting(path: str) -> Setting:
-    """The setting called `path`. Raises `ConfigError` that names the nearest one, or a section's fields."""
-    settings = all_settings()
+def find_setting(path: str, task_type: type = PretrainConfig) -> Setting:
+    """The setting called `path`. Raises `ConfigError` that names the nearest one, a section's fields, or another task's."""
+    settings = all_settings(task_type)
     if path in settings:
         return settings[path]
     inside = [name for name in settings if name.startswith(path + ".")]
     if inside:
         raise ConfigError(f"{path} is a section: name one of its fields, for example {inside[0]}")
+    owners = [kind for kind, other in task_types().items() if path in all_settings(other)]
+    if owners:
+        own = next(kind for kind, other in task_types().items() if other is task_type)
+        raise ConfigError(f"{path} is a setting of the task {' and '.join(owners)}, not of {own}: leave it out")
     hint = nearest(path, list(settings)) or ": `albef-ds config` lists every setting"
     raise ConfigError(f"there is no setting {path}{hint}")

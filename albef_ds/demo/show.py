@@ -16,6 +16,7 @@ from albef_ds.demo.plots import overview_png
 from albef_ds.demo.report import PREFIX, SPLITS, Report, best_ranking, make_panels, score_split, table
 from albef_ds.errors import ConfigError
 from albef_ds.logging import METRICS_NAME as LOG_NAME
+from albef_ds.tasks.pretrain import PretrainTask
 
 K_TEST = 32
 """Candidates per query that are re-ranked."""
@@ -36,6 +37,7 @@ def show_run(output: Path) -> str:
     config, state = load_config(folder), read_json_object(folder / STATE_NAME)
     device = torch.device("cuda" if torch.cuda.is_available() and config.engine.device != "cpu" else "cpu")
     task = build_task(config)
+    assert isinstance(task, PretrainTask)
     load_task_weights(task, folder)
     task.to(device)
     corpus = Path(config.data.shards).parent

@@ -245,17 +245,17 @@ def evaluate_retrieval(
         data,
         device,
         batch_size=config.train.micro_batch_size,
-        temperature=_temperature(task, config),
+        temperature=_temperature(task),
         prefix="retrieval_momentum" if momentum else "retrieval",
         progress=progress,
     )
     return dict(evaluator.run())
 
 
-def _temperature(task: PretrainTask, config: RunConfig) -> float:
+def _temperature(task: PretrainTask) -> float:
     # ZeRO-3 may hold an empty placeholder between forward passes; the initial value then serves.
     value = task.temperature.detach()
-    return float(value) if value.numel() else config.task.temperature
+    return float(value) if value.numel() else task.config.temperature
 
 
 @contextlib.contextmanager

@@ -142,7 +142,7 @@ def _fusion_layer(config: RunConfig, compute: Compute, rows: int, queries: int, 
 def _multimodal(config: RunConfig, compute: Compute) -> Part:
     text, length, s = config.model.text, config.data.max_tokens, compute.itemsize
     size, settings, positions = config.train.micro_batch_size, config.compute, masked_tokens(config)
-    apart = not config.task.gather_negatives  # positives and MLM meet their own images without an index
+    apart = not config.pretraining().gather_negatives  # positives and MLM meet their own images without an index
     shared = size * 2 * config.model.vision.num_tokens * text.width * s if apart and settings.share_cross_kv else 0
     cls = 1 if settings.itm_cls_only else length
     asked = positions if settings.itm_cls_only and settings.mlm_masked_only else length
@@ -165,12 +165,12 @@ def _masked_language(config: RunConfig, compute: Compute) -> Part:
     text, s = config.model.text, compute.itemsize
     masked = config.train.micro_batch_size * masked_tokens(config)
     rows = masked if config.compute.mlm_masked_only else config.train.micro_batch_size * config.data.max_tokens
-    targets = 4 if config.task.alpha > 0 else 0
+    targets = 4 if config.pretraining().alpha > 0 else 0
     return Part("MLM head", rows * (4 * text.width * s + _STATISTICS) + masked * text.vocab_size * (4 + targets))
 
 
 def _contrastive(config: RunConfig, world_size: int) -> Part:
     size = config.train.micro_batch_size
-    candidates = size * (world_size if config.task.gather_negatives else 1) + config.task.queue_size
+    candidates = size * (world_size if config.pretraining().gather_negatives else 1) + config.pretraining().queue_size
     # Always fp32: the other modality's keys, and per direction similarities, log-softmax and targets.
     return Part("ITC with the queue", 2 * 4 * candidates * (config.model.embed_dim + 3 * size))

@@ -47,7 +47,7 @@ class ModelCounts:
 def count(config: RunConfig) -> ModelCounts:
     """Build the task of `config` without memory and count its parameters."""
     # The queue's own line is arithmetic, and its random start would be the only large tensor.
-    settings = replace(config.task, queue_size=0)
+    settings = replace(config.pretraining(), queue_size=0)
     with torch.device("meta"):
         task = PretrainTask(config.model, config.compute, settings)
     groups = parameter_groups(task, config.optim, compat=config.task.compat)

@@ -93,7 +93,7 @@ def make_plan(config: RunConfig, world_size: int, counts: ModelCounts | None = N
         Line("gradients", states.gradients(*sizes), f"{counts.trainable / 1e6:.1f}M trainable"),
         Line("optimizer", states.optimizer(*sizes), "on the host" if zero.offload_optimizer else "fp32 master + AdamW moments"),
         Line("momentum shards", states.momentum(config, counts, world_size), momentum_note),
-        Line("feature queue", states.queue(config), f"{config.task.queue_size} entries per modality, fp32"),
+        Line("feature queue", states.queue(config), f"{config.pretraining().queue_size} entries per modality, fp32"),
     ]
     passing = [
         Line("momentum units, whole", states.whole_units(config, counts, itemsize, world_size), "the largest, sent and used"),
@@ -129,7 +129,7 @@ def with_micro_batch(config: RunConfig, micro_batch: int, world_size: int) -> Ru
 
 def smallest_micro_batch(config: RunConfig) -> int:
     """The smallest micro-batch that can be trained: matching needs a negative."""
-    return 1 if config.task.gather_negatives or config.task.itm_weight == 0 else 2
+    return 1 if config.pretraining().gather_negatives or config.pretraining().itm_weight == 0 else 2
 
 
 def largest_micro_batch(config: RunConfig, world_size: int, memory: int, counts: ModelCounts) -> int:

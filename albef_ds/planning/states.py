@@ -155,7 +155,7 @@ def whole_units(config: RunConfig, counts: ModelCounts, itemsize: int, world_siz
 
 def queue(config: RunConfig) -> int:
     """Bytes of the feature queue: fp32 features of both modalities and two int64 ids per entry."""
-    return config.task.queue_size * (2 * 4 * config.model.embed_dim + 2 * 8)
+    return config.pretraining().queue_size * (2 * 4 * config.model.embed_dim + 2 * 8)
 
 
 def buckets(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> int:

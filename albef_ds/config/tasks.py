@@ -1,0 +1,185 @@
+"""The settings of each task: one frozen dataclass per task, told apart by `kind`.
+
+What is trained and how it is distilled; which samples it is trained on is `DataConfig`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from albef_ds.config.fields import not_negative, positive, require, setting, share
+
+_KIND = "what is trained; the recipe decides it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseTaskConfig:
+    """What every task's settings have."""
+
+    kind: str = setting("", _KIND)
+    compat: bool = setting(False, "reproduce the released code where it differs (docs/architecture.md lists the points)")
+
+    @property
+    def uses_momentum(self) -> bool:
+        """Whether anything is computed from the momentum model, so that it has to exist."""
+        return False
+
+    def check_batch(self, micro_batch_size: int) -> None:
+        """Refuse a micro-batch that the task cannot be trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig(BaseTaskConfig):
+    """Momentum distillation (paper section 3.3)."""
+
+    momentum: float = setting(0.995, "decay m of the exponential moving average", paper="0.995")
+    alpha: float = setting(0.4, "weight of the momentum model's pseudo-targets", paper="0.4")
+    alpha_ramp_epochs: float = setting(1.0, "epochs over which alpha rises linearly from 0", unit="epochs", paper="1")
+    momentum_dropout: bool = setting(False, "leave dropout on in the momentum model", paper="on in the released code")
+
+    def __post_init__(self) -> None:
+        share("task", self, "momentum", "alpha")
+        not_negative("task", self, "alpha_ramp_epochs")
+
+    @property
+    def uses_momentum(self) -> bool:
+        """Whether anything is computed from the momentum model, so that it has to exist."""
+        return self.alpha > 0.0
+
+    def alpha_at(self, epoch: float) -> float:
+        """alpha at `epoch` (fractional, from 0) of its linear ramp."""
+        return self.alpha * (min(1.0, epoch / self.alpha_ramp_epochs) if self.alpha_ramp_epochs > 0 else 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(DistillationConfig):
+    """ITC against a queue, and ITM with hard negatives (paper section 3.2)."""
+
+    queue_size: int = setting(65536, "momentum features kept per modality as extra ITC negatives", paper="65536")
+    temperature: float = setting(0.07, "initial temperature of the similarities", paper="0.07")
+    temperature_min: float = setting(0.001, "lower clamp of the learned temperature", paper="0.001 (released code)")
+    temperature_max: float = setting(0.5, "upper clamp of the learned temperature", paper="0.5 (released code)")
+    itc_weight: float = setting(1.0, "weight of the image-text contrastive loss", paper="1")
+    itm_weight: float = setting(1.0, "weight of the image-text matching loss", paper="1")
+    itm_random_negatives: float = setting(
+        0.0, "share of ITM negatives drawn uniformly; above 0 helps a model from scratch off the base rate", paper="0"
+    )
+    itm_random_epochs: float = setting(
+        0.0, "epochs over which `itm_random_negatives` falls linearly to 0; 0 keeps it constant", unit="epochs", paper="0"
+    )
+    gather_negatives: bool = setting(False, "contrast and draw negatives over all ranks' batches, not the local one", paper="no")
+    mask_unfilled_queue: bool = setting(
+        True, "leave out queue entries that no feature has reached yet", paper="no (random vectors)"
+    )
+    mask_known_positives: bool = setting(
+        True, "samples with the same image or caption are not negatives: shared ITC targets, never drawn for ITM", paper="no"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        not_negative("task", self, "queue_size", "itm_random_epochs", "itc_weight", "itm_weight")
+        share("task", self, "itm_random_negatives")
+        positive("task", self, "temperature", "temperature_min")
+        require(
+            self.temperature_min <= self.temperature <= self.temperature_max,
+            "task.temperature",
+            f"{self.temperature} is outside [{self.temperature_min}, {self.temperature_max}]",
+            "change it or task.temperature_min / task.temperature_max",
+        )
+
+    @property
+    def uses_momentum(self) -> bool:
+        """Always: ITC contrasts with momentum features."""
+        return True
+
+    def random_negatives_at(self, epoch: float) -> float:
+        """Share of uniformly drawn ITM negatives at `epoch`."""
+        fall = max(0.0, 1.0 - epoch / self.itm_random_epochs) if self.itm_random_epochs > 0 else 1.0
+        return self.itm_random_negatives * fall
+
+    def check_batch(self, micro_batch_size: int) -> None:
+        """ITM needs a negative."""
+        require(
+            micro_batch_size >= 2 or self.gather_negatives or self.itm_weight == 0,
+            "train.micro_batch_size",
+            "of 1 leaves image-text matching without a negative in the batch",
+            "use 2 or more, or task.gather_negatives=true on several ranks",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(ContrastiveConfig):
+    """ITC + MLM + ITM with momentum distillation (paper sections 3.2 and 3.3)."""
+
+    kind: Literal["pretrain"] = setting("pretrain", _KIND)
+    mlm_weight: float = setting(1.0, "weight of the masked-language-modelling loss", paper="1")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        not_negative("task", self, "mlm_weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig(ContrastiveConfig):
+    """ITC + ITM on annotated pairs (paper section 5, image-text retrieval); grounding trains the same way."""
+
+    kind: Literal["retrieval"] = setting("retrieval", _KIND)
+    k_test: int = setting(128, "candidates per query that ITM re-ranks in evaluation", paper="128 (Flickr30K), 256 (COCO)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive("task", self, "k_test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(DistillationConfig):
+    """A class per sample from the fused [CLS] (paper section 5: visual entailment, NLVR2)."""
+
+    kind: Literal["classification"] = setting("classification", _KIND)
+    num_classes: int = setting(3, "classes", paper="3 (SNLI-VE), 2 (NLVR2)")
+    num_images: int = setting(
+        1, "pictures per sample; with 2 each multimodal layer becomes two blocks that share keys and values", paper="1, 2 (NLVR2)"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_classes >= 2, "task.num_classes", f"is {self.num_classes}", "give 2 or more")
+        require(self.num_images in (1, 2), "task.num_images", f"is {self.num_images}", "give 1 or 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextAssignmentConfig(BaseTaskConfig):
+    """Pretraining for NLVR2: does a text belong to the first, the second, or neither of two images (paper section 5)."""
+
+    kind: Literal["text_assignment"] = setting("text_assignment", _KIND)
+    temperature: float = setting(0.07, "temperature of the image similarities that pair images", paper="0.07 (released code)")
+
+    def __post_init__(self) -> None:
+        positive("task", self, "temperature")
+
+    def check_batch(self, micro_batch_size: int) -> None:
+        """The third class is two other images."""
+        require(
+            micro_batch_size >= 3,
+            "train.micro_batch_size",
+            f"of {micro_batch_size} leaves a text without two other images in the batch",
+            "use 3 or more",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqaConfig(DistillationConfig):
+    """Questions answered by a decoder over the fused question (paper section 5, visual question answering)."""
+
+    kind: Literal["vqa"] = setting("vqa", _KIND)
+    decoder_layers: int = setting(6, "layers of the answer decoder", paper="6")
+    k_test: int = setting(128, "answers of the list that are ranked by all of their tokens in evaluation", paper="128")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive("task", self, "decoder_layers", "k_test")
+
+
+TaskConfig = PretrainConfig | RetrievalConfig | ClassificationConfig | TextAssignmentConfig | VqaConfig
+"""Any task's settings; a file's `kind` says which, and none means pretraining."""
