@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from albef_ds.config.schema import (
+    ComputeConfig,
     DataConfig,
     EngineConfig,
     InitConfig,
@@ -41,6 +42,8 @@ def demo_emoji() -> RunConfig:
             ),
             embed_dim=128,
         ),
+        # The corpus has about 5,000 captions, and MLM masks most of them in a few ways.
+        compute=ComputeConfig(cached_texts=20_000),
         task=PretrainConfig(queue_size=2048, momentum=0.97, alpha_ramp_epochs=3.0, itm_weight=3.0, itm_random_negatives=0.5),
         data=DataConfig(num_workers=1, max_tokens=8, crop_scale_min=0.5, rand_augment=False),
         init=InitConfig(visual_encoder="scratch"),

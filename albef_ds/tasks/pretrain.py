@@ -18,6 +18,7 @@ from albef_ds.losses.sampling import gumbel, hashed_uniform, sample_negatives
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.bert import FusionPass, init_bert_weights
 from albef_ds.models.heads import MLMHead
+from albef_ds.models.text_cache import TextCache
 from albef_ds.queue import FeatureQueue
 from albef_ds.task import Losses, Metrics, Task
 from albef_ds.types import ImageTextBatch
@@ -78,6 +79,7 @@ class PretrainTask(Task):
         self.outside["queue"] = FeatureQueue(
             config.queue_size, model.embed_dim, start_filled=config.compat or not config.mask_unfilled_queue
         )
+        self._text_cache = TextCache(albef.encode_text, compute.cached_texts) if compute.cached_texts else None
         self._pending: list[list[Tensor]] = []
 
     @property
@@ -148,10 +150,10 @@ class PretrainTask(Task):
 
     def _encode_texts(self, batch: ImageTextBatch) -> tuple[Tensor, Tensor]:
         """Embeddings (B, L, D) of the clean and of the masked text."""
+        encode = self._text_cache or self.model.encode_text
         if not self.compute.one_fusion_call:
-            encode = self.model.encode_text
             return encode(batch.token_ids, batch.token_mask), encode(batch.masked_ids, batch.token_mask)
-        both = self.model.encode_text(torch.cat([batch.token_ids, batch.masked_ids]), batch.token_mask.repeat(2, 1))
+        both = encode(torch.cat([batch.token_ids, batch.masked_ids]), batch.token_mask.repeat(2, 1))
         clean, masked = both.chunk(2)
         return clean, masked
 

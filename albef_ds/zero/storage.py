@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+_CPU_CHUNK = 2**16
+"""Weights averaged at a time on a CPU: intermediate values then stay in its cache (twice as fast at 6M weights)."""
 RESIDUAL_SCALE = 2.0**12
 """An fp16 rounding error is at most 2^-11 of its value; scaled by this, it uses the range of fp16 as the value does."""
 
@@ -115,6 +117,19 @@ class Fp16Stochastic(Fp16Nearest):
         self.travelling.copy_(torch.where(away, neighbour, nearest))
 
 
+def _sum(value: Tensor, residual: Tensor) -> Tensor:
+    return value.float().add_(residual.float(), alpha=1.0 / RESIDUAL_SCALE)
+
+
+def _split(weights: Tensor, value: Tensor, residual: Tensor) -> None:
+    # The residual's own rounding can carry the sum over a midpoint between two values. A checkpoint holds the sum, so
+    # splitting the sum again must change nothing.
+    for exact in (weights, None):
+        exact = _sum(value, residual) if exact is None else exact
+        value.copy_(exact)
+        residual.copy_((exact - value.float()).mul_(RESIDUAL_SCALE))
+
+
 class ValueResidual(Fp16Nearest):
     """An fp16 value that travels and an fp16 residual that stays, 4 bytes per weight with an error like fp32's."""
 
@@ -124,18 +139,18 @@ class ValueResidual(Fp16Nearest):
 
     def read(self) -> Tensor:
         """See `Storage.read`."""
-        return self.travelling.float().add_(self.residual.float(), alpha=1.0 / RESIDUAL_SCALE)
+        return _sum(self.travelling, self.residual)
 
     def write(self, weights: Tensor) -> None:
         """See `Storage.write`."""
-        self._split(weights)
-        # The residual's own rounding can carry the sum over a midpoint between two values. A checkpoint holds the sum, so
-        # splitting the sum again must change nothing.
-        self._split(self.read())
+        _split(weights, self.travelling, self.residual)
 
-    def _split(self, weights: Tensor) -> None:
-        self.travelling.copy_(weights)
-        self.residual.copy_((weights - self.travelling.float()).mul_(RESIDUAL_SCALE))
+    def average(self, student: Tensor, decay: float) -> None:
+        """See `Storage.average`."""
+        size = _CPU_CHUNK if student.device.type == "cpu" else max(student.numel(), 1)
+        parts = (tensor.split(size) for tensor in (student, self.travelling, self.residual))
+        for weights, value, residual in zip(*parts, strict=True):
+            _split(_sum(value, residual).lerp_(weights, 1.0 - decay), value, residual)
 
     def to(self, device: torch.device) -> None:
         """See `Storage.to`."""
