@@ -151,6 +151,20 @@ class DataConfig:
 
     shards: str = setting("", "folder with manifest.json, or a tar / brace pattern / URL read without one")
     eval_shards: str = setting("", "the same for the retrieval evaluation during training; empty: none")
+    group_size: int = setting(
+        1, "samples that stand together in the corpus and stay together in the order: hard negatives by design", unit="samples"
+    )
+    annotations: str = setting(
+        "", "annotation files of a fine-tuning task, comma-separated (an official VQA pair as QUESTIONS+ANSWERS); replace shards"
+    )
+    eval_annotations: str = setting("", "the same of the validation split, scored during training and to choose a checkpoint")
+    test_annotations: str = setting("", "the same of the test splits, as NAME=FILE or FILE; scored once, by `albef-ds evaluate`")
+    image_root: str = setting("", "folder that the picture paths in annotation files start from")
+    vg_root: str = setting("", "the same for Visual Genome's pictures in VQA; empty: image_root")
+    answer_list: str = setting("", "JSON list of the answers that VQA ranks (`albef-ds answers` makes one)")
+    refs: str = setting("", "JSON list {ref_id, ann_id, image_id, split} of referring expressions; given: grounding is evaluated")
+    instances: str = setting("", "COCO's instances JSON: the boxes that referring expressions mean")
+    detections: str = setting("", "a detector's boxes per picture, the released dets.json; empty: none")
     num_workers: int = setting(4, "loader processes per rank; 0 loads in the training process", unit="processes")
     prefetch: int = setting(2, "batches each worker keeps ready", unit="batches")
     max_words: int = setting(30, "caption words kept before tokenisation", unit="words", paper="30 (released code)")
@@ -167,7 +181,7 @@ class DataConfig:
     max_broken: float = setting(0.01, "share of broken samples above which a run stops")
 
     def __post_init__(self) -> None:
-        positive("data", self, "prefetch", "max_words", "max_tokens", "max_pixels", "crop_scale_min")
+        positive("data", self, "group_size", "prefetch", "max_words", "max_tokens", "max_pixels", "crop_scale_min")
         not_negative("data", self, "num_workers")
         require(self.max_tokens >= 2, "data.max_tokens", f"is {self.max_tokens}", "give at least 2 ([CLS] and one word)")
         share("data", self, "mlm_probability", "max_broken", "crop_scale_min")

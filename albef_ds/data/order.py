@@ -4,7 +4,8 @@ A run's samples stand in one endless sequence of positions; position = epoch * n
 permutation of all samples. Up to `window_samples` samples it is drawn over the whole corpus; above, whole shards are
 permuted and neighbours in that order are mixed within windows of about `window_samples` samples, which bounds memory
 (8 bytes a sample of a window) and keeps reads near each other. Shards written by `albef-data` are globally shuffled
-already, so a window is a fair draw from the corpus.
+already, so a window is a fair draw from the corpus. With a `group_size`, groups of that many samples which stand together
+in a window are permuted as one (what is left over at the window's end stays there).
 
 This module knows numbers only: no files, ranks or batches.
 """
@@ -25,9 +26,10 @@ WINDOW_SAMPLES = 1 << 20
 class SampleOrder:
     """Maps a position to (shard, row) for shards of `counts` samples."""
 
-    def __init__(self, counts: Sequence[int], seed: int, window_samples: int = WINDOW_SAMPLES) -> None:
+    def __init__(self, counts: Sequence[int], seed: int, window_samples: int = WINDOW_SAMPLES, group_size: int = 1) -> None:
         self._counts = np.asarray(counts, np.int64)
         self._seed = seed
+        self._group_size = group_size
         self._window_samples = window_samples
         self.num_samples = int(self._counts.sum())
         if self.num_samples == 0:
@@ -40,8 +42,11 @@ class SampleOrder:
         shards, starts, windows = self._layout(epoch)
         window = int(np.searchsorted(windows, offset, "right")) - 1
         first, end = int(windows[window]), int(windows[window + 1]) if window + 1 < len(windows) else self.num_samples
-        shuffled = _permutation(end - first, randomness.mix(self._seed, epoch, randomness.WINDOW, window))
-        offset = first + int(shuffled[offset - first])
+        groups = (end - first) // self._group_size
+        group, within = divmod(offset - first, self._group_size)
+        if group < groups:
+            shuffled = _permutation(groups, randomness.mix(self._seed, epoch, randomness.WINDOW, window))
+            offset = first + int(shuffled[group]) * self._group_size + within
         place = int(np.searchsorted(starts, offset, "right")) - 1
         return int(shards[place]), offset - int(starts[place])
 

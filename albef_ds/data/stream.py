@@ -151,7 +151,7 @@ class _MicroBatches(Dataset[Delivery]):
 
     def __init__(self, config: DataConfig, image_size: int, seed: int, micro_batch_size: int) -> None:
         self.reader = ShardReader(Path(config.shards))
-        self.order = SampleOrder(self.reader.counts, seed)
+        self.order = SampleOrder(self.reader.counts, seed, group_size=config.group_size)
         self._builder = SampleBuilder(config, image_size, seed)
         self._micro_batch_size = micro_batch_size
         self._first_sample = [0, *accumulate(self.reader.counts)]

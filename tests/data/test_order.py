@@ -62,3 +62,15 @@ def test_permutations_do_not_prefer_any_place() -> None:
         counts[np.arange(size), randomness.permutation(size, randomness.mix(key))] += 1
     chi_square = ((counts - draws / size) ** 2 / (draws / size)).sum()
     assert 250 < chi_square < 490  # 361 degrees of freedom, standard deviation 27
+
+
+def test_groups_stay_together_and_every_sample_still_comes_once() -> None:
+    order = SampleOrder([10, 9], seed=3, group_size=4)
+    rows = [shard * 10 + row for shard, row in (order.locate(position) for position in range(19))]
+    # The window lays shards one behind the other in the epoch's order; 19 samples make 4 groups and 3 left over.
+    groups = [rows[start : start + 4] for start in range(0, 16, 4)]
+    shards_in_order = rows[16:]
+    assert sorted(rows) == list(range(19))
+    layout = list(range(10, 19)) + list(range(10)) if shards_in_order[-1] == 9 else list(range(19))
+    assert sorted(groups) == sorted(layout[start : start + 4] for start in range(0, 16, 4))
+    assert groups != [layout[start : start + 4] for start in range(0, 16, 4)]

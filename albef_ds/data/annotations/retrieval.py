@@ -1,0 +1,56 @@
+"""Image-text retrieval: the released JSON lists and Karpathy's `dataset_*.json` for COCO and Flickr30K."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from albef_ds.data.annotations.files import entries, field, read_json, texts
+from albef_ds.data.annotations.records import CaptionRecord
+from albef_ds.errors import ConfigError
+
+Split = Literal["train", "val", "test"]
+
+_KIND = "a list of {image, caption} or Karpathy's dataset_coco.json / dataset_flickr30k.json"
+
+
+def read_retrieval(path: Path, split: Split = "train") -> list[CaptionRecord]:
+    """Pictures with captions.
+
+    Released files: a list of {image, caption: text or list, image_id}; they hold one split, so `split` changes nothing.
+    Karpathy's files: {images: [{filename, filepath, split, sentences: [{raw}]}]}; `train` takes COCO's `restval` too,
+    as is usual. Training records have one caption each where the file has one entry per caption.
+
+    Raises:
+        ConfigError: neither form, or no picture of the split.
+    """
+    raw = read_json(path)
+    if isinstance(raw, dict) and "images" in raw:
+        return _karpathy(path, raw, split)
+    records = []
+    for where, entry in entries(path, raw, _KIND):
+        image = field(where, entry, "image", str)
+        captions = texts(where, entry, "caption")
+        records.append(CaptionRecord(image, captions, str(entry.get("image_id", image))))
+    return records
+
+
+def _karpathy(path: Path, raw: dict[str, Any], split: Split) -> list[CaptionRecord]:
+    wanted = ("train", "restval") if split == "train" else (split,)
+    records = []
+    for where, entry in entries(path, raw["images"], _KIND):
+        if field(where, entry, "split", str) not in wanted:
+            continue
+        name = field(where, entry, "filename", str)
+        folder = entry.get("filepath", "")
+        sentences = [
+            field(f"{where} sentence {number}", sentence, "raw", str)
+            for number, sentence in enumerate(field(where, entry, "sentences", list))
+        ]
+        if not sentences:
+            raise ConfigError(f"{where}: has no sentence: {_KIND}")
+        image = f"{folder}/{name}" if folder else name
+        records.append(CaptionRecord(image, tuple(sentences), str(entry.get("cocoid", entry.get("imgid", image)))))
+    if not records:
+        raise ConfigError(f"{path} has no picture of the split {split}: give Karpathy's file")
+    return records

@@ -1,0 +1,110 @@
+"""What a scene means: two different objects and one of four relations, 1,104 meanings in all, and their captions.
+
+A meaning is an unordered pair of objects with the relation of the first to the second; "a red circle left of a blue
+square" and its mirror "a blue square right of a red circle" are one meaning. Splits are by meaning, never by picture.
+This module knows no pictures and no files.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "black")
+SHAPES = ("circle", "square", "triangle", "cross")
+SIZES = ("small", "large")
+
+Relation = Literal["left of", "right of", "above", "below"]
+RELATIONS: tuple[Relation, ...] = ("left of", "right of", "above", "below")
+MIRROR: dict[Relation, Relation] = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+SPOTS: dict[Relation, str] = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}
+"""Where the first object of a relation stands."""
+
+HELD_OUT = 0.2
+"""Share of the meanings that no training picture shows."""
+
+
+@dataclass(frozen=True, order=True)
+class Thing:
+    """An object without its size, which belongs to the picture and not to the meaning."""
+
+    colour: int
+    shape: int
+
+    @property
+    def number(self) -> int:
+        """0 to 23."""
+        return self.colour * len(SHAPES) + self.shape
+
+    def __str__(self) -> str:
+        return f"{COLOURS[self.colour]} {SHAPES[self.shape]}"
+
+
+THINGS = tuple(Thing(colour, shape) for colour in range(len(COLOURS)) for shape in range(len(SHAPES)))
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """`first` stands in `relation` to `second`; `first` < `second`, so equal meanings are equal."""
+
+    first: Thing
+    second: Thing
+    relation: Relation
+
+    @classmethod
+    def of(cls, first: Thing, second: Thing, relation: Relation) -> Meaning:
+        """The meaning of a statement in either order."""
+        if first < second:
+            return cls(first, second, relation)
+        return cls(second, first, MIRROR[relation])
+
+    @property
+    def things(self) -> tuple[Thing, Thing]:
+        """Both objects."""
+        return self.first, self.second
+
+    @property
+    def hard(self) -> bool:
+        """Both colour and shape differ, so binding can be told from a bag of words."""
+        return self.first.colour != self.second.colour and self.first.shape != self.second.shape
+
+    def caption(self, mirrored: bool = False) -> str:
+        """One of its two statements."""
+        if mirrored:
+            return f"a {self.second} {MIRROR[self.relation]} a {self.first}"
+        return f"a {self.first} {self.relation} a {self.second}"
+
+    def captions(self) -> list[str]:
+        """Both statements."""
+        return [self.caption(), self.caption(mirrored=True)]
+
+
+MEANINGS = tuple(Meaning(a, b, relation) for a, b in combinations(THINGS, 2) for relation in RELATIONS)
+"""All 1,104; the four relations of one pair stand together."""
+HARD = tuple(meaning for meaning in MEANINGS if meaning.hard)
+"""The 720 of the hard gallery."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Meanings of training and those held out. Of every pair of objects at most two relations are held out."""
+
+    train: tuple[Meaning, ...]
+    held_out: tuple[Meaning, ...]
+
+
+def split_meanings(seed: int, held_out: float = HELD_OUT) -> Split:
+    """Hold out a share of the meanings, drawn with `seed`; every object and every pair stays in training."""
+    generator = random.Random(f"split {seed}")
+    pairs: dict[tuple[Thing, Thing], list[Meaning]] = {}
+    for meaning in MEANINGS:
+        pairs.setdefault(meaning.things, []).append(meaning)
+    # Two passes over all pairs reach any share up to a half without holding out a pair as a whole.
+    queue = [generator.sample(meanings, 2) for meanings in generator.sample(list(pairs.values()), len(pairs))]
+    wanted = round(len(MEANINGS) * held_out)
+    chosen = set([two[0] for two in queue] + [two[1] for two in queue][: max(0, wanted - len(queue))])
+    if wanted < len(queue):
+        chosen = {two[0] for two in queue[:wanted]}
+    return Split(tuple(m for m in MEANINGS if m not in chosen), tuple(m for m in MEANINGS if m in chosen))
