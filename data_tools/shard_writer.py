@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -22,13 +22,13 @@ from typing_extensions import Self
 
 from albef_ds.errors import ConfigError
 from albef_ds.shard_format import BLOCK, IMAGE_EXTENSIONS, MANIFEST_NAME, Manifest, ShardEntry, index_name, sample_key, shard_name
+from data_tools.direct_file import DirectFile
 
 Sample = tuple[bytes, str, dict[str, Any]]
 """Picture bytes, extension without a dot, metadata."""
 
 WRITING_NAME = "_writing"  # marks a folder whose corpus is not finished, and so as ours to write into
-_BUFFER = 1 << 20
-_MAX_PARTS = 1000  # the kernel takes 1024 in one call
+_PADDING = bytes(BLOCK)
 _MODE_TO_OWNER = b"0000644\x00" + 2 * b"0000000\x00"
 _AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x00" + b"00" + bytes(64) + 2 * b"0000000\x00" + bytes(155 + 12)
 _MTIME = b"00000000000\0"
@@ -87,14 +87,15 @@ class ShardFile:
     def __init__(self, folder: Path, number: int, first_sample: int) -> None:
         self.folder = folder
         self.name = shard_name(number)
-        self.num_bytes = 0
         self._next_sample = first_sample
         self._index: list[tuple[int, int, int, int]] = []
-        self._hash = xxhash.xxh3_128()
-        self._parts: list[bytes] = []
-        self._buffered = 0
         self._temporary = folder / f"{self.name}.{os.getpid()}.tmp"
-        self._file = open(self._temporary, "wb", buffering=0)  # noqa: SIM115 - closed by close() or abort()
+        self._file = DirectFile(self._temporary)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the tar so far."""
+        return self._file.num_bytes
 
     @property
     def num_samples(self) -> int:
@@ -112,56 +113,28 @@ class ShardFile:
                 f"sample {self._next_sample} is a {extension or 'nameless'} file of {len(image)} bytes: "
                 f"give a picture in one of {', '.join(IMAGE_EXTENSIONS)}"
             )
-        key = sample_key(self._next_sample)
-        image_offset = self._member(f"{key}.{extension}", image)
-        meta_offset = self._member(f"{key}.json", meta)
+        key, append = sample_key(self._next_sample), self._file.append
+        image_offset = self.num_bytes + BLOCK
+        meta_offset = self.num_bytes + member_blocks(len(image)) + BLOCK
+        append(tar_header(f"{key}.{extension}", len(image)))
+        append(image)
+        # Small pieces are joined: a call costs more than copying them.
+        rest = (_PADDING[: -len(image) % BLOCK], tar_header(f"{key}.json", len(meta)), meta, _PADDING[: -len(meta) % BLOCK])
+        append(b"".join(rest))
         self._index.append((image_offset, len(image), meta_offset, len(meta)))
         self._next_sample += 1
 
-    def _member(self, name: str, content: bytes) -> int:
-        offset = self.num_bytes + BLOCK
-        blocks = member_blocks(len(content))
-        self._parts += (tar_header(name, len(content)), content, bytes(blocks - BLOCK - len(content)))
-        self.num_bytes += blocks
-        self._buffered += blocks
-        if self._buffered >= _BUFFER or len(self._parts) > _MAX_PARTS:
-            self._flush()
-        return offset
-
-    def _flush(self) -> None:
-        for part in self._parts:
-            self._hash.update(part)
-        # Gathered by the kernel, so that pictures are not copied here; it may take only part of them.
-        written = os.writev(self._file.fileno(), self._parts)
-        if written < self._buffered:
-            write_all(self._file, b"".join(self._parts)[written:])
-        self._parts.clear()
-        self._buffered = 0
-
     def close(self) -> ShardEntry:
         """Finish the tar and its index, flush both to disk and give them their final names, the tar last."""
-        self._parts.append(bytes(2 * BLOCK))
-        self.num_bytes += 2 * BLOCK
-        self._buffered += 2 * BLOCK
-        self._flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        checksum = save_index(self.folder, self.name, np.array(self._index, np.int64).reshape(-1, 4))
+        self._file.append(bytes(2 * BLOCK))
+        checksum = self._file.close()
+        index_checksum = save_index(self.folder, self.name, np.array(self._index, np.int64).reshape(-1, 4))
         os.replace(self._temporary, self.folder / self.name)
-        return ShardEntry(self.name, self.num_samples, self.num_bytes, self._hash.hexdigest(), checksum)
+        return ShardEntry(self.name, self.num_samples, self.num_bytes, checksum, index_checksum)
 
     def abort(self) -> None:
         """Close and remove the temporary file."""
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
-
-
-def write_all(file: BinaryIO | io.RawIOBase, data: bytes) -> None:
-    """Write all of `data` to an unbuffered file, which may take only part of it in one call."""
-    view = memoryview(data)
-    while view:
-        written = file.write(view)
-        view = view[written:]
+        self._file.abort()
 
 
 def save_index(folder: Path, shard: str, index: np.ndarray[Any, np.dtype[np.int64]]) -> str:
