@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -153,24 +154,51 @@ def _lines(columns: Columns, verdicts: Verdicts, owners: I64, place: I64, bounds
     """Per chunk: a line per kept picture, a line per dropped one whose captions live on, and the shard of each."""
     first = 0
     for chunk in columns.catalog.chunks:
-        hashes = pq.read_table(columns.stage.folder / f"{chunk.name}.parquet", columns=["bytes_lo"])["bytes_lo"].to_pylist()
-        lines: list[bytes] = []
-        shards: list[int] = []
-        for row, raw in enumerate(columns.catalog.read(chunk).to_pylist(), start=chunk.first_row):
-            size = len(raw["captions"])
-            here = slice(first, first + size)
-            first += size
-            captions = [text for text, code in zip(raw["captions"], verdicts.caption[here], strict=True) if code == KEPT]
-            target = row if verdicts.picture[row] == KEPT else int(owners[here.start]) if size else -1
-            if target < 0 or (target != row and not captions):
-                continue
-            entry: dict[str, Any] = {"place": int(place[target]), "row": row, "captions": captions}
-            if target == row:
-                entry |= {key: raw[key] for key in ("id", "path", "offset", "size", "image_id", "extra")}
-                entry |= {"source": chunk.source, "hash": hashes[row - chunk.first_row]}
-            lines.append(json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode("utf-8") + b"\n")
-            shards.append(int(np.searchsorted(bounds, place[target], side="right")) - 1)
-        yield lines, shards
+        hashes = pq.read_table(columns.stage.folder / f"{chunk.name}.parquet", columns=["bytes_lo"])["bytes_lo"]
+        table = columns.catalog.read(chunk)
+        texts = table["captions"].combine_chunks()
+        counts = pc.list_value_length(texts).to_numpy()
+        starts = first + np.concatenate(([0], np.cumsum(counts)))
+        rows = np.arange(chunk.first_row, chunk.first_row + chunk.num_rows)
+        kept = verdicts.picture[rows] == KEPT
+        via = np.full(len(rows), -1, np.int64)
+        via[counts > 0] = owners[starts[:-1][counts > 0]]
+        target = np.where(kept, rows, via)
+        alive = verdicts.caption[first : starts[-1]] == KEPT
+        any_alive = np.diff(np.concatenate(([0], np.cumsum(alive)))[starts - first]) > 0
+        chosen = np.flatnonzero((target >= 0) & (kept | any_alive))
+        whole = alive.all()
+        first = int(starts[-1])
+        places = place[target[chosen]]
+        listed = {name: table[name].take(pa.array(chosen)).to_pylist() for name in _LISTED}
+        columns_of = zip(
+            rows[chosen].tolist(),
+            places.tolist(),
+            kept[chosen].tolist(),
+            (texts if whole else _only(texts, alive)).take(pa.array(chosen)).to_pylist(),
+            hashes.take(pa.array(chosen)).to_pylist(),
+            zip(*listed.values(), strict=True),
+            strict=True,
+        )
+        lines = []
+        for row, at, own, captions, content, values in columns_of:
+            entry: dict[str, Any] = {"place": at, "row": row, "captions": captions}
+            if own:
+                entry |= zip(_LISTED, values, strict=True)
+                entry |= {"source": chunk.source, "hash": content}
+            lines.append(_ENCODER.encode(entry).encode("utf-8") + b"\n")
+        yield lines, (np.searchsorted(bounds, places, side="right") - 1).tolist()
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
+_LISTED = ("id", "path", "offset", "size", "image_id", "extra")
+
+
+def _only(texts: pa.ListArray, alive: NDArray[np.bool_]) -> pa.ListArray:
+    """`texts` without the captions that are not `alive`."""
+    before = np.concatenate(([0], np.cumsum(alive))).astype(np.int32)
+    offsets = texts.offsets.to_numpy() - texts.offsets[0].as_py()
+    return pa.ListArray.from_arrays(pa.array(before[offsets]), texts.flatten().filter(pa.array(alive)))
 
 
 @dataclass(frozen=True)
