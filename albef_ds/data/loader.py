@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.broken import BrokenSample, BrokenTally
 from albef_ds.errors import ConfigError
-from albef_ds.types import ImageTextBatch
+from albef_ds.types import Batch
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Delivery:
     An exception would reach the trainer wrapped in the worker's traceback, no longer one line.
     """
 
-    batch: ImageTextBatch | None
+    batch: Batch | None
     broken: list[BrokenSample] = field(default_factory=list)
     failure: str = ""
 
@@ -60,8 +60,12 @@ def deliveries(
     yield from loader  # closing this generator drops the loader's iterator, which ends its processes
 
 
-def open_delivery(delivery: Delivery, tally: BrokenTally) -> ImageTextBatch:
-    """The batch of `delivery`, its broken samples counted; ConfigError if the worker met one or the tally is above its limit."""
+def open_delivery(delivery: Delivery, tally: BrokenTally) -> Any:
+    """The batch of `delivery`, of its dataset's type, its broken samples counted.
+
+    Raises:
+        ConfigError: the worker met one, or the tally is above its limit.
+    """
     if delivery.batch is None:
         raise ConfigError(delivery.failure)
     tally.add(len(delivery.batch), delivery.broken)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch.utils.data import Dataset, Sampler
 
@@ -24,20 +24,26 @@ from albef_ds.data.samples import Example, SampleBuilder, collate, read_text
 from albef_ds.data.shards import ShardReader
 from albef_ds.errors import ConfigError
 from albef_ds.shard_format import sample_key
-from albef_ds.types import ImageTextBatch
+from albef_ds.types import Batch, ImageTextBatch
 
 SUBSTITUTES_TRIED = 100
 """Samples in a row that may be broken before the stream gives up on finding a substitute."""
 
 
-class Stream(Protocol):
+NEED_ANNOTATIONS = ("classification", "vqa")
+"""Kinds of tasks that a corpus of captions cannot train."""
+
+B_co = TypeVar("B_co", bound=Batch, covariant=True)
+
+
+class Stream(Protocol[B_co]):
     """What the trainer needs of a stream."""
 
     @property
     def num_samples(self) -> int | None:
         """Samples of one epoch over all ranks; None if unknown, then the run needs train.max_steps or max_minutes."""
 
-    def __iter__(self) -> Iterator[ImageTextBatch]:
+    def __iter__(self) -> Iterator[B_co]:
         """This rank's micro-batches, without end."""
 
     def broken_counts(self) -> dict[str, dict[str, int]]:
@@ -47,13 +53,24 @@ class Stream(Protocol):
         """End the loader processes."""
 
 
-class ImageTextStream:
-    """The stream over a corpus folder with a manifest. Iterate once; make another to start elsewhere.
+class MicroBatches(Protocol[B_co]):
+    """What a stream draws from: item p is the micro-batch of the positions from p on. Picklable, for spawned workers."""
+
+    order: SampleOrder
+
+    def __getitem__(self, start: int) -> Delivery:
+        """The micro-batch of the positions from `start` on."""
+
+    def close(self) -> None:
+        """Close open files."""
+
+
+class OrderedStream(Generic[B_co]):
+    """The stream over samples in a `SampleOrder`. Iterate once; make another to start elsewhere.
 
     Args:
-        config: the data section; `config.shards` is the folder.
-        seed: of order, captions, crops and masks.
-        image_size: side of the images in pixels.
+        dataset: what the samples are.
+        config: the data section.
         micro_batch_size, global_batch_size: samples per batch of this rank, and per optimizer step over all ranks.
         rank, world_size: this process among all.
         start_position: position of the first sample of the first global batch (the run's samples so far).
@@ -61,16 +78,15 @@ class ImageTextStream:
         start_method: of loader processes (`fork`, `spawn`, `forkserver`); None: the platform's.
 
     Raises:
-        ConfigError: the corpus is missing, damaged or empty, or the batch sizes do not fit together; while iterating, a
-            shard that cannot be read, or more broken samples than `config.max_broken`.
+        ConfigError: the batch sizes do not fit together; while iterating, what cannot be read, or more broken samples
+            than `config.max_broken`.
     """
 
     def __init__(
         self,
+        dataset: MicroBatches[B_co],
         config: DataConfig,
         *,
-        seed: int,
-        image_size: int,
         micro_batch_size: int,
         global_batch_size: int,
         rank: int = 0,
@@ -84,7 +100,7 @@ class ImageTextStream:
                 f"train.global_batch_size {global_batch_size} is not a multiple of train.micro_batch_size {micro_batch_size} x "
                 f"{world_size} ranks: change one of them"
             )
-        self._dataset = _MicroBatches(config, image_size, seed, micro_batch_size)
+        self._dataset = dataset
         self._sampler = _MicroBatchStarts(micro_batch_size, global_batch_size, rank, world_size, start_position)
         self._config, self._pin_memory, self._start_method = config, pin_memory, start_method
         self._tally = BrokenTally(config.max_broken)
@@ -95,7 +111,7 @@ class ImageTextStream:
         """Samples of one epoch over all ranks."""
         return self._dataset.order.num_samples
 
-    def __iter__(self) -> Iterator[ImageTextBatch]:
+    def __iter__(self) -> Iterator[B_co]:
         self.close()
         source = deliveries(
             self._dataset,
@@ -107,7 +123,7 @@ class ImageTextStream:
         self._source = source
         epoch = self._sampler.start // self.num_samples
         for delivery in source:
-            batch = open_delivery(delivery, self._tally)
+            batch: B_co = open_delivery(delivery, self._tally)
             last = int(batch.positions[-1])
             if (last + 1) // self.num_samples != epoch:  # a small corpus is judged after its epoch, however few samples
                 epoch = (last + 1) // self.num_samples
@@ -127,7 +143,7 @@ class ImageTextStream:
         if self._source is not None:
             self._source.close()
             self._source = None
-        self._dataset.reader.close()
+        self._dataset.close()
 
 
 class _MicroBatchStarts(Sampler[int]):
@@ -146,7 +162,7 @@ class _MicroBatchStarts(Sampler[int]):
             batch += self._total
 
 
-class _MicroBatches(Dataset[Delivery]):
+class _CorpusMicroBatches(Dataset[Delivery]):
     """Item p: the micro-batch of the positions from p on."""
 
     def __init__(self, config: DataConfig, image_size: int, seed: int, micro_batch_size: int) -> None:
@@ -163,6 +179,10 @@ class _MicroBatches(Dataset[Delivery]):
         except ConfigError as error:
             return Delivery(None, failure=str(error))
         return Delivery(collate(examples), broken)
+
+    def close(self) -> None:
+        """Close the open shards."""
+        self.reader.close()
 
     def _example(self, position: int, broken: list[BrokenSample]) -> Example:
         """The example at `position`; if it is broken, the next good one in the order stands in, under its own position.
@@ -185,15 +205,41 @@ class _MicroBatches(Dataset[Delivery]):
         )
 
 
-def open_stream(
-    config: RunConfig, *, rank: int = 0, world_size: int = 1, start_position: int = 0, pin_memory: bool = False
-) -> Stream:
-    """The stream that `config.data.shards` asks for: a corpus folder, or plain tars with the weaker guarantee.
+class ImageTextStream(OrderedStream[ImageTextBatch]):
+    """The stream over a corpus folder with a manifest.
+
+    Args:
+        config: the data section; `config.shards` is the folder.
+        seed: of order, captions, crops and masks.
+        image_size: side of the images in pixels.
+        micro_batch_size: samples per batch of this rank.
+        settings: the rest of what `OrderedStream` takes.
 
     Raises:
-        ConfigError: nothing is named, it does not exist, or as `ImageTextStream` and `WebDatasetStream`.
+        ConfigError: the corpus is missing, damaged or empty, or as `OrderedStream`.
+    """
+
+    def __init__(self, config: DataConfig, *, seed: int, image_size: int, micro_batch_size: int, **settings: Any) -> None:
+        dataset = _CorpusMicroBatches(config, image_size, seed, micro_batch_size)
+        super().__init__(dataset, config, micro_batch_size=micro_batch_size, **settings)
+
+
+def open_stream(
+    config: RunConfig, *, rank: int = 0, world_size: int = 1, start_position: int = 0, pin_memory: bool = False
+) -> Stream[Batch]:
+    """The stream that `config.data` asks for: annotation files, a corpus folder, or plain tars with the weaker guarantee.
+
+    Raises:
+        ConfigError: nothing is named, it does not exist or holds nothing for the task, or as `OrderedStream` and
+            `WebDatasetStream`.
     """
     shards = config.data.shards
+    if config.data.annotations:
+        from albef_ds.data.annotated import annotated_stream  # here: that module is built on this one
+
+        return annotated_stream(config, rank=rank, world_size=world_size, start_position=start_position, pin_memory=pin_memory)
+    if config.task.kind in NEED_ANNOTATIONS:
+        raise ConfigError(f"data.annotations is empty: task.kind={config.task.kind} is trained on annotation files, name them")
     if not shards:
         raise ConfigError("data.shards is empty: give a folder written by `albef-data shard`, or tars")
     config.accumulation_steps(world_size)
