@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from albef_ds.losses.distillation import distilled_cross_entropy
 
 
 def masked_language_loss(logits: Tensor, labels: Tensor, momentum_logits: Tensor | None, alpha: float) -> Tensor:
@@ -19,10 +19,4 @@ def masked_language_loss(logits: Tensor, labels: Tensor, momentum_logits: Tensor
     Returns:
         The sum over the M tokens; the caller divides by the count it means (local or global).
     """
-    log_probs = F.log_softmax(logits if logits.dtype.itemsize >= 4 else logits.float(), dim=-1)
-    loss = F.nll_loss(log_probs, labels, reduction="sum")
-    if momentum_logits is None or alpha == 0.0:
-        return loss
-    with torch.no_grad():
-        targets = torch.softmax(momentum_logits, dim=-1, dtype=log_probs.dtype)
-    return (1.0 - alpha) * loss - alpha * (log_probs * targets).sum()
+    return distilled_cross_entropy(logits, labels, momentum_logits, alpha).sum()

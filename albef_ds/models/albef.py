@@ -8,23 +8,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from albef_ds.config.schema import ComputeConfig, ModelConfig
-from albef_ds.models.bert import FusionPass, MultimodalEncoder, TextEncoder, init_bert_weights
+from albef_ds.models.bert import FusionPass, MultimodalEncoder, TextEncoder
 from albef_ds.models.vit import VisualEncoder
 
 
 class ALBEF(nn.Module):
     """The model that every task builds on. Tasks call its methods; it has no `forward` of its own."""
 
-    def __init__(self, config: ModelConfig, compute: ComputeConfig) -> None:
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, *, projections: bool = True, num_images: int = 1) -> None:
+        """Weights as torch leaves them: `models/initialise.py` draws them.
+
+        Without `projections` there are no ITC features; `num_images` are fused with each text.
+        """
         super().__init__()
         self.config = config
         self.visual_encoder = VisualEncoder(config.vision, compute)
         self.text_encoder = TextEncoder(config.text, compute)
-        self.multimodal_encoder = MultimodalEncoder(config.text, compute, config.vision.width)
-        self.vision_proj = nn.Linear(config.vision.width, config.embed_dim)
-        self.text_proj = nn.Linear(config.text.width, config.embed_dim)
-        for module in (self.text_encoder, self.multimodal_encoder, self.vision_proj, self.text_proj):
-            module.apply(init_bert_weights)
+        self.multimodal_encoder = MultimodalEncoder(config.text, compute, config.vision.width, num_images)
+        if projections:
+            self.vision_proj = nn.Linear(config.vision.width, config.embed_dim)
+            self.text_proj = nn.Linear(config.text.width, config.embed_dim)
         if config.text.frozen:
             self.text_encoder.requires_grad_(False)
 

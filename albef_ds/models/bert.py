@@ -98,14 +98,16 @@ class CrossAttention(nn.Module):
         self.query = nn.Linear(config.width, config.width)
         self.key_value = CrossKeyValue(config, image_width)
         self.output = ResidualNorm(config.width, config)
+        self.attend = attend
+        """What computes the attention; `models/gradcam.py` puts one here that keeps the weights."""
 
-    def forward(self, hidden: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(R, L, D) with keys and values (R, heads, N, d) -> (R, L, D)."""
-        context = attend(
+    def forward(self, hidden: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(R, L, D) with keys and values (R, heads, N, d), bool mask (R, 1, 1, N) or None -> (R, L, D)."""
+        context = self.attend(
             split_heads(self.query(hidden), self.num_heads),
             key,
             value,
-            None,
+            mask,
             dropout=self.dropout if self.training else 0.0,
             implementation=self.implementation,
         )
@@ -217,8 +219,13 @@ class FusionLayer(nn.Module):
         self.cross_attention = CrossAttention(config, compute, image_width)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, image_embeds: Tensor, passes: Sequence[FusionPass], last: bool) -> list[Tensor]:
-        """Image tokens (B, N, image_width) -> per pass (R, L, D), or (R, Q, D) at its `positions` if `last`."""
+    def forward(
+        self, image_embeds: Tensor, passes: Sequence[FusionPass], last: bool, image_mask: Tensor | None = None
+    ) -> list[Tensor]:
+        """Image tokens (B, N, image_width) -> per pass (R, L, D), or (R, Q, D) at its `positions` if `last`.
+
+        `image_mask` bool (B, N) hides tokens; None hides none.
+        """
         project = self.cross_attention.key_value
         shared = project(image_embeds) if self.share_cross_kv else None
         outputs = []
@@ -229,43 +236,55 @@ class FusionLayer(nn.Module):
             else:
                 key, value = shared if index is None else (shared[0][index], shared[1][index])
             hidden, mask, queries = item.text_embeds, item.attention_mask, None
+            cross_mask = None if image_mask is None else (image_mask if index is None else image_mask[index])[:, None, None, :]
             if last and item.positions is not None:
                 queries = gather_tokens(hidden, item.positions)
                 if item.causal:
                     mask = mask.gather(2, item.positions[:, None, :, None].expand(-1, 1, -1, mask.shape[-1]))
             hidden = self.self_attention(hidden, mask, queries)
-            outputs.append(self.feed_forward(self.cross_attention(hidden, key, value)))
+            outputs.append(self.feed_forward(self.cross_attention(hidden, key, value, cross_mask)))
         return outputs
 
 
 class MultimodalEncoder(nn.Module):
-    """The upper BERT layers, each with cross-attention to the image tokens (paper section 3.1)."""
+    """The upper BERT layers, each with cross-attention to the image tokens (paper section 3.1).
 
-    def __init__(self, config: TextConfig, compute: ComputeConfig, image_width: int) -> None:
+    With two images per text each layer becomes two in a row, one per image, that share cross-attention keys and values
+    (paper section 5, NLVR2).
+    """
+
+    def __init__(self, config: TextConfig, compute: ComputeConfig, image_width: int, num_images: int = 1) -> None:
         super().__init__()
+        self.num_images = num_images
         self.recompute = compute.checkpoint_multimodal
         self.one_call = compute.one_fusion_call
         self.last_positions_only = compute.itm_cls_only
-        self.layers = nn.ModuleList(FusionLayer(config, compute, image_width) for _ in range(config.num_fusion_layers))
+        layers = [FusionLayer(config, compute, image_width) for _ in range(config.num_fusion_layers * num_images)]
+        for number, layer in enumerate(layers):
+            layer.cross_attention.key_value = layers[number - number % num_images].cross_attention.key_value
+        self.layers = nn.ModuleList(layers)
 
-    def forward(self, image_embeds: Tensor, passes: Sequence[FusionPass]) -> list[Tensor]:
+    def forward(self, image_embeds: Tensor, passes: Sequence[FusionPass], image_mask: Tensor | None = None) -> list[Tensor]:
         """Fuse each pass with its images.
 
         Args:
-            image_embeds: (B, N, image_width), the images that the passes point into.
+            image_embeds: (B, N, image_width), the images that the passes point into; (I, B, N, image_width) where a text
+                has I images.
             passes: texts of one length L if they are to run as one call.
+            image_mask: bool (B, N), false at tokens to hide; None hides none.
 
         Returns:
             Per pass (R, L, D), or (R, Q, D) where it names `positions`.
         """
+        images = image_embeds.unbind(0) if self.num_images > 1 else (image_embeds,)
         current = list(passes)
-        for layer in self.layers[:-1]:
-            groups = [_concatenate(current, image_embeds.shape[0])] if self.one_call and len(current) > 1 else current
-            outputs = run_layer(layer, self.recompute, image_embeds, groups, False)
+        for number, layer in enumerate(self.layers[:-1]):
+            groups = [_concatenate(current, image_embeds.shape[-3])] if self.one_call and len(current) > 1 else current
+            outputs = run_layer(layer, self.recompute, images[number % self.num_images], groups, False, image_mask)
             if len(groups) < len(current):
                 outputs = list(outputs[0].split([item.text_embeds.shape[0] for item in current]))
             current = [replace(item, text_embeds=output) for item, output in zip(current, outputs, strict=True)]
-        outputs = run_layer(self.layers[-1], self.recompute, image_embeds, current, self.last_positions_only)
+        outputs = run_layer(self.layers[-1], self.recompute, images[-1], current, self.last_positions_only, image_mask)
         if self.last_positions_only:
             return list(outputs)
         return [
@@ -287,7 +306,7 @@ def _concatenate(passes: Sequence[FusionPass], num_images: int) -> FusionPass:
 
 
 def init_bert_weights(module: nn.Module) -> None:
-    """BERT's initial weights: normal(0, 0.02) matrices, zero biases, unit norms; apply with `module.apply`."""
+    """BERT's initial weights of one module: normal(0, 0.02) matrices, zero biases, unit norms."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:

@@ -6,7 +6,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from albef_ds.config.schema import TextConfig
-from albef_ds.models.bert import init_bert_weights
+
+
+class ClassificationHead(nn.Module):
+    """Two linear layers over a fused [CLS] (released code: linear, ReLU, linear)."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.output = nn.Linear(width, num_classes)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, D) -> logits (B, num_classes)."""
+        return self.output(F.relu(self.dense(hidden)))
 
 
 class MLMHead(nn.Module):
@@ -17,7 +29,6 @@ class MLMHead(nn.Module):
         self.dense = nn.Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
         self.decoder = nn.Linear(config.width, config.vocab_size)
-        self.apply(init_bert_weights)
         self.decoder.weight = word_embeddings.weight
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def _targets(task: PretrainTask, batch: Any, monkeypatch: pytest.MonkeyPatch) ->
         assert positives.shape == (features.shape[0], keys.shape[0])
         return real(features, momentum, keys, positives, *rest)
 
-    monkeypatch.setattr("albef_ds.tasks.pretrain.contrastive_loss", spy)
+    monkeypatch.setattr("albef_ds.tasks.contrastive.contrastive_loss", spy)
     task(batch, alpha=0.4)
     return seen
 

@@ -1,0 +1,103 @@
+"""Answers from an `AnswerDecoder`: ranking a closed list, or free generation. No gradients in here."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from albef_ds.models.decoder import AnswerDecoder
+
+PAD = 0
+_ROWS = 512
+"""Answers that pass the decoder at once."""
+
+
+@torch.no_grad()
+def rank_answers(
+    decoder: AnswerDecoder, question_embeds: Tensor, question_mask: Tensor, answer_ids: Tensor, answer_mask: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k most probable answers of a list per question, as the released code ranks them.
+
+    Candidates are the k answers whose first token is most probable. Their score is the log-probability of that first
+    token plus the log-probability of the whole answer, in which the first token counts again: a quirk of the released
+    code that its published figures depend on.
+
+    Args:
+        decoder: in eval mode.
+        question_embeds: (B, L, D), fused with their images.
+        question_mask: bool (B, L).
+        answer_ids: int64 (N, La), the list, [CLS] first, padded with 0.
+        answer_mask: bool (N, La).
+        k: candidates; more than N means N.
+
+    Returns:
+        int64 (B, k) rows of the list, best first, and their probabilities (B, k) among these k candidates.
+    """
+    k = min(k, answer_ids.shape[0])
+    batch = question_embeds.shape[0]
+    start = answer_ids[:1, :1].expand(batch, 1)
+    first = F.softmax(_precise(decoder.next_token_logits(start, question_embeds, question_mask)), dim=1)
+    first_probs, candidates = first[:, answer_ids[:, 1]].topk(k, dim=1)
+    # Two answers with one first token have equal probability: an underflow must not turn it into -inf for both.
+    scores = first_probs.clamp(min=torch.finfo(first_probs.dtype).tiny).log().flatten()
+    rows = candidates.flatten()
+    questions = torch.arange(batch, device=rows.device).repeat_interleave(k)
+    scores = scores + torch.cat(
+        [
+            _log_probability(decoder, answer_ids[part], answer_mask[part], question_embeds, question_mask, index)
+            for part, index in zip(torch.split(rows, _ROWS), torch.split(questions, _ROWS), strict=True)
+        ]
+    )
+    probs, order = F.softmax(scores.view(batch, k), dim=1).topk(k, dim=1)
+    return candidates.gather(1, order), probs
+
+
+def _log_probability(
+    decoder: AnswerDecoder,
+    answer_ids: Tensor,
+    answer_mask: Tensor,
+    question_embeds: Tensor,
+    question_mask: Tensor,
+    question_index: Tensor,
+) -> Tensor:
+    """(A,): sum over an answer's tokens, the first being given."""
+    # Questions that none of these answers belongs to need no keys and values.
+    used, index = torch.unique(question_index, return_inverse=True)
+    hidden = decoder.hidden(answer_ids, answer_mask, question_embeds[used], question_mask[used], index)[:, :-1]
+    wanted = answer_mask[:, 1:]
+    log_probs = F.log_softmax(_precise(decoder.mlm_head(hidden[wanted])), dim=-1)
+    chosen = log_probs.gather(1, answer_ids[:, 1:][wanted][:, None])[:, 0]
+    return chosen.new_zeros(wanted.shape).masked_scatter(wanted, chosen).sum(dim=1)
+
+
+@torch.no_grad()
+def generate_answers(
+    decoder: AnswerDecoder, question_embeds: Tensor, question_mask: Tensor, *, start_id: int, end_id: int, max_tokens: int = 10
+) -> Tensor:
+    """Answers by taking the most probable token each time.
+
+    Args:
+        decoder: in eval mode.
+        question_embeds: (B, L, D), fused with their images.
+        question_mask: bool (B, L).
+        start_id: [CLS].
+        end_id: [SEP], at which an answer ends.
+        max_tokens: longest answer, neither start nor end counted.
+
+    Returns:
+        int64 (B, T), T <= max_tokens, without start and end, padded with 0.
+    """
+    answers = torch.full((question_embeds.shape[0], 1), start_id, dtype=torch.int64, device=question_embeds.device)
+    ended = torch.zeros(answers.shape[0], dtype=torch.bool, device=answers.device)
+    for _ in range(max_tokens):
+        following = decoder.next_token_logits(answers, question_embeds, question_mask).argmax(dim=1)
+        ended = ended | (following == end_id)
+        if bool(ended.all()):
+            break
+        answers = torch.cat([answers, torch.where(ended, PAD, following)[:, None]], dim=1)
+    return answers[:, 1:]
+
+
+def _precise(logits: Tensor) -> Tensor:
+    return logits if logits.dtype.itemsize >= 4 else logits.float()

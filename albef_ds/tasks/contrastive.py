@@ -1,0 +1,228 @@
+"""What pretraining and retrieval share: ITC against momentum features and a queue, ITM with hard negatives.
+
+Paper section 3.2. Not responsible for which passes go through the multimodal encoder besides ITM's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from albef_ds import comm
+from albef_ds.config.schema import ComputeConfig, ModelConfig
+from albef_ds.config.tasks import ContrastiveConfig
+from albef_ds.errors import ConfigError
+from albef_ds.losses.contrastive import contrastive_loss
+from albef_ds.losses.sampling import gumbel, hashed_uniform, sample_negatives
+from albef_ds.models.albef import ALBEF
+from albef_ds.models.bert import FusionPass
+from albef_ds.queue import FeatureQueue
+from albef_ds.task import Metrics, Task
+from albef_ds.types import ImageTextBatch
+
+# Tags keep the streams of random numbers apart.
+_TEXT_FOR_IMAGE, _IMAGE_FOR_TEXT, _UNIFORM_DRAW = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a batch is contrasted with: this rank's samples, or with `gather_negatives` all ranks'."""
+
+    own: Tensor
+    """int64 (B,): column of each row's own pair."""
+    image_ids: Tensor
+    caption_ids: Tensor
+    positions: Tensor
+    image_feat_m: Tensor
+    text_feat_m: Tensor
+
+
+class ContrastiveTask(Task):
+    """`base["albef"]` with a momentum copy; beside it the ITM head, the temperature and the queue."""
+
+    def __init__(
+        self, model: ModelConfig, compute: ComputeConfig, config: ContrastiveConfig, seed: int, *, start_filled: bool
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.compute = compute
+        self.seed = seed
+        self.base = nn.ModuleDict(self.distilled_modules(model, compute))
+        self.itm_head = nn.Linear(model.text.width, 2)
+        # Shape (1,): 0-dim parameters crash DeepSpeed's initialisation.
+        self.temperature = nn.Parameter(torch.full((1,), config.temperature))
+        self.outside["queue"] = FeatureQueue(config.queue_size, model.embed_dim, start_filled=start_filled)
+        self._pending: list[list[Tensor]] = []
+
+    def distilled_modules(self, model: ModelConfig, compute: ComputeConfig) -> dict[str, nn.Module]:
+        """What has a momentum copy, newly made."""
+        return {"albef": ALBEF(model, compute)}
+
+    @property
+    def queue(self) -> FeatureQueue:
+        """The feature queue."""
+        queue: FeatureQueue = self.outside["queue"]
+        return queue
+
+    def schedule(self, epoch: float) -> dict[str, float]:
+        """alpha rises linearly over `alpha_ramp_epochs`; random negatives fall over `itm_random_epochs`."""
+        return {"alpha": self.config.alpha_at(epoch), "random_negatives": self.config.random_negatives_at(epoch)}
+
+    def same_length(self, batch: ImageTextBatch) -> ImageTextBatch:
+        """The batch as ranks must hold it where they exchange texts: padded to the longest text of them all."""
+        if not self.config.gather_negatives:
+            return batch
+        return batch.padded_to(comm.max_over_ranks(batch.token_ids.shape[1], batch.token_ids.device))
+
+    @contextlib.contextmanager
+    def momentum_precision(self, reference: Tensor) -> Iterator[ALBEF]:
+        """The momentum copy of the model, computing no more precisely than `reference` was, without gradients."""
+        twin = self.momentum.modules["albef"]
+        assert isinstance(twin, ALBEF)
+        # A copy kept in fp32 beside a student cast to bf16 computes in bf16 as well: they may share frozen weights.
+        cast = twin.vision_proj.weight.dtype.itemsize > reference.dtype.itemsize
+        with torch.no_grad(), torch.autocast(reference.device.type, reference.dtype) if cast else contextlib.nullcontext():
+            yield twin
+
+    @torch.no_grad()
+    def gather_candidates(self, batch: ImageTextBatch, image_feat_m: Tensor, text_feat_m: Tensor) -> Candidates:
+        """What `batch` is contrasted with, from this rank's momentum features (B, E); keeps them for the queue."""
+        local = [batch.image_ids, batch.caption_ids, batch.positions, image_feat_m, text_feat_m]
+        own = torch.arange(len(batch), device=image_feat_m.device)
+        self._pending.append(local)
+        if self.config.gather_negatives:
+            local = [comm.all_gather(part) for part in local]
+            own = own + comm.rank() * len(batch)
+        return Candidates(own, *local)
+
+    def contrast(
+        self, batch: ImageTextBatch, image_feat: Tensor, text_feat: Tensor, candidates: Candidates, alpha: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """ITC loss and the student's logits against the candidates (B, K), image to text and text to image."""
+        queue_images, queue_texts, queue_image_ids, queue_caption_ids = self.queue.contents()
+        dtype = image_feat.dtype
+        image_keys = torch.cat([candidates.image_feat_m, queue_images.to(dtype)])
+        text_keys = torch.cat([candidates.text_feat_m, queue_texts.to(dtype)])
+        positives = torch.zeros(len(batch), image_keys.shape[0], dtype=torch.bool, device=image_feat.device)
+        positives[torch.arange(len(batch), device=positives.device), candidates.own] = True
+        if self.knows_positives:
+            positives |= batch.image_ids[:, None] == torch.cat([candidates.image_ids, queue_image_ids])
+        if self.knows_positives and not self.config.compat:  # the released fine-tuning knows pictures only
+            positives |= batch.caption_ids[:, None] == torch.cat([candidates.caption_ids, queue_caption_ids])
+        temperature = self.temperature.to(dtype)
+        i2t, sim_i2t = contrastive_loss(
+            image_feat, candidates.image_feat_m[candidates.own], text_keys, positives, temperature, alpha
+        )
+        t2i, sim_t2i = contrastive_loss(
+            text_feat, candidates.text_feat_m[candidates.own], image_keys, positives, temperature, alpha
+        )
+        count = candidates.positions.numel()
+        return (i2t + t2i) / 2, sim_i2t[:, :count].detach(), sim_t2i[:, :count].detach()
+
+    @property
+    def knows_positives(self) -> bool:
+        """Whether samples with the same image or caption count as positives of each other."""
+        return self.config.mask_known_positives
+
+    @torch.no_grad()
+    def draw_negatives(
+        self, batch: ImageTextBatch, candidates: Candidates, sim_i2t: Tensor, sim_t2i: Tensor, random_share: float
+    ) -> tuple[Tensor, Tensor]:
+        """A hard negative text for each image and image for each text, as candidate columns int64 (B,)."""
+        if candidates.positions.numel() < 2 and self.config.itm_weight > 0.0:
+            raise ConfigError(
+                "train.micro_batch_size of 1 leaves image-text matching without a negative: use 2 or more, "
+                "or task.gather_negatives=true on several ranks"
+            )
+        allowed = torch.ones_like(sim_i2t, dtype=torch.bool)
+        allowed[torch.arange(len(batch), device=allowed.device), candidates.own] = False
+        if self.knows_positives:
+            allowed &= batch.image_ids[:, None] != candidates.image_ids
+        if self.knows_positives and not self.config.compat:
+            allowed &= batch.caption_ids[:, None] != candidates.caption_ids
+        return (
+            self.draw(sim_i2t, allowed, candidates.own, batch.positions, candidates.positions, random_share, _TEXT_FOR_IMAGE),
+            self.draw(sim_t2i, allowed, candidates.own, batch.positions, candidates.positions, random_share, _IMAGE_FOR_TEXT),
+        )
+
+    def draw(
+        self, sim: Tensor, allowed: Tensor, own: Tensor, rows: Tensor, columns: Tensor, random_share: float, tag: int
+    ) -> Tensor:
+        """Draw one allowed column per row of `sim` (B, K), keyed by the samples' positions `rows` (B,) and `columns` (K,)."""
+        tags = torch.tensor(tag, device=sim.device)
+        noise = gumbel(hashed_uniform(self.seed, rows[:, None], columns[None, :], tags))
+        if random_share > 0.0:
+            uniform = hashed_uniform(self.seed, rows, tags, torch.tensor(_UNIFORM_DRAW, device=sim.device)) < random_share
+            sim = torch.where(uniform[:, None], torch.zeros_like(sim), sim)
+        return sample_negatives(sim, allowed, own, noise)
+
+    def matching_passes(
+        self,
+        batch: ImageTextBatch,
+        image_embeds: Tensor,
+        text_embeds: Tensor,
+        negative_texts: Tensor,
+        negative_images: Tensor,
+    ) -> tuple[Tensor, FusionPass, FusionPass]:
+        """The images, and the passes of ITM over them, [CLS] wanted: the B true pairs, then 2B pairs with a negative."""
+        mask = batch.token_mask
+        images, all_texts, all_masks = image_embeds, text_embeds, mask
+        own = torch.arange(len(batch), device=mask.device)
+        if self.config.gather_negatives and comm.is_distributed():
+            all_texts, all_masks = comm.all_gather_with_grad(text_embeds), comm.all_gather(mask)
+            # Only the drawn images join the own ones: projecting every rank's would cost world_size times as much.
+            images = torch.cat([image_embeds, comm.all_gather_with_grad(image_embeds)[negative_images]])
+            negative_images = own + len(batch)
+        # Without an index a pass meets the images as they are, which saves copying their keys and values.
+        index = None if images is image_embeds else own
+        cls = torch.zeros(len(batch), 1, dtype=torch.int64, device=mask.device)
+        positive = FusionPass(text_embeds, mask, index, cls)
+        negatives = FusionPass(
+            torch.cat([text_embeds, all_texts[negative_texts]]),
+            torch.cat([mask, all_masks[negative_texts]]),
+            torch.cat([negative_images, own]),
+            cls.repeat(2, 1),
+        )
+        return images, positive, negatives
+
+    def matching_loss(self, on_positive: Tensor, on_negative: Tensor) -> tuple[Tensor, Tensor]:
+        """ITM loss of fused [CLS] states (B, 1, D) and (2B, 1, D), and its accuracy."""
+        logits = self.itm_head(torch.cat([on_positive, on_negative])[:, 0])
+        logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+        labels = torch.zeros(logits.shape[0], dtype=torch.int64, device=logits.device)
+        labels[: on_positive.shape[0]] = 1
+        return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).double().mean()
+
+    @torch.no_grad()
+    def contrastive_metrics(self, sim_i2t: Tensor, candidates: Candidates, itm_accuracy: Tensor) -> Metrics:
+        """Accuracies and the temperature, for the log."""
+        return {
+            "itm_accuracy": itm_accuracy,
+            "itc_accuracy": (sim_i2t.argmax(1) == candidates.own).double().mean(),
+            "temperature": self.temperature.detach().double().mean(),
+        }
+
+    def loss_weights(self) -> dict[str, float]:
+        """As configured; the paper's are 1."""
+        return {"itc": self.config.itc_weight, "itm": self.config.itm_weight}
+
+    def after_step(self) -> None:
+        """Enqueue the momentum features of the step, all ranks', in sample order."""
+        image_ids, caption_ids, positions, images, texts = (
+            comm.all_gather(torch.cat(parts)) for parts in zip(*self._pending, strict=True)
+        )
+        self._pending.clear()
+        self.queue.enqueue(images, texts, image_ids, caption_ids, positions)
+
+    def after_skipped_step(self) -> None:
+        """Forget the features of the step."""
+        self._pending.clear()
+
+    def bounded_parameters(self) -> list[tuple[nn.Parameter, float, float]]:
+        """The temperature."""
+        return [(self.temperature, self.config.temperature_min, self.config.temperature_max)]

@@ -1,0 +1,47 @@
+"""Retrieval: ITC + ITM on annotated pairs (paper section 5). Weakly supervised grounding trains the same way."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from albef_ds.config.schema import ComputeConfig, ModelConfig, RetrievalConfig
+from albef_ds.task import Losses, Metrics
+from albef_ds.tasks.contrastive import ContrastiveTask
+from albef_ds.types import ImageTextBatch
+
+
+class RetrievalTask(ContrastiveTask):
+    """`base`: the model, with a momentum copy; beside it the ITM head and the temperature.
+
+    Captions of one picture share its `image_ids` and are positives of each other, in the queue too, as released.
+    """
+
+    config: RetrievalConfig
+
+    def __init__(self, model: ModelConfig, compute: ComputeConfig, config: RetrievalConfig, seed: int = 0) -> None:
+        super().__init__(model, compute, config, seed, start_filled=config.compat or not config.mask_unfilled_queue)
+
+    def forward(self, batch: ImageTextBatch, *, alpha: float, random_negatives: float = 0.0) -> tuple[Losses, Metrics]:
+        """Losses `itc` and `itm` of one micro-batch, and metrics; arguments and errors as in pretraining."""
+        batch = self.same_length(batch)
+        albef = self.model
+        image_embeds = albef.encode_image(batch.images)
+        text_embeds = albef.encode_text(batch.token_ids, batch.token_mask)
+        image_feat, text_feat = albef.project_image(image_embeds), albef.project_text(text_embeds, batch.token_mask)
+        with self.momentum_precision(text_embeds) as twin:
+            twin_image = twin.encode_image(batch.images)
+            shared = twin.text_encoder is albef.text_encoder  # frozen: the embeddings are the student's
+            twin_text = text_embeds.detach() if shared else twin.encode_text(batch.token_ids, batch.token_mask)
+            image_feat_m, text_feat_m = twin.project_image(twin_image), twin.project_text(twin_text, batch.token_mask)
+        candidates = self.gather_candidates(batch, image_feat_m, text_feat_m)
+
+        itc, sim_i2t, sim_t2i = self.contrast(batch, image_feat, text_feat, candidates, alpha)
+        texts, images = self.draw_negatives(batch, candidates, sim_i2t, sim_t2i, random_negatives)
+        gathered, positive, negatives = self.matching_passes(batch, image_embeds, text_embeds, texts, images)
+        on_positive, on_negative = albef.fuse(gathered, [positive, negatives])
+        itm, itm_accuracy = self.matching_loss(on_positive, on_negative)
+        return {"itc": itc, "itm": itm}, self.contrastive_metrics(sim_i2t, candidates, itm_accuracy)
+
+    def bounded_parameters(self) -> list[tuple[nn.Parameter, float, float]]:
+        """The temperature; the released fine-tuning leaves it free."""
+        return [] if self.config.compat else super().bounded_parameters()

@@ -1,0 +1,98 @@
+"""Text assignment: does a text belong to the first image, the second, or neither (paper section 5, NLVR2)?
+
+Trains the doubled multimodal layers on image-text pairs before NLVR2. Not distilled, as in the released code.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from albef_ds.config.schema import ComputeConfig, ModelConfig, TextAssignmentConfig
+from albef_ds.errors import ConfigError
+from albef_ds.losses.sampling import gumbel, hashed_uniform
+from albef_ds.models.albef import ALBEF
+from albef_ds.models.bert import FusionPass
+from albef_ds.task import Losses, Metrics, Task
+from albef_ds.types import ImageTextBatch
+
+FIRST, SECOND, NEITHER = 0, 1, 2
+"""The classes: the text describes the first image, the second, or neither."""
+_CASE, _ORDER, _IMAGE = 11, 12, 13  # tags keep the streams of random numbers apart
+
+
+class TextAssignmentTask(Task):
+    """`base`: the model with two images per text; beside it the head, and the frozen projection that tells similar images."""
+
+    def __init__(self, model: ModelConfig, compute: ComputeConfig, config: TextAssignmentConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.seed = seed
+        self.base = nn.ModuleDict({"albef": ALBEF(model, compute, projections=False, num_images=2)})
+        self.vision_proj = nn.Linear(model.vision.width, model.embed_dim)
+        self.ta_head = nn.Linear(model.text.width, 3)
+        self.vision_proj.requires_grad_(False)  # nothing differentiable comes of it
+
+    def schedule(self, epoch: float) -> dict[str, float]:
+        """Nothing changes over time."""
+        del epoch
+        return {}
+
+    def forward(self, batch: ImageTextBatch) -> tuple[Losses, Metrics]:
+        """Loss `ta` and `ta_accuracy` of B pairs.
+
+        Raises:
+            ConfigError: fewer than three pairs, so no two other images.
+        """
+        if len(batch) < 3:
+            raise ConfigError(f"train.micro_batch_size of {len(batch)} leaves a text without two other images: use 3 or more")
+        albef = self.model
+        image_embeds = albef.encode_image(batch.images)
+        first, second, labels = self.assign(image_embeds.detach(), batch)
+        images = torch.stack([image_embeds[first], image_embeds[second]])
+        text_embeds = albef.encode_text(batch.token_ids, batch.token_mask)
+        cls = torch.zeros(len(batch), 1, dtype=torch.int64, device=labels.device)
+        [hidden] = albef.fuse(images, [FusionPass(text_embeds, batch.token_mask, positions=cls)])
+        logits = self.ta_head(hidden[:, 0])
+        logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+        with torch.no_grad():
+            metrics = {"ta_accuracy": (logits.argmax(dim=1) == labels).double().mean()}
+        return {"ta": F.cross_entropy(logits, labels)}, metrics
+
+    @torch.no_grad()
+    def assign(self, image_embeds: Tensor, batch: ImageTextBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Which two images each text meets: first and second image as rows of the batch, and the label, each int64 (B,).
+
+        With probability 1/3 two different other images, else the own one and another in either order. Others are drawn by
+        similarity of image features, from the softmax over the batch without the own one; images that the batch knows to
+        be the same are drawn last.
+        """
+        features = self.vision_proj(image_embeds[:, 0])
+        sim = F.normalize(features if features.dtype.itemsize >= 4 else features.float(), dim=-1).double()
+        sim = sim @ sim.T / self.config.temperature
+        own = torch.arange(len(batch), device=sim.device)
+        if not self.config.compat:
+            # No more than the range of a similarity, so that an order remains among images that are all the same.
+            same = batch.image_ids[:, None] == batch.image_ids[None]
+            sim = sim - same * (1e3 / self.config.temperature)
+        sim = sim.masked_fill(torch.eye(len(batch), dtype=torch.bool, device=sim.device), float("-inf"))
+        one, other = self.draw_two(sim, batch.positions).unbind(dim=1)
+        case, order = self.draw_cases(batch.positions)
+        labels = torch.where(case < 1 / 3, NEITHER, torch.where(order < 1 / 2, FIRST, SECOND))
+        first = torch.where(labels == FIRST, own, one)
+        second = torch.where(labels == SECOND, own, torch.where(labels == NEITHER, other, one))
+        return first, second, labels
+
+    def draw_cases(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Two uniform numbers per sample: below 1/3 for two other images, and below 1/2 for the own image first."""
+        case, order = (
+            hashed_uniform(self.seed, positions, torch.tensor(tag, device=positions.device)) for tag in (_CASE, _ORDER)
+        )
+        return case, order
+
+    def draw_two(self, logits: Tensor, positions: Tensor) -> Tensor:
+        """int64 (B, 2): two different columns per row, drawn without replacement from the softmax of `logits` (B, B)."""
+        tag = torch.tensor(_IMAGE, device=logits.device)
+        noise = gumbel(hashed_uniform(self.seed, positions[:, None], positions[None, :], tag))
+        return (logits + noise).topk(2, dim=1).indices
