@@ -1,0 +1,110 @@
+"""Grad-CAM of the matching score: where in the image a text finds its evidence (paper section 5, visual grounding).
+
+Positive gradients of the ITM score times the cross-attention weights of one multimodal layer, averaged over its heads.
+Not responsible for boxes, pictures or the choice of the layer; the paper grounds with the third (block 8 of 12, counted
+from 0).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from albef_ds.errors import ConfigError
+from albef_ds.models.albef import ALBEF
+from albef_ds.models.attention import Implementation
+from albef_ds.models.bert import CrossAttention, FusionLayer, FusionPass
+
+PAPER_LAYER = 2
+"""Index of the multimodal layer that the paper grounds with."""
+
+
+@dataclass(frozen=True)
+class GradCam:
+    """Heat maps over the patches of B images, h x w patches each, not scaled."""
+
+    tokens: Tensor
+    """(B, L, h, w): one map per token, [CLS] included; 0 at padding."""
+    sentence: Tensor
+    """(B, h, w): mean over a text's tokens, [CLS] included, as released."""
+    scores: Tensor
+    """(B,): the ITM logit of "match"."""
+
+
+def itm_gradcam(
+    albef: ALBEF,
+    itm_head: nn.Module,
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    token_mask: Tensor,
+    layer: int = PAPER_LAYER,
+) -> GradCam:
+    """Grad-CAM of the ITM score of B pairs.
+
+    Args:
+        albef: in eval mode, with whole parameters; no gradient is left in it.
+        itm_head: (B, D) -> (B, 2).
+        image_embeds: (B, N, width) from `encode_image`; needs no graph.
+        text_embeds: (B, L, D) from `encode_text`; needs no graph.
+        token_mask: bool (B, L).
+        layer: multimodal layer, from 0; negative counts from the end.
+
+    Raises:
+        ConfigError: the model has no such layer, or its patches form no square.
+    """
+    layers = albef.multimodal_encoder.layers
+    if not -len(layers) <= layer < len(layers):
+        raise ConfigError(f"layer {layer} does not exist: the multimodal encoder has layers 0 to {len(layers) - 1}")
+    chosen = layers[layer]
+    assert isinstance(chosen, FusionLayer)
+    side = math.isqrt(image_embeds.shape[1] - 1)
+    if side * side != image_embeds.shape[1] - 1:
+        raise ConfigError(f"{image_embeds.shape[1] - 1} patches are no square grid: use square images")
+    with torch.enable_grad(), kept_weights(chosen.cross_attention) as kept:
+        [hidden] = albef.fuse(image_embeds, [FusionPass(text_embeds, token_mask)])
+        scores = itm_head(hidden[:, 0])[:, 1]
+        [weights] = kept
+        [gradients] = torch.autograd.grad(scores.sum(), [weights])
+    maps = (weights.detach() * gradients.clamp(min=0))[..., 1:].mean(dim=1)  # [CLS] of the image is no place
+    maps = maps * token_mask[..., None]
+    sentence = maps.sum(dim=1) / token_mask.sum(dim=1, keepdim=True)
+    return GradCam(
+        tokens=maps.reshape(*maps.shape[:2], side, side),
+        sentence=sentence.reshape(-1, side, side),
+        scores=scores.detach(),
+    )
+
+
+@contextlib.contextmanager
+def kept_weights(attention: CrossAttention) -> Iterator[list[Tensor]]:
+    """Collect the attention weights (B, heads, L, N) of each call of `attention` within the block, part of the graph."""
+    kept: list[Tensor] = []
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        *,
+        dropout: float = 0.0,
+        implementation: Implementation = "auto",
+    ) -> Tensor:
+        del dropout, implementation
+        assert mask is None, "image tokens are never hidden"
+        weights = torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), dim=-1)
+        if not weights.requires_grad:  # everything below is frozen
+            weights.requires_grad_()
+        kept.append(weights)
+        return weights @ value
+
+    before = attention.attend
+    attention.attend = attend
+    try:
+        yield kept
+    finally:
+        attention.attend = before
