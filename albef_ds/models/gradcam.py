@@ -80,6 +80,15 @@ def itm_gradcam(
     )
 
 
+def ground_text(
+    albef: ALBEF, itm_head: nn.Module, images: Tensor, token_ids: Tensor, token_mask: Tensor, layer: int = PAPER_LAYER
+) -> GradCam:
+    """`itm_gradcam` from images float32 (B, 3, H, W) and texts int64 (B, L), bool (B, L)."""
+    with torch.no_grad():
+        image_embeds, text_embeds = albef.encode_image(images), albef.encode_text(token_ids, token_mask)
+    return itm_gradcam(albef, itm_head, image_embeds, text_embeds, token_mask, layer)
+
+
 @contextlib.contextmanager
 def kept_weights(attention: CrossAttention) -> Iterator[list[Tensor]]:
     """Collect the attention weights (B, heads, L, N) of each call of `attention` within the block, part of the graph."""
