@@ -24,13 +24,12 @@ from albef_ds.data.stream import open_stream
 from albef_ds.device import resolve_device, resolve_precision
 from albef_ds.engine import StepResult
 from albef_ds.errors import ConfigError
-from albef_ds.evaluators.retrieval import evaluate_retrieval
+from albef_ds.evaluation import evaluate_validation
 from albef_ds.logging import RunLogger
 from albef_ds.optim import learning_rate
 from albef_ds.progress import Progress
 from albef_ds.signals import StopRequest
-from albef_ds.tasks.pretrain import PretrainTask
-from albef_ds.types import ImageTextBatch
+from albef_ds.types import Batch
 
 INTERRUPTED = 130
 """Exit code of a run that Ctrl-C ended (with a checkpoint)."""
@@ -164,10 +163,10 @@ class Trainer:
             if every.save_every and self.progress.step % every.save_every == 0 and not self.progress.done:
                 self._save()
 
-    def _fetch(self, batches: Iterator[ImageTextBatch]) -> list[ImageTextBatch]:
+    def _fetch(self, batches: Iterator[Batch]) -> list[Batch]:
         return [next(batches).to(self.device) for _ in range(self.accumulation)]
 
-    def _step(self, micro_batches: list[ImageTextBatch], waited: float) -> None:
+    def _step(self, micro_batches: list[Batch], waited: float) -> None:
         progress, train = self.progress, self.config.train
         schedule = self.task.schedule(progress.epoch)
         rate = learning_rate(self.config.optim, progress.samples, progress.total_samples)
@@ -209,14 +208,13 @@ class Trainer:
         return bool(number)
 
     def _evaluate(self) -> None:
-        """Zero-shot retrieval on `data.eval_shards`."""
-        if not self.config.data.eval_shards:
-            return
-        assert isinstance(self.task, PretrainTask)
+        """The task's measure on the validation split, where there is one."""
         started = time.perf_counter()
-        metrics = evaluate_retrieval(self.task, self.config, self.device)
+        metrics = evaluate_validation(self.task, self.config, self.device)
         self.logger.pause(time.perf_counter() - started)
-        self.logger.event("evaluation", metrics, shown=[name for name in metrics if name.endswith(("_r1", "_r10"))])
+        if metrics:
+            shown = [name for name in metrics if name.endswith(("_r1", "_r10", "accuracy"))]
+            self.logger.event("evaluation", metrics, shown=shown)
 
     def _save(self) -> Path:
         started = time.perf_counter()

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness, transforms
+from albef_ds.data.augment import Pixels
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.captions import clean_caption
 from albef_ds.data.masking import IGNORED, mask_tokens
@@ -32,8 +32,8 @@ def stable_id(text: str | bytes) -> int:
 class Example:
     """One sample, ready to be put into a batch."""
 
-    image: Tensor
-    """float32 (3, H, W)."""
+    pixels: Pixels
+    """uint8 (H, W, 4), the fourth byte without meaning: normalised when the batch is made."""
     token_ids: NDArray[np.int64]
     masked_ids: NDArray[np.int64]
     mlm_labels: NDArray[np.int64]
@@ -100,7 +100,7 @@ def collate(examples: Sequence[Example]) -> ImageTextBatch:
     """Examples as one batch, texts padded to the longest."""
     token_ids, token_mask = pad_ids([example.token_ids for example in examples])
     return ImageTextBatch(
-        images=torch.stack([example.image for example in examples]),
+        images=transforms.normalise([example.pixels for example in examples]),
         token_ids=token_ids,
         token_mask=token_mask,
         masked_ids=pad_ids([example.masked_ids for example in examples])[0],

@@ -1,6 +1,8 @@
-"""Picture bytes to normalised tensors: decoding, the training augmentation, the evaluation resize.
+"""Picture bytes to pixels and normalised tensors: decoding, the training view, the evaluation resize.
 
 Whatever is random is drawn from a generator the caller gives, so an image is a pure function of (bytes, seed, position).
+JPEG goes through simplejpeg (libjpeg-turbo) when it is installed, which gives Pillow's pixels sooner; whatever it
+objects to, and every other format, goes through Pillow. What RandAugment does is in `albef_ds.data.augment`.
 """
 
 from __future__ import annotations
@@ -8,39 +10,38 @@ from __future__ import annotations
 import io
 import math
 import random
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness
+from albef_ds.data.augment import Pixels, rand_augment
 from albef_ds.data.broken import BrokenSampleError
+
+try:
+    import simplejpeg
+except ImportError:  # an extra; without it decoding takes longer
+    simplejpeg = None
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 FORMATS = ("JPEG", "PNG", "WEBP")
 
-AUGMENT_OPS = ("AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
-"""RandAugment's list without changes of hue or saturation; together with the identity these are the released ten."""
-AUGMENT_LAYERS, AUGMENT_MAGNITUDE, AUGMENT_PROBABILITY = 2, 7, 0.5
-_TRANSLATION = 10 / 256  # of the side at magnitude 10: the released 10 pixels at 256
 _CROP_RATIO = (3 / 4, 4 / 3)
 _CROP_TRIES = 10
 
-_SCALE = np.float32(1 / 255) / np.array(STD, np.float32)
-_SHIFT = np.array(MEAN, np.float32) / np.array(STD, np.float32)
+_SCALE = torch.from_numpy(np.float32(1 / 255) / np.array(STD, np.float32)).view(3, 1, 1)
+_SHIFT = torch.from_numpy(np.array(MEAN, np.float32) / np.array(STD, np.float32)).view(3, 1, 1)
+_DCT_SCALES = (8, 4, 2)
 
 
-def decode_image(data: bytes, max_pixels: int, min_side: int = 0) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int) -> Image.Image:
     """An upright RGB picture; transparency becomes white.
-
-    With `min_side`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides keep that many pixels.
 
     Raises:
         BrokenSampleError: not a whole JPEG, PNG or WebP, or more than `max_pixels`.
@@ -48,10 +49,7 @@ def decode_image(data: bytes, max_pixels: int, min_side: int = 0) -> Image.Image
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is checked below, before any pixel is decoded
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > max_pixels:
-            raise BrokenSampleError("too many pixels", f"{image.width} x {image.height}")
-        if min_side and image.format == "JPEG":
-            image.draft(None, (min_side, min_side))
+        _check_size(image.width, image.height, max_pixels)
         image.load()
         return _to_rgb(_upright(image))
     except (BrokenSampleError, MemoryError):
@@ -60,6 +58,48 @@ def decode_image(data: bytes, max_pixels: int, min_side: int = 0) -> Image.Image
         raise BrokenSampleError("undecodable picture", f"{type(error).__name__}: {error}") from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise BrokenSampleError("too many pixels", f"{width} x {height}")
+
+
+def decode_crop(data: bytes, max_pixels: int, side: int, scale_min: float, generator: random.Random) -> Pixels:
+    """A random crop of the picture (`crop_box`), uint8 (h, w, 4), the fourth byte without meaning.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the crop keeps `side` pixels both ways.
+
+    Raises:
+        BrokenSampleError: as `decode_image`.
+    """
+    size = _plain_jpeg_size(data)
+    if size is not None:
+        _check_size(*size, max_pixels)
+        box = crop_box(*size, scale_min, generator)
+        scale = next((s for s in _DCT_SCALES if min(box[2] - box[0], box[3] - box[1]) >= s * side), 1)
+        try:
+            pixels = simplejpeg.decode_jpeg(data, "RGBX", min_width=-(-size[0] // scale), min_height=-(-size[1] // scale))
+        except ValueError:  # damaged, or merely odd: Pillow decides
+            pass
+        else:
+            left, top, right, bottom = (edge // scale for edge in box)
+            return np.asarray(pixels[top:bottom, left:right])
+    image = decode_image(data, max_pixels)
+    if size is None:
+        box = crop_box(*image.size, scale_min, generator)
+    return np.asarray(image.crop(box).convert("RGBA"))
+
+
+def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG that needs nothing but decoding: no turning, no print colours."""
+    if simplejpeg is None or not data.startswith(b"\xff\xd8") or b"Exif\0\0" in data[: 1 << 16]:
+        return None
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return (width, height) if space in ("YCbCr", "Gray") else None
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -95,51 +135,42 @@ def crop_box(width: int, height: int, scale_min: float, generator: random.Random
     return (width - w) // 2, (height - h) // 2, (width - w) // 2 + w, (height - h) // 2 + h
 
 
-def normalise(image: Image.Image) -> Tensor:
-    """float32 (3, H, W), each channel less MEAN over STD."""
-    pixels: NDArray[np.float32] = np.asarray(image, np.float32) * _SCALE - _SHIFT
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+def normalise(pictures: Sequence[Pixels]) -> Tensor:
+    """float32 (B, 3, H, W) of B pictures of one size, uint8 (H, W, 3 or more): each channel less MEAN over STD."""
+    height, width, _ = pictures[0].shape
+    images = torch.empty((len(pictures), 3, height, width))
+    for image, pixels in zip(images, pictures, strict=True):  # one at a time, so that it stays in the processor's cache
+        image.copy_(torch.from_numpy(pixels)[..., :3].permute(2, 0, 1)).mul_(_SCALE).sub_(_SHIFT)
+    return images
 
 
-def augment(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> Tensor:
-    """The training view of a picture, float32 (3, image_size, image_size).
+def augment(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> Pixels:
+    """The training view of a picture, uint8 (image_size, image_size, 4), the fourth byte without meaning.
 
-    A random crop resized (bicubic), a flip, RandAugment(2, 7), normalisation: the released order.
+    A random crop resized (bicubic), a flip, RandAugment(2, 7): the released order, but for `normalise`.
+
+    Raises:
+        BrokenSampleError: as `decode_image`.
     """
     generator = randomness.generator(seed, position, randomness.CROP)
-    # The smallest crop has sides of at least sqrt(scale_min * 3/4) of the picture's shorter side.
-    needed = math.ceil(image_size / math.sqrt(config.crop_scale_min * _CROP_RATIO[0]))
-    image = decode_image(data, config.max_pixels, needed)
-    image = image.crop(crop_box(*image.size, config.crop_scale_min, generator))
-    image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    crop = decode_crop(data, config.max_pixels, image_size, config.crop_scale_min, generator)
+    pixels = scale_to(crop, image_size)
     if config.flip and generator.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = np.ascontiguousarray(pixels.view(np.uint32)[:, ::-1]).view(np.uint8)
     if config.rand_augment:
-        with randomness.seeded_globals(randomness.mix(seed, position, randomness.AUGMENT)):
-            for operation in random.choices(_augment_ops(image_size), k=AUGMENT_LAYERS):
-                image = operation(image)
-    return normalise(image)
+        pixels = rand_augment(pixels, randomness.generator(seed, position, randomness.AUGMENT))
+    return pixels
+
+
+def scale_to(pixels: Pixels, side: int) -> Pixels:
+    """`pixels` (h, w, 4) resized (bicubic, antialiased) to (side, side, 4)."""
+    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
+    scaled = F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False)
+    result: Pixels = scaled[0].permute(1, 2, 0).contiguous().numpy()
+    return result
 
 
 def resize(data: bytes, max_pixels: int, image_size: int) -> Tensor:
     """The evaluation view: the whole picture resized (bicubic) to a square, float32 (3, image_size, image_size)."""
     image = decode_image(data, max_pixels).resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return normalise(image)
-
-
-@lru_cache(maxsize=4)
-def _augment_ops(image_size: int) -> list[Callable[[Image.Image], Image.Image]]:
-    """The identity and timm's AUGMENT_OPS, which draw from Python's global generator."""
-    from timm.data.auto_augment import AugmentOp  # here: timm is slow to import, evaluation needs none of it
-
-    settings = {
-        "translate_const": image_size * _TRANSLATION,
-        "img_mean": (128, 128, 128),
-        "interpolation": Image.Resampling.BILINEAR,
-    }
-    make: Any = AugmentOp
-    return [_identity, *(make(name, AUGMENT_PROBABILITY, AUGMENT_MAGNITUDE, settings) for name in AUGMENT_OPS)]
-
-
-def _identity(image: Image.Image) -> Image.Image:
-    return image
+    return normalise([np.array(image)])[0]

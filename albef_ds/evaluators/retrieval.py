@@ -10,7 +10,6 @@ Not responsible for reading pictures and captions (`albef_ds.data`) or for ranks
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,23 +18,20 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from albef_ds import comm
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.evaluation import RetrievalSet
 from albef_ds.errors import ConfigError
+from albef_ds.evaluators.dealing import Progress, deal, eval_mode, silent
 from albef_ds.evaluators.ranking import DirectionScores, Ranking, recall
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.bert import FusionPass
-from albef_ds.tasks.pretrain import PretrainTask
+from albef_ds.tasks.contrastive import ContrastiveTask
 
 RECALL_AT = (1, 5, 10)
 K_TEST = 32
 """Candidates re-ranked per query during training. The paper takes 128 of Flickr30K's 1,000 images, 256 of COCO's 5,000."""
 SUFFIXES: dict[Ranking, str] = {"itc": "", "itm": "_itm", "itm_itc": "_itm_itc"}
 """What a metric's name ends with, by ranking."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, batches done, batches in all)."""
 
 
 class RetrievalData(Protocol):
@@ -127,7 +123,7 @@ class RetrievalEvaluator:
         self.albef, self.itm_head, self.data, self.device = albef, itm_head, data, device
         self.k_test, self.batch_size, self.temperature = k_test, batch_size, temperature
         self.prefix = prefix
-        self._progress: Progress = progress or (lambda stage, done, total: None)
+        self._progress: Progress = progress or silent
 
     def run(self) -> Iterator[tuple[str, float]]:
         """(name, per cent) as in `RetrievalScores.metrics`, the same on every rank."""
@@ -136,7 +132,7 @@ class RetrievalEvaluator:
     @torch.no_grad()
     def score(self) -> RetrievalScores:
         """The scores behind the metrics, on `device`. Modules are in eval mode meanwhile, then as they were."""
-        with _eval_mode(self.albef, self.itm_head):
+        with eval_mode(self.albef, self.itm_head):
             ids, mask = self._tokens()
             text_feat, text_embeds = self._text_features(ids, mask)
             [image_feat] = self._sharded("pictures", self.data.num_images, self.batch_size, self._image_features)
@@ -201,49 +197,42 @@ class RetrievalEvaluator:
         )
 
     def _sharded(self, stage: str, num_rows: int, size: int, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
-        """`compute` over rows 0 .. num_rows - 1, batches dealt out to the ranks; each output (num_rows, ...) on every rank."""
-        size = min(size, num_rows)
-        batches, world_size = -(-num_rows // size), comm.world_size()
-        outputs = []
-        for first in range(0, batches, world_size):
-            start = size * (first + comm.rank())
-            # What lies behind the last row is that row again: equal shapes give equal rounding and can be gathered.
-            rows = torch.arange(start, start + size, device=self.device).clamp(max=num_rows - 1)
-            outputs.append(compute(rows))
-            self._progress(stage, min(first + world_size, batches), batches)
-        return [self._gather(torch.stack(parts), num_rows) for parts in zip(*outputs, strict=True)]
-
-    @staticmethod
-    def _gather(local: Tensor, num_rows: int) -> Tensor:
-        """This rank's batches (rounds, size, ...) -> all rows in order."""
-        by_rank = comm.all_gather(local).view(comm.world_size(), *local.shape)
-        return by_rank.transpose(0, 1).flatten(0, 2)[:num_rows]
+        return deal(num_rows, size, compute, self.device, lambda done, total: self._progress(stage, done, total))
 
 
 def evaluate_retrieval(
-    task: PretrainTask, config: RunConfig, device: torch.device, *, momentum: bool = False, progress: Progress | None = None
+    task: ContrastiveTask,
+    config: RunConfig,
+    device: torch.device,
+    data: RetrievalData | None = None,
+    *,
+    k_test: int = K_TEST,
+    momentum: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Zero-shot retrieval on the first `train.eval_samples` of `data.eval_shards`; all ranks call it together.
+    """Retrieval on `data`, or on the first `train.eval_samples` of `data.eval_shards`; all ranks call it together.
 
     Args:
         task: on `device`, as an engine holds it.
         config: the run's configuration.
         device: where to compute.
+        data: pictures and captions; None: those of `data.eval_shards`.
+        k_test: see `RetrievalEvaluator`.
         momentum: evaluate the momentum copy (with the student's ITM head, which has none).
         progress: see `RetrievalEvaluator`.
 
     Raises:
         ConfigError: `data.eval_shards` names no usable corpus folder.
     """
-    image_size = config.model.vision.image_size
-    data = RetrievalSet(Path(config.data.eval_shards), config.data, image_size, limit=config.train.eval_samples)
-    albef = task.momentum.modules["albef"] if momentum else task.model
-    assert isinstance(albef, ALBEF)
+    if data is None:
+        folder, limit = Path(config.data.eval_shards), config.train.eval_samples
+        data = RetrievalSet(folder, config.data, config.model.vision.image_size, limit=limit)
     evaluator = RetrievalEvaluator(
-        albef,
+        student_of(task, momentum),
         task.itm_head,
         data,
         device,
+        k_test,
         batch_size=config.train.micro_batch_size,
         temperature=_temperature(task),
         prefix="retrieval_momentum" if momentum else "retrieval",
@@ -252,20 +241,14 @@ def evaluate_retrieval(
     return dict(evaluator.run())
 
 
-def _temperature(task: PretrainTask) -> float:
+def student_of(task: ContrastiveTask, momentum: bool) -> ALBEF:
+    """The model of `task`, or its momentum copy."""
+    albef = task.momentum.modules["albef"] if momentum else task.model
+    assert isinstance(albef, ALBEF)
+    return albef
+
+
+def _temperature(task: ContrastiveTask) -> float:
     # ZeRO-3 may hold an empty placeholder between forward passes; the initial value then serves.
     value = task.temperature.detach()
     return float(value) if value.numel() else task.config.temperature
-
-
-@contextlib.contextmanager
-def _eval_mode(*modules: nn.Module) -> Iterator[None]:
-    """Each submodule gets its own mode back: frozen parts and momentum copies differ from their parents."""
-    before = [(part, part.training) for module in modules for part in module.modules()]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training

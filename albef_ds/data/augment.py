@@ -1,0 +1,184 @@
+"""RandAugment as the released code uses it: two of ten operations, each with probability 1/2, at magnitude 7.
+
+Hue and saturation are left alone, so that colours named in a caption stay true. The operations are Pillow's and timm's,
+written so that a picture costs a fraction of its decoding: tone curves are tables, and a movement of pixels reads tables
+of neighbours and weights that are made once per process. Results differ from Pillow's by at most two grey levels.
+
+Pixels are uint8 (H, W, 4): red, green, blue and a byte that means nothing but makes a pixel one 32-bit word.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+Matrix = tuple[float, float, float, float, float, float]
+"""Where the output pixel at (x, y) comes from: (a x + b y + c, d x + e y + f), both at centres of pixels."""
+
+LAYERS, PROBABILITY = 2, 0.5
+_STRENGTH = 0.7  # magnitude 7 of 10
+_ENHANCE = 0.1 + 1.8 * _STRENGTH
+_SHEAR = 0.3 * _STRENGTH
+_DEGREES = 30 * _STRENGTH
+_TRANSLATION = 10 / 256 * _STRENGTH  # of the side: at most the released 10 pixels at 256
+_GREY = 128  # what comes in from outside the picture
+_UNIT = 256  # weights of the neighbours of a point sum to this
+
+
+def rand_augment(pixels: Pixels, generator: random.Random) -> Pixels:
+    """`pixels` (H, W, 4) after the operations that `generator` draws."""
+    for operation in generator.choices(OPERATIONS, k=LAYERS):
+        if operation is not identity and generator.random() <= PROBABILITY:
+            pixels = operation(pixels, generator)
+    return pixels
+
+
+def identity(pixels: Pixels, generator: random.Random) -> Pixels:
+    """The picture as it is."""
+    return pixels
+
+
+def auto_contrast(pixels: Pixels, generator: random.Random) -> Pixels:
+    """Each channel stretched so that its darkest value becomes 0 and its brightest 255."""
+    return _apply_tables(pixels, [_stretched(counts) for counts in _histograms(pixels)])
+
+
+def _stretched(counts: list[int]) -> list[int]:
+    used = [value for value, count in enumerate(counts) if count]
+    if used[-1] <= used[0]:
+        return list(range(256))
+    scale = 255 / (used[-1] - used[0])
+    return [min(max(int(value * scale - used[0] * scale), 0), 255) for value in range(256)]
+
+
+def equalize(pixels: Pixels, generator: random.Random) -> Pixels:
+    """Each channel with its values spread so that all are about equally frequent."""
+    return _apply_tables(pixels, [_equalized(counts) for counts in _histograms(pixels)])
+
+
+def _equalized(counts: list[int]) -> list[int]:
+    filled = [count for count in counts if count]
+    step = (sum(filled) - filled[-1]) // 255
+    if len(filled) <= 1 or step == 0:
+        return list(range(256))
+    below, table = step // 2, []
+    for count in counts:
+        table.append(min(below // step, 255))
+        below += count
+    return table
+
+
+def brightness(pixels: Pixels, generator: random.Random) -> Pixels:
+    """All values times 1.36."""
+    return _apply_tables(pixels, [_BRIGHTER] * 3)
+
+
+_BRIGHTER = [min(int(value * _ENHANCE), 255) for value in range(256)]
+
+
+def sharpness(pixels: Pixels, generator: random.Random) -> Pixels:
+    """1.36 times the picture less 0.36 times its smoothed form; the outermost pixels stay."""
+    height, width, channels = pixels.shape
+    if min(height, width) < 3:
+        return pixels
+    wide = pixels.reshape(height, width * channels).astype(np.uint16)
+    rows = wide[:-2] + wide[1:-1] + wide[2:]
+    middle = wide[1:-1, channels:-channels]
+    smooth = rows[:, : -2 * channels] + rows[:, channels:-channels] + rows[:, 2 * channels :]
+    smooth = ((smooth + 4 * middle + 6) // 13).astype(np.float32)  # the weight of the centre is 5, of the others 1
+    sharp = smooth + np.float32(_ENHANCE) * (middle - smooth)
+    result = pixels.reshape(height, -1).copy()
+    result[1:-1, channels:-channels] = sharp.clip(0, 255)
+    return result.reshape(pixels.shape)
+
+
+def shear_x(pixels: Pixels, generator: random.Random) -> Pixels:
+    """Rows shifted in proportion to their height."""
+    return _moved(pixels, (1, _signed(_SHEAR, generator), 0, 0, 1, 0))
+
+
+def shear_y(pixels: Pixels, generator: random.Random) -> Pixels:
+    """Columns shifted in proportion to their place."""
+    return _moved(pixels, (1, 0, 0, _signed(_SHEAR, generator), 1, 0))
+
+
+def translate_x(pixels: Pixels, generator: random.Random) -> Pixels:
+    """The picture shifted sideways."""
+    return _moved(pixels, (1, 0, _signed(_TRANSLATION * pixels.shape[1], generator), 0, 1, 0))
+
+
+def translate_y(pixels: Pixels, generator: random.Random) -> Pixels:
+    """The picture shifted up or down."""
+    return _moved(pixels, (1, 0, 0, 0, 1, _signed(_TRANSLATION * pixels.shape[1], generator)))
+
+
+def rotate(pixels: Pixels, generator: random.Random) -> Pixels:
+    """The picture turned about its centre by 21 degrees."""
+    angle = -math.radians(_signed(_DEGREES, generator))
+    cos, sin = math.cos(angle), math.sin(angle)
+    x, y = pixels.shape[1] / 2, pixels.shape[0] / 2
+    return _moved(pixels, (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y))
+
+
+OPERATIONS: list[Callable[[Pixels, random.Random], Pixels]] = [
+    identity, auto_contrast, equalize, brightness, sharpness, shear_x, shear_y, translate_x, translate_y, rotate
+]  # fmt: skip
+
+
+def _signed(value: float, generator: random.Random) -> float:
+    return -value if generator.random() > 0.5 else value
+
+
+def _picture(pixels: Pixels) -> Image.Image:
+    """The same memory as a picture of four channels."""
+    return Image.frombuffer("RGBA", (pixels.shape[1], pixels.shape[0]), np.ascontiguousarray(pixels), "raw", "RGBA", 0, 1)
+
+
+def _histograms(pixels: Pixels) -> list[list[int]]:
+    counts = _picture(pixels).histogram()
+    return [counts[first : first + 256] for first in (0, 256, 512)]
+
+
+def _apply_tables(pixels: Pixels, tables: list[list[int]]) -> Pixels:
+    return np.asarray(_picture(pixels).point([*tables[0], *tables[1], *tables[2], *range(256)]))
+
+
+def _moved(pixels: Pixels, matrix: Matrix) -> Pixels:
+    """Bilinear samples of `pixels` where `matrix` says; grey where that is outside."""
+    words = np.append(np.ascontiguousarray(pixels).view(np.uint32).reshape(-1), _GREY_WORD)
+    total = np.full(pixels.size, _UNIT // 2, np.uint16)
+    for places, weights in _neighbours(matrix, pixels.shape[0], pixels.shape[1]):
+        total += words.take(places, mode="clip").view(np.uint8) * weights
+    total >>= 8
+    return total.astype(np.uint8).reshape(pixels.shape)
+
+
+_GREY_WORD = np.full(4, _GREY, np.uint8).view(np.uint32)
+
+
+@lru_cache(maxsize=32)  # nine movements and mirrored ones, at one size of picture
+def _neighbours(matrix: Matrix, height: int, width: int) -> list[tuple[NDArray[np.intp], NDArray[np.uint16]]]:
+    """Per neighbour of the sampled points: its place among the words, (H W,), and its weight, repeated per byte, (4 H W,)."""
+    a, b, c, d, e, f = matrix
+    y, x = np.mgrid[:height, :width] + 0.5
+    from_x, from_y = a * x + b * y + c, d * x + e * y + f
+    outside = (from_x < 0) | (from_x >= width) | (from_y < 0) | (from_y >= height)
+    left, top = np.floor(from_x - 0.5).astype(np.intp), np.floor(from_y - 0.5).astype(np.intp)
+    right, low = from_x - 0.5 - left, from_y - 0.5 - top
+    shares = [(1, 0, right * (1 - low)), (0, 1, (1 - right) * low), (1, 1, right * low)]
+    weights = [np.rint(share * _UNIT).astype(np.uint16) for _, _, share in shares]
+    corners = [(0, 0, (_UNIT - sum(weights)).astype(np.uint16))]
+    corners += [(dx, dy, weight) for (dx, dy, _), weight in zip(shares, weights, strict=True)]
+    found = []
+    for dx, dy, weight in corners:
+        if weight.any():
+            place = np.clip(top + dy, 0, height - 1) * width + np.clip(left + dx, 0, width - 1)
+            found.append((np.where(outside, height * width, place).reshape(-1), np.repeat(weight.reshape(-1), 4)))
+    return found
