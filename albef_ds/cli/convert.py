@@ -1,0 +1,88 @@
+"""`albef-ds convert`: a model from one form of storage to another."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from albef_ds.cli.arguments import CommandParser
+
+EXAMPLES = """\
+  a released file as a model folder, with the weights that are used for features
+      albef-ds convert ALBEF_4M.pth albef-4m --to folder
+  a training run's newest checkpoint as one file in half the size, momentum copy left out
+      albef-ds convert runs/run model.safetensors --to safetensors --dtype bf16 --weights student
+  our model for the released code, or for LAVIS
+      albef-ds convert runs/run model.pth --to released
+  a file that is to be split, and what would be written where
+      albef-ds convert runs/run model.safetensors --to safetensors --max-shard 500 --dry-run
+  a ViT and a BERT as the start of a model
+      albef-ds convert deit.pth start --to folder --bert bert-base-uncased
+
+SRC is found out by its content: released file (any kind, bare or in a training dict), LAVIS file, our safetensors, model
+folder, run or checkpoint folder (any ZeRO stage and world size). What a released file does not say, such as the number of
+attention heads of an uncommon width, is given as section.field=value. Nothing in a file is ever run."""
+
+
+def main(argv: list[str]) -> int:
+    """Convert as `argv` says. Raises `ConfigError` for anything the user can mend."""
+    arguments = _parser().parse_intermixed_args(argv)
+    from albef_ds.convert.api import read_model
+    from albef_ds.convert.encoders import read_encoders
+    from albef_ds.convert.writing import Options, convert, mapping
+
+    options = Options(
+        form=arguments.to,
+        weights=arguments.weights or ("student" if arguments.to == "folder" else "both"),
+        queues=arguments.queues == "keep" if arguments.queues else arguments.to != "folder",
+        dtype=arguments.dtype,
+        max_shard_bytes=arguments.max_shard * 1_000_000,
+        wrapped={None: None, "yes": False, "no": True}[arguments.bare],
+        bert={None: None, "yes": True, "no": False}[arguments.bert_prefix],
+        overwrite=arguments.overwrite,
+    )
+    if arguments.bert is not None:
+        found = read_encoders(Path(arguments.src), Path(arguments.bert), arguments.overrides)
+    else:
+        found = read_model(arguments.src, arguments.overrides)
+    model = found.model
+    print(f"{arguments.src}: {found.form}, {model.kind}, {model.parameters:,} parameters")
+    for remark in model.remarks:
+        print(f"  {remark}")
+    if model.unused:
+        print(f"  not needed: {', '.join(model.unused)}")
+    if arguments.dry_run:
+        for there, ours, here, shape in mapping(model, options):
+            print(f"  {there}  ->  {ours}  ->  {here}  {shape}" if ours != here else f"  {there}  ->  {here}  {shape}")
+        print("nothing was written (--dry-run)")
+        return 0
+    written = convert(found, Path(arguments.dst), options)
+    print(f"{', '.join(map(str, written.files))}: {written}")
+    print(f"  sha256 {written.sha256}")
+    return 0
+
+
+def _parser() -> CommandParser:
+    command = CommandParser("convert", "Write a model in another form, read it back and compare.", EXAMPLES)
+    command.add_argument("src", metavar="SRC", help="file or folder to read")
+    command.add_argument("dst", metavar="DST", help="file or folder to write")
+    command.add_argument("--to", required=True, choices=("released", "lavis", "safetensors", "folder"), help="form of DST")
+    command.add_argument("--weights", choices=("student", "momentum", "both"), help="which weights (both; for a folder: student)")
+    command.add_argument("--queues", choices=("keep", "drop"), help="the ITC feature queues (keep; for a folder: drop)")
+    command.add_argument("--dtype", choices=("keep", "fp32", "bf16", "fp16"), default="keep", help="precision (keep)")
+    command.add_argument("--max-shard", metavar="MB", type=_megabytes, default=0, help="cut safetensors into files of at most MB")
+    command.add_argument("--bare", choices=("yes", "no"), help="released form: without the key `model` (as SRC was; no)")
+    command.add_argument(
+        "--bert-prefix", choices=("yes", "no"), help="released form: `text_encoder.bert.` (as SRC was; for pretraining only)"
+    )
+    command.add_argument("--bert", metavar="PATH", help="SRC is a ViT or DeiT file, and PATH the BERT to go with it")
+    command.add_argument("--overwrite", action="store_true", help="replace DST")
+    command.add_argument("--dry-run", action="store_true", help="print which tensor goes where and write nothing")
+    command.add_argument("overrides", nargs="*", metavar="section.field=value", help="what SRC does not say")
+    return command
+
+
+def _megabytes(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no size: give a whole number of megabytes")
+    return int(text)
