@@ -24,7 +24,7 @@ PIXELS: tuple[tuple[int, int, int], ...] = (
 )
 """Per colour of `meanings.COLOURS`."""
 SCREEN = (150, 150, 150)
-RADII = (0.125, 0.19)
+RADII = (0.15, 0.21)
 """Half the side of a small and a large object, as shares of the picture's side."""
 _SUPERSAMPLING = 3
 SPOT_CENTRES = {"left": (0.27, 0.5), "right": (0.73, 0.5), "top": (0.5, 0.27), "bottom": (0.5, 0.73)}
@@ -92,7 +92,7 @@ def draw(objects: list[Placed], generator: random.Random, side: int, screen: tup
     for item in objects:
         _draw_thing(canvas, item, large)
     if screen is not None:
-        half = RADII[1] + 0.03
+        half = 0.2
         canvas.rectangle(
             [(v - half) * large for v in screen] + [(v + half) * large for v in screen], fill=SCREEN, outline=(90, 90, 90)
         )

@@ -1,0 +1,42 @@
+"""A folder of scene pictures and annotation files being written; every file under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from albef_ds.scenes.render import Picture
+
+
+class SceneFolder:
+    """Writes pictures below `images/` and JSON files beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        (path / "images").mkdir(parents=True, exist_ok=True)
+
+    def picture(self, name: str, picture: Picture) -> str:
+        """Write one PNG; returns its path below `images/`, as annotations name it."""
+        target = self.path / "images" / f"{name}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(picture.png)  # the mark of a whole folder is scenes.json, written last
+        return f"{name}.png"
+
+    def json(self, name: str, content: Any) -> None:
+        """Write `content` as JSON."""
+        self._write(name, json.dumps(content) + "\n")
+
+    def json_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write one JSON object per line."""
+        self._write(name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def lines(self, name: str, rows: list[str]) -> None:
+        """Write lines of text."""
+        self._write(name, "".join(f"{row}\n" for row in rows))
+
+    def _write(self, name: str, text: str) -> None:
+        temporary = self.path / f"{name}.{os.getpid()}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path / name)
