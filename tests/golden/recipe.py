@@ -84,12 +84,47 @@ def _mask_words(key: str, ids: Array, vocab_size: int) -> tuple[Array, Array]:
     return corrupted, np.where(chosen, ids, -100)
 
 
-def pretrain_batch(config: dict[str, Any], step: int) -> dict[str, Array]:
-    """Inputs of one pretraining step: image, ids, att, mlm_ids, mlm_labels."""
+def image_id_queue(size: int) -> Array:
+    """int64 (size,): the picture behind each entry of the retrieval queues at the start, -100 where there is none."""
+    slots = np.arange(size)
+    return np.where(slots < size // 2, 5 * slots % 11, -100)
+
+
+def batch(kind: str, config: dict[str, Any], step: int) -> dict[str, Array]:
+    """Inputs of one step of a case of `kind`: image, ids, att, and what the kind has besides (README.md of the set)."""
     seed, size, length = config["seed"], config["batch"], config["text_len"]
     vocab_size, side = config["bert"]["vocab_size"], config["image_res"]
-    image = signed(f"{seed}:input.image.pretrain.{step}", size * 3 * side * side).astype(np.float32)
-    lengths = _lengths(f"{seed}:input.len.pretrain.{step}", size, 4, length)
-    ids, mask = _tokens(f"{seed}:input.ids.pretrain.{step}", size, length, vocab_size, lengths)
-    mlm_ids, mlm_labels = _mask_words(f"{seed}:input.mlm.{step}", ids, vocab_size)
-    return {"image": image.reshape(size, 3, side, side), "ids": ids, "att": mask, "mlm_ids": mlm_ids, "mlm_labels": mlm_labels}
+    num_images = 2 * size if kind == "nlvr" else size
+    image = signed(f"{seed}:input.image.{kind}.{step}", num_images * 3 * side * side).astype(np.float32)
+    lengths = _lengths(f"{seed}:input.len.{kind}.{step}", size, 4, length)
+    ids, mask = _tokens(f"{seed}:input.ids.{kind}.{step}", size, length, vocab_size, lengths)
+    inputs = {"image": image.reshape(num_images, 3, side, side), "ids": ids, "att": mask}
+    if kind == "pretrain":
+        inputs["mlm_ids"], inputs["mlm_labels"] = _mask_words(f"{seed}:input.mlm.{step}", ids, vocab_size)
+    elif kind == "retrieval":
+        inputs["idx"] = (7 + 3 * np.arange(size) + step) % 11
+        inputs["idx"][2] = inputs["idx"][0]
+    elif kind == "vqa":
+        inputs |= _answers(config, step)
+    else:
+        inputs["targets"] = (np.arange(size) + step) % {"nlvr": 2, "ve": 3}[kind]
+    return inputs
+
+
+def _answers(config: dict[str, Any], step: int) -> dict[str, Array]:
+    seed, length, vocab_size = config["seed"], config["ans_len"], config["bert"]["vocab_size"]
+    counts = 1 + (2 * np.arange(config["batch"]) + step) % 3
+    total = int(counts.sum())
+    lengths = _lengths(f"{seed}:input.anslen.{step}", total, 3, length)
+    ids, mask = _tokens(f"{seed}:input.ans.{step}", total, length, vocab_size, lengths)
+    weights: list[float] = []
+    for question, count in enumerate(counts):
+        weights += [1.0 / count] * count if question % 2 else [0.3 * (number + 1) for number in range(count)]
+    return {"k": counts, "ans_ids": ids, "ans_att": mask, "weights": np.array(weights, np.float32)}
+
+
+def candidates(config: dict[str, Any]) -> tuple[Array, Array]:
+    """The list of answers that is ranked: ids and mask, int64 (n_cand, ans_len)."""
+    seed, count, length = config["seed"], config["n_cand"], config["ans_len"]
+    lengths = _lengths(f"{seed}:input.candlen", count, 3, length)
+    return _tokens(f"{seed}:input.cand", count, length, config["bert"]["vocab_size"], lengths)

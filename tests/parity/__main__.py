@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from albef_ds.config.schema import ComputeConfig
-from tests.parity import pretrain
+from tests.parity import finetune, pretrain
 from tests.parity.case import GoldenCase
 
-RUNNERS = {"pretrain": pretrain.run_case}
+RUNNERS = {"pretrain": pretrain.run_case, **dict.fromkeys(finetune.KINDS, finetune.run_case)}
 PRECISIONS = ("fp32", "fp64")
 
 

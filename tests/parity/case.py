@@ -18,12 +18,14 @@ from tests.golden.recipe import fingerprint
 # which is worth 2e-8 per target.
 BOUNDS = {
     "loss": (2e-5, 1e-6),
+    "finetune loss": (1e-4, 1e-6),
     "temperature": (2e-5, 1e-6),
     "array": (1e-4, 1e-4),
     "gradient": (5e-5, 1e-6),
     "momentum": (1e-6, 1e-6),
     "parameter": (1e-3, 1e-5),
     "queue": (1e-5, 1e-6),
+    "probability": (1e-5, 1e-6),
     "exact": (0.0, 0.0),
 }
 

@@ -76,7 +76,7 @@ def _fill(task: PretrainTask, case: GoldenCase, dtype: torch.dtype) -> None:
 
 
 def _batch(config: dict[str, Any], step: int, dtype: torch.dtype) -> ImageTextBatch:
-    inputs = {name: torch.from_numpy(value) for name, value in recipe.pretrain_batch(config, step).items()}
+    inputs = {name: torch.from_numpy(value) for name, value in recipe.batch("pretrain", config, step).items()}
     rows = torch.arange(len(inputs["image"])) + step * len(inputs["image"])
     return ImageTextBatch(
         images=inputs["image"].to(dtype),
