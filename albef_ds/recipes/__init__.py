@@ -13,6 +13,15 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.errors import ConfigError
 from albef_ds.recipes.debug import debug
 from albef_ds.recipes.demo_emoji import demo_emoji
+from albef_ds.recipes.finetune import (
+    grounding_refcoco,
+    nlvr,
+    nlvr_pretrain,
+    retrieval_coco,
+    retrieval_flickr,
+    snli_ve,
+    vqa,
+)
 from albef_ds.recipes.pretrain import pretrain_4m, pretrain_14m
 from albef_ds.recipes.scale import pretrain_huge, pretrain_large
 
@@ -23,6 +32,13 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "pretrain_14m": pretrain_14m,
     "pretrain_large": pretrain_large,
     "pretrain_huge": pretrain_huge,
+    "retrieval_flickr": retrieval_flickr,
+    "retrieval_coco": retrieval_coco,
+    "vqa": vqa,
+    "nlvr_pretrain": nlvr_pretrain,
+    "nlvr": nlvr,
+    "snli_ve": snli_ve,
+    "grounding_refcoco": grounding_refcoco,
 }
 """Every recipe by the name that `--recipe` takes."""
 
