@@ -18,6 +18,12 @@ from albef_ds.errors import ConfigError
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("albef_ds.cli.demo", "train on the shipped emoji corpus in minutes and retrieve by words"),
     "train": ("albef_ds.cli.train", "pretrain from a recipe or a configuration file"),
+    "evaluate": ("albef_ds.cli.evaluate", "score a model by its task's official measure, on validation and test"),
+    "search": ("albef_ds.cli.search", "rank a folder of pictures by a text"),
+    "ask": ("albef_ds.cli.ask", "answer a question about a picture"),
+    "ground": ("albef_ds.cli.ground", "show where a text is in a picture"),
+    "answers": ("albef_ds.cli.answers", "build the list of answers that VQA ranks"),
+    "scenes": ("albef_ds.cli.scenes", "write generated scenes for all tasks, with known ceilings"),
     "plan": ("albef_ds.cli.plan", "count the memory of one GPU and choose settings that fit"),
     "config": ("albef_ds.cli.config", "print every setting with its unit, the paper's value and its meaning"),
     "recipes": ("albef_ds.cli.recipes", "list the recipes that train takes"),

@@ -24,6 +24,15 @@ from albef_ds.recipes.finetune import (
 )
 from albef_ds.recipes.pretrain import pretrain_4m, pretrain_14m
 from albef_ds.recipes.scale import pretrain_huge, pretrain_large
+from albef_ds.recipes.scenes import (
+    scenes_entailment,
+    scenes_grounding,
+    scenes_nlvr,
+    scenes_nlvr_pretrain,
+    scenes_pretrain,
+    scenes_retrieval,
+    scenes_vqa,
+)
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "debug": debug,
@@ -39,6 +48,13 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "nlvr": nlvr,
     "snli_ve": snli_ve,
     "grounding_refcoco": grounding_refcoco,
+    "scenes_pretrain": scenes_pretrain,
+    "scenes_retrieval": scenes_retrieval,
+    "scenes_vqa": scenes_vqa,
+    "scenes_nlvr_pretrain": scenes_nlvr_pretrain,
+    "scenes_nlvr": scenes_nlvr,
+    "scenes_entailment": scenes_entailment,
+    "scenes_grounding": scenes_grounding,
 }
 """Every recipe by the name that `--recipe` takes."""
 

@@ -1,0 +1,39 @@
+"""`albef-ds answers`: builds the list of answers that VQA ranks from training questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from albef_ds.cli.arguments import CommandParser
+
+EXAMPLES = """\
+  from the official files
+      albef-ds answers ANSWERS.json v2_OpenEnded_mscoco_train2014_questions.json+v2_mscoco_train2014_annotations.json
+  from released lists, rarer answers too
+      albef-ds answers ANSWERS.json vqa_train.json vqa_val.json --min-count 3"""
+
+
+def main(argv: list[str]) -> int:
+    """Build the list as `argv` says. Raises `ConfigError` for files that cannot be used."""
+    command = CommandParser("answers", "Build the list of answers that VQA ranks: the frequent ones, normalised.", EXAMPLES)
+    command.add_argument("output", type=Path, metavar="OUT", help="the JSON list to write")
+    command.add_argument(
+        "questions", nargs="+", metavar="FILE", help="training questions; an official pair as QUESTIONS+ANNOTATIONS"
+    )
+    command.add_argument("--min-count", type=int, default=9, help="questions that an answer is given to at least (9)")
+    arguments = command.parse_args(argv)
+    import json
+    import os
+
+    from albef_ds.data.annotations.vqa import build_answer_list, read_vqa
+
+    records = []
+    for setting in arguments.questions:
+        questions, _, answers = setting.partition("+")
+        records += read_vqa(Path(questions), Path(answers) if answers else None)
+    found = build_answer_list(records, arguments.min_count)
+    temporary = arguments.output.with_name(f"{arguments.output.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    os.replace(temporary, arguments.output)
+    print(f"{len(found)} answers of {len(records)} questions in {arguments.output}")
+    return 0

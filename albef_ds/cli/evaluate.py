@@ -1,0 +1,95 @@
+"""`albef-ds evaluate`: the task's official measure on validation and test, written to metrics.json."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from albef_ds.cli.arguments import CommandParser
+from albef_ds.errors import ConfigError
+
+EXAMPLES = """\
+  a fine-tuned run: its checkpoints on validation, the best one on test
+      albef-ds evaluate runs/vqa data.test_annotations=test-dev=v2_OpenEnded_mscoco_test-dev2015_questions.json
+  on several GPUs
+      deepspeed --module albef_ds.cli.main evaluate runs/retrieval_coco
+  the paper's zero-shot figure, refused for a model that was not fine-tuned on COCO
+      albef-ds evaluate runs/retrieval_coco --protocol flickr30k_zero_shot \\
+          data.test_annotations=flickr30k_test.json data.image_root=flickr30k data.eval_annotations=
+  a released file
+      albef-ds evaluate ALBEF_4M.pth --protocol flickr30k_pretrained data.test_annotations=... data.image_root=...
+  check a file of answers before it is sent in
+      albef-ds evaluate --validate vqa_test_answers.json --questions v2_OpenEnded_mscoco_test2015_questions.json"""
+
+
+def main(argv: list[str]) -> int:
+    """Evaluate as `argv` says. Raises `ConfigError` for anything the user can mend."""
+    arguments = _parser().parse_intermixed_args(argv)
+    if arguments.validate:
+        return _validate(arguments)
+    if arguments.path is None:
+        raise ConfigError("no model is named: give a run, a checkpoint or a file of weights")
+    import torch.distributed as dist
+
+    from albef_ds import comm
+    from albef_ds.device import resolve_device
+    from albef_ds.scoring import METRICS_NAME, Request, score
+
+    device = resolve_device(arguments.device)
+    comm_started = _start_ranks(device)
+    try:
+        path = Path(arguments.path)
+        output = Path(arguments.output) if arguments.output else (path if path.is_dir() else path.parent)
+        request = Request(path, arguments.overrides, arguments.weights, arguments.protocol, arguments.generate, arguments.layer)
+        score(request, output, device, print if comm.rank() == 0 else lambda line: None)
+        if comm.rank() == 0:
+            print(f"written: {output / METRICS_NAME}")
+    finally:
+        if comm_started:
+            dist.destroy_process_group()
+    return 0
+
+
+def _start_ranks(device: object) -> bool:
+    """Join the other ranks where a launcher started several."""
+    import os
+
+    if int(os.environ.get("WORLD_SIZE") or "1") < 2:
+        return False
+    import torch
+    import torch.distributed as dist
+
+    assert isinstance(device, torch.device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return True
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from albef_ds.evaluators.vqa_submission import validate_submission
+
+    if not arguments.questions:
+        raise ConfigError("--validate needs the questions that the answers are for: add --questions FILE")
+    count = validate_submission(Path(arguments.validate), Path(arguments.questions))
+    print(f"{arguments.validate}: {count} answers, every question of {arguments.questions} once")
+    return 0
+
+
+def _parser() -> CommandParser:
+    command = CommandParser("evaluate", "Score a model by its task's official measure.", EXAMPLES)
+    command.add_argument(
+        "path", nargs="?", metavar="PATH", help="a run (its best checkpoint on validation), a checkpoint, or a model"
+    )
+    command.add_argument("overrides", nargs="*", metavar="section.field=value", help="change a setting, such as the test files")
+    command.add_argument(
+        "--protocol", default="", metavar="NAME", help="a named zero-shot protocol (docs/evaluation.md lists them)"
+    )
+    command.add_argument("--weights", choices=("student", "momentum"), default="student", help="which of the two to score")
+    command.add_argument("--generate", action="store_true", help="VQA: write answers freely instead of ranking the list")
+    command.add_argument("--layer", type=int, metavar="N", help="grounding: multimodal layer of Grad-CAM, from 0")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    command.add_argument("--output", metavar="DIR", help="folder of metrics.json; default: the run's")
+    command.add_argument("--validate", metavar="FILE", help="only check a file of VQA answers")
+    command.add_argument("--questions", metavar="FILE", help="the official questions that --validate checks against")
+    # The deepspeed launcher passes it to every rank; the rank itself is read from the environment.
+    command.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    return command

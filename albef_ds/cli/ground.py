@@ -1,0 +1,65 @@
+"""`albef-ds ground`: where a text is in a picture, as a heat map over it and a ranking of boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from albef_ds.cli.arguments import CommandParser
+from albef_ds.errors import ConfigError
+
+EXAMPLES = """\
+  the whole sentence and each word, over the picture
+      albef-ds ground --model runs/grounding --image street.jpg --text "the man with the red hat"
+  boxes ranked, as LEFT,TOP,RIGHT,BOTTOM in pixels
+      albef-ds ground --model runs/grounding --image street.jpg --text "red hat" --box 10,20,80,90 --box 200,40,260,120
+  every multimodal layer beside the others
+      albef-ds ground --model runs/grounding --image street.jpg --text "red hat" --sweep"""
+
+
+def main(argv: list[str]) -> int:
+    """Write the picture and print the boxes. Raises `ConfigError` for a model, picture or box that cannot be used."""
+    command = CommandParser("ground", "Show where a text is in a picture (Grad-CAM of the matching score).", EXAMPLES)
+    command.add_argument("--model", required=True, metavar="PATH", help="a run, checkpoint or file with an ITM head")
+    command.add_argument("--image", required=True, type=Path, metavar="FILE", help="the picture")
+    command.add_argument("--text", required=True, metavar="TEXT", help="what to find")
+    command.add_argument("--box", action="append", default=[], metavar="L,T,R,B", help="a box to rank; may be given again")
+    layers = command.add_mutually_exclusive_group()
+    layers.add_argument("--layer", type=int, metavar="N", help="multimodal layer, from 0 (the paper's third)")
+    layers.add_argument("--sweep", action="store_true", help="a panel per layer in place of one per word")
+    command.add_argument("--output", type=Path, default=Path("ground.png"), metavar="FILE", help="the PNG to write (ground.png)")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    arguments = command.parse_args(argv)
+    boxes = [_box(text) for text in arguments.box]
+    from PIL import Image
+
+    from albef_ds.demo.heat import overlay, panels, save_png
+    from albef_ds.interface import load
+
+    model = load(arguments.model, device=arguments.device)
+    depth = model.config.model.text.num_fusion_layers
+    layers_shown = range(depth) if arguments.sweep else [arguments.layer]
+    found = [model.ground(arguments.image, arguments.text, boxes, layer=layer) for layer in layers_shown]
+    with Image.open(arguments.image) as opened:
+        picture = opened.convert("RGB")
+    if arguments.sweep:
+        entries = [
+            (f"layer {number}", overlay(picture, one.heatmap, [box for _, box in one.boxes])) for number, one in enumerate(found)
+        ]
+    else:
+        entries = [(arguments.text, overlay(picture, found[0].heatmap, [box for _, box in found[0].boxes]))]
+        entries += [(word, overlay(picture, heat)) for word, heat in found[0].words]
+    save_png(panels(entries), arguments.output)
+    for number, one in enumerate(found):
+        for place, (value, box) in enumerate(one.boxes, start=1):
+            layer = f"layer {number} " if arguments.sweep else ""
+            print(f"{layer}{place}. {','.join(f'{edge:g}' for edge in box)} {value:.4g}")
+    print(f"written: {arguments.output}")
+    return 0
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--box {text} is no box: give LEFT,TOP,RIGHT,BOTTOM in pixels") from None
+    return left, top, right, bottom

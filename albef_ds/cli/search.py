@@ -1,0 +1,42 @@
+"""`albef-ds search`: ranks a folder of pictures by a text, with ITC over all and ITM over the best, and writes a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from albef_ds.cli.arguments import CommandParser
+
+EXAMPLES = """\
+  the first time indexes the folder, later only what is new in it
+      albef-ds search --model runs/retrieval_coco --images photos --text "a dog on a beach"
+  more pictures, more of them judged by ITM
+      albef-ds search --model runs/retrieval_coco --images photos --text "a dog on a beach" --top 50 --rerank 256"""
+
+
+def main(argv: list[str]) -> int:
+    """Print the ranking and write the page. Raises `ConfigError` for a model or folder that cannot be used."""
+    command = CommandParser("search", "Rank a folder of pictures by a text.", EXAMPLES)
+    command.add_argument("--model", required=True, metavar="PATH", help="a run, checkpoint or file with ITC and ITM")
+    command.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="JPEG, PNG and WebP files, subfolders too")
+    command.add_argument("--text", required=True, metavar="TEXT", help="what to look for")
+    command.add_argument("--top", type=int, default=12, metavar="N", help="pictures shown (12)")
+    command.add_argument("--rerank", type=int, default=64, metavar="N", help="pictures judged by ITM (64)")
+    command.add_argument("--output", type=Path, default=Path("search.html"), metavar="FILE", help="the page (search.html)")
+    command.add_argument("--index", type=Path, metavar="FILE", help="file of features (FOLDER/.albef-index.safetensors)")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    arguments = command.parse_args(argv)
+    from albef_ds.interface import load
+    from albef_ds.search import index_folder, search, write_page
+
+    model = load(arguments.model, device=arguments.device)
+    index = index_folder(model, arguments.images, arguments.index)
+    for path, reason in index.unreadable:
+        print(f"left out: {path} ({reason})")
+    print(f"{len(index.paths)} pictures, {index.added} of them new in the index")
+    hits = search(model, index, arguments.text, top=arguments.top, rerank=arguments.rerank)
+    for number, hit in enumerate(hits, start=1):
+        match = "" if hit.match is None else f", match {hit.match:.3f}"
+        print(f"{number:3d}. {hit.path}  similarity {hit.similarity:.3f}{match}")
+    write_page(arguments.output, arguments.text, hits)
+    print(f"written: {arguments.output}")
+    return 0

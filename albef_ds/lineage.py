@@ -1,0 +1,47 @@
+"""Where a model's weights come from: the runs behind a checkpoint, oldest first, each with a hash of its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from albef_ds.convert.api import Found, read_model
+from albef_ds.convert.writing import sha256
+from albef_ds.errors import ConfigError
+
+WEIGHTS = "student.safetensors"
+"""The weights of a checkpoint that are scored unless the momentum copy is asked for."""
+
+
+def weights_hash(found: Found) -> str:
+    """SHA-256 of the file that holds the student; of a model in several files, of the first."""
+    if found.path.is_file():
+        return sha256(found.path)
+    chosen = found.path / WEIGHTS
+    return sha256(chosen if chosen.is_file() else min(found.path.glob("*.safetensors")))
+
+
+def lineage_of(found: Found) -> list[dict[str, Any]]:
+    """The steps that led to a model, oldest first: for a run its recipe, task and weights, for other files what they say.
+
+    A run whose initial weights are gone says so; nothing is guessed.
+    """
+    steps = list(found.model.lineage) if found.form != "checkpoint" else []
+    if found.form == "checkpoint":
+        initial = found.model.config.init.checkpoint
+        if initial:
+            try:
+                steps = lineage_of(read_model(initial))
+            except ConfigError:
+                steps = [{"what": "initial weights that are no longer there", "name": Path(initial).name}]
+        config = found.model.config
+        steps.append(
+            {"what": "run", "recipe": config.recipe, "task": config.task.kind, "resolution": config.model.vision.image_size}
+        )
+        steps[-1] |= {"checkpoint": found.path.name, "sha256": weights_hash(found)}
+    return steps
+
+
+def recipes_in(lineage: list[dict[str, Any]]) -> list[str]:
+    """Names of the recipes in a lineage, those in the lineages of model folders included."""
+    return [str(step["recipe"]) for step in lineage if step.get("recipe")]
