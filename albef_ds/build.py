@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,36 +10,82 @@ from pathlib import Path
 import torch
 
 from albef_ds import comm
-from albef_ds.config.schema import PretrainConfig, RunConfig
+from albef_ds.config.schema import (
+    ClassificationConfig,
+    PretrainConfig,
+    RetrievalConfig,
+    RunConfig,
+    TextAssignmentConfig,
+    VqaConfig,
+)
 from albef_ds.config.tasks import DistillationConfig
 from albef_ds.engine import Engine, LocalEngine
 from albef_ds.errors import ConfigError
 from albef_ds.models.initial import load_mlm_head, load_text_encoder, load_visual_encoder
+from albef_ds.models.initialise import initialise
+from albef_ds.models.parameters import WHOLE, ParameterAccess
 from albef_ds.momentum import DenseMomentum
 from albef_ds.task import Task
+from albef_ds.tasks.classification import ClassificationTask
 from albef_ds.tasks.pretrain import PretrainTask
+from albef_ds.tasks.retrieval import RetrievalTask
+from albef_ds.tasks.text_assignment import TextAssignmentTask
+from albef_ds.tasks.vqa import VqaTask
 
 SCRATCH = "scratch"
 
 
 TASKS: dict[type, Callable[..., Task]] = {
     PretrainConfig: PretrainTask,
+    RetrievalConfig: RetrievalTask,
+    ClassificationConfig: ClassificationTask,
+    TextAssignmentConfig: TextAssignmentTask,
+    VqaConfig: VqaTask,
 }
 """The task of each kind of settings; all are made from (model, compute, task settings, seed)."""
 
 
-def build_task(config: RunConfig) -> Task:
-    """The task with seeded random weights and without momentum model, on the CPU in fp32."""
+def build_task(config: RunConfig, precision: str | None = None) -> Task:
+    """The task with seeded random weights and without momentum model.
+
+    On the CPU in fp32; but for training with ZeRO-3 in a resolved `precision` no rank ever holds more of it than 1/N and
+    one module. The weights are the same on any number of ranks and at any stage, up to that precision.
+    """
+    construction: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if precision is not None and _is_partitioned(config):
+        from albef_ds.zero.construction import partitioned
+        from albef_ds.zero.setup import deepspeed_config
+
+        construction = partitioned(deepspeed_config(config, precision, comm.world_size()))
+    with construction:
+        task = TASKS[type(config.task)](config.model, config.compute, config.task, seed=config.train.seed)
+    initialise(task, config.train.seed, _access(config))
     torch.manual_seed(config.train.seed)
-    return TASKS[type(config.task)](config.model, config.compute, config.task, seed=config.train.seed)
+    return task
+
+
+def _is_partitioned(config: RunConfig) -> bool:
+    return config.engine.kind == "zero" and config.engine.stage == 3
+
+
+def _access(config: RunConfig) -> ParameterAccess:
+    if not _is_partitioned(config):
+        return WHOLE
+    from albef_ds.zero.internals import PartitionedParameters
+
+    return PartitionedParameters()
 
 
 def load_initial_weights(task: Task, config: RunConfig) -> list[str]:
-    """Fill the encoders from the files of `config.init`; returns one line per file for the log.
+    """Fill the model from `init.checkpoint`, else its encoders from the files of `config.init`; one line per file for the log.
 
     Raises:
         ConfigError: no file and no `scratch` for an encoder, or a file that does not fit.
     """
+    if config.init.checkpoint:
+        from albef_ds.pretrained import load_pretrained
+
+        return [f"weights: {load_pretrained(task, config, _access(config))}"]
     lines = []
     for name, load in (("visual_encoder", load_visual_encoder), ("text_encoder", load_text_encoder)):
         source = getattr(config.init, name)
@@ -47,9 +94,9 @@ def load_initial_weights(task: Task, config: RunConfig) -> list[str]:
         elif not source:
             raise ConfigError(f"init.{name} is not set: give a file of weights, or init.{name}={SCRATCH} for random weights")
         else:
-            lines.append(f"{name}: {load(task.model, Path(source))}")
+            lines.append(f"{name}: {load(task.model, Path(source), _access(config))}")
     if config.init.text_encoder not in ("", SCRATCH) and isinstance(task, PretrainTask):
-        lines.append(f"MLM head: {load_mlm_head(task.mlm_head, Path(config.init.text_encoder))}")
+        lines.append(f"MLM head: {load_mlm_head(task.mlm_head, Path(config.init.text_encoder), _access(config))}")
     return lines
 
 
@@ -65,6 +112,15 @@ def attach_momentum(task: Task, config: RunConfig) -> None:
     from albef_ds.zero.momentum import ShardedMomentum
 
     task.attach_momentum(ShardedMomentum(task.base, settings.momentum, storage=storage, dropout=dropout))
+
+
+def load_initial_momentum(task: Task, config: RunConfig) -> list[str]:
+    """Fill the attached momentum model from that of `init.checkpoint`; elsewhere it stays equal to the student."""
+    if not config.init.checkpoint:
+        return []
+    from albef_ds.pretrained import load_pretrained_momentum
+
+    return [line for line in [load_pretrained_momentum(task, config)] if line is not None]
 
 
 def build_engine(task: Task, config: RunConfig, device: torch.device, precision: str) -> Engine:

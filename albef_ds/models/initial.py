@@ -23,6 +23,7 @@ from albef_ds.errors import ConfigError
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.heads import MLMHead
 from albef_ds.models.names import bert_name, released_name, timm_name
+from albef_ds.models.parameters import WHOLE, ParameterAccess
 
 FOLDER_NAMES = ("model.safetensors", "pytorch_model.bin")
 """What a folder of weights holds, the first that is there counts."""
@@ -65,7 +66,7 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def load_visual_encoder(albef: ALBEF, path: Path) -> LoadReport:
+def load_visual_encoder(albef: ALBEF, path: Path, access: ParameterAccess = WHOLE) -> LoadReport:
     """Fill the visual encoder from a file with timm's names (timm, DeiT).
 
     The position table is resampled (bicubic) where the file was trained at another image size.
@@ -73,6 +74,7 @@ def load_visual_encoder(albef: ALBEF, path: Path) -> LoadReport:
     Args:
         albef: the model, changed in place.
         path: a .safetensors, .pth, .pt or .bin file with a bare state dict or {"model": state dict}, or a folder with one.
+        access: how the model's parameters are written.
 
     Raises:
         ConfigError: the file cannot be read, or a tensor is missing, left over or of another shape.
@@ -83,10 +85,10 @@ def load_visual_encoder(albef: ALBEF, path: Path) -> LoadReport:
     if _POSITIONS in weights and _POSITIONS in targets:
         weights[_POSITIONS] = _resample(weights[_POSITIONS], "dist_token" in weights, albef, remarks)
     fix = "model.vision must be of the file's shape, and model.vision.stem=patch"
-    return _fill(targets, weights, path, fix, lambda name: False, VISUAL_LEFT_OVER, remarks)
+    return _fill(targets, weights, path, fix, lambda name: False, VISUAL_LEFT_OVER, remarks, access)
 
 
-def load_text_encoder(albef: ALBEF, path: Path) -> LoadReport:
+def load_text_encoder(albef: ALBEF, path: Path, access: ParameterAccess = WHOLE) -> LoadReport:
     """Fill text and multimodal encoder from one BERT: multimodal layer i from BERT layer `num_layers` + i.
 
     Cross-attention keeps its random weights, and so do multimodal layers that a shallower BERT does not have.
@@ -114,10 +116,10 @@ def load_text_encoder(albef: ALBEF, path: Path) -> LoadReport:
         return BERT_MISSING.fullmatch(name) is not None or too_deep
 
     fix = f"the file has {depth} layers, model.text (num_layers + num_fusion_layers, width, ...) must fit it"
-    return _fill(targets, weights, path, fix, may_miss, BERT_LEFT_OVER, remarks)
+    return _fill(targets, weights, path, fix, may_miss, BERT_LEFT_OVER, remarks, access)
 
 
-def load_mlm_head(head: MLMHead, path: Path) -> LoadReport:
+def load_mlm_head(head: MLMHead, path: Path, access: ParameterAccess = WHOLE) -> LoadReport:
     """Fill the MLM head from a BERT's `cls.predictions.*`; a file without that head leaves it random and says so.
 
     The matrix over the vocabulary belongs to the word embeddings (`load_text_encoder`) and is not read here.
@@ -135,7 +137,7 @@ def load_mlm_head(head: MLMHead, path: Path) -> LoadReport:
     targets = {name: target for name, target in targets.items() if name != "cls.predictions.decoder.weight"}
     absent = not any(name.startswith("cls.predictions.") for name in weights)
     weights = {name: tensor for name, tensor in weights.items() if name in targets}
-    return _fill(targets, weights, path, "give a BERT with its whole head", lambda name: absent, BERT_LEFT_OVER, [])
+    return _fill(targets, weights, path, "give a BERT with its whole head", lambda name: absent, BERT_LEFT_OVER, [], access)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -223,6 +225,7 @@ def _fill(
     may_miss: Callable[[str], bool],
     may_remain: re.Pattern[str],
     remarks: list[str],
+    access: ParameterAccess,
 ) -> LoadReport:
     missing = [target.name for name, target in targets.items() if name not in weights]
     refused = [name for name in missing if not may_miss(name)]
@@ -234,14 +237,14 @@ def _fill(
         raise ConfigError(f"{path} holds {len(refused)} tensors without a place in the model ({_listing(refused)}): {fix}")
     taken = {name: target for name, target in targets.items() if name in weights}
     for name, target in taken.items():
-        if weights[name].shape != target.parameter.shape:
-            shapes = f"{tuple(weights[name].shape)}, {target.name} in the model {tuple(target.parameter.shape)}"
+        shape = access.shape(target.parameter)
+        if weights[name].shape != shape:
+            shapes = f"{tuple(weights[name].shape)}, {target.name} in the model {tuple(shape)}"
             raise ConfigError(f"{path}: {name} has shape {shapes}: {fix}")
-    with torch.no_grad():
-        for name, target in taken.items():
-            target.parameter.copy_(weights[name])
-    parameters = sum(target.parameter.numel() for target in taken.values())
-    total = sum(target.parameter.numel() for target in targets.values())
+    for name, target in taken.items():
+        access.write(target.parameter, weights[name])
+    parameters = sum(access.shape(target.parameter).numel() for target in taken.values())
+    total = sum(access.shape(target.parameter).numel() for target in targets.values())
     return LoadReport(len(taken), parameters, parameters / total, tuple(missing), tuple(left_over), tuple(remarks))
 
 

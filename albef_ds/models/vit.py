@@ -47,8 +47,12 @@ class ImageEmbedding(nn.Module):
             self.patch_embed = PatchEmbed(config.image_size, config.patch_size, 3, config.width)
         else:
             self.patch_embed = ConvolutionStem(config)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, config.num_tokens, config.width))
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
+        self.pos_embed = nn.Parameter(torch.empty(1, config.num_tokens, config.width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Random class token and positions."""
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
@@ -78,7 +82,6 @@ class VisualEncoder(nn.Module):
             for _ in range(config.depth)
         )
         self.norm = _LayerNorm(config.width)
-        self.blocks.apply(_init_vit_weights)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> image embeddings (B, N, width), [CLS] first."""
@@ -90,8 +93,11 @@ class VisualEncoder(nn.Module):
         return self.norm(tokens)
 
 
-def _init_vit_weights(module: nn.Module) -> None:
+def init_vit_weights(module: nn.Module) -> None:
+    """ViT's initial weights of one module: truncated normal(0, 0.02) matrices, zero biases, unit norms."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+    if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
+        nn.init.zeros_(module.bias)

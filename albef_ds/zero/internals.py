@@ -8,6 +8,8 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 from torch import Tensor, nn
 
+from albef_ds.models.parameters import WholeParameters
+
 
 def is_partitioned(parameter: nn.Parameter) -> bool:
     """Whether ZeRO-3 keeps only this rank's part of the parameter."""
@@ -74,6 +76,25 @@ def local_part(parameter: nn.Parameter) -> Tensor:
     else:
         part = parameter.ds_tensor  # type: ignore[attr-defined]
     return part.detach().reshape(-1)
+
+
+class PartitionedParameters(WholeParameters):
+    """Access to parameters of which ZeRO-3 keeps this rank's part, beside whole ones."""
+
+    def shape(self, parameter: nn.Parameter) -> torch.Size:
+        """See `ParameterAccess.shape`."""
+        return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+    @torch.no_grad()
+    def write(self, parameter: nn.Parameter, weights: Tensor) -> None:
+        """See `ParameterAccess.write`. Before DeepSpeed's optimizer exists: afterwards it holds masters of its own."""
+        if not is_partitioned(parameter):
+            super().write(parameter, weights)
+            return
+        part: Tensor = parameter.ds_tensor.data.reshape(-1)  # type: ignore[attr-defined]
+        rank = parameter.ds_process_group.rank()  # type: ignore[attr-defined]
+        own = weights.reshape(-1)[rank * part.numel() : (rank + 1) * part.numel()]
+        part[: own.numel()].copy_(own)
 
 
 def full_master(parameter: nn.Parameter) -> Tensor:

@@ -83,7 +83,7 @@ def make(config: RunConfig) -> tuple[PretrainTask, Engine]:
     """Task and engine of `config` on the ranks that are up."""
     if config.engine.kind == "zero":
         init_distributed(CPU)
-    task = build.build_task(config)
+    task = build.build_task(config, config.engine.precision)
     build.attach_momentum(task, config)
     engine = build.build_engine(task, config, CPU, config.engine.precision)
     task.train()

@@ -1,0 +1,66 @@
+"""Random initial weights, a function of the seed and of each module's path alone.
+
+Whatever the number of ranks and the ZeRO stage, a model starts from the same numbers, and no more than one module of it
+is ever whole. Constructors leave torch's own initial values behind; this replaces them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from albef_ds.models.bert import init_bert_weights
+from albef_ds.models.parameters import WHOLE, ParameterAccess
+from albef_ds.models.vit import VisualEncoder, init_vit_weights
+
+Rule = Callable[[nn.Module], None]
+
+
+def initialise(model: nn.Module, seed: int, access: ParameterAccess = WHOLE) -> None:
+    """Draw the weights of `model` in place; the global generator is left as it was.
+
+    Linear layers, embeddings and norms follow ViT's rule inside a `VisualEncoder` and BERT's elsewhere; another module
+    with a `reset_parameters` follows that; parameters of any other module keep the values that its constructor set.
+    """
+    drawn: set[nn.Parameter] = set()
+    with torch.random.fork_rng(devices=[]):
+        for path, module, rule in _modules(model, "", init_bert_weights, set()):
+            own = {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
+            if not own or not (isinstance(module, _RULED) or hasattr(module, "reset_parameters")):
+                continue
+            torch.manual_seed(_seed(seed, path))
+            # A parameter shared with an earlier module was drawn there: an empty stand-in takes the draw.
+            shapes = {name: (0,) if parameter in drawn else access.shape(parameter) for name, parameter in own.items()}
+            stand_ins = {name: nn.Parameter(torch.empty(shape)) for name, shape in shapes.items()}
+            module._parameters.update(stand_ins)
+            try:
+                if isinstance(module, _RULED):
+                    rule(module)
+                else:
+                    module.reset_parameters()  # type: ignore[operator]
+            finally:
+                module._parameters.update(own)
+            for name, parameter in own.items():
+                if parameter not in drawn:
+                    access.write(parameter, stand_ins[name].detach())
+                    drawn.add(parameter)
+
+
+_RULED = (nn.Linear, nn.Embedding, nn.LayerNorm)
+
+
+def _modules(module: nn.Module, path: str, rule: Rule, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module, Rule]]:
+    if module in seen:
+        return
+    seen.add(module)
+    rule = init_vit_weights if isinstance(module, VisualEncoder) else rule
+    yield path, module, rule
+    for name, child in module.named_children():
+        yield from _modules(child, f"{path}.{name}" if path else name, rule, seen)
+
+
+def _seed(seed: int, path: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {path}".encode()).digest()[:8], "big", signed=True)
