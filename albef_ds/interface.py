@@ -1,9 +1,34 @@
 """A trained model in a few lines: `albef_ds.load(path)` gives an `AlbefModel` that takes pictures and texts as they are.
 
-    model = albef_ds.load("albef-4m")
-    image_features = model.encode_image(["a.jpg", "b.png"])
-    text_features = model.encode_text(["a red cup on a table"])
-    similarity = text_features @ image_features.T
+>>> import albef_ds
+>>> from PIL import Image
+>>> red, blue = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (64, 48), "blue")
+
+Features, whose products are similarities (a small model of 8 features, in the model folder `folder`):
+
+>>> model = albef_ds.load(folder)
+>>> model.encode_image([red, blue]).shape
+torch.Size([2, 8])
+>>> (model.encode_text(["a red cup", "a blue cup", "the table"]) @ model.encode_image([red, blue]).T).shape
+torch.Size([3, 2])
+
+The probability that picture and text belong together, which looks at both at once, and where in the picture a text is:
+
+>>> matches = model.match(red, ["a red cup", "a blue cup"])
+>>> bool((0 <= matches).all() and (matches <= 1).all())
+True
+>>> found = model.ground(red, "red cup", boxes=[(0, 0, 32, 24), (32, 24, 64, 48)])
+>>> found.heatmap.shape, [word for word, _ in found.words], len(found.boxes)
+(torch.Size([48, 64]), ['[CLS]', 'red', 'cup'], 2)
+
+Answers, from a list or written freely, by a model that was trained for VQA:
+
+>>> vqa = albef_ds.load(vqa_folder)
+>>> vqa.answer(red, "what is on the table", answers=["cup", "ball"])[0] in ("cup", "ball")
+True
+>>> vqa.match(red, "a red cup")
+Traceback (most recent call last):
+albef_ds.errors.ConfigError: match needs a model of kind pretrain or retrieval, this one is of kind vqa: load such a model
 
 Everything runs in eval mode, without gradients and without random numbers: the same call gives the same result. Not
 responsible for training, evaluation over a corpus (`albef-ds evaluate`) or serving.

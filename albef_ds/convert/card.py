@@ -6,7 +6,7 @@ from albef_ds.convert.model import WholeModel
 from albef_ds.convert.names import MOMENTUM, QUEUE
 
 USES = {
-    "pretrain": ("encode_image", "encode_text", "match"),
+    "pretrain": ("encode_image", "encode_text", "match", "ground"),
     "retrieval": ("encode_image", "encode_text", "match", "ground"),
     "classification": ("classify",),
     "text_assignment": (),

@@ -59,13 +59,14 @@ def inspect(path: Path, overrides: Sequence[str] = (), *, tensors: bool = False)
 def _about(model: WholeModel) -> Iterator[str]:
     config = model.config.model
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in model.student.values())
-    yield f"  parameters   {model.parameters:,} in {len(model.student)} tensors ({', '.join(dtypes)}), {model.nbytes / 1e6:,.1f} MB in all"
+    count = f"{model.parameters:,} in {len(model.student)} tensors ({', '.join(dtypes)})"
+    yield f"  parameters   {count}, {model.nbytes / 1e6:,.1f} MB in all"
     for name, prefix in _PARTS:
         if part := model.part(prefix):
             yield f"  {'':<12} {sum(tensor.numel for tensor in part.values()):>13,} {name}"
     yield (
-        f"  images       {config.vision.image_size} px, patches of {config.vision.patch_size}, {config.vision.depth} blocks of width "
-        f"{config.vision.width}, {config.vision.num_heads} heads"
+        f"  images       {config.vision.image_size} px, patches of {config.vision.patch_size}, {config.vision.depth} blocks "
+        f"of width {config.vision.width}, {config.vision.num_heads} heads"
     )
     yield (
         f"  texts        {config.text.num_layers} + {config.text.num_fusion_layers} layers of width {config.text.width}, "
