@@ -19,25 +19,29 @@ ifeq ($(wildcard /dev/nvidiactl),)
 export DS_ACCELERATOR ?= cpu
 endif
 
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test lint slurm docs clean
 
 help:
 	@echo "make demo   train on the shipped emoji corpus in minutes and show what it retrieves"
 	@echo "make test   lint (ruff, mypy) and the tests"
 	@echo "make lint   lint alone"
+	@echo "make slurm  install Slurm for the tests (Debian; part of make test, which skips its tests elsewhere)"
 	@echo "make docs   write the table of settings in docs/configuration.md anew"
 	@echo "make clean  remove .venv and caches"
 
 demo: $(READY)
 	@$(VENV)/bin/albef-ds demo
 
-test: lint
+test: lint slurm
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(READY)
 	@echo "lint: ruff and mypy"
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
+
+slurm:
+	@tests/slurm/install.sh
 
 docs: $(READY)
 	@$(VENV)/bin/python -m albef_ds.config.describe docs/configuration.md

@@ -25,6 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "answers": ("albef_ds.cli.answers", "build the list of answers that VQA ranks"),
     "scenes": ("albef_ds.cli.scenes", "write generated scenes for all tasks, with known ceilings"),
     "plan": ("albef_ds.cli.plan", "count the memory of one GPU and choose settings that fit"),
+    "preflight": ("albef_ds.cli.preflight", "check every node of a job, or this machine, before a run"),
+    "submit": ("albef_ds.cli.submit", "submit a job to Slurm after showing its plan"),
+    "convert": ("albef_ds.cli.convert", "write a model in another form: released file, safetensors, model folder"),
+    "inspect": ("albef_ds.cli.inspect", "say what a file of weights is and what it converts to"),
     "config": ("albef_ds.cli.config", "print every setting with its unit, the paper's value and its meaning"),
     "recipes": ("albef_ds.cli.recipes", "list the recipes that train takes"),
 }

@@ -1,0 +1,196 @@
+# shellcheck shell=bash
+# What the batch scripts share: the site file, the meeting point, one task per node, preflight, and starting again.
+# Everything about training is in the arguments that pass through; everything about the place is in site.env.
+
+REQUEUE=75 # exit code of albef_ds.cluster.job: start this job again
+BAD_NODE=3 # exit code of preflight: nodes are named, the others are fine
+
+say() { echo "slurm: $*"; }
+fail() {
+    echo "slurm: error: $*" >&2
+    exit 2
+}
+
+job_field() { scontrol -o show job "$SLURM_JOB_ID" | tr ' ' '\n' | sed -n "s/^$1=//p" | head -n 1; }
+
+# Sets ROOT, LOGS, the python that runs albef_ds, and the arrays TASKS (srun: one task per node) and ENTER (the container).
+load_site() {
+    ROOT=${ALBEF_ROOT:-$SLURM_SUBMIT_DIR}
+    [ -f "$ROOT/slurm/lib.sh" ] || fail "$ROOT is not the folder of albef_ds: submit from it, or set ALBEF_ROOT"
+    local site=${ALBEF_SITE:-$ROOT/slurm/site.env}
+    if [ -f "$site" ]; then
+        set -a
+        # shellcheck source=/dev/null
+        . "$site" || fail "$site is not a list of NAME=value lines: see slurm/site.env.example"
+        set +a
+    elif [ -n "${ALBEF_SITE:-}" ]; then
+        fail "ALBEF_SITE=$ALBEF_SITE does not exist: copy slurm/site.env.example"
+    fi
+    if [ -n "${ALBEF_MODULES:-}" ]; then
+        command -v module >/dev/null || . /etc/profile.d/modules.sh 2>/dev/null || . /etc/profile.d/lmod.sh 2>/dev/null
+        # shellcheck disable=SC2086  # a list of names
+        module load $ALBEF_MODULES || fail "module load $ALBEF_MODULES failed: correct ALBEF_MODULES in $site"
+    fi
+    LOGS=${ALBEF_LOGS:-$SLURM_SUBMIT_DIR}
+    mkdir -p "$LOGS" || fail "the folder of logs $LOGS cannot be made: set ALBEF_LOGS in $site"
+    export ALBEF_RECORD=$LOGS/$SLURM_JOB_NAME-$SLURM_JOB_ID
+    export ALBEF_OUTCOME=$ALBEF_RECORD.outcome.json
+    export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+    if [ -n "${ALBEF_INTERFACE:-}" ]; then
+        export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$ALBEF_INTERFACE} NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-$ALBEF_INTERFACE}
+    fi
+    # sbatch's --cpus-per-task no longer reaches srun by itself (Slurm 22.05 and later).
+    if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
+
+    TASKS=(srun "--nodes=$SLURM_JOB_NUM_NODES" "--ntasks=$SLURM_JOB_NUM_NODES" --ntasks-per-node=1)
+    ENTER=()
+    HERE=()
+    PYTHON=${ALBEF_PYTHON:-python3}
+    case ${ALBEF_CONTAINER:-none} in
+        none)
+            if [ -z "${ALBEF_PYTHON:-}" ] && [ -x "$ROOT/.venv/bin/python" ]; then PYTHON=$ROOT/.venv/bin/python; fi
+            command -v "$PYTHON" >/dev/null || fail "$PYTHON is not there: set ALBEF_PYTHON in $site"
+            ;;
+        pyxis)
+            need_image "$site"
+            local inside=("--container-image=$ALBEF_IMAGE" "--container-mounts=$(mounts)" "--container-workdir=$PWD")
+            TASKS+=("${inside[@]}")
+            HERE=(srun --nodes=1 --ntasks=1 --overlap "--nodelist=${SLURMD_NODENAME:-}" "${inside[@]}")
+            ;;
+        apptainer)
+            need_image "$site"
+            ENTER=(apptainer exec --nv --bind "$(mounts)" --pwd "$PWD" "$ALBEF_IMAGE")
+            ;;
+        *) fail "ALBEF_CONTAINER=$ALBEF_CONTAINER is unknown: give none, pyxis or apptainer" ;;
+    esac
+}
+
+need_image() { [ -n "${ALBEF_IMAGE:-}" ] || fail "ALBEF_CONTAINER=$ALBEF_CONTAINER needs ALBEF_IMAGE: set it in $1"; }
+
+# The source, the working folder and the logs are seen inside a container under their own names.
+mounts() {
+    local list="$ROOT:$ROOT" folder
+    for folder in "$PWD" "$LOGS"; do
+        case ",$list," in *",$folder:"*) ;; *) list+=",$folder:$folder" ;; esac
+    done
+    echo "$list${ALBEF_MOUNTS:+,$ALBEF_MOUNTS}"
+}
+
+# The meeting point of the nodes. Found here, in the batch script: containers often lack scontrol.
+meeting_point() {
+    local hosts
+    hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") && [ -n "$hosts" ] ||
+        fail "scontrol does not list the nodes of $SLURM_JOB_NODELIST: without them there is no MASTER_ADDR"
+    export ALBEF_NODES=${hosts//$'\n'/ }
+    export MASTER_ADDR=${ALBEF_NODES%% *}
+    getent ahosts "$MASTER_ADDR" >/dev/null || fail "the node name $MASTER_ADDR does not resolve here: ask the site for the nodes' names"
+    # Two ports per job below the range that the system gives out; jobs that run together have other ids.
+    export MASTER_PORT=$((10000 + 2 * (SLURM_JOB_ID % 10000)))
+    export ALBEF_PREFLIGHT_PORT=$((MASTER_PORT + 1))
+}
+
+# A small step of python on this node.
+here() { "${HERE[@]}" "${ENTER[@]}" "$PYTHON" "$@"; }
+
+# The same command on every node, its output in one file per node that later attempts append to.
+on_every_node() {
+    "${TASKS[@]}" --wait=60 --kill-on-bad-exit=1 --open-mode=append "--output=$LOGS/%x-%j-%N.log" "${ENTER[@]}" "$PYTHON" "$@"
+}
+
+# Starts this job again, without the nodes of $1 if given. Not when Slurm has requeued or ended it already.
+requeue() {
+    local state excluded
+    state=$(job_field JobState)
+    if [ "$state" != RUNNING ] && [ "$state" != TIMEOUT ]; then
+        say "the job is $state, nothing to requeue"
+        return
+    fi
+    # JOB_IS_OVER: this script is about to be told to end, by the requeue it asks for.
+    excluded=$(job_field ExcNodeList)
+    scontrol requeue "$SLURM_JOB_ID" || fail "scontrol requeue was refused: the site does not allow it, submit the job again to go on"
+    if [ -n "${1:-}" ]; then
+        case $excluded in "" | "(null)") excluded=$1 ;; *) excluded=$excluded,$1 ;; esac
+        scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$excluded" ||
+            say "the nodes $1 could not be excluded: submit again with --exclude=$excluded"
+    fi
+}
+
+# Seconds of this job's time limit that are left for training, with room to save; empty without a limit.
+seconds_left() {
+    local end
+    end=$(job_field EndTime)
+    end=$(date -d "$end" +%s 2>/dev/null) || return
+    echo $((end - $(date +%s) - ${ALBEF_STOP_MARGIN:-600}))
+}
+
+# Runs preflight on every node with the arguments of the run; names of unfit nodes end up in $ALBEF_RECORD.bad-nodes.
+check_nodes() {
+    rm -f "$ALBEF_RECORD.bad-nodes"
+    # A node that hangs is ended a while after the head has named it.
+    timeout -k 10 "${ALBEF_PREFLIGHT_TIMEOUT:-300}" "${TASKS[@]}" --wait=90 --kill-on-bad-exit=0 "${ENTER[@]}" "$PYTHON" \
+        -m albef_ds.cli.main preflight --bad-nodes "$ALBEF_RECORD.bad-nodes" "$@"
+}
+
+# Before training: leaves the script where the job cannot go on.
+preflight() {
+    [ "${ALBEF_PREFLIGHT:-1}" = 1 ] || return 0
+    local bad code
+    check_nodes "$@"
+    code=$?
+    if [ $code = 0 ]; then return 0; fi
+    bad=$(paste -sd, "$ALBEF_RECORD.bad-nodes" 2>/dev/null)
+    if [ -z "$bad" ]; then
+        say "stop: preflight failed (exit code $code)"
+        exit $code
+    fi
+    here -m albef_ds.cluster.job bad-nodes "$bad" train "$@"
+    if [ $? != $REQUEUE ] || [ "${ALBEF_EXCLUDE_BAD_NODES:-1}" != 1 ]; then
+        say "stop: unfit nodes: $bad: submit again with --exclude=$bad, or mend them"
+        exit $BAD_NODE
+    fi
+    requeue "$bad"
+    exit $BAD_NODE
+}
+
+# A whole job: `survive COMMAND ARGS` runs albef-ds COMMAND on all nodes, and starts the job again while that makes sense.
+survive() {
+    # The shell outlives the signals that end its steps, to say what follows.
+    trap 'say "the batch script was told to end"' TERM
+    trap : USR1 USR2
+    load_site
+    meeting_point
+    say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, on $ALBEF_NODES, meeting at $MASTER_ADDR:$MASTER_PORT"
+    here -m albef_ds.cluster.job begin "$@" || exit $?
+    local command=$1 code follows
+    if [ "$command" = train ]; then preflight "${@:2}"; fi
+    on_every_node -m albef_ds.cluster.node "$@"
+    code=$?
+    here -m albef_ds.cluster.job end "$code" "$@"
+    follows=$?
+    if [ $follows = $REQUEUE ]; then requeue; fi
+    exit $follows
+}
+
+# One stage of albef-data, or this task's share of it; started again where it died.
+data_stage() {
+    trap : USR1 USR2
+    load_site
+    local share=() code
+    if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+        share=(--task-index "$SLURM_ARRAY_TASK_ID")
+        # An array submitted again for some tasks only must still be told how many there were.
+        case " $* " in *" --num-tasks "*) ;; *) share+=(--num-tasks "$SLURM_ARRAY_TASK_COUNT") ;; esac
+    fi
+    case $1 in
+        catalog | scan | shard | verify | hashes) share+=(--workers "${SLURM_CPUS_PER_TASK:-1}") ;;
+    esac
+    say "job $SLURM_JOB_ID${SLURM_ARRAY_TASK_ID:+, task $SLURM_ARRAY_TASK_ID}, restart ${SLURM_RESTART_COUNT:-0}: albef-data $*"
+    here -m data_tools.cli "$@" "${share[@]}"
+    code=$?
+    # 2 is a user's mistake, 1 what `verify` found: neither goes away.
+    if [ $code -gt 2 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${ALBEF_MAX_DATA_RESTARTS:-3}" ]; then
+        say "requeue: exit code $code"
+        requeue
+    fi
+    exit $code
+}

@@ -1,0 +1,147 @@
+"""The cluster of the Slurm tests, started once per test process, and a run's job as the tests handle it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_tools.shard_writer import ShardWriter
+from tests.data.conftest import sample
+from tests.slurm.cluster import SlurmCluster
+
+ROOT = Path(__file__).resolve().parents[2]
+MEASURED = {"time", "images_per_second", "data_wait_share"}
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[SlurmCluster]:
+    """A real Slurm of three nodes with eight fake GPUs each, torn down at the end; skips where Slurm is not installed."""
+    if missing := SlurmCluster.missing():
+        pytest.skip(f"Slurm is not installed ({missing[0]} is missing): `make slurm` installs it on Debian")
+    # A short path: munge's socket must fit into a socket address.
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, SlurmCluster(Path(folder) / "cluster") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 pairs in 4 shards: 12 steps of 8 cross two epochs' ends."""
+    folder = tmp_path_factory.mktemp("slurm-data") / "corpus"
+    with ShardWriter(folder, samples_per_shard=10) as writer:
+        for number in range(40):
+            writer.add(*sample(number))
+    return folder
+
+
+class Job:
+    """A job of this test session in a folder of its own."""
+
+    def __init__(self, cluster: SlurmCluster, folder: Path, number: str) -> None:
+        self.cluster, self.folder, self.number = cluster, folder, number
+        self.run = folder / "run"
+
+    @property
+    def log(self) -> str:
+        """What the batch script and the nodes have written."""
+        paths = [*sorted(self.folder.glob("*.log")), *sorted((self.folder / "logs").glob("*"))]
+        return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')}" for path in paths if path.is_file())
+
+    def wait(self, seconds: float = 280.0) -> str:
+        """Wait for the job's end; its state."""
+        try:
+            return self.cluster.wait_for_end(self.number, seconds)
+        except RuntimeError as error:
+            raise AssertionError(f"{error}\n{self.log[-6000:]}") from None
+
+    def finish(self) -> None:
+        """Wait until the job is COMPLETED."""
+        assert self.wait() == "COMPLETED", self.log[-6000:]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The steps of the run in order without what a clock measured; of a step that was repeated, the last."""
+        lines = [json.loads(line) for line in (self.run / "metrics.jsonl").read_text().splitlines()]
+        steps = {line["step"]: line for line in lines if line["kind"] == "step"}
+        return [{name: steps[step][name] for name in steps[step] if name not in MEASURED} for step in sorted(steps)]
+
+    def freeze_at(self, step: int) -> list[int]:
+        """Stop all ranks (SIGSTOP) once the run has logged `step`, so that what happens next happens in mid-run; their ids."""
+        metrics = self.run / "metrics.jsonl"
+        reached = lambda: metrics.exists() and f'"step": {step},' in metrics.read_text()  # noqa: E731
+        try:
+            self.cluster.wait(reached, f"step {step}")
+        except RuntimeError as error:
+            raise AssertionError(f"{error}\n{self.log[-6000:]}") from None
+        ranks = [
+            process
+            for process, variables in self.cluster.processes().items()
+            if variables.get("SLURM_JOB_ID") == self.number
+            and "albef_ds.cluster.rank" in self.cluster.command_line(process)
+            and "RANK" in variables
+        ]
+        for rank in ranks:
+            os.kill(rank, signal.SIGSTOP)
+        assert len(self.records()) < 12, "the run was over before it could be disturbed"
+        return ranks
+
+    def thaw_after(self, ranks: list[int], *numbers: signal.Signals) -> None:
+        """Let frozen ranks go on when each has one of these signals pending (or has been killed)."""
+        for rank in ranks:
+            self.cluster.wait(lambda rank=rank: _pending(rank, numbers), f"a signal to rank process {rank}")  # type: ignore[misc]
+        for rank in ranks:
+            try:
+                os.kill(rank, signal.SIGCONT)
+            except ProcessLookupError:
+                continue
+
+
+def _pending(process: int, numbers: tuple[signal.Signals, ...]) -> bool:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return True
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    if fields["State"].startswith("Z"):
+        return True
+    bits = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
+    return any(bits & (1 << (number - 1)) for number in numbers)
+
+
+class Submitter:
+    """Submits the shipped scripts as a user would, with a site file for this cluster."""
+
+    def __init__(self, cluster: SlurmCluster, corpus: Path, folder: Path) -> None:
+        self.cluster, self.corpus, self.folder = cluster, corpus, folder
+
+    def pretrain(self, *sbatch: str, steps: int = 12, arguments: tuple[str, ...] = (), **site: str) -> Job:
+        """Submit slurm/pretrain.sbatch with a tiny model under ZeRO-2 on gloo."""
+        engine = ["engine.kind=zero", "engine.device=cpu", "engine.momentum_storage=value_residual"]
+        lengths = ["train.micro_batch_size=4", f"train.max_steps={steps}", "train.epochs=100", "train.save_every=2"]
+        run = [f"data.shards={self.corpus}", f"output={self.folder / 'run'}"]
+        return self.submit("pretrain.sbatch", sbatch, ["--recipe", "debug", *engine, *lengths, *run, *arguments], **site)
+
+    def submit(self, script: str, sbatch: tuple[str, ...], arguments: list[str], **site: str) -> Job:
+        """Submit any script of slurm/."""
+        settings = {"ALBEF_PYTHON": sys.executable, "ALBEF_LOGS": str(self.folder / "logs"), "ALBEF_INTERFACE": "lo"}
+        settings |= {"ALBEF_PREFLIGHT": "0", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+        settings["TORCH_EXTENSIONS_DIR"] = os.environ["TORCH_EXTENSIONS_DIR"]
+        site_file = self.folder / "site.env"
+        site_file.write_text("".join(f"{name}='{value}'\n" for name, value in (settings | site).items()))
+        variables = {"ALBEF_ROOT": str(ROOT), "ALBEF_SITE": str(site_file)}
+        command = ["sbatch", "--parsable", "--time=60", *sbatch, str(ROOT / "slurm" / script), *arguments]
+        done = self.cluster.call(*command, cwd=self.folder, **variables)
+        assert done.returncode == 0, done.stderr
+        return Job(self.cluster, self.folder, done.stdout.strip())
+
+
+@pytest.fixture
+def submitter(slurm_cluster: SlurmCluster, corpus: Path, tmp_path: Path) -> Submitter:
+    """Submits into a folder of this test."""
+    return Submitter(slurm_cluster, corpus, tmp_path)

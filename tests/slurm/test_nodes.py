@@ -1,0 +1,55 @@
+"""Preflight and staging on the nodes of a real Slurm."""
+
+from __future__ import annotations
+
+import shutil
+
+from tests.slurm.conftest import Submitter
+
+CHECKED = ["--recipe", "debug", "engine.kind=zero", "engine.device=cpu"]
+
+
+def test_preflight_finds_all_nodes_fit_and_measures_their_network(submitter: Submitter) -> None:
+    run = [*CHECKED, f"data.shards={submitter.corpus}", f"output={submitter.folder / 'run'}"]
+    job = submitter.submit("preflight.sbatch", ("--nodes=2", "--gpus-per-node=1"), run, ALBEF_MIN_FREE_GB="0.001")
+    job.finish()
+    for node in job.cluster.nodes[:2]:
+        line = next(line for line in job.log.splitlines() if line.startswith(f"preflight: {node}:"))
+        assert "fine, clock" in line and "GB/s" in line
+    assert "torch " in job.log and not list(job.run.iterdir())
+
+
+def own_shards(submitter: Submitter) -> tuple[str, str]:
+    """Shards on every node's own disk but the second's; the override that names them, and that node."""
+    first, second, third = submitter.cluster.nodes
+    for node in (first, third):
+        shutil.copytree(submitter.corpus, submitter.folder / f"shards-{node}")
+    return f"data.shards={submitter.folder}/shards-$SLURMD_NODENAME", second
+
+
+def test_a_node_that_cannot_see_the_shards_is_named(submitter: Submitter) -> None:
+    shards, blind = own_shards(submitter)
+    run = [*CHECKED, shards, f"output={submitter.folder / 'run'}"]
+    job = submitter.submit("preflight.sbatch", ("--nodes=3", "--gpus-per-node=1"), run, ALBEF_MIN_FREE_GB="0")
+    assert job.wait() == "FAILED"
+    assert job.cluster.job(job.number)["ExitCode"] == "3:0", job.log
+    bad = [line for line in job.log.splitlines() if "BAD" in line]
+    # Its own answer, not that it gave none in time.
+    assert len(bad) == 1 and bad[0].startswith(f"preflight: {blind}: BAD, data.shards:") and "manifest.json" in bad[0]
+
+
+def test_the_unfit_node_is_left_out_and_local_shards_are_staged_once(submitter: Submitter) -> None:
+    shards, blind = own_shards(submitter)
+    scratch = f"{submitter.folder}/scratch-$SLURMD_NODENAME"
+    site = {"ALBEF_PREFLIGHT": "1", "ALBEF_MIN_FREE_GB": "0", "ALBEF_SCRATCH": scratch}
+    job = submitter.pretrain("--nodes=2", "--gpus-per-node=1", steps=2, arguments=(shards,), **site)
+    job.finish()
+    fields = job.cluster.job(job.number)
+    assert fields["ExcNodeList"] == blind and fields["Restarts"] == "1"
+    assert f"unfit nodes: {blind}" not in job.log and f"preflight: {blind}: BAD" in job.log
+    assert len(job.records()) == 2
+    for node in (submitter.cluster.nodes[0], submitter.cluster.nodes[2]):
+        assert f"slurm: {node}: 4 shards copied" in job.log
+        copies = list((submitter.folder / f"scratch-{node}" / "albef-ds" / "shards").glob("*.tar"))
+        originals = list((submitter.folder / f"shards-{node}").glob("*.tar"))
+        assert sorted(path.read_bytes() for path in copies) == sorted(path.read_bytes() for path in originals)

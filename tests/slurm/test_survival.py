@@ -1,0 +1,99 @@
+"""Pretraining on a real Slurm: the same numbers on one node and two, undisturbed and after everything that ends a job early."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.conftest import Job, Submitter
+
+TWO_NODES = ("--nodes=2", "--gpus-per-node=1")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slurm_cluster: SlurmCluster, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """Twelve steps on two nodes in one go."""
+    job = Submitter(slurm_cluster, corpus, tmp_path_factory.mktemp("undisturbed")).pretrain(*TWO_NODES)
+    job.finish()
+    assert len(job.records()) == 12
+    return job
+
+
+def restarts(job: Job) -> int:
+    return int(job.cluster.job(job.number)["Restarts"])
+
+
+def outcomes(job: Job) -> list[str]:
+    events = [json.loads(line) for line in next((job.folder / "logs").glob("*.attempts.jsonl")).read_text().splitlines()]
+    return [event["outcome"] for event in events if event["event"] == "end"]
+
+
+def test_two_nodes_give_the_losses_of_one_and_two_jobs_share_a_node(
+    undisturbed: Job, slurm_cluster: SlurmCluster, corpus: Path, tmp_path: Path
+) -> None:
+    node = slurm_cluster.nodes[0]
+    jobs: dict[str, Job] = {}
+    for name, sbatch in {"2": ("--nodes=1", "--gpus-per-node=2"), "3": ("--nodes=1", "--gpus-per-node=2")}.items():
+        (tmp_path / name).mkdir()
+        arguments = (f"engine.stage={name}",)
+        jobs[name] = Submitter(slurm_cluster, corpus, tmp_path / name).pretrain(
+            *sbatch, f"--nodelist={node}", steps=12 if name == "2" else 4, arguments=arguments
+        )
+    (tmp_path / "3-two").mkdir()
+    for job in jobs.values():
+        job.finish()
+        assert f"on {node}, meeting" in job.log
+    assert jobs["2"].records() == undisturbed.records()
+    two = Submitter(slurm_cluster, corpus, tmp_path / "3-two").pretrain(*TWO_NODES, steps=4, arguments=("engine.stage=3",))
+    two.finish()
+    assert two.records() == jobs["3"].records()
+
+
+def test_preempted_by_a_higher_partition(undisturbed: Job, submitter: Submitter) -> None:
+    job = submitter.pretrain(*TWO_NODES)
+    ranks = job.freeze_at(3)
+    nodes = len(job.cluster.nodes)
+    job.cluster.run("sbatch", "--partition=high", f"--nodes={nodes}", "--exclusive", "--output=/dev/null", "--wrap=true")
+    job.thaw_after(ranks, signal.SIGTERM)
+    job.finish()
+    assert outcomes(job) == ["stopped", "finished"] and restarts(job) == 1
+    assert job.records() == undisturbed.records()
+
+
+def test_time_limit_reached(undisturbed: Job, submitter: Submitter) -> None:
+    job = submitter.pretrain(*TWO_NODES)
+    ranks = job.freeze_at(3)
+    job.cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=4")
+    job.thaw_after(ranks, signal.SIGUSR1)
+    job.cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
+    job.finish()
+    assert outcomes(job) == ["stopped", "finished"] and restarts(job) == 1
+    assert job.records() == undisturbed.records()
+
+
+def test_requeued_by_hand(undisturbed: Job, submitter: Submitter) -> None:
+    job = submitter.pretrain(*TWO_NODES)
+    ranks = job.freeze_at(3)
+    job.cluster.run("scontrol", "requeue", job.number)
+    job.thaw_after(ranks, signal.SIGTERM, signal.SIGKILL)
+    job.finish()
+    assert restarts(job) == 1
+    assert job.records() == undisturbed.records()
+
+
+def test_a_node_dies(undisturbed: Job, submitter: Submitter) -> None:
+    job = submitter.pretrain(*TWO_NODES)
+    job.freeze_at(3)
+    second = job.cluster.nodes[1]
+    job.cluster.kill_node(second)
+    try:
+        job.finish()
+    finally:
+        job.cluster.start_node(second)
+        job.cluster.wait_idle()
+    assert restarts(job) >= 1
+    assert job.records() == undisturbed.records()
