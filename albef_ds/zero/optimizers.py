@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,12 @@ def _deepspeed_fused(groups: list[dict[str, Any]], config: OptimConfig, device: 
 
 def _deepspeed_cpu(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
     del device
+    missing = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
+    if missing:
+        raise ConfigError(
+            f"optim.name=deepspeed_cpu is compiled at first use and {' and '.join(missing)} is not on the path: install it "
+            "(Debian: apt install g++ ninja-build), or use optim.name=torch"
+        )
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(

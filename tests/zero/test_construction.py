@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -17,7 +18,7 @@ from albef_ds.models.names import timm_name
 from albef_ds.zero import internals
 from albef_ds.zero.setup import init_distributed
 from tests.distributed import run_ranks
-from tests.zero.common import tiny_config
+from tests.zero.common import tiny_batch, tiny_config
 
 
 class _LargestWhole:
@@ -74,6 +75,9 @@ def _construct(vit_file: str) -> dict[str, Any]:
             found["count"] = len(list(task.parameters()))
         engine = build.build_engine(task, config, torch.device("cpu"), "fp32")
         found[f"student {stage}"] = engine.full_state_dict()
+        task.train()
+        result = engine.train_step([tiny_batch(comm.rank(), 2)], {"alpha": 0.4, "random_negatives": 0.0}, 1e-3)
+        found[f"losses {stage}"] = result.losses
     return found
 
 
@@ -92,6 +96,7 @@ def test_zero_3_cuts_modules_up_as_they_are_made_and_every_topology_starts_from_
             assert found["largest 3"] < 0.5 * found["whole"] <= 0.5 * found["largest 2"]
             assert found["whole"] / ranks <= found["parts"] < found["whole"] / ranks + found["count"]
             assert "100.0%" in found["report 3"]
+            assert found["losses 3"] == pytest.approx(found["losses 2"], rel=1e-5), "a frozen text encoder under ZeRO-3"
             for stage in (2, 3):
                 for kind in ("student", "momentum"):
                     for name, tensor in reference[f"{kind} 2"].items():

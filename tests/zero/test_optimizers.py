@@ -11,6 +11,7 @@ import torch
 from albef_ds.config.schema import OptimConfig
 from albef_ds.errors import ConfigError
 from albef_ds.zero.optimizers import build_optimizer, choose, nvidia_apex
+from albef_ds.zero.setup import prepare_environment
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -49,3 +50,42 @@ def test_the_groups_and_settings_reach_the_optimizer() -> None:
     optimizer = build_optimizer(groups, OptimConfig(beta1=0.8, beta2=0.9, eps=1e-5), CPU)
     [group] = optimizer.param_groups
     assert (group["betas"], group["eps"], group["weight_decay"], group["lr"]) == ((0.8, 0.9), 1e-5, 0.3, 0.0)
+
+
+def _literal_adamw(weights: torch.Tensor, gradients: list[torch.Tensor], config: OptimConfig, decay: float) -> torch.Tensor:
+    """Decoupled weight decay as published (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2), in fp64."""
+    x = weights.double()
+    first, second = torch.zeros_like(x), torch.zeros_like(x)
+    for step, gradient in enumerate(gradients, start=1):
+        g = gradient.double()
+        first = config.beta1 * first + (1 - config.beta1) * g
+        second = config.beta2 * second + (1 - config.beta2) * g**2
+        mean, spread = first / (1 - config.beta1**step), second / (1 - config.beta2**step)
+        x = x - config.learning_rate * (mean / (spread.sqrt() + config.eps) + decay * x)
+    return x
+
+
+@pytest.mark.parametrize("name", ["torch", "deepspeed_cpu"])
+def test_every_implementation_that_runs_on_a_cpu_computes_the_published_step(name: str) -> None:
+    config = OptimConfig(name=name, learning_rate=1e-2)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(1001, generator=generator)
+    gradients = [torch.randn(1001, generator=generator) for _ in range(5)]
+    parameter = torch.nn.Parameter(start.clone())
+    prepare_environment(CPU)
+    try:
+        optimizer = build_optimizer([{"params": [parameter], "weight_decay": 0.3}], config, CPU)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    optimizer.param_groups[0]["lr"] = config.learning_rate
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    expected = _literal_adamw(start, gradients, config, 0.3)
+    assert torch.allclose(parameter.detach().double(), expected, rtol=0, atol=1e-6)
+
+
+def test_an_implementation_that_must_be_compiled_names_the_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ConfigError, match=r"optim\.name=deepspeed_cpu is compiled at first use.*g\+\+.*optim\.name=torch"):
+        build_optimizer([{"params": [torch.nn.Parameter(torch.ones(2))]}], OptimConfig(name="deepspeed_cpu"), CPU)
