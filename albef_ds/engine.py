@@ -20,6 +20,9 @@ from albef_ds.errors import ConfigError
 from albef_ds.optim import parameter_groups
 from albef_ds.task import Task
 
+STUDENT = "student"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -51,16 +54,24 @@ class Engine(Protocol):
         """The student's parameters, whole, in fp32, on the CPU, under the task's names; all ranks call it, rank 0 gets them."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write optimizer state (and what belongs to it) into the new `folder`; all ranks call it."""
+    def tensors(self, part: str) -> Iterator[tuple[str, Tensor]]:
+        """Name and whole tensor, one parameter at a time: `STUDENT` weights, or one of AdamW's `MOMENTS`.
+
+        Weights are of every parameter, moments of those that have some. On the engine's device and, under reduced precision, in
+        fp32. All ranks walk through it together, to the end.
+        """
         ...
 
-    def load(self, folder: Path) -> None:
-        """Restore weights and optimizer from what `save` wrote at the same number of ranks.
+    def load_tensors(self, part: str, stored: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` gave, in a run of any number of ranks; read one at a time."""
+        ...
 
-        Raises:
-            ConfigError: a file is missing or damaged, or holds another model.
-        """
+    def counters(self) -> dict[str, float]:
+        """What else a checkpoint needs of the engine: `optimizer_steps` and, where there is one, the loss scale."""
+        ...
+
+    def load_counters(self, values: dict[str, float]) -> None:
+        """Put back what `counters` gave, after the moments."""
         ...
 
 
@@ -91,6 +102,15 @@ def mean_scalars(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     names = list(parts[0])
     stacked = torch.stack([torch.stack([part[name].detach().double() for name in names]) for part in parts])
     return dict(zip(names, stacked.mean(dim=0).tolist(), strict=True))
+
+
+def nan_unless_finite(loss: Tensor) -> Tensor:
+    """`loss`, whose backward pass gives NaN throughout if it is not finite.
+
+    A loss can be infinite with finite gradients. Its NaN reaches all ranks with the gradients, so they skip the step together
+    without another exchange. The factor is exactly 1 otherwise.
+    """
+    return loss * (1.0 + (loss - loss).detach())
 
 
 def finish_step(task: Task, skipped: bool) -> None:
@@ -125,7 +145,7 @@ class LocalEngine:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         with self._precision():
             losses, metrics = self.task(batch, **schedule)
-        (self.task.total(losses) * share).backward()
+        (nan_unless_finite(self.task.total(losses)) * share).backward()
         return losses, metrics
 
     def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:
@@ -156,19 +176,30 @@ class LocalEngine:
         """See `Engine.full_state_dict`."""
         return {name: parameter.detach().cpu().clone() for name, parameter in self.task.named_parameters()}
 
-    def save(self, folder: Path) -> None:
-        """See `Engine.save`."""
-        folder.mkdir(parents=True)
-        torch.save({"task": self.task.state_dict(), "optimizer": self.optimizer.state_dict()}, folder / "local.pt")
+    def tensors(self, part: str) -> Iterator[tuple[str, Tensor]]:
+        """See `Engine.tensors`."""
+        for name, parameter in self.task.named_parameters():
+            if part == STUDENT:
+                yield name, parameter.detach()
+            elif parameter in self.optimizer.state:
+                yield name, self.optimizer.state[parameter][part]
 
-    def load(self, folder: Path) -> None:
-        """See `Engine.load`."""
-        state = read_torch_file(folder / "local.pt", self.device)
-        try:
-            self.task.load_state_dict(state["task"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{folder / 'local.pt'} does not fit this run ({first_line(error)}): keep the settings in "
-                f"{folder.parent / 'config.json'}"
-            ) from None
+    @torch.no_grad()
+    def load_tensors(self, part: str, stored: Mapping[str, Tensor]) -> None:
+        """See `Engine.load_tensors`."""
+        for name, parameter in self.task.named_parameters():
+            if part == STUDENT:
+                parameter.copy_(stored[name])
+            elif name in stored and parameter.requires_grad:
+                state = self.optimizer.state[parameter]
+                state.setdefault("step", torch.tensor(0.0))
+                state[part] = stored[name].to(parameter.device, parameter.dtype, copy=True)
+
+    def counters(self) -> dict[str, float]:
+        """See `Engine.counters`."""
+        return {"optimizer_steps": max((float(state["step"]) for state in self.optimizer.state.values()), default=0.0)}
+
+    def load_counters(self, values: dict[str, float]) -> None:
+        """See `Engine.load_counters`."""
+        for state in self.optimizer.state.values():
+            state["step"].fill_(values["optimizer_steps"])

@@ -7,6 +7,7 @@ float of a GPU tensor waits for the device.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -51,6 +52,7 @@ class RunLogger:
         self._bar: Any = None
         self._board: Any = None
         self._last_step = 0
+        self._lost = False
         self._window_steps = 0
         self._window_samples = 0
         self._window_wait = 0.0
@@ -126,9 +128,11 @@ class RunLogger:
         self._enabled = False
         if self._bar is not None:
             self._bar.close()
-        if self._board is not None:
-            self._board.close()
-        self._file.close()
+        with contextlib.suppress(OSError):
+            if self._board is not None:
+                self._board.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         nonfinite: list[str] = []
@@ -137,12 +141,17 @@ class RunLogger:
         if nonfinite:
             record["nonfinite"] = nonfinite
             self._line(f"warning: not finite at step {step}: {', '.join(nonfinite)}")
-        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
-        board = self._open_board(step)
-        for name, value in _flatten(values).items():
-            if isinstance(value, (int, float)):
-                board.add_scalar(name if kind == "step" else f"{kind}/{name}", value, step)
+        try:
+            self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            self._file.flush()
+            board = self._open_board(step)
+            for name, value in _flatten(values).items():
+                if isinstance(value, (int, float)):
+                    board.add_scalar(name if kind == "step" else f"{kind}/{name}", value, step)
+        except OSError as error:  # a full disk is no reason to lose the run as well
+            if not self._lost:
+                self._line(f"warning: {METRICS_NAME} cannot be written ({error.strerror}): numbers are missing from step {step}")
+            self._lost = True
 
     def _open_board(self, step: int) -> Any:
         if self._board is None:

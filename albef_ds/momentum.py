@@ -6,6 +6,7 @@ Here are the interface that tasks and engines see and the dense reference. The s
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -31,12 +32,16 @@ class Momentum(Protocol):
         """Set the copy to the student's present weights."""
         ...
 
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and whole weights of what is averaged, one parameter at a time; all ranks walk through it together."""
+        ...
+
     def full_state_dict(self) -> dict[str, Tensor]:
         """The whole copy in fp32 under the student's names, on every rank."""
         ...
 
-    def load_full_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Set the copy from whole tensors under the student's names."""
+    def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Set the copy from whole tensors under the student's names; names of frozen parameters may be left out."""
         ...
 
     def to(self, device: torch.device) -> None:
@@ -98,13 +103,24 @@ class DenseMomentum:
         for twin, student in self._pairs():
             twin.copy_(student)
 
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Momentum.parameters`."""
+        students = dict(self.student.named_parameters())
+        for name, twin in self._modules.named_parameters():
+            if twin is not students[name]:
+                yield name, twin.detach()
+
     def full_state_dict(self) -> dict[str, Tensor]:
         """See `Momentum.full_state_dict`."""
         return {name: tensor.detach().clone() for name, tensor in self._modules.state_dict().items()}
 
-    def load_full_state_dict(self, state: dict[str, Tensor]) -> None:
+    @torch.no_grad()
+    def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See `Momentum.load_full_state_dict`."""
-        self._modules.load_state_dict(state)
+        for name, twin in self.parameters():
+            if state[name].shape != twin.shape:
+                raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, not {tuple(twin.shape)}")
+            twin.copy_(state[name])
 
     def to(self, device: torch.device) -> None:
         """See `Momentum.to`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from albef_ds.config.schema import TrainConfig
 
@@ -16,8 +16,39 @@ class Progress:
     """Samples of one epoch; None for a stream of unknown length."""
     step: int = 0
     samples: int = 0
+    """Place in the data: samples that were drawn, or jumped over after a rollback."""
     seconds: float = 0.0
     """Training time so far, interruptions left out."""
+    skipped_samples: int = 0
+    """Those among `samples` that no weight learned from: of steps that were skipped, and in `holes`."""
+    holes: list[tuple[int, int]] = field(default_factory=list)
+    """Places [start, end) that are jumped over: the samples on which the numbers went bad before a rollback."""
+
+    @property
+    def learned_samples(self) -> int:
+        """Samples that the weights learned from; schedules follow these, the data follows `samples`."""
+        return self.samples - self.skipped_samples
+
+    @property
+    def learned_epoch(self) -> float:
+        """`learned_samples` in passes over the data."""
+        return self.learned_samples / self.num_samples if self.num_samples else 0.0
+
+    def advance(self, skipped: bool) -> None:
+        """Count one step."""
+        self.step += 1
+        self.samples += self.config.global_batch_size
+        if skipped:
+            self.skipped_samples += self.config.global_batch_size
+
+    def jump(self) -> bool:
+        """Leave a hole that begins here; whether there was one."""
+        end = max((end for start, end in self.holes if start <= self.samples < end), default=None)
+        if end is None:
+            return False
+        self.skipped_samples += end - self.samples
+        self.samples = end
+        return True
 
     @property
     def epoch(self) -> float:

@@ -75,7 +75,8 @@ def test_a_run_leaves_its_configuration_its_numbers_and_whole_checkpoints(straig
     assert evaluations[0]["retrieval/num_images"] == 6
     assert list((straight / "tensorboard").glob("events.out.tfevents.*"))
     assert sorted(path.name for path in (straight / "checkpoints").iterdir()) == ["step-0000004", "step-0000008"]
-    whole = {"state.json", "config.json", "student.safetensors", "momentum.safetensors", "queue.pt", "rng-0.pt", "engine"}
+    tensors = {f"{name}.safetensors" for name in ("student", "exp_avg", "exp_avg_sq", "momentum", "queue", "rank-00000")}
+    whole = {"complete.json", "state.json", "config.json"} | tensors
     assert {path.name for path in (straight / "checkpoints" / "step-0000008").iterdir()} == whole
     assert json.loads((straight / "config.json").read_text())["train"]["max_steps"] == 8
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from albef_ds.cli.arguments import CommandParser, add_config_arguments, config_from
+from albef_ds.errors import ConfigError
+from albef_ds.signals import parse_duration
 
 EXAMPLES = """\
   a run of seconds that shows everything works
@@ -20,7 +22,9 @@ EXAMPLES = """\
       albef-ds train --recipe pretrain_4m --checkpoint ALBEF_4M.pth data.shards=SHARDS
 
 Settings are applied from left to right, then --output and --checkpoint; of two values for one setting the later wins.
-Exit codes: 0 finished, 2 a mistake in what was given (one line says which), 130 interrupted."""
+Exit codes: 0 finished; 2 a mistake in what was given (one line says which); 4 too many steps with numbers that are not finite;
+5 the last checkpoint could not be written; 6 a rank died or was late; 75 the time of --stop-after is used up; 130 interrupted;
+143 SIGTERM, SIGUSR1 or SIGUSR2. After 75, 130 and 143 there is a checkpoint: the same command with --resume auto goes on."""
 
 
 def parser() -> CommandParser:
@@ -32,6 +36,12 @@ def parser() -> CommandParser:
     command.add_argument(
         "--resume", metavar="PATH|auto", help="go on from a checkpoint folder; auto: the newest whole one in the output folder"
     )
+    command.add_argument(
+        "--stop-after",
+        metavar="DURATION",
+        help="save and leave with exit code 75 after so long, such as 3h50m, start-up included",
+    )
+    command.add_argument("--overwrite", action="store_true", help="delete an earlier run in the output folder")
     # The deepspeed launcher passes it to every rank; the rank itself is read from the environment.
     command.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     return command
@@ -47,6 +57,10 @@ def main(argv: list[str]) -> int:
     ]
     config = config_from(arguments, extra)
 
-    from albef_ds import trainer  # torch and DeepSpeed load only after the command line has been found good
+    if arguments.overwrite and arguments.resume is not None:
+        raise ConfigError("--overwrite deletes the run that --resume would go on from: give one of them")
+    stop_after = None if arguments.stop_after is None else parse_duration(arguments.stop_after)
 
-    return trainer.run(config, arguments.resume)
+    from albef_ds.run import run  # torch and DeepSpeed load only after the command line has been found good
+
+    return run(config, arguments.resume, stop_after=stop_after, overwrite=arguments.overwrite)

@@ -174,7 +174,9 @@ class DataConfig:
     )
     vocab_file: str = setting("", "WordPiece vocabulary; empty: the bert-base-uncased list in this package")
     mlm_probability: float = setting(0.15, "share of tokens chosen for MLM", paper="0.15")
-    crop_scale_min: float = setting(0.2, "smallest area share of a random crop", paper="0.2 (released code)")
+    crop_scale_min: float = setting(
+        0.2, "smallest area share of a random crop; 1: always the whole picture", paper="0.2, 0.5 fine-tuned (released code)"
+    )
     flip: bool = setting(True, "mirror half of the images (left and right in a caption then lie)", paper="yes (released code)")
     rand_augment: bool = setting(True, "RandAugment(2, 7) without colour changes", paper="yes")
     max_pixels: int = setting(89_478_485, "an image of more pixels is a broken sample", unit="pixels")
@@ -269,12 +271,37 @@ class TrainConfig:
     eval_every: int = setting(0, "steps between retrieval evaluations; 0: only at the end", unit="steps")
     eval_samples: int = setting(1000, "samples of data.eval_shards used during training", unit="samples")
     save_every: int = setting(0, "steps between checkpoints; 0: only at the end", unit="steps")
+    save_in_background: bool = setting(True, "write a checkpoint while training goes on, from a copy in CPU memory")
+    keep_last: int = setting(3, "newest checkpoints to keep; 0: all", unit="checkpoints")
+    keep_every: int = setting(0, "also keep the checkpoint of every so many steps; 0: none for that", unit="steps")
+    keep_best: str = setting(
+        "", "also keep the best checkpoint by this number of the evaluations; -NAME: lower is better; empty: none for that"
+    )
+    bad_steps: int = setting(5, "steps in a row with losses or gradients that are not finite before it ends", unit="steps")
+    on_bad_steps: Literal["stop", "rollback"] = setting(
+        "stop", "then: stop, or go back to the checkpoint before them and jump over their samples"
+    )
+    max_rollbacks: int = setting(3, "rollbacks before the run stops after all")
+    spike: float = setting(10.0, "report a loss this many deviations above the last 100 steps' median; 0: never")
+    start_limit: float = setting(30.0, "time for all ranks to start; 0: none", unit="minutes")
+    step_limit: float = setting(30.0, "time for one step, data included; 0: none", unit="minutes")
+    save_limit: float = setting(60.0, "time for one checkpoint; 0: none", unit="minutes")
+    silence_limit: float = setting(120.0, "a rank without a sign of life for so long is taken for dead; 0: never", unit="seconds")
     dry_run_batch: bool = setting(True, "run one full-size mock batch before step 1 to meet out-of-memory early")
     progress: bool = setting(True, "draw a progress bar when standard error is a terminal")
 
     def __post_init__(self) -> None:
         positive("train", self, "micro_batch_size", "global_batch_size", "log_every")
         not_negative("train", self, "epochs", "max_steps", "max_minutes", "seed", "eval_every", "eval_samples", "save_every")
+        not_negative("train", self, "keep_last", "keep_every", "max_rollbacks", "spike")
+        not_negative("train", self, "start_limit", "step_limit", "save_limit", "silence_limit")
+        positive("train", self, "bad_steps")
+        require(
+            not self.keep_best or bool(self.eval_every and self.save_every and self.save_every % self.eval_every == 0),
+            "train.keep_best",
+            f"{self.keep_best} needs an evaluation at every checkpoint",
+            "set train.eval_every, and train.save_every to a multiple of it",
+        )
         require(
             self.epochs > 0 or self.max_steps > 0, "train.epochs", f"is {self.epochs}", "give epochs or train.max_steps above 0"
         )

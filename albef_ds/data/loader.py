@@ -34,8 +34,8 @@ class Delivery:
 
 
 def start_worker(worker_id: int) -> None:
-    """Leave Ctrl-C and Slurm's SIGTERM to the training process, which ends its workers when it is done."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Leave Ctrl-C and a cluster's warnings to the training process, which ends its workers when it is done."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 

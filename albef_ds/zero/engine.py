@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import pickle
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import deepspeed
@@ -13,14 +11,11 @@ import torch
 from torch import Tensor
 
 from albef_ds.config.schema import RunConfig
-from albef_ds.engine import StepResult, finish_step, first_line, generators_kept, mean_scalars
-from albef_ds.errors import ConfigError
+from albef_ds.engine import STUDENT, StepResult, finish_step, generators_kept, mean_scalars, nan_unless_finite
 from albef_ds.optim import parameter_groups
 from albef_ds.task import Task
-from albef_ds.zero import internals
+from albef_ds.zero import internals, optimizer_state
 from albef_ds.zero.optimizers import build_optimizer
-
-_TAG = "state"
 
 
 class ZeroEngine:
@@ -40,7 +35,7 @@ class ZeroEngine:
 
     def _forward_backward(self, batch: Any, schedule: Mapping[str, float], scale: float) -> tuple[dict[str, Tensor], ...]:
         losses, metrics = self.engine(batch, **schedule)
-        self.engine.backward(self.task.total(losses).float() * scale)
+        self.engine.backward(nan_unless_finite(self.task.total(losses).float()) * scale)
         return losses, metrics
 
     def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:
@@ -87,20 +82,33 @@ class ZeroEngine:
 
     def full_state_dict(self) -> dict[str, Tensor]:
         """See `Engine.full_state_dict`."""
-        return {name: internals.full_master(parameter).cpu() for name, parameter in self.task.named_parameters()}
+        return {name: optimizer_state.full_weights(parameter).cpu() for name, parameter in self.task.named_parameters()}
 
-    def save(self, folder: Path) -> None:
-        """See `Engine.save`."""
-        self.engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+    def tensors(self, part: str) -> Iterator[tuple[str, Tensor]]:
+        """See `Engine.tensors`; at most one parameter is whole at a time."""
+        moments = part != STUDENT and optimizer_state.has_moments(self.engine)
+        if moments:
+            optimizer_state.link_moments(self.engine)
+        for name, parameter in self.task.named_parameters():
+            if part == STUDENT:
+                yield name, optimizer_state.full_weights(parameter)
+            elif moments and parameter.requires_grad:
+                yield name, optimizer_state.full_moment(self.engine, parameter, part)
 
-    def load(self, folder: Path) -> None:
-        """See `Engine.load`."""
-        try:
-            path, _ = self.engine.load_checkpoint(str(folder), tag=_TAG)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, AssertionError, pickle.UnpicklingError) as error:
-            raise ConfigError(
-                f"{folder} cannot be loaded ({first_line(error)}): take another checkpoint, or keep the settings in "
-                f"{folder.parent / 'config.json'}"
-            ) from None
-        if path is None:
-            raise ConfigError(f"{folder} holds no state that DeepSpeed can load: take another checkpoint")
+    def load_tensors(self, part: str, stored: Mapping[str, Tensor]) -> None:
+        """See `Engine.load_tensors`."""
+        if part != STUDENT and stored:
+            optimizer_state.prepare_moments(self.engine)
+        for name, parameter in self.task.named_parameters():
+            if part == STUDENT:
+                optimizer_state.set_weights(parameter, stored[name])
+            elif name in stored and parameter.requires_grad:
+                optimizer_state.set_moment(self.engine, parameter, part, stored[name])
+
+    def counters(self) -> dict[str, float]:
+        """See `Engine.counters`."""
+        return optimizer_state.counters(self.engine)
+
+    def load_counters(self, values: dict[str, float]) -> None:
+        """See `Engine.load_counters`."""
+        optimizer_state.set_counters(self.engine, values)

@@ -17,7 +17,7 @@ DeepSpeed's own parts they are uninitialised memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -246,7 +246,7 @@ class ShardedMomentum:
         return {name: whole.cpu().clone() for name, whole in self.parameters()}
 
     @torch.no_grad()
-    def load_full_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See `Momentum.load_full_state_dict`. Names of frozen parameters may be there; they are the student's."""
         for unit in self._units:
             unit.drop_arriving()

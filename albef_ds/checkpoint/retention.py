@@ -1,0 +1,77 @@
+"""Which checkpoints of a run stay: the last K, every M steps, and the best by a metric of the evaluations."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from albef_ds.checkpoint.marker import MARKER_NAME
+
+BEST_NAME, SCORES_NAME = "best.json", "scores.json"
+LOWER = "-"
+"""In front of a metric's name: lower is better."""
+
+
+def folder_name(step: int) -> str:
+    """Name of the checkpoint of a step."""
+    return f"step-{step:07d}"
+
+
+def complete_steps(root: Path) -> list[int]:
+    """Steps of the finished checkpoints in `root`, ascending. Finished is not yet undamaged."""
+    names = (path.parent.name for path in root.glob(f"step-*/{MARKER_NAME}"))
+    return sorted(int(name.removeprefix("step-")) for name in names if name.removeprefix("step-").isdigit())
+
+
+def keep(steps: Iterable[int], *, last: int, every: int, best: int | None) -> set[int]:
+    """The steps to keep. `last` 0 keeps all; `every` 0 keeps none for being a multiple."""
+    ordered = sorted(steps)
+    if last == 0:
+        return set(ordered)
+    return {step for step in ordered if step in ordered[-last:] or (every and step % every == 0) or step == best}
+
+
+def record_scores(root: Path, step: int, metrics: Mapping[str, float]) -> None:
+    """Remember the evaluation at `step`."""
+    path = root / SCORES_NAME
+    scores = {**_scores(root), str(step): dict(metrics)}
+    _replace(path, json.dumps(scores, indent=1) + "\n")
+
+
+def best_step(root: Path, metric: str) -> int | None:
+    """The finished checkpoint with the best evaluation at its own step; None without one or without a metric."""
+    sign, name = (-1.0, metric.removeprefix(LOWER)) if metric.startswith(LOWER) else (1.0, metric)
+    scores = _scores(root)
+    known = {step: sign * scores[str(step)][name] for step in complete_steps(root) if name in scores.get(str(step), {})}
+    return max(known, key=lambda step: (known[step], step), default=None)
+
+
+def tidy(root: Path, *, last: int, every: int, metric: str) -> None:
+    """Name the best checkpoint in `best.json` and delete what need not stay."""
+    best = best_step(root, metric) if metric else None
+    if best is not None:
+        value = _scores(root)[str(best)][metric.removeprefix(LOWER)]
+        _replace(root / BEST_NAME, json.dumps({"folder": folder_name(best), "metric": metric, "value": value}) + "\n")
+    steps = complete_steps(root)
+    for step in set(steps) - keep(steps, last=last, every=every, best=best):
+        # Renamed first: a folder that is half deleted must not look like a checkpoint.
+        doomed = root / f"{folder_name(step)}.old.tmp"
+        os.replace(root / folder_name(step), doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _scores(root: Path) -> dict[str, dict[str, float]]:
+    try:
+        scores: dict[str, dict[str, float]] = json.loads((root / SCORES_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return scores
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
