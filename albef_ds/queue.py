@@ -25,8 +25,10 @@ class FeatureQueue(nn.Module):
         """An empty queue, or with `start_filled` one of random unit vectors (as released, where they act as negatives)."""
         super().__init__()
         self.size = size
-        self.register_buffer("images", F.normalize(torch.randn(size, embed_dim), dim=1))
-        self.register_buffer("texts", F.normalize(torch.randn(size, embed_dim), dim=1))
+        generator = torch.Generator().manual_seed(size)
+        for name in ("images", "texts"):
+            # float(): while ZeRO-3 constructs a model, whatever torch creates has the weights' precision.
+            self.register_buffer(name, F.normalize(torch.randn(size, embed_dim, generator=generator).float(), dim=1))
         self.register_buffer("image_ids", torch.full((size,), NO_ID, dtype=torch.int64))
         self.register_buffer("caption_ids", torch.full((size,), NO_ID, dtype=torch.int64))
         # Plain numbers: reading them from a GPU tensor would stall the device once per step.

@@ -1,0 +1,1 @@
+"""Losses over wide rows of logits that never exist as a whole."""

@@ -1,0 +1,202 @@
+"""Soft-target cross-entropy from features to loss: a slice of columns at a time, forward and backward.
+
+A row of logits is s = scale * (x . w_c) + b_c over the columns c of a queue or a vocabulary, its target
+t = alpha * softmax(teacher logits) + (1 - alpha) * (positives, evenly) as in the paper's eq. 6 and 7. With
+lse the logarithm of the sum of exponentials over all columns,
+
+    loss = lse(s) - alpha * E_teacher[s] - (1 - alpha) * mean over positives of s,      d loss / d s = softmax(s) - t,
+
+so one pass over the columns gives the loss, and a second one, which computes the slices again, the gradients. Neither
+logits nor probabilities are kept: of (rows, columns) at most a slice exists. Plain torch; the reference of the plain form
+(`losses/`) is what it is tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COLUMNS = 4096
+"""Columns of a slice: 1 MB of fp32 logits for 64 rows."""
+
+
+@dataclass(frozen=True)
+class FeatureTeacher:
+    """Teacher logits that are similarities too: scale * (features . w_c), with the student's columns and scale."""
+
+    features: Tensor
+    """(R, D)."""
+
+    def logits(self, columns: slice, weight: Tensor, scale: Tensor) -> Tensor:
+        """(R, C) for a slice of columns whose `weight` is (C, D)."""
+        return _logits(self.features, weight, scale)
+
+
+@dataclass(frozen=True)
+class LogitTeacher:
+    """Teacher logits as they are."""
+
+    values: Tensor
+    """(R, all columns)."""
+
+    def logits(self, columns: slice, weight: Tensor, scale: Tensor) -> Tensor:
+        """(R, C) for a slice of columns."""
+        return _wide(self.values[:, columns])
+
+
+Teacher = FeatureTeacher | LogitTeacher
+
+
+@dataclass(frozen=True)
+class Positives:
+    """Which columns are right: a mask, or one label per row."""
+
+    mask: Tensor | None = None
+    """bool (R, columns), at least one true per row."""
+    labels: Tensor | None = None
+    """int64 (R,)."""
+
+    def part(self, columns: slice) -> Tensor:
+        """bool (R, C) for a slice of columns."""
+        if self.mask is not None:
+            return self.mask[:, columns]
+        assert self.labels is not None
+        return self.labels[:, None] == torch.arange(columns.start, columns.stop, device=self.labels.device)
+
+
+def soft_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor,
+    positives: Positives,
+    teacher: Teacher | None,
+    alpha: float,
+    columns: int = COLUMNS,
+) -> Tensor:
+    """The loss of each row, (R,), fp32 or better; differentiable in `x`, `weight`, `bias` and `scale`.
+
+    Args:
+        x: (R, D).
+        weight: (columns, D).
+        bias: (columns,) or None.
+        scale: (1,), what similarities are multiplied with (1 / temperature).
+        positives: the ground truth.
+        teacher: the momentum model's logits; None where alpha is 0. Never differentiated.
+        alpha: weight of the teacher.
+        columns: size of a slice.
+    """
+    if teacher is None:
+        alpha = 0.0
+    loss: Tensor = _SoftCrossEntropy.apply(x, weight, bias, scale, positives, teacher, alpha, columns)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype.itemsize >= 4 else logits.float()
+
+
+def _logits(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    logits = _wide(x @ weight.T.to(x.dtype)) * scale
+    return logits if bias is None else logits + bias
+
+
+def _slices(total: int, size: int) -> Iterator[slice]:
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))
+
+
+class _Expectation:
+    """log sum exp of logits that come in slices, and the mean of a second quantity under their softmax."""
+
+    def __init__(self, rows: int, like: Tensor) -> None:
+        self.peak = like.new_full((rows,), -torch.inf)
+        self.mass = like.new_zeros(rows)
+        self.weighted = like.new_zeros(rows)
+
+    def add(self, logits: Tensor, values: Tensor | None = None) -> None:
+        """Take a slice (R, C) in."""
+        peak = torch.maximum(self.peak, logits.amax(dim=1))
+        shrink = torch.exp(self.peak - peak)
+        exponentials = torch.exp(logits - peak[:, None])
+        self.mass = self.mass * shrink + exponentials.sum(dim=1)
+        if values is not None:
+            self.weighted = self.weighted * shrink + (exponentials * values).sum(dim=1)
+        self.peak = peak
+
+    @property
+    def log_sum(self) -> Tensor:
+        return self.peak + torch.log(self.mass)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.weighted / self.mass
+
+
+class _SoftCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scale: Tensor,
+        positives: Positives,
+        teacher: Teacher | None,
+        alpha: float,
+        columns: int,
+    ) -> Tensor:
+        like = _wide(x)
+        student, guide = _Expectation(len(x), like), _Expectation(len(x), like)
+        right, count = like.new_zeros(len(x)), like.new_zeros(len(x))
+        for part in _slices(len(weight), columns):
+            logits = _logits(x, weight[part], scale, None if bias is None else bias[part])
+            mask = positives.part(part)
+            right += (logits * mask).sum(dim=1)
+            count += mask.sum(dim=1)
+            student.add(logits)
+            if teacher is not None:
+                guide.add(teacher.logits(part, weight[part], scale), logits)
+        loss = student.log_sum - (1.0 - alpha) * right / count
+        saved = [x, weight, bias, scale, student.log_sum, count]
+        if teacher is not None:
+            loss = loss - alpha * guide.mean
+            saved.append(guide.log_sum)
+        ctx.save_for_backward(*saved)
+        ctx.settings = (positives, teacher, alpha, columns)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, bias, scale, log_sum, count, *rest = ctx.saved_tensors
+        positives, teacher, alpha, columns = ctx.settings
+        wants_x, wants_weight, wants_bias, wants_scale, *_ = ctx.needs_input_grad
+        grad_x = torch.zeros_like(x, dtype=log_sum.dtype) if wants_x else None
+        grad_weight = torch.empty_like(weight) if wants_weight else None
+        grad_bias = torch.empty_like(bias) if wants_bias else None
+        grad_scale = torch.zeros_like(scale, dtype=log_sum.dtype) if wants_scale else None
+        for part in _slices(len(weight), columns):
+            own_bias = None if bias is None else bias[part]
+            logits = _logits(x, weight[part], scale, own_bias)
+            slope = torch.exp(logits - log_sum[:, None])
+            slope -= positives.part(part) * ((1.0 - alpha) / count)[:, None]
+            if teacher is not None:
+                slope -= alpha * torch.exp(teacher.logits(part, weight[part], scale) - rest[0][:, None])
+            slope *= gradient[:, None]
+            if grad_bias is not None:
+                grad_bias[part] = slope.sum(dim=0)
+            if grad_scale is not None:
+                products = logits if own_bias is None else logits - own_bias
+                grad_scale += (slope * products).sum() / scale
+            slope = (slope * scale).to(x.dtype)
+            if grad_x is not None:
+                grad_x += slope @ weight[part].to(x.dtype)
+            if grad_weight is not None:
+                grad_weight[part] = slope.T @ x
+        grad_x = None if grad_x is None else grad_x.to(x.dtype)
+        grad_scale = None if grad_scale is None else grad_scale.to(scale.dtype)
+        return grad_x, grad_weight, grad_bias, grad_scale, None, None, None, None
