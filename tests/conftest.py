@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Set before torch or DeepSpeed load, and inherited by the processes that tests start.
@@ -17,3 +19,13 @@ if not Path("/dev/nvidiactl").exists():
 # A launcher's variables around the test run would make single-process tests wait for other ranks.
 for _name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
     os.environ.pop(_name, None)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of few small scenes with every task's files."""
+    from tests.scenes.tiny import tiny_scenes
+
+    folder = tmp_path_factory.mktemp("scenes")
+    tiny_scenes(folder)
+    return folder

@@ -1,0 +1,212 @@
+"""All five downstream tasks from one pretrained checkpoint on scenes, through the `deepspeed` launcher: `make downstream`.
+
+Makes the scenes and the pretrained checkpoint, or finds them, fine-tunes each task, scores it, and prints each figure
+beside its ceilings. A stage that has ended is not run again.
+
+    python -m benchmarks.downstream RUNS --minutes 50
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from albef_ds.demo.launch import free_port, visible_cores
+from albef_ds.scenes.corpus import Counts, SceneSettings, write_scenes
+
+ROOT = Path(__file__).resolve().parent.parent
+Launch = Callable[[list[str], int, Path], int]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: the stage whose checkpoint it starts from, its share of the time, its settings over a scenes folder."""
+
+    name: str
+    start: str
+    share: float
+    settings: tuple[str, ...]
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe."""
+        return f"scenes_{self.name}"
+
+    def overrides(self, scenes: Path) -> list[str]:
+        """The settings with the folder filled in."""
+        always = ("data.vocab_file={s}/vocab.txt", "data.image_root={s}/images")
+        return [setting.format(s=scenes) for setting in (*always, *self.settings)]
+
+
+def _annotated(train: str, val: str, test: str) -> tuple[str, ...]:
+    return (
+        f"data.annotations={{s}}/{train}.json",
+        f"data.eval_annotations={{s}}/{val}.json",
+        f"data.test_annotations={','.join(f'{name}={{s}}/{name}.json' for name in test.split())}",
+    )
+
+
+_BOXES = ("data.refs={s}/refs.json", "data.instances={s}/instances.json", "data.detections={s}/dets.json")
+STAGES = (
+    Stage("pretrain", "", 0.44, ("data.shards={s}/pretrain/train", "data.eval_shards={s}/pretrain/val")),
+    Stage("retrieval", "pretrain", 0.14, _annotated("retrieval_train", "retrieval_val", "retrieval_test retrieval_unseen")),
+    Stage("vqa", "pretrain", 0.12, (*_annotated("vqa_train", "vqa_val", "vqa_test"), "data.answer_list={s}/answer_list.json")),
+    Stage("nlvr_pretrain", "pretrain", 0.04, ("data.shards={s}/pretrain/train",)),
+    Stage("nlvr", "nlvr_pretrain", 0.10, _annotated("nlvr_train", "nlvr_dev", "nlvr_test")),
+    Stage("entailment", "pretrain", 0.08, _annotated("ve_train", "ve_dev", "ve_test")),
+    Stage("grounding", "pretrain", 0.08, (*_annotated("refcoco_train", "refcoco_val", "refcoco_test"), *_BOXES)),
+)
+
+
+def launch_deepspeed(arguments: list[str], ranks: int, log: Path) -> int:
+    """Train through the `deepspeed` launcher on this machine's CPU or GPUs; its output goes to `log`."""
+    launcher = Path(sys.executable).with_name("deepspeed")
+    head = [str(launcher), "--num_gpus", str(ranks), "--master_port", str(free_port()), str(ROOT / "albef_ds" / "train.py")]
+    threads = max(1, visible_cores() // ranks)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w") as output:
+        return subprocess.run([*head, *arguments], env=environment, stdout=output, stderr=output, check=False).returncode
+
+
+def run_stage(stage: Stage, runs: Path, scenes: Path, ranks: int, extra: Sequence[str], launch: Launch) -> float:
+    """Train one stage unless it has ended before; returns its minutes on the wall clock."""
+    output, ended = runs / stage.name, runs / f"{stage.name}.done"
+    if ended.exists():
+        return float(ended.read_text())
+    started = time.monotonic()
+    arguments = ["--recipe", stage.recipe, "--output", str(output), *stage.overrides(scenes), *extra]
+    if stage.start:
+        arguments += ["--checkpoint", str(runs / stage.start)]
+    if output.exists():
+        arguments += ["--resume", "auto"]
+    code = launch(arguments, ranks, runs / "logs" / f"{stage.name}.log")
+    if code != 0:
+        raise SystemExit(f"stage {stage.name} ended with exit code {code}: see {runs / 'logs' / f'{stage.name}.log'}")
+    minutes = (time.monotonic() - started) / 60
+    ended.write_text(f"{minutes:.2f}\n")
+    return minutes
+
+
+def score_stage(stage: Stage, runs: Path) -> dict[str, Any]:
+    """The metrics of a fine-tuned stage by split, scored once and kept in its metrics.json."""
+    import torch
+
+    from albef_ds.scoring import METRICS_NAME, Request, score
+
+    kept = runs / stage.name / METRICS_NAME
+    if not kept.exists():
+        score(Request(runs / stage.name), runs / stage.name, torch.device("cpu"), lambda line: None)
+    record: dict[str, Any] = json.loads(kept.read_text())
+    return record
+
+
+def rows(records: dict[str, dict[str, Any]], ceilings: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per task: the figure, the floor it has to pass, and what models can reach that lack something."""
+
+    def splits(task: str) -> dict[str, dict[str, float]]:
+        return dict(records[task]["splits"])
+
+    def row(task: str, measure: str, value: float, floor: float, known: dict[str, float]) -> dict[str, Any]:
+        ladder = ", ".join(f"{name} {ceiling:.1f}" for name, ceiling in known.items())
+        passed = "yes" if value >= floor else "no"
+        return {"task": task, "measure": measure, "score": round(value, 2), "floor": floor, "passed": passed, "at most": ladder}
+
+    hard, unseen = splits("retrieval")["retrieval_test"], splits("retrieval")["retrieval_unseen"]
+    gallery = ceilings["retrieval"]["hard gallery"]
+    grounding = splits("grounding")["refcoco_test"]
+    lowest = min(grounding["grounding/testA_accuracy"], grounding["grounding/testB_accuracy"])
+    return [
+        row("retrieval", "hard gallery, text to image R@1, ITM", hard["retrieval/t2i_r1_itm"], 30.0, gallery),
+        row("retrieval", "hard gallery, image to text R@1, ITM", hard["retrieval/i2t_r1_itm"], 30.0, gallery),
+        row("retrieval", "hard gallery, text to image R@1, ITC", hard["retrieval/t2i_r1"], 30.0, gallery),
+        row(
+            "retrieval",
+            "unseen meanings, text to image R@1, ITM",
+            unseen["retrieval/t2i_r1_itm"],
+            30.0,
+            ceilings["retrieval"]["unseen meanings"],
+        ),
+        row(
+            "vqa",
+            "official accuracy",
+            splits("vqa")["vqa_test"]["vqa/accuracy"],
+            round(ceilings["vqa"]["question alone"] + 20.0, 1),
+            ceilings["vqa"],
+        ),
+        row("nlvr", "accuracy", splits("nlvr")["nlvr_test"]["classification/accuracy"], 60.0, ceilings["nlvr"]),
+        row("entailment", "accuracy", splits("entailment")["ve_test"]["classification/accuracy"], 50.0, ceilings["entailment"]),
+        row(
+            "grounding",
+            "accuracy from proposals, the lower of testA and testB",
+            lowest,
+            round(1.5 * ceilings["grounding"]["random"], 1),
+            ceilings["grounding"],
+        ),
+    ]
+
+
+def downstream(
+    runs: Path,
+    scenes: Path,
+    settings: SceneSettings,
+    ranks: int,
+    minutes: float,
+    extra: Sequence[str] = (),
+    launch: Launch = launch_deepspeed,
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Everything; returns the table and each stage's minutes."""
+    ceilings = write_scenes(scenes, settings)["ceilings"]
+    spent, records = {}, {}
+    for stage in STAGES:
+        budget = [f"train.max_minutes={minutes * stage.share:.2f}", "train.epochs=1000"] if minutes else []
+        spent[stage.name] = run_stage(stage, runs, scenes, ranks, [*budget, *extra], launch)
+        print(f"{stage.name}: {spent[stage.name]:.1f} minutes", flush=True)
+        if stage.name not in ("pretrain", "nlvr_pretrain"):
+            records[stage.name] = score_stage(stage, runs)
+    return rows(records, ceilings), spent
+
+
+def main() -> None:
+    """Run and print; `--record` writes the record beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="?", default=Path("runs/downstream"), help="folder of the runs")
+    parser.add_argument(
+        "--minutes", type=float, default=50.0, help="training time of all stages together; 0: the recipes' epochs"
+    )
+    parser.add_argument("--ranks", type=int, default=max(1, min(2, visible_cores())))
+    parser.add_argument("--scale", type=float, default=1.0, help="how many scenes are made, 1 being the usual")
+    parser.add_argument("--record", action="store_true", help="write benchmarks/downstream.json and .md")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="settings for every stage")
+    arguments = parser.parse_intermixed_args()
+    counts = replace(Counts(), **{name: max(30, round(value * arguments.scale)) for name, value in vars(Counts()).items()})
+    settings = SceneSettings(side=32, counts=replace(counts, gallery=min(counts.gallery, Counts().gallery)))
+    scenes = arguments.runs / "scenes"
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    table, spent = downstream(arguments.runs, scenes, settings, arguments.ranks, arguments.minutes, arguments.overrides)
+    for row in table:
+        floor = f"floor {row['floor']:5.1f} {row['passed']:>4}"
+        print(f"{row['task']:<11} {row['score']:6.2f}  {floor}  {row['measure']} (at most: {row['at most']})")
+    if arguments.record:
+        from benchmarks.data_tools_record import write_record
+
+        notes = [
+            "Fine-tuned from one pretrained checkpoint through the `deepspeed` launcher on CPU; test scored once, by the",
+            "checkpoint that validation chose. `at most`: what a model that knows only this can score, counted by code.",
+            f"Minutes on the wall clock by stage: {', '.join(f'{name} {value:.1f}' for name, value in spent.items())}.",
+        ]
+        out = Path(__file__).with_name("downstream")
+        facts = {"minutes": spent, "ranks": arguments.ranks, "scale": arguments.scale}
+        write_record(out, "Downstream tasks on scenes", notes, table, ["torch", "deepspeed"], facts)
+
+
+if __name__ == "__main__":
+    main()
