@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[np.uint8]
+Counts = NDArray[np.int64]
 Matrix = tuple[float, float, float, float, float, float]
 """Where the output pixel at (x, y) comes from: (a x + b y + c, d x + e y + f), both at centres of pixels."""
 
@@ -50,12 +51,12 @@ def auto_contrast(pixels: Pixels, generator: random.Random) -> Pixels:
     return _apply_tables(pixels, [_stretched(counts) for counts in _histograms(pixels)])
 
 
-def _stretched(counts: list[int]) -> list[int]:
-    used = [value for value, count in enumerate(counts) if count]
-    if used[-1] <= used[0]:
-        return list(range(256))
-    scale = 255 / (used[-1] - used[0])
-    return [min(max(int(value * scale - used[0] * scale), 0), 255) for value in range(256)]
+def _stretched(counts: Counts) -> Counts:
+    used = np.flatnonzero(counts)
+    scale = 255 / (used[-1] - used[0]) if used[-1] > used[0] else 1
+    first = used[0] if used[-1] > used[0] else 0
+    table: Counts = (_VALUES * scale - first * scale).clip(0, 255).astype(np.int64)
+    return table
 
 
 def equalize(pixels: Pixels, generator: random.Random) -> Pixels:
@@ -63,16 +64,11 @@ def equalize(pixels: Pixels, generator: random.Random) -> Pixels:
     return _apply_tables(pixels, [_equalized(counts) for counts in _histograms(pixels)])
 
 
-def _equalized(counts: list[int]) -> list[int]:
-    filled = [count for count in counts if count]
-    step = (sum(filled) - filled[-1]) // 255
-    if len(filled) <= 1 or step == 0:
-        return list(range(256))
-    below, table = step // 2, []
-    for count in counts:
-        table.append(min(below // step, 255))
-        below += count
-    return table
+def _equalized(counts: Counts) -> Counts:
+    filled = counts[counts > 0]
+    step = int(counts.sum() - filled[-1]) // 255
+    below = np.concatenate(([0], np.cumsum(counts)[:-1]))
+    return _VALUES if step == 0 else ((step // 2 + below) // step).clip(0, 255)
 
 
 def brightness(pixels: Pixels, generator: random.Random) -> Pixels:
@@ -80,7 +76,8 @@ def brightness(pixels: Pixels, generator: random.Random) -> Pixels:
     return _apply_tables(pixels, [_BRIGHTER] * 3)
 
 
-_BRIGHTER = [min(int(value * _ENHANCE), 255) for value in range(256)]
+_VALUES = np.arange(256)
+_BRIGHTER = (_VALUES * _ENHANCE).clip(0, 255).astype(np.int64)
 
 
 def sharpness(pixels: Pixels, generator: random.Random) -> Pixels:
@@ -88,15 +85,22 @@ def sharpness(pixels: Pixels, generator: random.Random) -> Pixels:
     height, width, channels = pixels.shape
     if min(height, width) < 3:
         return pixels
-    wide = pixels.reshape(height, width * channels).astype(np.uint16)
-    rows = wide[:-2] + wide[1:-1] + wide[2:]
+    wide = pixels.reshape(height, width * channels).astype(np.int16)
+    rows = wide[:-2] + wide[1:-1]
+    rows += wide[2:]
     middle = wide[1:-1, channels:-channels]
-    smooth = rows[:, : -2 * channels] + rows[:, channels:-channels] + rows[:, 2 * channels :]
-    smooth = ((smooth + 4 * middle + 6) // 13).astype(np.float32)  # the weight of the centre is 5, of the others 1
-    sharp = smooth + np.float32(_ENHANCE) * (middle - smooth)
-    result = pixels.reshape(height, -1).copy()
-    result[1:-1, channels:-channels] = sharp.clip(0, 255)
-    return result.reshape(pixels.shape)
+    smooth = rows[:, : -2 * channels] + rows[:, channels:-channels]
+    smooth += rows[:, 2 * channels :]
+    smooth += 4 * middle  # its weight is 5, that of its neighbours 1
+    smooth += 6
+    smooth //= 13
+    change = middle - smooth
+    change *= round((_ENHANCE - 1) * 256)
+    change >>= 8
+    change += middle
+    result: Pixels = pixels.copy()
+    result.reshape(height, -1)[1:-1, channels:-channels] = np.clip(change, 0, 255, out=change)
+    return result
 
 
 def shear_x(pixels: Pixels, generator: random.Random) -> Pixels:
@@ -141,13 +145,13 @@ def _picture(pixels: Pixels) -> Image.Image:
     return Image.frombuffer("RGBA", (pixels.shape[1], pixels.shape[0]), np.ascontiguousarray(pixels), "raw", "RGBA", 0, 1)
 
 
-def _histograms(pixels: Pixels) -> list[list[int]]:
-    counts = _picture(pixels).histogram()
-    return [counts[first : first + 256] for first in (0, 256, 512)]
+def _histograms(pixels: Pixels) -> Counts:
+    """Counts of the values of red, green and blue, int64 (3, 256)."""
+    return np.array(_picture(pixels).histogram()[:768]).reshape(3, 256)
 
 
-def _apply_tables(pixels: Pixels, tables: list[list[int]]) -> Pixels:
-    return np.asarray(_picture(pixels).point([*tables[0], *tables[1], *tables[2], *range(256)]))
+def _apply_tables(pixels: Pixels, tables: list[Counts]) -> Pixels:
+    return np.array(_picture(pixels).point(np.concatenate([*tables, _VALUES]).tolist()))
 
 
 def _moved(pixels: Pixels, matrix: Matrix) -> Pixels:
@@ -155,7 +159,9 @@ def _moved(pixels: Pixels, matrix: Matrix) -> Pixels:
     words = np.append(np.ascontiguousarray(pixels).view(np.uint32).reshape(-1), _GREY_WORD)
     total = np.full(pixels.size, _UNIT // 2, np.uint16)
     for places, weights in _neighbours(matrix, pixels.shape[0], pixels.shape[1]):
-        total += words.take(places, mode="clip").view(np.uint8) * weights
+        part = words.take(places, mode="clip").view(np.uint8).astype(np.uint16)
+        part *= weights
+        total += part
     total >>= 8
     return total.astype(np.uint8).reshape(pixels.shape)
 

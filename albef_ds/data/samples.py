@@ -82,7 +82,7 @@ class SampleBuilder:
             mask_id=self.tokenizer.mask_id,
             vocab_size=self.tokenizer.vocab_size,
         )
-        pixels = transforms.augment(image, self.config, self.image_size, self.seed, position)
+        pixels = transforms.training_view(image, self.config, self.image_size, self.seed, position)
         return Example(pixels, token_ids, masked_ids, labels, stable_id(image_id or key), stable_id(caption), position, key)
 
     def _caption(self, captions: Sequence[str], position: int) -> tuple[str, NDArray[np.int64]]:

@@ -19,6 +19,7 @@ from albef_ds.errors import ConfigError
 
 DEFAULT_VOCAB = Path(__file__).resolve().parents[1] / "assets" / "bert-base-uncased-vocab.txt"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_KNOWN_WORDS = 200_000  # whose pieces are kept, about 50 MB
 _LONGEST_WORD = 100  # characters, as in BERT: a longer word is [UNK]
 
 
@@ -57,6 +58,7 @@ class CaptionTokenizer:
         self._tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD))
         self._tokenizer.normalizer = BertNormalizer(lowercase=True)
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
+        self._known: dict[str, list[int]] = {}
 
     @classmethod
     def from_config(cls, config: DataConfig) -> CaptionTokenizer:
@@ -65,9 +67,18 @@ class CaptionTokenizer:
 
     def encode(self, caption: str) -> NDArray[np.int64]:
         """Ids of one cleaned caption, int64 (L,), 1 <= L <= max_tokens; L = 1 is [CLS] alone: nothing was readable."""
-        words = self._tokenizer.encode(caption, add_special_tokens=False).ids
+        # Words are tokenised apart from each other, so each is only once.
+        words = [piece for word in caption.split(" ") for piece in self._pieces(word)]
         tail = [self.sep_id] if self.sep_token and words else []
         return np.array([self.cls_id, *words[: self.max_tokens - 1 - len(tail)], *tail], np.int64)
+
+    def _pieces(self, word: str) -> list[int]:
+        pieces = self._known.get(word)
+        if pieces is None:
+            pieces = self._tokenizer.encode(word, add_special_tokens=False).ids
+            if len(self._known) < _KNOWN_WORDS:
+                self._known[word] = pieces
+        return pieces
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The tokens of `ids`, as text."""

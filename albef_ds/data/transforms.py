@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -36,12 +36,14 @@ _CROP_RATIO = (3 / 4, 4 / 3)
 _CROP_TRIES = 10
 
 _SCALE = torch.from_numpy(np.float32(1 / 255) / np.array(STD, np.float32)).view(3, 1, 1)
-_SHIFT = torch.from_numpy(np.array(MEAN, np.float32) / np.array(STD, np.float32)).view(3, 1, 1)
-_DCT_SCALES = (8, 4, 2)
+_SHIFT = torch.from_numpy(-np.array(MEAN, np.float32) / np.array(STD, np.float32)).view(3, 1, 1)
 
 
-def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int, scale_for: Callable[[int, int], int] | None = None) -> Image.Image:
     """An upright RGB picture; transparency becomes white.
+
+    `scale_for` is told the upright picture's width and height and says by which of 1, 2, 4 or 8 a JPEG may be decoded
+    smaller; other formats stay as they are.
 
     Raises:
         BrokenSampleError: not a whole JPEG, PNG or WebP, or more than `max_pixels`.
@@ -50,6 +52,11 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image.width, image.height, max_pixels)
+        if scale_for is not None:
+            width, height = image.size[:: -1 if _is_on_its_side(image) else 1]
+            scale = scale_for(width, height)
+            if scale > 1 and image.format == "JPEG":
+                image.draft(None, (image.width // scale, image.height // scale))
         image.load()
         return _to_rgb(_upright(image))
     except (BrokenSampleError, MemoryError):
@@ -65,30 +72,59 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise BrokenSampleError("too many pixels", f"{width} x {height}")
 
 
+def _is_on_its_side(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except Exception:  # as in `_upright`
+        return False
+
+
+class _Crop:
+    """A random crop, drawn once the size of the picture is known, and how much smaller a JPEG may be for it."""
+
+    def __init__(self, side: int, scale_min: float, generator: random.Random) -> None:
+        self._side, self._scale_min, self._generator = side, scale_min, generator
+        self._size: tuple[int, int] | None = None
+        self._box = (0, 0, 1, 1)
+
+    def scale_for(self, width: int, height: int) -> int:
+        """The largest of 8, 4, 2 and 1 that leaves the crop `side` pixels both ways."""
+        if self._size is None:
+            self._size = width, height
+            self._box = crop_box(width, height, self._scale_min, self._generator)
+        left, top, right, bottom = self._box
+        return next((scale for scale in (8, 4, 2) if min(right - left, bottom - top) >= scale * self._side), 1)
+
+    def box(self, width: int) -> tuple[int, ...]:
+        """Left, top, right and bottom in a picture that came out `width` pixels wide."""
+        assert self._size is not None
+        scale = round(self._size[0] / width)
+        return tuple(edge // scale for edge in self._box)
+
+
 def decode_crop(data: bytes, max_pixels: int, side: int, scale_min: float, generator: random.Random) -> Pixels:
-    """A random crop of the picture (`crop_box`), uint8 (h, w, 4), the fourth byte without meaning.
+    """A random crop of the picture (`crop_box`), uint8 (h, w, 4), the fourth byte meaningless.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the crop keeps `side` pixels both ways.
 
     Raises:
         BrokenSampleError: as `decode_image`.
     """
+    crop = _Crop(side, scale_min, generator)
     size = _plain_jpeg_size(data)
     if size is not None:
         _check_size(*size, max_pixels)
-        box = crop_box(*size, scale_min, generator)
-        scale = next((s for s in _DCT_SCALES if min(box[2] - box[0], box[3] - box[1]) >= s * side), 1)
+        scale = crop.scale_for(*size)
         try:
             pixels = simplejpeg.decode_jpeg(data, "RGBX", min_width=-(-size[0] // scale), min_height=-(-size[1] // scale))
         except ValueError:  # damaged, or merely odd: Pillow decides
             pass
         else:
-            left, top, right, bottom = (edge // scale for edge in box)
+            left, top, right, bottom = crop.box(pixels.shape[1])
             return np.asarray(pixels[top:bottom, left:right])
-    image = decode_image(data, max_pixels)
-    if size is None:
-        box = crop_box(*image.size, scale_min, generator)
-    return np.asarray(image.crop(box).convert("RGBA"))
+    image = decode_image(data, max_pixels, crop.scale_for)
+    left, top, right, bottom = crop.box(image.width)
+    return np.array(image.crop((left, top, right, bottom)).convert("RGBA"))
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -122,7 +158,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def crop_box(width: int, height: int, scale_min: float, generator: random.Random) -> tuple[int, int, int, int]:
-    """A box (left, top, right, bottom) of a share of the area from `scale_min` to 1, its sides' ratio from 3/4 to 4/3."""
+    """A box (left, top, right, bottom) of a share of the area from `scale_min` to 1, its sides' ratio from 3/4 to 4/3.
+
+    A `scale_min` of 1 is the whole picture, whatever its ratio.
+    """
+    if scale_min == 1.0:
+        return 0, 0, width, height
     for _ in range(_CROP_TRIES):
         area = width * height * (scale_min + (1 - scale_min) * generator.random())
         ratio = math.exp(math.log(_CROP_RATIO[0]) + math.log(_CROP_RATIO[1] / _CROP_RATIO[0]) * generator.random())
@@ -140,14 +181,20 @@ def normalise(pictures: Sequence[Pixels]) -> Tensor:
     height, width, _ = pictures[0].shape
     images = torch.empty((len(pictures), 3, height, width))
     for image, pixels in zip(images, pictures, strict=True):  # one at a time, so that it stays in the processor's cache
-        image.copy_(torch.from_numpy(pixels)[..., :3].permute(2, 0, 1)).mul_(_SCALE).sub_(_SHIFT)
+        image.copy_(torch.from_numpy(pixels)[..., :3].permute(2, 0, 1))
+        torch.addcmul(_SHIFT, image, _SCALE, out=image)
     return images
 
 
-def augment(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> Pixels:
-    """The training view of a picture, uint8 (image_size, image_size, 4), the fourth byte without meaning.
+def augment(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> Tensor:
+    """The training view of a picture, float32 (3, image_size, image_size): `training_view` normalised. Raises likewise."""
+    return normalise([training_view(data, config, image_size, seed, position)])[0]
 
-    A random crop resized (bicubic), a flip, RandAugment(2, 7): the released order, but for `normalise`.
+
+def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> Pixels:
+    """The training view of a picture before `normalise`: uint8 (image_size, image_size, 4), the fourth byte meaningless.
+
+    A random crop resized (bicubic), a flip, RandAugment(2, 7): the released order.
 
     Raises:
         BrokenSampleError: as `decode_image`.
@@ -164,7 +211,8 @@ def augment(data: bytes, config: DataConfig, image_size: int, seed: int, positio
 
 def scale_to(pixels: Pixels, side: int) -> Pixels:
     """`pixels` (h, w, 4) resized (bicubic, antialiased) to (side, side, 4)."""
-    image = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
+    # The kernel is fast where channels lie side by side and says so by its strides, which this copy makes true of a crop.
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
     scaled = F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False)
     result: Pixels = scaled[0].permute(1, 2, 0).contiguous().numpy()
     return result

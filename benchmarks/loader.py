@@ -1,0 +1,173 @@
+"""The training loader beside a `webdataset` pipeline and an `ImageFolder`-style one, and beside what decoding alone takes.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.loader --out benchmarks/loader
+
+All read the same synthetic JPEGs (640 x 480, about 160 KB) and make batches of the same views: random crop, bicubic
+resize, flip, RandAugment(2, 7), normalisation, tokens. The peers decode and augment with Pillow, torchvision and timm.
+Rates are per CPU second of one thread; the forms take turns, and the least of the turns counts. Batches through loader
+processes are timed by the clock, since that is what they are for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+import webdataset
+from PIL import Image
+from timm.data.auto_augment import AugmentOp
+from torchvision.transforms import v2
+
+from albef_ds.config.schema import DataConfig
+from albef_ds.data import randomness, transforms
+from albef_ds.data.stream import ImageTextStream
+from albef_ds.data.tokenizer import CaptionTokenizer
+from benchmarks.data_tools_peers import photograph
+from benchmarks.data_tools_record import write_record
+from data_tools.shard_writer import ShardWriter
+
+SIDE, BATCH, TURNS = 256, 32, 4
+CAPTION = "a brown dog runs along the beach with a red ball in its mouth number {}"
+NAMES = ("AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+
+
+class PeerView:
+    """The same training view with Pillow, torchvision and timm."""
+
+    def __init__(self) -> None:
+        settings = {"translate_const": 10, "img_mean": (128, 128, 128), "interpolation": Image.Resampling.BILINEAR}
+        make: Any = AugmentOp
+        self.operations = [lambda image: image, *(make(name, 0.5, 7, settings) for name in NAMES)]
+        bicubic = v2.InterpolationMode.BICUBIC
+        self.geometry = v2.Compose([v2.RandomResizedCrop(SIDE, (0.2, 1.0), interpolation=bicubic), v2.RandomHorizontalFlip()])
+        self.to_tensor = v2.Compose(
+            [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(transforms.MEAN, transforms.STD)]
+        )
+        self.tokenizer = CaptionTokenizer()
+
+    def __call__(self, image: bytes, caption: str) -> tuple[torch.Tensor, Any]:
+        picture = self.geometry(Image.open(io.BytesIO(image)).convert("RGB"))
+        for place in torch.randint(len(self.operations), (2,)).tolist():
+            picture = self.operations[place](picture)
+        return self.to_tensor(picture), self.tokenizer.encode(caption)
+
+
+def webdataset_batches(corpus: Path, view: PeerView) -> Iterator[Any]:
+    """Batches of the `webdataset` library's usual pipeline."""
+    urls = sorted(str(path) for path in corpus.glob("*.tar"))
+    pipeline = webdataset.WebDataset(urls, shardshuffle=False, handler=webdataset.reraise_exception).shuffle(100)
+    pipeline = pipeline.map(lambda sample: view(sample["jpg"], json.loads(sample["json"])["captions"][0]))
+    return iter(pipeline.batched(BATCH, collation_fn=lambda rows: torch.stack([image for image, _ in rows])))
+
+
+class Folder(torch.utils.data.Dataset[Any]):
+    """Pictures as files, read, decoded and augmented one by one."""
+
+    def __init__(self, folder: Path, view: PeerView) -> None:
+        self.paths, self.view = sorted(folder.glob("*.jpg")), view
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return self.view(self.paths[row].read_bytes(), CAPTION.format(row))[0]
+
+
+def stream(corpus: Path, workers: int, start_method: str | None = None) -> ImageTextStream:
+    """Our stream over the corpus."""
+    config = DataConfig(shards=str(corpus), num_workers=workers)
+    return ImageTextStream(
+        config, seed=0, image_size=SIDE, micro_batch_size=BATCH, global_batch_size=BATCH, start_method=start_method
+    )
+
+
+def drain(batches: Iterator[Any], count: int) -> None:
+    """Take `count` batches."""
+    assert sum(1 for _ in islice(batches, count)) == count
+
+
+def wall_rate(corpus: Path, workers: int, batches: int) -> float:
+    """Images per second by the clock through spawned loader processes, once they are warm."""
+    source = stream(corpus, workers, "spawn")
+    ready = iter(source)
+    drain(ready, 4 * workers)
+    start = time.perf_counter()
+    drain(ready, batches)
+    rate = batches * BATCH / (time.perf_counter() - start)
+    source.close()
+    return rate
+
+
+def main() -> None:
+    """Measure and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=128)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    pictures = [photograph(rng) for _ in range(args.pictures)]
+    batches = args.pictures // BATCH
+    with tempfile.TemporaryDirectory() as scratch:
+        corpus, folder = Path(scratch) / "corpus", Path(scratch) / "folder"
+        folder.mkdir()
+        with ShardWriter(corpus, samples_per_shard=64) as writer:
+            for number, picture in enumerate(pictures):
+                meta = {"captions": [CAPTION.format(number)], "image_id": str(number), "source": "synthetic"}
+                writer.add(picture, "jpg", meta)
+                (folder / f"{number:05d}.jpg").write_bytes(picture)
+        view, config = PeerView(), DataConfig()
+        files = torch.utils.data.DataLoader(Folder(folder, view), BATCH, shuffle=True)
+        ours = iter(stream(corpus, 0))
+
+        def crop(number: int) -> Any:
+            generator = randomness.generator(0, number, randomness.CROP)
+            return transforms.decode_crop(pictures[number], config.max_pixels, SIDE, config.crop_scale_min, generator)
+
+        forms: dict[str, Callable[[], Any]] = {
+            "decode alone, libjpeg-turbo": lambda: [simplejpeg.decode_jpeg(picture) for picture in pictures],
+            "decode alone, Pillow": lambda: [Image.open(io.BytesIO(picture)).load() for picture in pictures],
+            "decode, crop and resize alone": lambda: [transforms.scale_to(crop(i), SIDE) for i in range(len(pictures))],
+            "ours, whole": lambda: drain(ours, batches),
+            "webdataset with Pillow, whole": lambda: drain(webdataset_batches(corpus, view), batches),
+            "ImageFolder style with Pillow, whole": lambda: drain(iter(files), batches),
+        }
+        best = dict.fromkeys(forms, float("inf"))
+        for _ in range(TURNS):
+            for name, form in forms.items():
+                start = time.process_time()
+                form()
+                best[name] = min(best[name], time.process_time() - start)
+        rates = {name: len(pictures) / seconds for name, seconds in best.items()}
+        rows = [
+            {"form": name, "pictures per CPU second": f"{rate:.0f}", "ours / this": f"{rates['ours, whole'] / rate:.2f}"}
+            for name, rate in rates.items()
+        ]
+        by_workers = {workers: wall_rate(corpus, workers, 4 * batches) for workers in args.workers}
+    size = np.mean([len(picture) for picture in pictures]) / 1000
+    notes = [
+        f"{len(pictures)} JPEGs of 640 x 480, {size:.0f} KB, to {SIDE} x {SIDE}, batches of {BATCH}; one thread, {TURNS} turns.",
+        "Reading, tokens, masks and collation are included in `whole`.",
+        "",
+        *(f"- {workers} spawned loader processes: {rate:.0f} pictures per second" for workers, rate in by_workers.items()),
+        f"- processors this run may use: {len(os.sched_getaffinity(0))}; others used them at the same time (load average above)",
+    ]
+    packages = ["torch", "torchvision", "timm", "webdataset", "pillow", "simplejpeg", "numpy"]
+    facts = {"rates": rates, "pictures per second by workers": by_workers}
+    write_record(args.out, "The loader beside its floor and its peers", notes, rows, packages, facts)
+
+
+if __name__ == "__main__":
+    main()
