@@ -96,6 +96,8 @@ def drop_duplicate_pictures(columns: Columns, verdicts: Verdicts, config: DedupC
     rows = np.flatnonzero(columns.picture("num_bytes"))
     copies = duplicates.equal(rows, (columns.picture("bytes_lo")[rows], columns.picture("bytes_hi")[rows]), rank)
     figures["redundant_byte_copies_listed"] = len(copies.rows)
+    figures["groups_of_equal_bytes_listed"] = len(distinct(copies.kept))
+    figures["groups_of_equal_bytes_listed_with_other_captions"] = _groups_with_other_captions(columns, copies)
     rows = np.flatnonzero(verdicts.picture == KEPT)
     found = duplicates.equal(rows, (columns.picture("bytes_lo")[rows], columns.picture("bytes_hi")[rows]), rank)
     figures["groups_of_equal_bytes"] = len(distinct(found.kept))
