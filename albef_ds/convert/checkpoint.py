@@ -1,4 +1,7 @@
-"""A run's checkpoint folder as a whole model, through the checkpoint's own reader. Needs no rank but this one."""
+"""A run's checkpoint folder as a whole model. Needs no rank but this one, whatever wrote it: tensors lie there whole.
+
+What is used is first checked against the checkpoint's list of sizes and hashes; optimizer state is not looked at.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,26 @@ from typing import Any
 
 import torch
 
-from albef_ds.checkpoint import FOLDER, STATE_NAME, find_checkpoint, load_config
-from albef_ds.config import files
+from albef_ds.checkpoint import FOLDER, STATE_NAME, find_checkpoint, load_config, read_state
+from albef_ds.checkpoint.content import CONFIG_NAME, MOMENTUM_NAME, STUDENT_NAME
+from albef_ds.checkpoint.marker import MARKER_NAME, DamageError, check_file, read_marker
+from albef_ds.config.schema import RunConfig
 from albef_ds.convert.model import WholeModel, check_complete, shapes_of
-from albef_ds.convert.names import MOMENTUM, QUEUE
+from albef_ds.convert.names import BASE, MOMENTUM, QUEUE
 from albef_ds.convert.tensors import LazyTensor, open_tensors
-from albef_ds.engine import read_torch_file
 from albef_ds.errors import ConfigError
+
+QUEUE_NAME = "queue.safetensors"
+_USED = (STATE_NAME, CONFIG_NAME, STUDENT_NAME, MOMENTUM_NAME, QUEUE_NAME)
 
 
 def find(path: Path) -> Path | None:
-    """The checkpoint folder that `path` is, or the newest whole one of the run that it is; None for any other folder."""
-    if (path / STATE_NAME).is_file():
+    """The checkpoint folder that `path` is, or the newest whole one of the run that it is; None for any other folder.
+
+    Raises:
+        ConfigError: a run that has none.
+    """
+    if any((path / name).is_file() for name in (MARKER_NAME, STATE_NAME)):
         return path
     if (path / FOLDER).is_dir():
         folder = find_checkpoint(path, "auto")
@@ -30,35 +41,41 @@ def find(path: Path) -> Path | None:
 
 def from_checkpoint(folder: Path) -> WholeModel:
     """The model in a checkpoint folder. Raises `ConfigError` where it is damaged or does not fit its configuration."""
-    config = load_config(folder)
-    state = files.read_json_object(folder / STATE_NAME)
-    shapes = shapes_of(config)
-    tensors = dict(open_tensors(folder / "student.safetensors").tensors)
-    momentum = folder / "momentum.safetensors"
-    if momentum.is_file():
-        # Tied tensors stand there under each name.
-        stored = {MOMENTUM + name: tensor for name, tensor in open_tensors(momentum).tensors.items()}
-        tensors |= {name: tensor for name, tensor in stored.items() if name in shapes.momentum}
-    if (folder / "queue.pt").is_file():
-        tensors |= _queue(read_torch_file(folder / "queue.pt"))
-    model = WholeModel(config, tensors, (_origin(config.recipe, config.init, state, str(config.task.kind)),))
+    try:
+        entries = read_marker(folder)
+        problem = next((found for name in _USED if name in entries and (found := check_file(folder, name, entries[name]))), "")
+    except DamageError as error:
+        problem = str(error)
+    if problem:
+        raise ConfigError(f"{folder} is damaged: {problem}: take another checkpoint")
+    config, state = load_config(folder), read_state(folder)
+    tensors = dict(open_tensors(folder / STUDENT_NAME).tensors)
+    if MOMENTUM_NAME in entries:
+        tensors |= _momentum(config, tensors, open_tensors(folder / MOMENTUM_NAME).tensors)
+    if QUEUE_NAME in entries:
+        numbers = state["outside"]["queue"]["_extra_state"]
+        tensors |= {QUEUE + name: tensor for name, tensor in open_tensors(folder / QUEUE_NAME).tensors.items()}
+        tensors |= {QUEUE + name: LazyTensor.of(torch.tensor(int(numbers[name]))) for name in ("pointer", "filled")}
+    model = WholeModel(config, tensors, (_origin(config, state),))
     check_complete(model, str(folder))
     return model
 
 
-def _queue(state: dict[str, Any]) -> dict[str, LazyTensor]:
-    extra = state["_extra_state"]
-    numbers = {name: torch.tensor(extra[name]) for name in ("pointer", "filled")}
-    buffers = {name: tensor for name, tensor in state.items() if name != "_extra_state"}
-    return {QUEUE + name: LazyTensor.of(tensor) for name, tensor in {**buffers, **numbers}.items()}
+def _momentum(config: RunConfig, student: dict[str, LazyTensor], stored: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The momentum copy; what is frozen is not averaged, not stored, and the student's."""
+    copy = {}
+    for name in shapes_of(config).momentum:
+        inner = name.removeprefix(MOMENTUM)
+        copy[name] = stored[inner] if inner in stored else student[BASE + inner]
+    return copy
 
 
-def _origin(recipe: str, init: Any, state: dict[str, Any], kind: str) -> dict[str, Any]:
-    starts = {name: getattr(init, name) for name in ("visual_encoder", "text_encoder", "checkpoint")}
+def _origin(config: RunConfig, state: dict[str, Any]) -> dict[str, Any]:
+    starts = {name: getattr(config.init, name) for name in ("visual_encoder", "text_encoder", "checkpoint")}
     return {
         "what": "trained with albef_ds",
-        "kind": kind,
-        "recipe": recipe,
+        "kind": str(config.task.kind),
+        "recipe": config.recipe,
         "step": state.get("step"),
         "samples": state.get("samples"),
         "saved": state.get("saved"),

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 
 from albef_ds.build import TASKS
-from albef_ds.config.schema import DataConfig, RunConfig
-from albef_ds.config.tasks import ClassificationConfig, ContrastiveConfig
+from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, RunConfig
+from albef_ds.config.tasks import ClassificationConfig, ContrastiveConfig, TaskConfig
 from albef_ds.convert.names import BASE, MOMENTUM, QUEUE, RELEASED
 from albef_ds.convert.tensors import LazyTensor, listing
 from albef_ds.errors import ConfigError
@@ -109,13 +109,13 @@ def shapes_of(config: RunConfig) -> Shapes:
     settings = config.task
     if isinstance(settings, ContrastiveConfig):
         settings = replace(settings, queue_size=0)
-    return _shapes(replace(RunConfig(), model=config.model, task=settings))
+    return _shapes(config.model, settings)
 
 
 @lru_cache(maxsize=8)
-def _shapes(config: RunConfig) -> Shapes:
+def _shapes(model: ModelConfig, settings: TaskConfig) -> Shapes:
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        task = TASKS[type(config.task)](config.model, config.compute, config.task, seed=0)
+        task = TASKS[type(settings)](model, ComputeConfig(), settings, seed=0)
     student = {name: tuple(parameter.shape) for name, parameter in task.named_parameters()}
     copy = {name.replace(BASE, MOMENTUM, 1): shape for name, shape in student.items() if name.startswith(BASE)}
     return Shapes(student, copy)

@@ -111,15 +111,21 @@ def save_file(model: WholeModel, path: Path, max_shard_bytes: int = 0) -> list[P
 
 def save_folder(model: WholeModel, folder: Path, max_shard_bytes: int = 0) -> None:
     """Fill the new `folder`. Raises `ConfigError` where the vocabulary cannot be read."""
-    vocabulary = Path(model.config.data.vocab_file) if model.config.data.vocab_file else DEFAULT_VOCAB
-    if not vocabulary.is_file():
-        raise ConfigError(f"data.vocab_file {vocabulary} does not exist: put the vocabulary there or give data.vocab_file")
-    shutil.copyfile(vocabulary, folder / VOCAB_NAME)
+    save_preparation(model, folder)
     config = replace(portable(model.config), data=replace(portable(model.config).data, vocab_file=VOCAB_NAME))
     model = replace(model, config=config)
     save_file(model, folder / f"{STEM}.safetensors", max_shard_bytes)
     files.save(config, folder / CONFIG_NAME)
-    size = config.model.vision.image_size
+    (folder / "README.md").write_text(model_card(model), encoding="utf-8")
+
+
+def save_preparation(model: WholeModel, folder: Path) -> None:
+    """Put vocabulary and preparation of pictures into `folder`. Raises `ConfigError` where the vocabulary cannot be read."""
+    vocabulary = Path(model.config.data.vocab_file) if model.config.data.vocab_file else DEFAULT_VOCAB
+    if not vocabulary.is_file():
+        raise ConfigError(f"data.vocab_file {vocabulary} does not exist: put the vocabulary there or give data.vocab_file")
+    shutil.copyfile(vocabulary, folder / VOCAB_NAME)
+    size = model.config.model.vision.image_size
     preparation = {
         "do_resize": True,
         "size": {"height": size, "width": size},
@@ -131,9 +137,8 @@ def save_folder(model: WholeModel, folder: Path, max_shard_bytes: int = 0) -> No
         "image_std": list(STD),
     }
     _write_json(folder / "preprocessor_config.json", preparation)
-    tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": config.data.max_tokens}
+    tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": model.config.data.max_tokens}
     _write_json(folder / "tokenizer_config.json", tokenizer)
-    (folder / "README.md").write_text(model_card(model), encoding="utf-8")
 
 
 def _metadata(model: WholeModel) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from albef_ds.config.overrides import parse_overrides
-from albef_ds.config.schema import ModelConfig, RunConfig, TextConfig, VisionConfig
+from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TextConfig, VisionConfig
 from albef_ds.config.tasks import (
     ClassificationConfig,
     PretrainConfig,
@@ -52,7 +52,8 @@ def released_config(tensors: Mapping[str, LazyTensor], overrides: Sequence[str],
                 f"{source} has {path}.width {width}, whose number of attention heads shapes do not show: "
                 f"give {path}.num_heads=N as it was trained"
             )
-    config = replace(RunConfig(), model=model, task=_task(tensors, doubled))
+    max_tokens = min(DataConfig().max_tokens, model.text.max_positions)
+    config = replace(RunConfig(), model=model, task=_task(tensors, doubled), data=DataConfig(max_tokens=max_tokens))
     return parse_overrides(config, overrides)
 
 
