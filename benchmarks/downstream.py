@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +184,11 @@ def main() -> None:
     )
     parser.add_argument("--ranks", type=int, default=max(1, min(2, visible_cores())))
     parser.add_argument("--scale", type=float, default=1.0, help="how many scenes are made, 1 being the usual")
+    parser.add_argument("--grouped", type=float, default=0.25, help="share of pretraining groups with one pair's relations")
     parser.add_argument("--record", action="store_true", help="write benchmarks/downstream.json and .md")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="settings for every stage")
     arguments = parser.parse_intermixed_args()
-    counts = replace(Counts(), **{name: max(30, round(value * arguments.scale)) for name, value in vars(Counts()).items()})
-    settings = SceneSettings(side=32, counts=replace(counts, gallery=min(counts.gallery, Counts().gallery)))
+    settings = SceneSettings(side=32, grouped=arguments.grouped, counts=Counts().scaled(arguments.scale))
     scenes = arguments.runs / "scenes"
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     table, spent = downstream(arguments.runs, scenes, settings, arguments.ranks, arguments.minutes, arguments.overrides)

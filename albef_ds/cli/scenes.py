@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
@@ -30,9 +29,7 @@ def main(argv: list[str]) -> int:
     arguments = command.parse_args(argv)
     from albef_ds.scenes.corpus import Counts, SceneSettings, write_scenes
 
-    usual = Counts()
-    counts = replace(usual, **{name: max(30, round(value * arguments.scale)) for name, value in vars(usual).items()})
-    counts = replace(counts, gallery=min(counts.gallery, usual.gallery))
+    counts = Counts().scaled(arguments.scale)
     settings = SceneSettings(arguments.seed, arguments.side, arguments.grouped, arguments.caption_noise, counts)
     record = write_scenes(arguments.folder, settings)
     print(f"scenes in {arguments.folder}; most that a model can score which knows:")

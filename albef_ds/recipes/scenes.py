@@ -77,7 +77,7 @@ def scenes_retrieval() -> RunConfig:
         deepspeed --num_gpus 2 albef_ds/train.py --recipe scenes_retrieval --checkpoint runs/scenes_pretrain \\
             data.annotations=SCENES/retrieval_train.json data.image_root=SCENES/images data.vocab_file=SCENES/vocab.txt
     """
-    task = RetrievalConfig(queue_size=0, momentum=0.99, itm_random_negatives=0.3, k_test=16)
+    task = RetrievalConfig(queue_size=0, momentum=0.99, itm_random_negatives=0.3, k_test=8)
     return _scenes("scenes_retrieval", task, epochs=5.0, rate=5e-4)
 
 
@@ -134,5 +134,5 @@ def scenes_grounding() -> RunConfig:
             data.annotations=SCENES/refcoco_train.json data.refs=SCENES/refs.json data.instances=SCENES/instances.json \\
             data.detections=SCENES/dets.json data.image_root=SCENES/images data.vocab_file=SCENES/vocab.txt
     """
-    task = RetrievalConfig(queue_size=0, momentum=0.99, itm_random_negatives=0.5, k_test=16)
+    task = RetrievalConfig(queue_size=0, momentum=0.99, itm_random_negatives=0.5, k_test=8)
     return _scenes("scenes_grounding", task, epochs=10.0, rate=5e-4)

@@ -45,7 +45,7 @@ def write_retrieval(folder: SceneFolder, seed: int, side: int, split: Split, cou
         rows = [
             {
                 "image": folder.picture(f"retrieval/{name}_{number:06d}", draw_scene(meaning, generator, side)),
-                "caption": meaning.captions(),
+                "caption": [meaning.caption(mirrored=number % 2 == 1)],
             }
             for number, meaning in enumerate(meanings)
         ]

@@ -53,6 +53,11 @@ class Counts:
     gallery: int = 720
     """Pictures of the hard gallery: all of its meanings, or the first so many for a quick look."""
 
+    def scaled(self, scale: float) -> Counts:
+        """A share of everything, 30 at least; the hard gallery shrinks below a quarter only, since its ceilings are its point."""
+        counts = {name: max(30, round(value * scale)) for name, value in vars(self).items()}
+        return Counts(**{**counts, "gallery": min(self.gallery, max(30, round(4 * scale * self.gallery)))})
+
 
 @dataclass(frozen=True)
 class SceneSettings:
