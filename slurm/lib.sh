@@ -105,7 +105,6 @@ requeue() {
         say "the job is $state, nothing to requeue"
         return
     fi
-    # JOB_IS_OVER: this script is about to be told to end, by the requeue it asks for.
     excluded=$(job_field ExcNodeList)
     scontrol requeue "$SLURM_JOB_ID" || fail "scontrol requeue was refused: the site does not allow it, submit the job again to go on"
     if [ -n "${1:-}" ]; then
@@ -115,12 +114,10 @@ requeue() {
     fi
 }
 
-# Seconds of this job's time limit that are left for training, with room to save; empty without a limit.
-seconds_left() {
+# The second of the epoch at which training saves and leaves, ahead of the time limit; nothing without a limit.
+stop_at() {
     local end
-    end=$(job_field EndTime)
-    end=$(date -d "$end" +%s 2>/dev/null) || return
-    echo $((end - $(date +%s) - ${ALBEF_STOP_MARGIN:-600}))
+    end=$(date -d "$(job_field EndTime)" +%s 2>/dev/null) && echo $((end - ${ALBEF_STOP_MARGIN:-600}))
 }
 
 # Runs preflight on every node with the arguments of the run; names of unfit nodes end up in $ALBEF_RECORD.bad-nodes.
@@ -162,7 +159,11 @@ survive() {
     say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, on $ALBEF_NODES, meeting at $MASTER_ADDR:$MASTER_PORT"
     here -m albef_ds.cluster.job begin "$@" || exit $?
     local command=$1 code follows
-    if [ "$command" = train ]; then preflight "${@:2}"; fi
+    if [ "$command" = train ]; then
+        preflight "${@:2}"
+        ALBEF_STOP_AT=$(stop_at)
+        export ALBEF_STOP_AT
+    fi
     on_every_node -m albef_ds.cluster.node "$@"
     code=$?
     here -m albef_ds.cluster.job end "$code" "$@"

@@ -58,11 +58,10 @@ def main(argv: list[str]) -> int:
     options = [f"--nodes={arguments.nodes}", f"--gpus-per-node={arguments.gpus_per_node}", *_common(arguments)]
     submission = Submission(f"{arguments.job}.sbatch", passed, site, options)
     print(submission.shown())
-    if arguments.job != "evaluate":
-        config = run_config(["train", *passed])
-        assert config is not None
-        print(plan_text(config, arguments.nodes, arguments.gpus_per_node, arguments.memory))
+    config = None if arguments.job == "evaluate" else run_config(["train", *passed])
     print(submission.check(), flush=True)
+    if config is not None:
+        print(plan_text(config, arguments.nodes, arguments.gpus_per_node, arguments.memory), flush=True)
     if arguments.dry_run:
         return 0
     job = submission.submit()

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -98,6 +99,19 @@ def shards_here(config: RunConfig, environment: Mapping[str, str]) -> str:
     return str(staged.folder)
 
 
+def time_limit(environment: Mapping[str, str]) -> list[str]:
+    """`--stop-after` for a job with a time limit: what is left, after staging, until ALBEF_STOP_AT (seconds since 1970)."""
+    stop_at = environment.get("ALBEF_STOP_AT") or ""
+    if not stop_at.isdecimal():
+        return []
+    left = int(stop_at) - int(time.time())
+    if left > 0:
+        return ["--stop-after", f"{left}s"]
+    # Too short a limit to leave that much room: the signal that Slurm sends before it must do.
+    print("slurm: the time limit is shorter than ALBEF_STOP_MARGIN: training stops at Slurm's signal", flush=True)
+    return []
+
+
 def _scratch_bytes(environment: Mapping[str, str], folder: Path) -> int:
     text = environment.get("ALBEF_SCRATCH_GB") or ""
     if not text:
@@ -126,6 +140,7 @@ def main(argv: list[str]) -> int:
     config = run_config(argv)
     if config is not None and (shards := shards_here(config, os.environ)) != config.data.shards:
         argv = [*argv, f"data.shards={shards}"]
+    argv = [*argv, *time_limit(os.environ)]
     source = str(Path(albef_ds.__file__).parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
     ranks = ranks_per_node(os.environ)

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
 
+from albef_ds import exit_codes
 from albef_ds.cluster.attempts import Outcome
 
 VARIABLE = "ALBEF_OUTCOME"
 """Environment variable that names the file."""
 
-_OUTCOMES: dict[int, Outcome] = {0: "finished", 2: "mistake", 128 + signal.SIGINT: "interrupted"}
-_STOPPED = {128 + number for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+_OUTCOMES: dict[int, Outcome] = {
+    exit_codes.FINISHED: "finished",
+    exit_codes.MISTAKE: "mistake",
+    exit_codes.BAD_NUMBERS: "mistake",
+    exit_codes.TIME_IS_UP: "stopped",
+    exit_codes.PREEMPTED: "stopped",
+    exit_codes.INTERRUPTED: "interrupted",
+}
 
 
 def outcome_of(code: int) -> Outcome:
     """What the exit code of `albef-ds train` stands for."""
-    return "stopped" if code in _STOPPED else _OUTCOMES.get(code, "crashed")
+    return _OUTCOMES.get(code, "crashed")
 
 
 def write(path: Path, outcome: Outcome, reason: str) -> None:

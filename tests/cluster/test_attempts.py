@@ -75,7 +75,16 @@ def test_the_first_word_of_the_ranks_counts(tmp_path: Path) -> None:
 
 
 def test_exit_codes_of_training() -> None:
-    codes = {0: "finished", 2: "mistake", 130: "interrupted", 143: "stopped", 138: "stopped", 1: "crashed", 6: "crashed"}
+    codes = {
+        0: "finished",
+        2: "mistake",
+        130: "interrupted",
+        143: "stopped",
+        75: "stopped",
+        1: "crashed",
+        4: "mistake",
+        6: "crashed",
+    }
     assert {code: outcome_of(code) for code in codes} == codes
 
 

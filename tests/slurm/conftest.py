@@ -54,7 +54,7 @@ class Job:
         paths = [*sorted(self.folder.glob("*.log")), *sorted((self.folder / "logs").glob("*"))]
         return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')}" for path in paths if path.is_file())
 
-    def wait(self, seconds: float = 280.0) -> str:
+    def wait(self, seconds: float = 540.0) -> str:
         """Wait for the job's end; its state."""
         try:
             return self.cluster.wait_for_end(self.number, seconds)

@@ -8,11 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 from data_tools.cli import main as albef_data
 from tests.data_tools.pictures import folder_corpus, jpeg
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import ROOT, Job
 
+pytestmark = pytest.mark.timeout(900)  # jobs start, die and start again, perhaps on a machine with other work
 OPTIONS = ["--samples-per-shard", "5", "--chunk-rows", "4"]
 
 

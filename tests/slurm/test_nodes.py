@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
+
 from tests.slurm.conftest import Submitter
 
+pytestmark = pytest.mark.timeout(900)  # jobs start, die and start again, perhaps on a machine with other work
 CHECKED = ["--recipe", "debug", "engine.kind=zero", "engine.device=cpu"]
 
 

@@ -13,6 +13,8 @@ from tests.slurm.conftest import Job, Submitter
 
 TWO_NODES = ("--nodes=2", "--gpus-per-node=1")
 
+pytestmark = pytest.mark.timeout(900)  # jobs start, die and start again, perhaps on a machine with other work
+
 
 @pytest.fixture(scope="module")
 def undisturbed(slurm_cluster: SlurmCluster, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
