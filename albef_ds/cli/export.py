@@ -1,0 +1,34 @@
+"""`albef-ds export`: the two towers and the matcher of a model as ONNX and `torch.export` programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from albef_ds.cli.arguments import CommandParser
+
+EXAMPLES = """\
+  a run's newest checkpoint as ONNX files (needs `pip install albef-ds[onnx]`)
+      albef-ds export runs/run exported --format onnx
+  a released file, its momentum copy, for torch.export.load
+      albef-ds export ALBEF.pth exported --format torch --weights momentum
+
+Every program is compared with the model on another batch and text length before the folder appears."""
+
+
+def main(argv: list[str]) -> int:
+    """Export as `argv` says. Raises `ConfigError` for anything the user can mend."""
+    command = CommandParser("export", "Write a model's image tower, text tower and matcher as programs.", EXAMPLES)
+    command.add_argument("model", metavar="MODEL", help="file or folder, as for `albef-ds convert`")
+    command.add_argument("folder", metavar="FOLDER", help="folder to write")
+    command.add_argument("--format", choices=("onnx", "torch", "both"), default="both", help="which programs (both)")
+    command.add_argument("--weights", choices=("student", "momentum"), default="student", help="which weights (student)")
+    command.add_argument("overrides", nargs="*", metavar="section.field=value", help="what a released file does not say")
+    arguments = command.parse_intermixed_args(argv)
+    from albef_ds.convert.api import read_model
+    from albef_ds.export.programs import FORMATS, export
+
+    model = read_model(arguments.model, arguments.overrides).model.select(arguments.weights, queues=False)
+    formats = FORMATS if arguments.format == "both" else (arguments.format,)
+    for name, difference in export(model, Path(arguments.folder), formats).items():
+        print(f"{arguments.folder}/{name}: differs from the model by at most {difference:.1e}")
+    return 0

@@ -1,0 +1,1 @@
+"""A trained model as programs that run without this package: ONNX and `torch.export`."""
