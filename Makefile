@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 JOBS ?= 2
-EXTRAS := dev,demo,data,corpus,dask
+EXTRAS := dev,demo,data,corpus,dask,onnx
 
 # One thread per process: the tests and the demo run several processes side by side.
 export OMP_NUM_THREADS ?= 1
