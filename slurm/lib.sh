@@ -106,6 +106,8 @@ requeue() {
         return
     fi
     excluded=$(job_field ExcNodeList)
+    # Slurm now ends this script and what it has started, but a moment is left, and only a job that waits can be given nodes to avoid.
+    trap '' TERM
     scontrol requeue "$SLURM_JOB_ID" || fail "scontrol requeue was refused: the site does not allow it, submit the job again to go on"
     if [ -n "${1:-}" ]; then
         case $excluded in "" | "(null)") excluded=$1 ;; *) excluded=$excluded,$1 ;; esac
