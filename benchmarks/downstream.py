@@ -3,7 +3,7 @@
 Makes the scenes and the pretrained checkpoint, or finds them, fine-tunes each task, scores it, and prints each figure
 beside its ceilings. A stage that has ended is not run again.
 
-    python -m benchmarks.downstream RUNS --minutes 50
+    python -m benchmarks.downstream RUNS --length 0.5
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Launch = Callable[[list[str], int, Path], int]
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: the stage whose checkpoint it starts from, its share of the time, its settings over a scenes folder."""
+    """One training: the stage whose checkpoint it starts from, its optimizer steps, its settings over a scenes folder."""
 
     name: str
     start: str
-    share: float
+    steps: int
     settings: tuple[str, ...]
 
     @property
@@ -56,13 +56,13 @@ def _annotated(train: str, val: str, test: str) -> tuple[str, ...]:
 
 _BOXES = ("data.refs={s}/refs.json", "data.instances={s}/instances.json", "data.detections={s}/dets.json")
 STAGES = (
-    Stage("pretrain", "", 0.44, ("data.shards={s}/pretrain/train", "data.eval_shards={s}/pretrain/val")),
-    Stage("retrieval", "pretrain", 0.14, _annotated("retrieval_train", "retrieval_val", "retrieval_test retrieval_unseen")),
-    Stage("vqa", "pretrain", 0.12, (*_annotated("vqa_train", "vqa_val", "vqa_test"), "data.answer_list={s}/answer_list.json")),
-    Stage("nlvr_pretrain", "pretrain", 0.04, ("data.shards={s}/pretrain/train",)),
-    Stage("nlvr", "nlvr_pretrain", 0.10, _annotated("nlvr_train", "nlvr_dev", "nlvr_test")),
-    Stage("entailment", "pretrain", 0.08, _annotated("ve_train", "ve_dev", "ve_test")),
-    Stage("grounding", "pretrain", 0.08, (*_annotated("refcoco_train", "refcoco_val", "refcoco_test"), *_BOXES)),
+    Stage("pretrain", "", 6000, ("data.shards={s}/pretrain/train", "data.eval_shards={s}/pretrain/val")),
+    Stage("retrieval", "pretrain", 2000, _annotated("retrieval_train", "retrieval_val", "retrieval_test retrieval_unseen")),
+    Stage("vqa", "pretrain", 3000, (*_annotated("vqa_train", "vqa_val", "vqa_test"), "data.answer_list={s}/answer_list.json")),
+    Stage("nlvr_pretrain", "pretrain", 300, ("data.shards={s}/pretrain/train",)),
+    Stage("nlvr", "nlvr_pretrain", 2000, _annotated("nlvr_train", "nlvr_dev", "nlvr_test")),
+    Stage("entailment", "pretrain", 1500, _annotated("ve_train", "ve_dev", "ve_test")),
+    Stage("grounding", "pretrain", 1500, (*_annotated("refcoco_train", "refcoco_val", "refcoco_test"), *_BOXES)),
 )
 
 
@@ -159,7 +159,7 @@ def downstream(
     scenes: Path,
     settings: SceneSettings,
     ranks: int,
-    minutes: float,
+    length: float,
     extra: Sequence[str] = (),
     launch: Launch = launch_deepspeed,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
@@ -167,7 +167,9 @@ def downstream(
     ceilings = write_scenes(scenes, settings)["ceilings"]
     spent, records = {}, {}
     for stage in STAGES:
-        budget = [f"train.max_minutes={minutes * stage.share:.2f}", "train.epochs=1000"] if minutes else []
+        steps = max(1, round(stage.steps * length))
+        # Two checkpoints, between which validation chooses.
+        budget = [f"train.max_steps={steps}", f"train.save_every={max(1, steps // 2)}", "train.epochs=1000"]
         spent[stage.name] = run_stage(stage, runs, scenes, ranks, [*budget, *extra], launch)
         print(f"{stage.name}: {spent[stage.name]:.1f} minutes", flush=True)
         if stage.name not in ("pretrain", "nlvr_pretrain"):
@@ -191,7 +193,7 @@ def main() -> None:
     settings = SceneSettings(side=32, grouped=arguments.grouped, counts=Counts().scaled(arguments.scale))
     scenes = arguments.runs / "scenes"
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    table, spent = downstream(arguments.runs, scenes, settings, arguments.ranks, arguments.minutes, arguments.overrides)
+    table, spent = downstream(arguments.runs, scenes, settings, arguments.ranks, arguments.length, arguments.overrides)
     for row in table:
         floor = f"floor {row['floor']:5.1f} {row['passed']:>4}"
         print(f"{row['task']:<11} {row['score']:6.2f}  {floor}  {row['measure']} (at most: {row['at most']})")
@@ -201,10 +203,11 @@ def main() -> None:
         notes = [
             "Fine-tuned from one pretrained checkpoint through the `deepspeed` launcher on CPU; test scored once, by the",
             "checkpoint that validation chose. `at most`: what a model that knows only this can score, counted by code.",
+            f"Steps of 64: {', '.join(f'{stage.name} {max(1, round(stage.steps * arguments.length))}' for stage in STAGES)}.",
             f"Minutes on the wall clock by stage: {', '.join(f'{name} {value:.1f}' for name, value in spent.items())}.",
         ]
         out = Path(__file__).with_name("downstream")
-        facts = {"minutes": spent, "ranks": arguments.ranks, "scale": arguments.scale}
+        facts = {"minutes": spent, "ranks": arguments.ranks, "scale": arguments.scale, "length": arguments.length}
         write_record(out, "Downstream tasks on scenes", notes, table, ["torch", "deepspeed"], facts)
 
 

@@ -78,7 +78,7 @@ def write_vqa(folder: SceneFolder, seed: int, side: int, split: Split, counts: M
             meaning = generator.choice(meanings)
             picture = draw_scene(meaning, generator, side)
             question = ask(meaning, picture.sizes, generator)
-            image = folder.picture(f"{name}2014/COCO_{name}2014_{number:012d}", picture)
+            image = folder.picture(f"{name}2014/COCO_{name}2014_{number:012d}", picture, "jpg")
             rows.append({"question_id": number, "question": question.text, "image": image, "dataset": "vqa"})
             rows[-1]["answer"] = [question.answer] * HUMANS
             official.append({"image_id": number, "question": question.text, "question_id": number})
@@ -143,7 +143,7 @@ def write_entailment(folder: SceneFolder, seed: int, side: int, counts: Mapping[
             for statement in screen_statements(*generator.choice(hypotheses), generator):
                 number += 1
                 picture = draw_screened(statement.visible, statement.visible_spot, statement.screen_spot, generator, side)
-                image = folder.picture(f"flickr/{number}", picture)
+                image = folder.picture(f"{number}", picture, "jpg")
                 rows.append({"image": image, "sentence": statement.sentence, "label": statement.label})
                 official.append({"Flickr30K_ID": str(number), "sentence2": statement.sentence, "gold_label": statement.label})
                 if name == "test":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from PIL import Image
 
 from albef_ds.scenes.render import Picture
 
@@ -17,12 +20,16 @@ class SceneFolder:
         self.path = path
         (path / "images").mkdir(parents=True, exist_ok=True)
 
-    def picture(self, name: str, picture: Picture) -> str:
-        """Write one PNG; returns its path below `images/`, as annotations name it."""
-        target = self.path / "images" / f"{name}.png"
+    def picture(self, name: str, picture: Picture, extension: Literal["png", "jpg"] = "png") -> str:
+        """Write one picture; returns its path below `images/`, as annotations name it. COCO's and Flickr's names end in jpg."""
+        target = self.path / "images" / f"{name}.{extension}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(picture.png)  # the mark of a whole folder is scenes.json, written last
-        return f"{name}.png"
+        # The mark of a whole folder is scenes.json, written last: a picture needs no temporary name.
+        if extension == "png":
+            target.write_bytes(picture.png)
+        else:
+            Image.open(io.BytesIO(picture.png)).save(target, "JPEG", quality=95, subsampling=0)
+        return f"{name}.{extension}"
 
     def json(self, name: str, content: Any) -> None:
         """Write `content` as JSON."""
