@@ -148,4 +148,7 @@ def start_ranks(config: RunConfig, device: torch.device) -> None:
     if config.engine.kind == "zero":
         from albef_ds.zero.setup import init_distributed
 
-        init_distributed(device)
+        train = config.train
+        # The watchdog names who is late before a collective gives up without a name.
+        patience = 60.0 * max(30.0, 1.2 * train.step_limit, 1.2 * train.save_limit)
+        init_distributed(device, 60.0 * train.start_limit, patience)

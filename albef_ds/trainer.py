@@ -23,6 +23,7 @@ from albef_ds.checkpoint import FOLDER, Saver, find_checkpoint, problem_of, rest
 from albef_ds.checkpoint.retention import folder_name
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig
+from albef_ds.curves import Point, monitor_of
 from albef_ds.data.mock import mock_batch
 from albef_ds.data.stream import Stream, open_stream
 from albef_ds.device import resolve_precision
@@ -72,6 +73,7 @@ class Trainer:
         self._stopped_by_bad_numbers = False
         self._spikes = SpikeMonitor(config.train.spike)
         self._bad_log = BadStepLog(self.output)
+        self._band = monitor_of(config)
         self.saver = Saver(self.output, config)
         self._save_error = ""
         self.logger = self._open_output(overwrite)
@@ -213,6 +215,10 @@ class Trainer:
             values |= self._summary(schedule, rate, result.grad_norm)
         total = round(progress.total_samples / train.global_batch_size)
         self.logger.step(progress.step, values, samples=train.global_batch_size, write=write, total_steps=total)
+        if write and self._band and math.isfinite(values["loss"]):
+            point = Point(progress.step, progress.epoch, values["loss"])
+            if said := self._band.look(point):
+                self._say(said)
         if result.skipped:
             self._skipped(micro_batches, result)
         else:

@@ -12,10 +12,16 @@ from torch import Tensor
 
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine import STUDENT, StepResult, finish_step, generators_kept, mean_scalars, nan_unless_finite
+from albef_ds.errors import ConfigError
 from albef_ds.optim import parameter_groups
 from albef_ds.task import Task
 from albef_ds.zero import internals, optimizer_state
 from albef_ds.zero.optimizers import build_optimizer
+
+
+def is_smallest_loss_scale(error: Exception) -> bool:
+    """Whether DeepSpeed gave up because its dynamic loss scale cannot fall any further; it raises a bare `Exception`."""
+    return type(error) is Exception and "loss scale already at minimum" in str(error)
 
 
 class ZeroEngine:
@@ -54,7 +60,7 @@ class ZeroEngine:
             if skipped:
                 internals.skip_step(self.engine)
             else:
-                self.engine.step()
+                self._engine_step()
         skipped = skipped or not self.engine.was_step_applied()
         if self._is_zero_optimizer:
             grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
@@ -63,6 +69,17 @@ class ZeroEngine:
                 internals.clamp(parameter, low, high)
         finish_step(self.task, skipped)
         return StepResult(mean_scalars([p[0] for p in parts]), mean_scalars([p[1] for p in parts]), grad_norm, skipped)
+
+    def _engine_step(self) -> None:
+        try:
+            self.engine.step()
+        except Exception as error:
+            if not is_smallest_loss_scale(error):
+                raise
+            raise ConfigError(
+                "engine.precision=fp16 overflows even at the smallest loss scale, 1: use engine.precision=bf16, or lower "
+                "optim.learning_rate"
+            ) from None
 
     @property
     def _is_zero_optimizer(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from albef_ds.config.ds_config import load_ds_config
 from albef_ds.config.schema import RunConfig
 from albef_ds.errors import ConfigError
+from albef_ds.rendezvous import meet
 
 _LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -49,8 +51,17 @@ def prepare_environment(device: torch.device) -> None:
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
 
 
-def init_distributed(device: torch.device) -> None:
-    """Bring the process group up (gloo on CPU, nccl on GPU); nothing where it is up already."""
+def init_distributed(device: torch.device, start_limit: float = 0.0, collective_limit: float = 1800.0) -> None:
+    """Bring the process group up (gloo on CPU, nccl on GPU); nothing where it is up already.
+
+    Args:
+        device: where the ranks compute.
+        start_limit: seconds for all ranks to come; 0: as long as it takes.
+        collective_limit: seconds after which a collective gives up.
+
+    Raises:
+        ConfigError: incomplete launch variables, or ranks that did not come.
+    """
     prepare_environment(device)
     # DeepSpeed calls torch's collectives by names that torch 2.14 warns about, once per call site and rank.
     warnings.filterwarnings("ignore", category=FutureWarning, message=r".*_(into_)?tensor` is deprecated")
@@ -62,7 +73,13 @@ def init_distributed(device: torch.device) -> None:
     elif "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not torch.distributed.is_initialized():
-        deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
+        torch.distributed.init_process_group(
+            "gloo" if device.type == "cpu" else "nccl",
+            store=meet(start_limit),
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            timeout=timedelta(seconds=collective_limit),
+        )
 
 
 def precision_section(precision: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -85,6 +85,12 @@ class Job:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
 
+    def stop(self, rank: int) -> None:
+        """SIGSTOP: the process is there and does nothing."""
+        pid = self.processes[rank].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+
     @property
     def running(self) -> bool:
         """Whether every rank is alive."""
@@ -107,8 +113,11 @@ class Job:
         return "\n".join(path.read_text() for path in sorted(self.output.with_name(self.output.name + ".said").glob("stderr-*")))
 
 
-def start(output: Path, ranks: int, arguments: Sequence[str]) -> Job:
-    """Start a run with `--resume auto`, whatever `output` holds. What the ranks say and get lies beside it in OUTPUT.said."""
+def start(output: Path, ranks: int, arguments: Sequence[str], own: Mapping[int, Sequence[str]] | None = None) -> Job:
+    """Start a run with `--resume auto`, whatever `output` holds; `own` are further arguments of single ranks.
+
+    What the ranks say and what samples they get lies beside it in OUTPUT.said.
+    """
     said = output.with_name(output.name + ".said")
     said.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
@@ -117,7 +126,7 @@ def start(output: Path, ranks: int, arguments: Sequence[str]) -> Job:
     job = Job(output)
     line = [*arguments, f"--output={output}", "--resume=auto"]
     for rank in range(ranks):
-        process = _context().Process(target=_rank_main, args=(line, rank, ranks, port, str(said)))
+        process = _context().Process(target=_rank_main, args=([*line, *(own or {}).get(rank, [])], rank, ranks, port, str(said)))
         process.start()
         job.processes.append(process)
     return job

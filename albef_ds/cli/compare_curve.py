@@ -1,0 +1,83 @@
+"""`albef-ds compare-curve`: is a run's loss where it should be?"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+from albef_ds.cli.arguments import CommandParser
+from albef_ds.config.files import load
+from albef_ds.curves import Band, BandMonitor, band_of, largest_difference, make_band, read_curve
+from albef_ds.errors import ConfigError
+
+EXAMPLES = """\
+  a run against the band that comes with its recipe
+      albef-ds compare-curve runs/demo
+  against another run: the largest relative difference at the steps they share
+      albef-ds compare-curve runs/new --against runs/old --tolerance 0.001
+  make a band from runs that went well, and use it
+      albef-ds compare-curve runs/a runs/b --write-band band.json
+      albef-ds compare-curve runs/c --against band.json
+
+Exit codes: 0 within, 1 outside, 2 a mistake in what was given."""
+
+OUTSIDE = 1
+
+
+def parser() -> CommandParser:
+    """The arguments of `albef-ds compare-curve`."""
+    command = CommandParser("compare-curve", "Compare a run's loss with a band or with another run.", EXAMPLES)
+    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run; several for --write-band")
+    command.add_argument("--against", type=Path, metavar="RUN|BAND.json", help="default: the band of the run's recipe")
+    command.add_argument("--loss", default="loss", metavar="NAME", help="number of the log to compare (loss)")
+    command.add_argument(
+        "--tolerance", type=float, default=0.02, metavar="SHARE", help="largest relative difference to another run (0.02)"
+    )
+    command.add_argument("--write-band", type=Path, metavar="FILE", help="write the band around the runs instead")
+    command.add_argument("--margin", type=float, default=0.08, metavar="SHARE", help="width beyond the runs of a band (0.08)")
+    return command
+
+
+def main(argv: list[str]) -> int:
+    """Compare as `argv` says and return the exit code. Raises `ConfigError` for anything the user can mend."""
+    arguments = parser().parse_args(argv)
+    if arguments.write_band is not None:
+        return _write(arguments.runs, arguments.loss, arguments.margin, arguments.write_band)
+    if len(arguments.runs) > 1:
+        raise ConfigError("several runs make a band with --write-band: to compare two, use --against")
+    [run] = arguments.runs
+    curve = read_curve(run, arguments.loss)
+    against = arguments.against
+    if against is not None and (against.is_dir() or against.suffix == ".jsonl"):
+        difference, point, shared = largest_difference(curve, read_curve(against, arguments.loss))
+        print(f"{shared} log lines at the same steps: largest relative difference {difference:.3g}, at step {point.step}")
+        return 0 if difference <= arguments.tolerance else OUTSIDE
+    band = Band.load(against or _own_band(run))
+    monitor = BandMonitor(band)
+    for point in curve:
+        if said := monitor.look(point):
+            print(said)
+    inside = sum(bounds is not None for bounds in (band.at(point.epoch) for point in curve))
+    if not inside:
+        raise ConfigError(f"the band covers epochs {band.epochs[0]} to {band.epochs[-1]}, where {run} has no log line")
+    print(f"{inside} log lines compared with the band of recipe {band.recipe}: {'left it' if monitor.left else 'within'}")
+    return OUTSIDE if monitor.left else 0
+
+
+def _own_band(run: Path) -> Path:
+    recipe = load(run / "config.json").recipe
+    path = band_of(recipe)
+    if path is None:
+        raise ConfigError(
+            f"there is no measured band for the recipe {recipe or '(none)'} of {run}: give --against RUN or BAND.json"
+        )
+    return path
+
+
+def _write(runs: list[Path], loss: str, margin: float, path: Path) -> int:
+    config = load(runs[0] / "config.json")
+    source = {"runs": len(runs), "written": date.today().isoformat(), "margin": margin, "batch": config.train.global_batch_size}
+    band = make_band([read_curve(run, loss) for run in runs], config.recipe, loss, margin, source)
+    band.save(path)
+    print(f"wrote {path}: {len(band.epochs)} places up to epoch {band.epochs[-1]:g}")
+    return 0

@@ -1,0 +1,139 @@
+"""Every damage to every file of a checkpoint is noticed before anything of it is used."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from albef_ds.checkpoint import FOLDER, Saver, find_checkpoint
+from albef_ds.errors import ConfigError
+from albef_ds.progress import Progress
+from tests.checkpoint.common import config_for, save, train
+from tests.zero.common import make
+
+FILES = [
+    "complete.json",
+    "config.json",
+    "exp_avg.safetensors",
+    "exp_avg_sq.safetensors",
+    "momentum.safetensors",
+    "queue.safetensors",
+    "rank-00000.safetensors",
+    "state.json",
+    "student.safetensors",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of steps 1 and 2."""
+    output = tmp_path_factory.mktemp("run")
+    config = config_for(-1)
+    task, engine = make(config)
+    progress = Progress(config.train)
+    for step in (1, 2):
+        train(config, task, engine, progress, step)
+        save(output, config, task, engine, progress)
+    return output
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def _delete(path: Path) -> None:
+    path.unlink()
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def _flip(place: float, bit: int) -> Callable[[Path], None]:
+    def flip(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[int(place * (len(content) - 1))] ^= 1 << bit
+        path.write_bytes(bytes(content))
+
+    return flip
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "deleted": _delete,
+    "emptied": _empty,
+    "truncated": _truncate,
+    "appended to": _append,
+    **{f"bit {bit} flipped at {place:.0%}": _flip(place, bit) for place in (0.0, 0.3, 0.7, 1.0) for bit in (0, 5)},
+}
+
+
+def test_the_files_are_those_that_are_damaged_here(run: Path) -> None:
+    for step in (1, 2):
+        assert sorted(path.name for path in (run / FOLDER / f"step-{step:07d}").iterdir()) == FILES
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_auto_passes_over_a_damaged_checkpoint_and_a_named_one_is_refused(
+    copy: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    newest, older = copy / FOLDER / "step-0000002", copy / FOLDER / "step-0000001"
+    damage(newest / name)
+    said: list[str] = []
+    assert find_checkpoint(copy, "auto", said.append) == older
+    if name == "complete.json" and damage is _delete:
+        assert not said  # without its marker the folder was never a checkpoint
+    else:
+        assert len(said) == 1 and str(newest) in said[0] and name in said[0]
+    with pytest.raises(ConfigError, match=rf"step-0000002 is damaged: .*{name}.*take another checkpoint"):
+        find_checkpoint(copy, str(newest))
+
+
+def test_every_byte_of_the_marker_counts(copy: Path) -> None:
+    path = copy / FOLDER / "step-0000002" / "complete.json"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x01]) + whole[place + 1 :])
+        assert find_checkpoint(copy, "auto") == copy / FOLDER / "step-0000001", place
+    path.write_bytes(whole)
+    assert find_checkpoint(copy, "auto") == copy / FOLDER / "step-0000002"
+
+
+def test_all_damaged_is_one_line_and_no_new_start(copy: Path) -> None:
+    for step in (1, 2):
+        _truncate(copy / FOLDER / f"step-{step:07d}" / "student.safetensors")
+    with pytest.raises(ConfigError, match=r"all 2 checkpoints in .* are damaged: restore one"):
+        find_checkpoint(copy, "auto")
+
+
+def test_a_folder_without_checkpoints_has_none(tmp_path: Path) -> None:
+    assert find_checkpoint(tmp_path, "auto") is None
+    (tmp_path / FOLDER / "step-0000004.tmp").mkdir(parents=True)
+    assert find_checkpoint(tmp_path, "auto") is None
+
+
+def test_what_a_killed_save_left_is_cleaned_and_what_it_replaced_is_put_back(copy: Path) -> None:
+    root = copy / FOLDER
+    (root / "step-0000003.tmp").mkdir()
+    (root / "step-0000002").rename(root / "step-0000002.replaced.tmp")
+    Saver(copy, config_for(-1)).clean()
+    assert sorted(path.name for path in root.iterdir()) == ["step-0000001", "step-0000002"]
+    assert find_checkpoint(copy, "auto") == root / "step-0000002"
+
+
+def test_nothing_in_a_checkpoint_is_pickled(run: Path) -> None:
+    for path in (run / FOLDER / "step-0000002").iterdir():
+        assert path.suffix in (".json", ".safetensors")
+        assert path.read_bytes()[:2] not in (b"PK", b"\x80\x02")
