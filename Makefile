@@ -19,10 +19,11 @@ ifeq ($(wildcard /dev/nvidiactl),)
 export DS_ACCELERATOR ?= cpu
 endif
 
-.PHONY: help demo test lint slurm docs clean
+.PHONY: help demo downstream test lint slurm docs clean
 
 help:
 	@echo "make demo   train on the shipped emoji corpus in minutes and show what it retrieves"
+	@echo "make downstream  fine-tune the five tasks on generated scenes and print each figure beside its ceilings"
 	@echo "make test   lint (ruff, mypy) and the tests"
 	@echo "make lint   lint alone"
 	@echo "make slurm  install Slurm for the tests (Debian; part of make test, which skips its tests elsewhere)"
@@ -31,6 +32,9 @@ help:
 
 demo: $(READY)
 	@$(VENV)/bin/albef-ds demo
+
+downstream: $(READY)
+	@$(VENV)/bin/python -m benchmarks.downstream
 
 test: lint slurm
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
