@@ -181,9 +181,7 @@ def main() -> None:
     """Run and print; `--record` writes the record beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="?", default=Path("runs/downstream"), help="folder of the runs")
-    parser.add_argument(
-        "--minutes", type=float, default=50.0, help="training time of all stages together; 0: the recipes' epochs"
-    )
+    parser.add_argument("--length", type=float, default=1.0, help="share of the usual number of steps of every stage")
     parser.add_argument("--ranks", type=int, default=max(1, min(2, visible_cores())))
     parser.add_argument("--scale", type=float, default=1.0, help="how many scenes are made, 1 being the usual")
     parser.add_argument("--grouped", type=float, default=0.25, help="share of pretraining groups with one pair's relations")
