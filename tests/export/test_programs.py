@@ -1,29 +1,44 @@
-"""Exported towers and matcher against the model itself."""
+"""Exported towers and matcher against the model itself, and a retrieval with them over the demonstration's corpus."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from albef_ds import interface
 from albef_ds.cli.main import main
+from albef_ds.config.schema import DataConfig, ModelConfig
 from albef_ds.convert.api import read_model
+from albef_ds.convert.writing import Options, convert
+from albef_ds.data.demo_corpus import emoji_corpus
+from albef_ds.data.evaluation import RetrievalSet
 from albef_ds.errors import ConfigError
+from albef_ds.evaluators.ranking import DirectionScores
 from albef_ds.export.programs import TOLERANCE, export, run_onnx
-from tests.interface.tiny_models import model_folder, picture
+from tests.interface.tiny_models import found, model_folder, picture, tiny_config, tiny_task, vocabulary
 
 TEXTS = ["a red cup", "the blue ball is left of the dog", "two cats", "the table"]
+SIZE, SHORTLIST = 60, 8
+"""Pictures of the retrieval, and how many of them the matcher judges per caption."""
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A model folder and what `albef-ds export` made of it."""
-    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     room = tmp_path_factory.mktemp("export")
-    folder = model_folder(room, "retrieval")
+    small = tiny_config("retrieval", vocabulary(room))
+    shallow = ModelConfig(
+        vision=replace(small.model.vision, depth=1),
+        text=replace(small.model.text, vocab_size=30522, num_layers=1),
+        embed_dim=small.model.embed_dim,
+    )
+    config, folder = replace(small, model=shallow, data=DataConfig()), room / "model"
+    convert(found(tiny_task(config), config), folder, Options("folder"))
     assert main(["export", str(folder), str(room / "exported")]) == 0
     return folder, room / "exported"
 
@@ -68,3 +83,39 @@ def test_what_cannot_be_exported_is_one_clear_line(tmp_path: Path, monkeypatch: 
     with pytest.raises(ConfigError, match=r"pip install albef-ds\[onnx\]"):
         export(vqa, tmp_path / "out", ["onnx"])
     assert not (tmp_path / "out").exists()
+
+
+def _scores(image_feat: Tensor, text_feat: Tensor, margins: Tensor, shortlist: Tensor, owner: Tensor) -> DirectionScores:
+    """Captions ask, pictures answer."""
+    return DirectionScores(text_feat @ image_feat.T, owner, torch.arange(len(image_feat)), 0.07, shortlist, margins)
+
+
+def test_retrieval_over_the_demo_corpus_ranks_as_the_model_does(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, exported = folders
+    model = interface.load(folder, device="cpu")
+    data = RetrievalSet(emoji_corpus(tmp_path) / "test", model.config.data, model.config.model.vision.image_size, limit=SIZE)
+    images = data.images(range(data.num_images))
+    [(ids, mask)] = data.text_batches(1000)
+
+    image_feat, image_embeds = run_onnx(exported / "image.onnx", {"images": images})
+    text_feat, text_embeds = run_onnx(exported / "text.onnx", {"token_ids": ids, "token_mask": mask})
+    theirs_image, theirs_text = model.encode_image(images), model.encode_text(data.captions)
+    shortlist = (theirs_text @ theirs_image.T).topk(SHORTLIST, dim=1).indices
+    got, expected = [], []
+    for row, chosen in enumerate(shortlist):
+        inputs = {
+            "image_embeds": image_embeds[chosen],
+            "text_embeds": text_embeds[row].expand(SHORTLIST, -1, -1).contiguous(),
+            "token_mask": mask[row].expand(SHORTLIST, -1).contiguous(),
+        }
+        got.append(torch.logit(run_onnx(exported / "match.onnx", inputs)[0]))
+        expected.append(torch.logit(model.match(images[chosen], data.captions[row])))
+    ours = _scores(image_feat, text_feat, torch.stack(got), shortlist, data.caption_image)
+    theirs = _scores(theirs_image, theirs_text, torch.stack(expected), shortlist, data.caption_image)
+    for ranking in ("itc", "itm", "itm_itc"):
+        assert ours.ranks(ranking).tolist() == theirs.ranks(ranking).tolist(), ranking
+        order = ours.scores(ranking).argsort(dim=1, descending=True)
+        falling = theirs.scores(ranking).gather(1, order)
+        # Only what the model itself scores alike to the fourth decimal may change places.
+        assert float((falling[:, 1:] - falling[:, :-1]).max()) < 1e-4, ranking
+    assert len(set(theirs.ranks("itm").tolist())) > 5
