@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -92,6 +93,10 @@ class SlurmCluster:
 
     def __enter__(self) -> SlurmCluster:
         self._write_configuration()
+        # Ends what is left if the tests themselves are killed: it notices when this end of the pipe closes.
+        self._reaper = subprocess.Popen(
+            [sys.executable, __file__, self.environment["SLURM_CONF"]], stdin=subprocess.PIPE, start_new_session=True
+        )
         try:
             names = {"key-file": "munge.key", "socket": "munge.sock", "pid-file": "munge.pid", "log-file": "munge.log"}
             munge = [f"--{option}={self.folder / name}" for option, name in {**names, "seed-file": "munge.seed"}.items()]
@@ -120,6 +125,9 @@ class SlurmCluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         self._stop(["munged"])
+        assert self._reaper.stdin is not None
+        self._reaper.stdin.close()
+        self._reaper.wait()
 
     def run(self, *command: str, timeout: float = WAIT, check: bool = True, **environment: str) -> str:
         """Standard output of one of Slurm's commands, stripped; `RuntimeError` with its errors if it fails."""
@@ -188,14 +196,11 @@ class SlurmCluster:
         except OSError:
             return ""
 
-    def processes(self) -> dict[int, dict[str, str]]:
+    def processes(self) -> dict[int, Mapping[str, str]]:
         """Processes that carry this cluster's SLURM_CONF, with their environment, but for the daemons that run."""
         daemons = {daemon.pid for daemon in self._daemons.values()}
-        return {
-            process: variables
-            for process, variables in _environments()
-            if variables.get("SLURM_CONF") == self.environment["SLURM_CONF"] and process not in daemons
-        }
+        found = _processes_of(self.environment["SLURM_CONF"])
+        return {process: variables for process, variables in found.items() if process not in daemons}
 
     def _write_configuration(self) -> None:
         (self.folder / "state").mkdir(parents=True)
@@ -252,6 +257,10 @@ class SlurmCluster:
         return "\n".join(tails)
 
 
+def _processes_of(configuration: str) -> dict[int, Mapping[str, str]]:
+    return {process: variables for process, variables in _environments() if variables.get("SLURM_CONF") == configuration}
+
+
 def _environments() -> Iterator[tuple[int, Mapping[str, str]]]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -274,3 +283,10 @@ def _name(process: int) -> str:
         return Path(f"/proc/{process}/comm").read_text().strip()
     except OSError:
         return ""
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    for left in _processes_of(sys.argv[1]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(left, signal.SIGKILL)

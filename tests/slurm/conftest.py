@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -95,11 +96,13 @@ class Job:
         """Let frozen ranks go on when each has one of these signals pending (or has been killed)."""
         for rank in ranks:
             self.cluster.wait(lambda rank=rank: _pending(rank, numbers), f"a signal to rank process {rank}")  # type: ignore[misc]
+        self.thaw(ranks)
+
+    def thaw(self, ranks: list[int]) -> None:
+        """Let frozen ranks go on, those that still are."""
         for rank in ranks:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(rank, signal.SIGCONT)
-            except ProcessLookupError:
-                continue
 
 
 def _pending(process: int, numbers: tuple[signal.Signals, ...]) -> bool:
@@ -123,6 +126,7 @@ class Submitter:
     def pretrain(self, *sbatch: str, steps: int = 12, arguments: tuple[str, ...] = (), **site: str) -> Job:
         """Submit slurm/pretrain.sbatch with a tiny model under ZeRO-2 on gloo."""
         engine = ["engine.kind=zero", "engine.device=cpu", "engine.momentum_storage=value_residual"]
+        engine.append("train.silence_limit=0")  # frozen ranks are silent for as long as Slurm takes
         lengths = ["train.micro_batch_size=4", f"train.max_steps={steps}", "train.epochs=100", "train.save_every=2"]
         run = [f"data.shards={self.corpus}", f"output={self.folder / 'run'}"]
         return self.submit("pretrain.sbatch", sbatch, ["--recipe", "debug", *engine, *lengths, *run, *arguments], **site)

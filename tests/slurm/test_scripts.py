@@ -31,11 +31,11 @@ def test_slurm_would_take_the_script(slurm_cluster: SlurmCluster, script: str) -
     assert refused.returncode != 0
 
 
-def albef_ds(cluster: SlurmCluster, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def albef_ds(cluster: SlurmCluster, folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "albef_ds.cli.main", *arguments]
     site = folder / "site.env"
     site.write_text(f"ALBEF_PARTITION=high\nALBEF_PYTHON={sys.executable}\nALBEF_LOGS='{folder}/logs'\nALBEF_INTERFACE=lo\n")
-    return cluster.call(*command, "--site", str(site), cwd=folder, PYTHONPATH=str(ROOT))
+    return cluster.call(*command, "--site", str(site), cwd=folder, PYTHONPATH=str(ROOT), **variables)
 
 
 def test_submit_shows_the_plan_asks_slurm_and_submits_nothing_on_a_dry_run(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
@@ -56,6 +56,16 @@ def test_submit_shows_the_plan_asks_slurm_and_submits_nothing_on_a_dry_run(slurm
     ]:
         done = albef_ds(slurm_cluster, tmp_path, "submit", "--dry-run", *run, *change)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, (change, done.stderr)
+
+
+def test_submit_follows_an_evaluation_to_its_end(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
+    place = ["--job", "evaluate", "--nodes", "1", "--gpus-per-node", "1", "--time", "30"]
+    done = albef_ds(slurm_cluster, tmp_path, "submit", *place, "--follow", str(tmp_path / "no-such-run"), DS_ACCELERATOR="cpu")
+    assert done.returncode == 1, done.stderr
+    assert "slurm: job" in done.stdout and "FAILED" in done.stdout
+    # From the batch script's log and from the node's.
+    assert "restart 0, on 127.0.0.1" in done.stdout and "no-such-run" in done.stdout
+    assert "slurm: stop:" in done.stdout and "requeue" not in done.stdout
 
 
 def test_a_users_mistake_ends_the_job_at_once_with_its_line(submitter: Submitter) -> None:

@@ -62,6 +62,7 @@ def test_preempted_by_a_higher_partition(undisturbed: Job, submitter: Submitter)
     job.cluster.run("sbatch", "--partition=high", f"--nodes={nodes}", "--exclusive", "--output=/dev/null", "--wrap=true")
     job.thaw_after(ranks, signal.SIGTERM)
     job.finish()
+    assert "restart 0, on" in job.log and "restart 1, on" in job.log, "later attempts append to the log"
     assert outcomes(job) == ["stopped", "finished"] and restarts(job) == 1
     assert job.records() == undisturbed.records()
 
@@ -89,9 +90,10 @@ def test_requeued_by_hand(undisturbed: Job, submitter: Submitter) -> None:
 
 def test_a_node_dies(undisturbed: Job, submitter: Submitter) -> None:
     job = submitter.pretrain(*TWO_NODES)
-    job.freeze_at(3)
+    ranks = job.freeze_at(3)
     second = job.cluster.nodes[1]
     job.cluster.kill_node(second)
+    job.thaw(ranks)
     try:
         job.finish()
     finally:
