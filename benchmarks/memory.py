@@ -3,9 +3,9 @@
     python -m benchmarks.memory --model base --ranks 1 2 --out benchmarks/memory
     python -m benchmarks.memory --model large --ranks 2 --only "stage 3, offload" --out benchmarks/memory_large
 
-Each case starts fresh gloo ranks, makes two optimizer steps (`large`: one) on a mock batch in fp32 and reads the highest resident memory
-of the process, less what it held before the model was made. Resident memory counts what the allocator keeps; a GPU's peak
-is another number, the ratios are what carries over.
+Each case starts fresh gloo ranks, makes two optimizer steps (`large`: one) on a mock batch in fp32 and reads the highest
+resident memory of the process, less what it held before the model was made. Resident memory counts what the allocator
+keeps; a GPU's peak is another number, the ratios are what carries over.
 """
 
 from __future__ import annotations
@@ -182,9 +182,10 @@ def main() -> None:
                 }
             )
             notes = [
-                f"ALBEF {arguments.model}, micro-batch {arguments.micro_batch}, fp32, CPU ranks over gloo, {steps} optimizer step(s); the largest "
-                "over the ranks. Resident memory above what the process held with its libraries loaded. Seconds are those of a "
-                "machine that also did other work.",
+                f"ALBEF {arguments.model}, micro-batch {arguments.micro_batch}, fp32, CPU ranks over gloo, {steps} optimizer "
+                "step(s);",
+                "the largest over the ranks. Resident memory above what the process held with its libraries loaded. Seconds are",
+                "those of a machine that also did other work.",
             ]
             write_record(arguments.out, f"Peak memory per rank, ALBEF {arguments.model}", notes, rows, ["torch", "deepspeed"], {})
 

@@ -17,7 +17,7 @@ from albef_ds import comm
 from albef_ds.config.schema import ComputeConfig, ModelConfig
 from albef_ds.config.tasks import ContrastiveConfig
 from albef_ds.errors import ConfigError
-from albef_ds.losses.contrastive import contrastive_loss
+from albef_ds.losses.contrastive import contrastive_loss, sliced_contrastive_loss
 from albef_ds.losses.sampling import gumbel, hashed_uniform, sample_negatives
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.bert import FusionPass
@@ -81,12 +81,10 @@ class ContrastiveTask(Task):
 
     @contextlib.contextmanager
     def momentum_precision(self, reference: Tensor) -> Iterator[ALBEF]:
-        """The momentum copy of the model, computing no more precisely than `reference` was, without gradients."""
-        twin = self.momentum.modules["albef"]
-        assert isinstance(twin, ALBEF)
-        # A copy kept in fp32 beside a student cast to bf16 computes in bf16 as well: they may share frozen weights.
-        cast = twin.vision_proj.weight.dtype.itemsize > reference.dtype.itemsize
-        with torch.no_grad(), torch.autocast(reference.device.type, reference.dtype) if cast else contextlib.nullcontext():
+        """The momentum copy of the model; see `Task.momentum_modules`."""
+        with self.momentum_modules(reference) as modules:
+            twin = modules["albef"]
+            assert isinstance(twin, ALBEF)
             yield twin
 
     @torch.no_grad()
@@ -115,13 +113,14 @@ class ContrastiveTask(Task):
         if self.knows_positives and not self.config.compat:  # the released fine-tuning knows pictures only
             positives |= batch.caption_ids[:, None] == torch.cat([candidates.caption_ids, queue_caption_ids])
         temperature = self.temperature.to(dtype)
-        i2t, sim_i2t = contrastive_loss(
-            image_feat, candidates.image_feat_m[candidates.own], text_keys, positives, temperature, alpha
-        )
-        t2i, sim_t2i = contrastive_loss(
-            text_feat, candidates.text_feat_m[candidates.own], image_keys, positives, temperature, alpha
-        )
+        image_feat_m, text_feat_m = candidates.image_feat_m[candidates.own], candidates.text_feat_m[candidates.own]
         count = candidates.positions.numel()
+        if self.compute.wide_losses == "sliced":
+            i2t, sim_i2t = sliced_contrastive_loss(image_feat, image_feat_m, text_keys, positives, temperature, alpha, count)
+            t2i, sim_t2i = sliced_contrastive_loss(text_feat, text_feat_m, image_keys, positives, temperature, alpha, count)
+        else:
+            i2t, sim_i2t = contrastive_loss(image_feat, image_feat_m, text_keys, positives, temperature, alpha)
+            t2i, sim_t2i = contrastive_loss(text_feat, text_feat_m, image_keys, positives, temperature, alpha)
         return (i2t + t2i) / 2, sim_i2t[:, :count].detach(), sim_t2i[:, :count].detach()
 
     @property

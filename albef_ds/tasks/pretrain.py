@@ -12,7 +12,7 @@ from albef_ds.config.schema import ComputeConfig, ModelConfig, PretrainConfig
 from albef_ds.losses.masked_language import masked_language_loss
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.bert import FusionPass
-from albef_ds.models.heads import MLMHead
+from albef_ds.models.heads import MLMHead, WordTarget
 from albef_ds.models.text_cache import TextCache
 from albef_ds.task import Losses, Metrics
 from albef_ds.tasks.contrastive import Candidates, ContrastiveTask
@@ -136,8 +136,11 @@ class PretrainTask(ContrastiveTask):
         self, tokens: _MaskedTokens, hidden: Tensor, momentum_logits: Tensor | None, alpha: float
     ) -> tuple[Tensor, Tensor]:
         """MLM loss and the number of masked tokens of this rank."""
-        logits = self._vocabulary_logits(self.base["mlm_head"], hidden, tokens)
-        total = masked_language_loss(logits, tokens.labels, momentum_logits, alpha)
+        if self.compute.wide_losses == "sliced":
+            total = self.mlm_head(hidden[tokens.chosen], WordTarget(tokens.labels, momentum_logits, alpha)).sum()
+        else:
+            logits = self._vocabulary_logits(self.mlm_head, hidden, tokens)
+            total = masked_language_loss(logits, tokens.labels, momentum_logits, alpha)
         num_masked = tokens.chosen.sum()
         divisor = num_masked.to(total.dtype)
         if self.config.gather_negatives:

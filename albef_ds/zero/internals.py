@@ -69,9 +69,10 @@ def clamp(parameter: nn.Parameter, low: float, high: float) -> None:
 def local_part(parameter: nn.Parameter) -> Tensor:
     """This rank's part of a ZeRO-3 parameter, flat, trailing padding included (uninitialised memory).
 
-    The fp32 master once DeepSpeed has made its optimizer, before that the part in the parameter's own precision.
+    The fp32 master once DeepSpeed has made its optimizer; before that, and of a frozen parameter, the part in the
+    parameter's own precision.
     """
-    if hasattr(parameter, "_z3_optimizer"):
+    if hasattr(parameter, "_z3_optimizer") and parameter.requires_grad:
         part: Tensor = parameter._z3_optimizer.get_local_fp32_param(parameter)
     else:
         part = parameter.ds_tensor  # type: ignore[attr-defined]

@@ -41,6 +41,8 @@ class Slot:
     start: int
     size: int
     """Elements per rank, ceil(numel / N)."""
+    frozen: bool = False
+    """The student's weights, kept for a module of the copy alone: no part of the momentum model's state."""
 
     def valid(self, rank: int) -> int:
         """Elements of this rank's part that exist; the rest is padding."""
@@ -151,21 +153,27 @@ class ShardedMomentum:
     def _make_units(self, storage: str) -> list[Unit]:
         students = dict(self.student.named_parameters(remove_duplicate=False))
         owners: dict[int, tuple[Unit, Slot]] = {}
+        shared = set(self.student.modules())
+        hollow: dict[int, nn.Parameter] = {}
         units = []
         for prefix, module in unit_modules(self._modules):
             slots: list[Slot] = []
             borrowed: list[tuple[Unit, Slot]] = []
             start = 0
-            for name, twin in module.named_parameters(prefix=prefix):
+            for name, twin in list(module.named_parameters(prefix=prefix)):
                 student = students[name]
-                if twin is student:  # frozen, hence shared with the student
+                frozen = twin is student  # hence shared with the student
+                if frozen and (module in shared or not internals.is_partitioned(student)):
                     continue
+                if frozen:  # ZeRO-3 makes it whole for the student's modules only: this module needs a copy
+                    twin = hollow.setdefault(id(student), nn.Parameter(torch.empty(0), requires_grad=False))
+                    _replace(module, student, twin)
                 if id(twin) in owners:
                     borrowed.append(owners[id(twin)])
                     continue
                 shape = torch.Size(getattr(student, "ds_shape", student.shape))
                 size = -(-shape.numel() // self.world_size)
-                slots.append(Slot(name, student, twin, shape, start, size))
+                slots.append(Slot(name, student, twin, shape, start, size, frozen))
                 start += size
             if not slots and not borrowed:
                 continue
@@ -237,7 +245,7 @@ class ShardedMomentum:
         """Name and whole fp32 weights, one parameter at a time; all ranks walk through it together."""
         for unit in self._units:
             local = unit.storage.read()
-            for slot in unit.slots:
+            for slot in (slot for slot in unit.slots if not slot.frozen):
                 whole = comm.all_gather(local.narrow(0, slot.start, slot.size))
                 yield slot.name, whole[: slot.shape.numel()].view(slot.shape)
 
@@ -252,7 +260,10 @@ class ShardedMomentum:
             unit.drop_arriving()
             flat = torch.zeros_like(unit.storage.travelling, dtype=torch.float32)
             for slot in unit.slots:
-                part = state[slot.name].reshape(-1)[self.rank * slot.size :][: slot.valid(self.rank)]
+                if slot.frozen:
+                    part = slot.local_student(self.rank)
+                else:
+                    part = state[slot.name].reshape(-1)[self.rank * slot.size :][: slot.valid(self.rank)]
                 flat.narrow(0, slot.start, part.numel()).copy_(part)
             unit.storage.write(flat)
 
@@ -263,6 +274,14 @@ class ShardedMomentum:
         for unit in self._units:
             unit.storage.to(device)
             unit.release(self._dtype)
+
+
+def _replace(module: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
+    """Put `new` wherever `module` or a module in it has `old`."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is old:
+                part._parameters[name] = new
 
 
 def unit_modules(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:

@@ -55,6 +55,12 @@ def test_no_switch_changes_a_result_without_distillation(plain: dict[float, Any]
     _assert_same(_run(ComputeConfig(attention="sdpa"), alpha=0.0), plain[0.0])
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.4])
+@pytest.mark.parametrize("masked_only", [True, False])
+def test_losses_by_slices_of_columns_change_no_loss_or_gradient(masked_only: bool, alpha: float, plain: dict[float, Any]) -> None:
+    _assert_same(_run(ComputeConfig(wide_losses="sliced", mlm_masked_only=masked_only), alpha=alpha), plain[alpha])
+
+
 @pytest.mark.parametrize("parts", [("visual",), ("text",), ("multimodal",), ("visual", "text", "multimodal")], ids="+".join)
 def test_recomputed_activations_give_the_same_gradients(parts: tuple[str, ...], plain: dict[float, Any]) -> None:
     checkpoints = {f"checkpoint_{part}": True for part in parts}

@@ -65,6 +65,7 @@ def _literal_adamw(weights: torch.Tensor, gradients: list[torch.Tensor], config:
     return x
 
 
+@pytest.mark.timeout(1500)  # the second is compiled first: minutes on a busy machine
 @pytest.mark.parametrize("name", ["torch", "deepspeed_cpu"])
 def test_every_implementation_that_runs_on_a_cpu_computes_the_published_step(name: str) -> None:
     config = OptimConfig(name=name, learning_rate=1e-2)  # type: ignore[arg-type]
