@@ -80,16 +80,20 @@ class SlurmCluster:
         self._gpus = gpus_per_node
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._revivals = 0
-        path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
         # Only what a login shell has: variables of the test run must not decide how a job behaves.
         kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "USER", "LOGNAME") if name in os.environ}
-        self.environment = {**kept, "PATH": path, "SLURM_CONF": str(folder / "slurm.conf")}
+        self.environment = {**kept, "PATH": _search_path(), "SLURM_CONF": str(folder / "slurm.conf")}
 
     @staticmethod
     def missing() -> list[str]:
         """The programs that are not installed."""
-        path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-        return [tool for tool in TOOLS if shutil.which(tool, path=path) is None]
+        return [tool for tool in TOOLS if shutil.which(tool, path=_search_path()) is None]
+
+    @staticmethod
+    def version() -> str:
+        """The installed Slurm's version."""
+        program = shutil.which("slurmctld", path=_search_path()) or "slurmctld"
+        return subprocess.run([program, "-V"], capture_output=True, text=True, check=True).stdout.split()[-1]
 
     def __enter__(self) -> SlurmCluster:
         self._write_configuration()
@@ -255,6 +259,10 @@ class SlurmCluster:
             lines = path.read_text(errors="replace").splitlines()[-6:]
             tails += [f"--- {path.name}", *lines]
         return "\n".join(tails)
+
+
+def _search_path() -> str:
+    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
 def _processes_of(configuration: str) -> dict[int, Mapping[str, str]]:

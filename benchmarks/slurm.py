@@ -1,0 +1,126 @@
+"""How long Slurm and our scripts take around the training: start, preflight, requeue, a dead node.
+
+    python -m benchmarks.slurm --out benchmarks/slurm
+
+On the throw-away cluster of the tests (three nodes on this machine); nothing is trained. Site-dependent: a cluster's own
+times are those of its slurm.conf (here cred_expire 5 s, SlurmdTimeout 10 s), the order of the steps is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.data_tools_record import write_record
+from data_tools.shard_writer import ShardWriter
+from tests.data.conftest import sample
+from tests.slurm.cluster import SlurmCluster
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Wall-clock seconds of `action`."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def preflight(cluster: SlurmCluster, folder: Path, shards: str, expected: str) -> None:
+    """Run slurm/preflight.sbatch on all nodes and check how it ends."""
+    site = folder / "site.env"
+    settings = {"ALBEF_PYTHON": sys.executable, "ALBEF_LOGS": folder / "logs", "ALBEF_INTERFACE": "lo", "ALBEF_MIN_FREE_GB": "0"}
+    site.write_text("".join(f"{name}='{value}'\n" for name, value in settings.items()))
+    run = ["--recipe", "debug", "engine.device=cpu", f"data.shards={shards}", f"output={folder / 'run'}"]
+    script = str(ROOT / "slurm" / "preflight.sbatch")
+    command = ["sbatch", "--parsable", f"--nodes={len(cluster.nodes)}", "--gpus-per-node=1", script, *run]
+    done = cluster.call(*command, cwd=folder, ALBEF_ROOT=str(ROOT), ALBEF_SITE=str(site), DS_ACCELERATOR="cpu")
+    state = cluster.wait_for_end(done.stdout.strip())
+    if state != expected:
+        raise SystemExit(f"preflight ended as {state}, not {expected}: {(folder / 'logs').glob('*')}")
+
+
+def sleeping_job(cluster: SlurmCluster, folder: Path) -> str:
+    """A job of two nodes that waits; its number once it runs."""
+    wait = ["--nodes=2", "--requeue", "--output=/dev/null", "--wrap=srun sleep 3600"]
+    job = cluster.run("sbatch", "--parsable", f"--chdir={folder}", *wait)
+    cluster.wait(lambda: cluster.job(job)["JobState"] == "RUNNING", "the job to run")
+    return job
+
+
+def runs_again(cluster: SlurmCluster, job: str) -> None:
+    """Wait until the job runs for the second time."""
+    cluster.wait(lambda: (cluster.job(job)["Restarts"], cluster.job(job)["JobState"]) == ("1", "RUNNING"), "the second start")
+
+
+def requeue(cluster: SlurmCluster, folder: Path) -> float:
+    """From `scontrol requeue` to the second start."""
+    job = sleeping_job(cluster, folder)
+    taken = seconds(lambda: (cluster.run("scontrol", "requeue", job), runs_again(cluster, job)))
+    cluster.run("scancel", job)
+    cluster.wait_idle()
+    return taken
+
+
+def dead_node(cluster: SlurmCluster, folder: Path) -> float:
+    """From the loss of a node to the second start, on the nodes that are left."""
+    job = sleeping_job(cluster, folder)
+    node = cluster.nodes[1]
+    taken = seconds(lambda: (cluster.kill_node(node), runs_again(cluster, job)))
+    cluster.run("scancel", job)
+    cluster.start_node(node)
+    cluster.wait_idle()
+    return taken
+
+
+def main() -> None:
+    """Measure and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
+    args = parser.parse_args()
+    times: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="slurm-") as name:
+        folder = Path(name)
+        with ShardWriter(folder / "corpus", samples_per_shard=10) as writer:
+            for number in range(40):
+                writer.add(*sample(number))
+        for turn in range(args.repeat):
+            cluster = SlurmCluster(folder / f"cluster{turn}")
+            for node in (cluster.nodes[0], cluster.nodes[2]):
+                shutil.copytree(folder / "corpus", folder / f"shards-{node}", dirs_exist_ok=True)
+            measured = {
+                "start of the cluster, three nodes": lambda cluster=cluster: seconds(cluster.__enter__),
+                "preflight job, one node without the shards: named": lambda cluster=cluster: seconds(
+                    lambda: preflight(cluster, folder, f"{folder}/shards-$SLURMD_NODENAME", "FAILED")
+                ),
+                "preflight job, all fit, with all-reduce": lambda cluster=cluster: seconds(
+                    lambda: preflight(cluster, folder, f"{folder}/corpus", "COMPLETED")
+                ),
+                "scontrol requeue to the second start": lambda cluster=cluster: requeue(cluster, folder),
+                "a node killed to the second start without it": lambda cluster=cluster: dead_node(cluster, folder),
+                "stop of the cluster": lambda cluster=cluster: seconds(cluster.close),
+            }
+            for what, measure in measured.items():
+                times.setdefault(what, []).append(measure())
+    rows: list[dict[str, Any]] = [
+        {"what": what, "median, s": f"{statistics.median(found):.1f}", "all, s": ", ".join(f"{each:.1f}" for each in found)}
+        for what, found in times.items()
+    ]
+    notes = [
+        "From submission to the job's end where a job is named; polled every 0.1 s. The nodes share this machine's cores,",
+        "and other work ran beside it where the load average says so.",
+    ]
+    version = SlurmCluster.version()
+    write_record(args.out, "Slurm around the training", notes, rows, ["torch"], {"slurm": version, "repeat": args.repeat})
+
+
+if __name__ == "__main__":
+    main()
