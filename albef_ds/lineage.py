@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from albef_ds.convert.api import Found, read_model
 from albef_ds.convert.writing import sha256
 from albef_ds.errors import ConfigError
+from albef_ds.shard_format import Manifest
 
 WEIGHTS = "student.safetensors"
 """The weights of a checkpoint that are scored unless the momentum copy is asked for."""
@@ -45,3 +47,19 @@ def lineage_of(found: Found) -> list[dict[str, Any]]:
 def recipes_in(lineage: list[dict[str, Any]]) -> list[str]:
     """Names of the recipes in a lineage, those in the lineages of model folders included."""
     return [str(step["recipe"]) for step in lineage if step.get("recipe")]
+
+
+def overlap_of(found: Found) -> dict[str, Any]:
+    """What decontamination found of each evaluation set in the corpora behind a model; empty where that is not known.
+
+    Set name to {pictures, found}, as the manifest of the pretraining shards records it.
+    """
+    config = found.model.config
+    sets: dict[str, Any] = {}
+    if found.form == "checkpoint" and config.init.checkpoint:
+        with contextlib.suppress(ConfigError):
+            sets |= overlap_of(read_model(config.init.checkpoint))
+    if config.data.shards:
+        with contextlib.suppress(ConfigError):
+            sets |= Manifest.load(Path(config.data.shards)).info.get("evaluation_sets", {})
+    return sets

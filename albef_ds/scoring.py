@@ -23,7 +23,7 @@ from albef_ds.errors import ConfigError
 from albef_ds.evaluation import Scores, evaluate, headline
 from albef_ds.evaluators.vqa_submission import write_submission
 from albef_ds.interface import AlbefModel
-from albef_ds.lineage import lineage_of, weights_hash
+from albef_ds.lineage import lineage_of, overlap_of, weights_hash
 from albef_ds.protocols import PROTOCOLS, check_protocol
 
 METRICS_NAME = "metrics.json"
@@ -81,9 +81,11 @@ def score(request: Request, output: Path, device: torch.device, say: Say = print
         "protocol": {"name": request.protocol or "fine-tuned", "chosen_by": headline(config, validation[chosen.name])[0]}
         if validation
         else {"name": request.protocol or "as given", "chosen_by": "not chosen"},
+        "overlap": overlap_of(found) or "not known",
         "validation": validation,
         "splits": {},
     }
+    say(f"overlap of the pretraining pictures with evaluation sets: {record['overlap']}")
     for split, files in splits.items():
         scores = _scores(chosen, request, device, files, "test")
         record["splits"][split] = scores.metrics

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from albef_ds.cli.arguments import CommandParser
 from albef_ds.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 EXAMPLES = """\
   a fine-tuned run: its checkpoints on validation, the best one on test
       albef-ds evaluate runs/vqa data.test_annotations=test-dev=v2_OpenEnded_mscoco_test-dev2015_questions.json
   on several GPUs
-      deepspeed --module albef_ds.cli.main evaluate runs/retrieval_coco
+      torchrun --nproc-per-node 8 -m albef_ds.cli.main evaluate runs/retrieval_coco
   the paper's zero-shot figure, refused for a model that was not fine-tuned on COCO
       albef-ds evaluate runs/retrieval_coco --protocol flickr30k_zero_shot \\
           data.test_annotations=flickr30k_test.json data.image_root=flickr30k data.eval_annotations=
@@ -36,7 +41,7 @@ def main(argv: list[str]) -> int:
     from albef_ds.scoring import METRICS_NAME, Request, score
 
     device = resolve_device(arguments.device)
-    comm_started = _start_ranks(device)
+    launched = _start_ranks(device)
     try:
         path = Path(arguments.path)
         output = Path(arguments.output) if arguments.output else (path if path.is_dir() else path.parent)
@@ -45,21 +50,20 @@ def main(argv: list[str]) -> int:
         if comm.rank() == 0:
             print(f"written: {output / METRICS_NAME}")
     finally:
-        if comm_started:
+        if launched:
             dist.destroy_process_group()
     return 0
 
 
-def _start_ranks(device: object) -> bool:
-    """Join the other ranks where a launcher started several."""
-    import os
-
+def _start_ranks(device: torch.device) -> bool:
+    """Join the other ranks where a launcher started several; whether it did."""
     if int(os.environ.get("WORLD_SIZE") or "1") < 2:
         return False
     import torch
     import torch.distributed as dist
 
-    assert isinstance(device, torch.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return True
 

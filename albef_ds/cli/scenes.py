@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
@@ -12,7 +13,9 @@ EXAMPLES = """\
   a twentieth of it, for a look
       albef-ds scenes SCENES --scale 0.05
   captions of which 30% belong to another scene
-      albef-ds scenes NOISY --caption-noise 0.3"""
+      albef-ds scenes NOISY --caption-noise 0.3
+  emoji of the shipped corpus in place of coloured shapes
+      albef-ds scenes EMOJI --nouns emoji"""
 
 
 def main(argv: list[str]) -> int:
@@ -26,11 +29,17 @@ def main(argv: list[str]) -> int:
         "--grouped", type=float, default=0.5, help="share of pretraining groups with the relations of one pair (0.5)"
     )
     command.add_argument("--caption-noise", type=float, default=0.0, help="share of pretraining captions of another scene (0)")
+    command.add_argument("--label-noise", type=float, default=0.0, help="share of training answers and labels drawn anew (0)")
+    command.add_argument("--nouns", choices=("shapes", "emoji"), default="shapes", help="emoji: pretraining and retrieval alone")
     arguments = command.parse_args(argv)
+    if arguments.nouns == "emoji":
+        return _emoji(arguments)
     from albef_ds.scenes.corpus import Counts, SceneSettings, write_scenes
 
     counts = Counts().scaled(arguments.scale)
-    settings = SceneSettings(arguments.seed, arguments.side, arguments.grouped, arguments.caption_noise, counts)
+    settings = SceneSettings(
+        arguments.seed, arguments.side, arguments.grouped, arguments.caption_noise, arguments.label_noise, counts
+    )
     record = write_scenes(arguments.folder, settings)
     print(f"scenes in {arguments.folder}; most that a model can score which knows:")
     for task, ceilings in record["ceilings"].items():
@@ -38,4 +47,18 @@ def main(argv: list[str]) -> int:
         for gallery, values in galleries.items():
             known = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
             print(f"  {task}{', ' + gallery if gallery else ''}: {known}")
+    return 0
+
+
+def _emoji(arguments: argparse.Namespace) -> int:
+    from albef_ds.cli.demo import cache_folder
+    from albef_ds.data.demo_corpus import emoji_corpus
+    from albef_ds.scenes.corpus import Counts
+    from albef_ds.scenes.emoji import emoji_nouns, write_emoji_scenes
+
+    nouns = emoji_nouns(emoji_corpus(cache_folder()), arguments.seed)
+    pictures = Counts().scaled(arguments.scale).pretrain
+    ceilings = write_emoji_scenes(arguments.folder, nouns, arguments.seed, pictures, arguments.side)
+    print(f"scenes in {arguments.folder}: {', '.join(nouns.names.values())}")
+    print(f"  retrieval: {', '.join(f'{name} {value:.1f}' for name, value in ceilings.items())}")
     return 0

@@ -14,6 +14,7 @@ from albef_ds.scenes.render import draw_corners, draw_scene, draw_screened
 from albef_ds.scenes.statements import (
     EXPRESSIONS,
     HYPOTHESES,
+    LABELS,
     Expression,
     PairStatement,
     ScreenStatement,
@@ -63,7 +64,7 @@ def _number(meaning: Meaning, split: Split) -> int:
     return split.train.index(meaning)
 
 
-def write_vqa(folder: SceneFolder, seed: int, side: int, split: Split, counts: Mapping[str, int]) -> Ceilings:
+def write_vqa(folder: SceneFolder, seed: int, side: int, split: Split, counts: Mapping[str, int], noise: float = 0.0) -> Ceilings:
     """Released lists {question_id, question, image, dataset, answer}, and the official questions and annotations of val."""
     generator = random.Random(f"vqa {seed}")
     number = 0
@@ -80,7 +81,7 @@ def write_vqa(folder: SceneFolder, seed: int, side: int, split: Split, counts: M
             question = ask(meaning, picture.sizes, generator)
             image = folder.picture(f"{name}2014/COCO_{name}2014_{number:012d}", picture, "jpg")
             rows.append({"question_id": number, "question": question.text, "image": image, "dataset": "vqa"})
-            rows[-1]["answer"] = [question.answer] * HUMANS
+            rows[-1]["answer"] = [_noisy(question.answer, all_answers(), name, noise, generator)] * HUMANS
             official.append({"image_id": number, "question": question.text, "question_id": number})
             told.append(
                 {
@@ -99,7 +100,9 @@ def write_vqa(folder: SceneFolder, seed: int, side: int, split: Split, counts: M
     return {}
 
 
-def write_nlvr(folder: SceneFolder, seed: int, side: int, split: Split, counts: Mapping[str, int]) -> Ceilings:
+def write_nlvr(
+    folder: SceneFolder, seed: int, side: int, split: Split, counts: Mapping[str, int], noise: float = 0.0
+) -> Ceilings:
     """Released lists {images, sentence, label}, and the official lines of dev; pictures are named as NLVR2 names them."""
     generator = random.Random(f"nlvr {seed}")
     test: list[PairStatement] = []
@@ -116,7 +119,7 @@ def write_nlvr(folder: SceneFolder, seed: int, side: int, split: Split, counts: 
                     folder.picture(f"{base}-img{position}", draw_scene(scene, generator, side))
                     for position, scene in enumerate(statement.scenes)
                 ]
-                label = str(statement.label)
+                label = _noisy(str(statement.label), ["True", "False"], name, noise, generator)
                 rows.append({"images": images, "sentence": statement.sentence, "label": label})
                 official.append({"identifier": f"{name}-{group}-{pair}-0", "sentence": statement.sentence, "label": label})
                 if name == "test":
@@ -127,7 +130,7 @@ def write_nlvr(folder: SceneFolder, seed: int, side: int, split: Split, counts: 
     return nlvr_ceilings(test)
 
 
-def write_entailment(folder: SceneFolder, seed: int, side: int, counts: Mapping[str, int]) -> Ceilings:
+def write_entailment(folder: SceneFolder, seed: int, side: int, counts: Mapping[str, int], noise: float = 0.0) -> Ceilings:
     """Released lists {image, sentence, label}, and the official lines of dev; hypotheses of dev and test are not in training."""
     generator = random.Random(f"entailment {seed}")
     train, held_out = _held_out(HYPOTHESES, generator)
@@ -140,11 +143,13 @@ def write_entailment(folder: SceneFolder, seed: int, side: int, counts: Mapping[
     ):
         rows, official = [], []
         for _ in range(max(1, count // 3)):
-            for statement in screen_statements(*generator.choice(hypotheses), generator):
+            spot, claimed = generator.choice(hypotheses)
+            for statement in screen_statements(spot, claimed, generator):
                 number += 1
                 picture = draw_screened(statement.visible, statement.visible_spot, statement.screen_spot, generator, side)
                 image = folder.picture(f"{number}", picture, "jpg")
-                rows.append({"image": image, "sentence": statement.sentence, "label": statement.label})
+                label = _noisy(statement.label, LABELS, name, noise, generator)
+                rows.append({"image": image, "sentence": statement.sentence, "label": label})
                 official.append({"Flickr30K_ID": str(number), "sentence2": statement.sentence, "gold_label": statement.label})
                 if name == "test":
                     test.append(statement)
@@ -187,6 +192,11 @@ def write_grounding(folder: SceneFolder, seed: int, side: int, counts: Mapping[s
     folder.json("instances.json", {"images": pictures, "annotations": boxes})
     folder.json("dets.json", detections)
     return grounding_ceilings(test)
+
+
+def _noisy(label: str, labels: Sequence[str], split: str, noise: float, generator: random.Random) -> str:
+    """The label, or in a `noise` share of the training samples any of `labels`."""
+    return generator.choice(labels) if split == "train" and noise > 0 and generator.random() < noise else label
 
 
 def _held_out(items: Sequence[Any], generator: random.Random) -> tuple[list[Any], list[Any]]:

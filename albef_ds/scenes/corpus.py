@@ -69,6 +69,8 @@ class SceneSettings:
     """Share of the pretraining groups that hold the relations of one pair of objects: hard negatives by design."""
     caption_noise: float = 0.0
     """Share of the pretraining captions taken from another scene."""
+    label_noise: float = 0.0
+    """Share of the training answers and labels that are drawn anew."""
     counts: Counts = Counts()
 
 
@@ -91,12 +93,13 @@ def write_scenes(path: Path, settings: SceneSettings) -> dict[str, Any]:
         ("val", split.held_out, len(split.held_out)),
     ):
         _write_shards(path / "pretrain" / name, name, meanings, count, settings)
+    counts, seed, side, noise = asdict(settings.counts), settings.seed, settings.side, settings.label_noise
     everything = {
-        "retrieval": annotations.write_retrieval(folder, settings.seed, settings.side, split, asdict(settings.counts)),
-        "vqa": annotations.write_vqa(folder, settings.seed, settings.side, split, asdict(settings.counts)),
-        "nlvr": annotations.write_nlvr(folder, settings.seed, settings.side, split, asdict(settings.counts)),
-        "entailment": annotations.write_entailment(folder, settings.seed, settings.side, asdict(settings.counts)),
-        "grounding": annotations.write_grounding(folder, settings.seed, settings.side, asdict(settings.counts)),
+        "retrieval": annotations.write_retrieval(folder, seed, side, split, counts),
+        "vqa": annotations.write_vqa(folder, seed, side, split, counts, noise),
+        "nlvr": annotations.write_nlvr(folder, seed, side, split, counts, noise),
+        "entailment": annotations.write_entailment(folder, seed, side, counts, noise),
+        "grounding": annotations.write_grounding(folder, seed, side, counts),
     }
     ceilings = {**everything, "vqa": vqa_ceilings()}
     ceilings["retrieval"] = {

@@ -8,6 +8,7 @@ This module knows no pictures and no files.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -70,15 +71,15 @@ class Meaning:
         """Both colour and shape differ, so binding can be told from a bag of words."""
         return self.first.colour != self.second.colour and self.first.shape != self.second.shape
 
-    def caption(self, mirrored: bool = False) -> str:
-        """One of its two statements."""
+    def caption(self, mirrored: bool = False, name: Callable[[Thing], str] = str) -> str:
+        """One of its two statements; `name` says what an object is called."""
         if mirrored:
-            return f"a {self.second} {MIRROR[self.relation]} a {self.first}"
-        return f"a {self.first} {self.relation} a {self.second}"
+            return f"a {name(self.second)} {MIRROR[self.relation]} a {name(self.first)}"
+        return f"a {name(self.first)} {self.relation} a {name(self.second)}"
 
-    def captions(self) -> list[str]:
+    def captions(self, name: Callable[[Thing], str] = str) -> list[str]:
         """Both statements."""
-        return [self.caption(), self.caption(mirrored=True)]
+        return [self.caption(False, name), self.caption(True, name)]
 
 
 MEANINGS = tuple(Meaning(a, b, relation) for a, b in combinations(THINGS, 2) for relation in RELATIONS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
@@ -13,6 +14,9 @@ from albef_ds.scenes.meanings import Meaning, Thing
 
 Box = tuple[int, int, int, int]
 """left, top, width, height in pixels, as in COCO's files."""
+
+Stamps = Mapping[Thing, Image.Image]
+"""A picture to paste for each object."""
 
 PIXELS: tuple[tuple[int, int, int], ...] = (
     (214, 40, 40),
@@ -64,12 +68,13 @@ def place(thing: Thing, centre: tuple[float, float], generator: random.Random) -
     return Placed(thing, size, x, y)
 
 
-def draw_scene(meaning: Meaning, generator: random.Random, side: int = 64) -> Picture:
-    """Both objects of `meaning`, the first box the first object's."""
+def draw_scene(meaning: Meaning, generator: random.Random, side: int = 64, stamps: Stamps | None = None) -> Picture:
+    """Both objects of `meaning`, the first box the first object's; drawn, or taken from `stamps`."""
     own, other = (0.27, 0.73) if meaning.relation in ("left of", "above") else (0.73, 0.27)
     level = generator.uniform(0.35, 0.65)  # the pair as a whole may stand off the middle
     centres = [(own, level), (other, level)] if meaning.relation in ("left of", "right of") else [(level, own), (level, other)]
-    return draw([place(t, c, generator) for t, c in zip(meaning.things, centres, strict=True)], generator, side)
+    objects = [place(t, c, generator) for t, c in zip(meaning.things, centres, strict=True)]
+    return draw(objects, generator, side, stamps=stamps)
 
 
 def draw_corners(things: list[Thing], generator: random.Random, side: int = 64) -> Picture:
@@ -83,14 +88,24 @@ def draw_screened(thing: Thing, spot: str, screen: str, generator: random.Random
     return draw([place(thing, SPOT_CENTRES[spot], generator)], generator, side, screen=SPOT_CENTRES[screen])
 
 
-def draw(objects: list[Placed], generator: random.Random, side: int, screen: tuple[float, float] | None = None) -> Picture:
+def draw(
+    objects: list[Placed],
+    generator: random.Random,
+    side: int,
+    screen: tuple[float, float] | None = None,
+    stamps: Stamps | None = None,
+) -> Picture:
     """The objects on a light ground of a random tint."""
     large = side * _SUPERSAMPLING
     tint = generator.randint(225, 255)
     image = Image.new("RGB", (large, large), (tint, tint, min(255, tint + generator.randint(0, 8))))
     canvas = ImageDraw.Draw(image)
     for item in objects:
-        _draw_thing(canvas, item, large)
+        if stamps is None:
+            _draw_thing(canvas, item, large)
+        else:
+            left, top, width, height = _box(item, large)
+            image.paste(stamps[item.thing].convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (left, top))
     if screen is not None:
         half = 0.2
         canvas.rectangle(

@@ -148,3 +148,34 @@ def test_noisy_captions_tell_another_scene_and_are_no_known_positives(tmp_path: 
     reader = ShardReader(tmp_path / "pretrain" / "train")
     ids = [json.loads(reader.read_meta(0, row))["image_id"] for row in range(100)]
     assert 30 < sum("-told-" in image_id for image_id in ids) < 70
+
+
+def test_noisy_labels_are_in_training_alone(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from albef_ds.scenes.corpus import Counts
+
+    counts = Counts(pretrain=8, retrieval=1, questions=60, nlvr=2, entailment=60, expressions=1, evaluation=60, gallery=4)
+    for noise, folder in ((0.0, tmp_path / "clean"), (1.0, tmp_path / "noisy")):
+        write_scenes(folder, replace(SETTINGS, label_noise=noise, counts=counts))
+
+    def shares(name: str) -> set[float]:
+        rows = json.loads((tmp_path / "noisy" / name).read_text())
+        return {count / len(rows) for count in Counter(row["label"] for row in rows).values()}
+
+    assert shares("ve_train.json") != {1 / 3} and shares("ve_test.json") == {1 / 3}
+
+
+def test_emoji_serve_as_nouns(tmp_path: Path) -> None:
+    from albef_ds.data.demo_corpus import emoji_corpus
+    from albef_ds.scenes.emoji import emoji_nouns, write_emoji_scenes
+
+    nouns = emoji_nouns(emoji_corpus(tmp_path / "cache"), seed=0)
+    assert len(set(nouns.names.values())) == len(THINGS) == 24
+    ceilings = write_emoji_scenes(tmp_path / "scenes", nouns, seed=0, pictures=10, side=32)
+    assert ceilings == pytest.approx({"everything": 100.0, "objects, no relation": 25.0})
+    rows = json.loads((tmp_path / "scenes" / "retrieval_test.json").read_text())
+    assert len({row["caption"][0] for row in rows}) == len(MEANINGS)
+    tokenizer = CaptionTokenizer(str(tmp_path / "scenes" / "vocab.txt"), max_tokens=16)
+    assert not [row for row in rows[:50] if tokenizer.unk_id in tokenizer.encode(row["caption"][0])]
+    assert ShardReader(tmp_path / "scenes" / "pretrain" / "train").counts == [10]
