@@ -23,6 +23,7 @@ from albef_ds.engine import Engine, LocalEngine
 from albef_ds.errors import ConfigError
 from albef_ds.models.initial import load_mlm_head, load_text_encoder, load_visual_encoder
 from albef_ds.models.initialise import initialise
+from albef_ds.models.norms import set_norms
 from albef_ds.models.parameters import WHOLE, ParameterAccess
 from albef_ds.momentum import DenseMomentum
 from albef_ds.task import Task
@@ -60,6 +61,7 @@ def build_task(config: RunConfig, precision: str | None = None) -> Task:
     with construction:
         task = TASKS[type(config.task)](config.model, config.compute, config.task, seed=config.train.seed)
     initialise(task, config.train.seed, _access(config))
+    set_norms(task, config.compute.layer_norm if config.engine.device != "cpu" else "torch")
     torch.manual_seed(config.train.seed)
     return task
 

@@ -41,6 +41,8 @@ class Engine(Protocol):
 
     task: Task
     device: torch.device
+    optimizer_name: str
+    """The implementation of AdamW that was chosen."""
 
     def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:
         """One optimizer step over this rank's micro-batches; all ranks call it together."""
@@ -125,6 +127,8 @@ def finish_step(task: Task, skipped: bool) -> None:
 
 class LocalEngine:
     """Plain torch in one process: fp32 (or fp64) weights, optional bf16 autocast, torch's AdamW."""
+
+    optimizer_name = "torch"
 
     def __init__(
         self, task: Task, config: OptimConfig, device: torch.device, *, autocast: bool = False, compat: bool = False

@@ -31,6 +31,7 @@ from albef_ds.engine import StepResult
 from albef_ds.errors import ConfigError
 from albef_ds.evaluation import evaluate_validation
 from albef_ds.logging import RunLogger
+from albef_ds.models.norms import choose_norm
 from albef_ds.optim import learning_rate
 from albef_ds.output_folder import claim, set_aside
 from albef_ds.progress import Progress
@@ -96,6 +97,7 @@ class Trainer:
             for line in load_initial_momentum(self.task, config):
                 self._say(line)
         self.engine = build_engine(self.task, config, self.device, precision)
+        self._say(f"AdamW: {self.engine.optimizer_name}; LayerNorm: {choose_norm(config.compute.layer_norm)}")
         if self.folder is not None:
             self._restore(self.folder)
             self._say(f"resumed from {self.folder} at step {self.progress.step}")

@@ -121,6 +121,9 @@ class ComputeConfig:
     attention: Literal["auto", "sdpa", "plain"] = setting(
         "auto", "fused scaled-dot-product attention or plain matrix products; auto: by the table in models/attention.py"
     )
+    layer_norm: Literal["auto", "torch", "apex"] = setting(
+        "auto", "implementation of every LayerNorm; auto: NVIDIA apex's fused kernel on a GPU where it is installed"
+    )
     share_cross_kv: bool = setting(True, "project an image's cross-attention keys and values once per layer for all passes")
     mlm_masked_only: bool = setting(True, "run the MLM head at masked positions only")
     itm_cls_only: bool = setting(True, "compute only [CLS] in the last multimodal layer where ITM needs nothing else")

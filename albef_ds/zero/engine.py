@@ -16,7 +16,7 @@ from albef_ds.errors import ConfigError
 from albef_ds.optim import parameter_groups
 from albef_ds.task import Task
 from albef_ds.zero import internals, optimizer_state
-from albef_ds.zero.optimizers import build_optimizer
+from albef_ds.zero.optimizers import build_optimizer, choose
 
 
 def is_smallest_loss_scale(error: Exception) -> bool:
@@ -32,6 +32,7 @@ class ZeroEngine:
         self.device = device
         self.stage = config.engine.stage
         self.clip_norm = config.optim.clip_norm
+        self.optimizer_name = choose(config.optim.name, device)
         optimizer = build_optimizer(parameter_groups(task, config.optim, compat=config.task.compat), config.optim, device)
         self.engine, *_ = deepspeed.initialize(model=task, optimizer=optimizer, config=ds_config)
         task.move_outside(device)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from albef_ds.apex import nvidia_apex
 from albef_ds.config.schema import OptimConfig
 from albef_ds.errors import ConfigError
 
@@ -45,17 +45,8 @@ def _deepspeed_cpu(groups: list[dict[str, Any]], config: OptimConfig, device: to
     return optimizer
 
 
-def nvidia_apex() -> Any:
-    """NVIDIA's `apex.optimizers`, or None. The package called apex on PyPI is another project and is not taken for it."""
-    try:
-        module = importlib.import_module("apex.optimizers")
-    except ImportError:
-        return None
-    return module if hasattr(module, "FusedAdam") else None
-
-
 def _apex(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
-    module = nvidia_apex()
+    module = nvidia_apex("optimizers", "FusedAdam")
     if module is None or device.type != "cuda":
         raise ConfigError(
             "optim.name=apex needs a GPU and NVIDIA apex (github.com/NVIDIA/apex, built with --cuda_ext; the package "
@@ -82,7 +73,7 @@ def choose(name: str, device: torch.device) -> str:
     """
     if name != "auto":
         return name
-    return "apex" if device.type == "cuda" and nvidia_apex() is not None else "torch"
+    return "apex" if device.type == "cuda" and nvidia_apex("optimizers", "FusedAdam") is not None else "torch"
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:

@@ -8,9 +8,10 @@ from types import ModuleType
 import pytest
 import torch
 
+from albef_ds.apex import nvidia_apex
 from albef_ds.config.schema import OptimConfig
 from albef_ds.errors import ConfigError
-from albef_ds.zero.optimizers import build_optimizer, choose, nvidia_apex
+from albef_ds.zero.optimizers import build_optimizer, choose
 from albef_ds.zero.setup import prepare_environment
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -27,7 +28,7 @@ def _apex(monkeypatch: pytest.MonkeyPatch, fused: bool) -> None:
 
 def test_auto_is_apex_only_where_nvidias_is_installed_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     _apex(monkeypatch, fused=False)
-    assert nvidia_apex() is None and choose("auto", GPU) == "torch"
+    assert nvidia_apex("optimizers", "FusedAdam") is None and choose("auto", GPU) == "torch"
     _apex(monkeypatch, fused=True)
     assert choose("auto", GPU) == "apex" and choose("auto", CPU) == "torch"
     assert choose("deepspeed_cpu", CPU) == "deepspeed_cpu"
