@@ -127,7 +127,7 @@ def table(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
 def main() -> None:
     """Run all variants; `--record` writes the record beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="?", default=Path("runs/ablation"), help="folder of the runs")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder of the runs")
     parser.add_argument("--steps", type=int, default=4000, help="of pretraining; fine-tuning takes a quarter")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="how many scenes are made, 1 being the usual")

@@ -3,7 +3,7 @@
 Makes the scenes and the pretrained checkpoint, or finds them, fine-tunes each task, scores it, and prints each figure
 beside its ceilings. A stage that has ended is not run again.
 
-    python -m benchmarks.downstream RUNS --length 0.5
+    python -m benchmarks.downstream --length 0.5
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def downstream(
 def main() -> None:
     """Run and print; `--record` writes the record beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="?", default=Path("runs/downstream"), help="folder of the runs")
+    parser.add_argument("--runs", type=Path, default=Path("runs/downstream"), help="folder of the runs")
     parser.add_argument("--length", type=float, default=1.0, help="share of the usual number of steps of every stage")
     parser.add_argument("--ranks", type=int, default=max(1, min(2, visible_cores())))
     parser.add_argument("--scale", type=float, default=1.0, help="how many scenes are made, 1 being the usual")

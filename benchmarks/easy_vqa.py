@@ -92,7 +92,7 @@ def run(runs: Path, steps: int, extra: list[str]) -> dict[str, Any]:
 def main() -> None:
     """Run; `--record` writes the record beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="?", default=Path("runs/easy_vqa"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/easy_vqa"))
     parser.add_argument("--steps", type=int, default=6000, help="optimizer steps of 64 questions")
     parser.add_argument("--record", action="store_true", help="write benchmarks/easy_vqa.json and .md")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
