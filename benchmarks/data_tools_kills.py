@@ -2,9 +2,9 @@
 
     python -m benchmarks.data_tools_kills --kills 30 --work FOLDER --out benchmarks/data_tools_kills
 
-Each attempt starts the same command; the whole process group is killed after a time drawn anew. Between two attempts it
-counts which chunks were done, to see how many were begun and lost. When an attempt ends by itself the folder is
-compared and a new chain begins, until the kills are spent.
+Each attempt starts the same command and is killed, the whole process group, within a stage chosen in turn, a random time
+after that stage began. A log of tasks tells how many were under way, which is what the next attempt has to repeat. When
+an attempt ends by itself the folder is compared with the undisturbed one and a new chain begins, until the kills are spent.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -24,8 +25,11 @@ from PIL import Image
 
 from benchmarks.data_tools_record import write_record
 
-STAGES = ("catalog", "scan", "filter", "dedup", "decontaminate", "plan", "shard")
+STAGES = ("catalog", "scan", "filter", "dedup", "decontaminate", "plan", "shard", "verify")
+TURNS = ("catalog", "scan", "scan", "scan", "filter", "dedup", "decontaminate", "plan", "shard", "shard", "shard", "verify", "")
+"""Stages in which the attempts of one chain are killed, one after the other; the last attempt is left alone."""
 WORKERS = 2
+LONG = {"scan": 2.0, "shard": 1.0, "verify": 1.0}  # seconds within which a kill is drawn; the other stages are short
 
 
 def make_pictures(folder: Path, count: int) -> None:
@@ -37,16 +41,36 @@ def make_pictures(folder: Path, count: int) -> None:
         (folder / f"{number:05d}.txt").write_text(f"picture number {number}")
 
 
-def command(raw: Path, work: Path, out: Path) -> list[str]:
+def command(raw: Path, work: Path, out: Path, log: Path) -> list[str]:
     """The chain that is killed."""
     options = ["--samples-per-shard", "50", "--chunk-rows", "50", "--workers", str(WORKERS)]
     source = ["--source", f"raw=folder:{raw}", "--work", str(work), "--out", str(out)]
-    return [sys.executable, "-m", "data_tools.cli", "build", *source, *options]
+    return [sys.executable, "-m", "benchmarks.data_tools_kills_chain", str(log), "build", *source, *options]
 
 
 def reached(work: Path) -> str:
     """The stage that is not finished yet."""
-    return next((stage for stage in STAGES if not (work / stage / "done.json").exists()), "verify")
+    return next((stage for stage in STAGES[:-1] if not (work / stage / "done.json").exists()), "verify")
+
+
+def has_begun(work: Path, stage: str) -> bool:
+    """Whether `stage` has begun, or a later one."""
+    return (work / "shard" / "done.json").exists() if stage == "verify" else (work / stage).exists()
+
+
+def kill_in(process: subprocess.Popen[bytes], work: Path, stage: str, draw: random.Random) -> bool:
+    """Kill the process group within `stage`; False when it ended before."""
+    while not has_begun(work, stage):
+        if process.poll() is not None:
+            return False
+        time.sleep(0.002)
+    try:
+        process.wait(draw.uniform(0, LONG.get(stage, 0.05)))
+        return False
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
 
 
 def finished(work: Path) -> dict[str, int]:
@@ -65,46 +89,53 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--pictures", type=int, default=1500)
-    parser.add_argument("--longest", type=float, default=12.0, help="seconds after which an attempt is killed, at most")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
     args = parser.parse_args()
     shutil.rmtree(args.work, ignore_errors=True)
     raw, whole = args.work / "raw", args.work / "whole"
     make_pictures(raw, args.pictures)
-    subprocess.run(command(raw, whole / "work", whole / "out"), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command(raw, whole / "work", whole / "out", whole / "log"), check=True, stdout=subprocess.DEVNULL)
     expected = contents(whole / "out")
     draw = random.Random(0)
     where: Counter[str] = Counter()
-    rewritten = chains = 0
+    lost: Counter[int] = Counter()
+    rewritten = chains = turn = 0
     while sum(where.values()) < args.kills:
         folder = args.work / f"chain{chains}"
         while True:
             before = finished(folder / "work")
-            attempt = command(raw, folder / "work", folder / "out")
+            log = folder / f"log{turn}"
+            folder.mkdir(exist_ok=True)
+            attempt = command(raw, folder / "work", folder / "out", log)
+            stage = TURNS[turn % len(TURNS)]
+            turn += 1
             process = subprocess.Popen(attempt, start_new_session=True, stdout=subprocess.DEVNULL)
-            try:
-                code = process.wait(draw.uniform(0.5, args.longest))
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            killed = bool(stage) and kill_in(process, folder / "work", stage, draw)
+            if killed:
                 where[reached(folder / "work")] += 1
-                code = None
+                words = log.read_text().split() if log.exists() else []
+                lost[words.count("begin") - words.count("end")] += 1
+            code = process.wait()
             after = finished(folder / "work")
             rewritten += sum(after.get(path) != stamp for path, stamp in before.items())
-            if code is not None:
+            if not killed:
                 break
         if code != 0 or contents(folder / "out") != expected:
             raise SystemExit(f"chain {chains} differs from the undisturbed run (exit code {code})")
         chains += 1
         shutil.rmtree(folder)
-    rows = [{"killed in": stage, "times": where[stage]} for stage in (*STAGES, "verify")]
+    rows = [{"killed in": stage, "times": where[stage]} for stage in STAGES]
+    times = ", ".join(f"{count} kills lost {number}" for number, count in sorted(lost.items()))
     notes = [
         f"{sum(where.values())} kills over {chains} chains of {args.pictures} pictures in chunks of 50, {WORKERS} workers.",
-        f"Every chain ended with the same bytes as an undisturbed run; {rewritten} finished chunks were done again, so a kill",
-        "costs what was under way: at most one chunk per worker, or one reduction.",
+        f"Every chain ended with the same bytes as an undisturbed run. {rewritten} finished chunks were done again. Tasks under",
+        f"way when killed, which the next attempt repeats: {times}; never more than one per worker.",
     ]
-    write_record(args.out, "kill -9 at any moment", notes, rows, ["numpy", "pyarrow"], {"kills": sum(where.values())})
+    if max(lost) > WORKERS:
+        raise SystemExit(f"a kill cost {max(lost)} tasks of {WORKERS} workers")
+    facts = {"kills": sum(where.values()), "chains": chains, "finished_done_again": rewritten, "kills_by_tasks_lost": dict(lost)}
+    write_record(args.out, "kill -9 at any moment", notes, rows, ["numpy", "pyarrow"], facts)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ reason of each dropped picture stand in WORK/report.html and WORK/plan/decisions
 
 def _source_help() -> str:
     kinds = "\n".join(f"  {name:<14}{reader.doc}" for name, reader in READERS.items())
-    options = "images=FOLDER, remap=OLD=>NEW, image_column=, caption_column=, pattern=, second="
+    options = "images=FOLDER, remap=OLD=>NEW, image_column=, caption_column=, keep=A+B, pattern=, second="
     return f"kinds of source (NAME=KIND:PATH[,OPTION=VALUE...]):\n{kinds}\noptions: {options}\n"
 
 
@@ -97,13 +97,17 @@ def _decontaminate(args: argparse.Namespace) -> DecontaminateConfig:
     return DecontaminateConfig(args.wide_radius, args.wide_tolerance)
 
 
+def _plan(args: argparse.Namespace) -> PlanConfig:
+    return PlanConfig(args.seed, args.samples_per_shard, args.shard_bytes, shuffle=not args.listed_order)
+
+
 def _hash_files(args: argparse.Namespace) -> dict[str, Path]:
     return {name: Path(path) for name, path in _pairs(args.against, "--against").items()}
 
 
 def _chain(args: argparse.Namespace) -> pipeline.ChainConfig:
     return pipeline.ChainConfig(
-        plan=PlanConfig(args.seed, args.samples_per_shard, args.shard_bytes),
+        plan=_plan(args),
         filters=_filters(args),
         dedup=_dedup(args),
         decontaminate=_decontaminate(args),
@@ -190,7 +194,7 @@ def _run_decontaminate(args: argparse.Namespace) -> int:
 
 
 def _run_plan(args: argparse.Namespace) -> int:
-    summary = plan_stage(args.work, PlanConfig(args.seed, args.samples_per_shard, args.shard_bytes)).summary
+    summary = plan_stage(args.work, _plan(args)).summary
     _say(f"{summary['num_samples']:,} samples in {summary['num_shards']:,} shards")
     return 0
 
@@ -289,6 +293,7 @@ def _add_decontaminate(parser: argparse.ArgumentParser) -> None:
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the order of samples (default %(default)s)")
+    parser.add_argument("--listed-order", action="store_true", help="leave samples as listed (galleries; not for training)")
     parser.add_argument("--samples-per-shard", type=int, default=0, help="even shards of at most this many samples")
     parser.add_argument("--shard-bytes", type=int, default=0, help="or even shards of about this many bytes")
 

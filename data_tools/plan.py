@@ -48,6 +48,8 @@ class PlanConfig:
     """Number of the first shard, above 0 when a corpus is added to."""
     first_sample: int = 0
     """Number of the first sample, likewise."""
+    shuffle: bool = True
+    """Whether samples are permuted; else they stay as listed, which serves galleries, not training."""
 
     def __post_init__(self) -> None:
         if (self.samples_per_shard > 0) == (self.shard_bytes > 0) or min(self.samples_per_shard, self.shard_bytes) < 0:
@@ -90,7 +92,7 @@ def plan_stage(work: Path, config: PlanConfig) -> Stage:
     rows = np.flatnonzero(verdicts.picture == KEPT)
     if not len(rows):
         raise ConfigError(f"nothing was kept: see the counts in {work}/report.html or choose a milder --preset")
-    order = permutation(rows, config.seed)
+    order = permutation(rows, config.seed) if config.shuffle else rows
     bounds = shard_bounds(order, columns.picture("num_bytes"), config)
     place = np.full(columns.num_rows, -1, np.int64)
     place[order] = np.arange(len(order))

@@ -23,7 +23,7 @@ from data_tools.verdicts import DUPLICATE, KEPT, Verdicts
 
 _THUMBNAIL = 96  # pixels
 _CLUSTERS = 12
-_MEMBERS = 10
+_MEMBERS = 8  # with the kept one they fill a line
 _STYLE = """
 :root{color-scheme:light;--ink:#1d2430;--soft:#667085;--line:#e4e7ec;--kept:#2f7d5b;--gone:#c8553d;--all:#98a2b3}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);max-width:1100px;margin:2rem auto;padding:0 1rem;background:#fff}
@@ -94,31 +94,34 @@ def _table(head: list[str], rows: Iterable[list[str | int | None]]) -> str:
             return f"<{tag} class=n>{value:,}</{tag}>"
         return f"<{tag}>{'' if value is None else value}</{tag}>"
 
-    lines = ["".join(cell(value, "td") for value in row) for row in rows]
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    cells = list(rows)
+    lines = ["".join(cell(value, "td") for value in row) for row in cells]
+    numeric = [any(isinstance(row[place], int) for row in cells) for place in range(len(head))]
+    heads = "".join(
+        f"<th{' class=n' if is_number else ''}>{html.escape(name)}</th>" for name, is_number in zip(head, numeric, strict=True)
+    )
     return f"<div class=scroll><table><tr>{heads}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
+
+
+_SOURCE_FIGURES = {
+    "listed": "listed",
+    "present": "present",
+    "broken": "broken",
+    "kept": "kept",
+    "kept_captions": "captions kept",
+    "paper_pictures": "paper: pictures",
+    "paper_captions": "paper: captions",
+}
 
 
 def _sources(work: Path) -> str:
     rows: list[list[str | int | None]] = []
     for name, entry in source_table(work).items():
         problems = ", ".join(f"{html.escape(reason)} {count:,}" for reason, count in entry["problems"].items())
-        figures = [
-            entry[key] for key in ("listed", "present", "broken", "kept", "kept_captions", "paper_pictures", "paper_captions")
-        ]
-        rows.append([html.escape(name), *figures, problems])
-    head = [
-        "source",
-        "listed",
-        "present",
-        "broken",
-        "kept",
-        "captions kept",
-        "paper: pictures",
-        "paper: captions",
-        "reader's notes",
-    ]
-    return f"<h2>Sources</h2>{_table(head, rows)}"
+        rows.append([html.escape(name), *(entry[key] for key in _SOURCE_FIGURES), problems])
+    head = ["source", *_SOURCE_FIGURES.values(), "reader's notes"]
+    told = [place for place in range(len(head)) if any(row[place] not in (None, "") for row in rows)]
+    return f"<h2>Sources</h2>{_table([head[place] for place in told], [[row[place] for place in told] for row in rows])}"
 
 
 def _funnel(work: Path) -> str:
@@ -174,9 +177,13 @@ def _chart(title: str, values: NDArray[Any], everything: NDArray[np.bool_], kept
             size = 120 * count / top
             bars.append(f"<rect x={x:.1f} y={130 - size:.1f} width={step - 2:.1f} height={size:.1f} fill={colour}>")
             bars.append(f"<title>{count:,}</title></rect>")
-        bars.append(f"<text x={x:.1f} y=144>{edges[number]:g}</text>")
+        bars.append(f"<text x={x:.1f} y=144>{_short(edges[number])}</text>")
     svg = f"<svg width=350 height=150 role=img aria-label='{html.escape(title)}'>{''.join(bars)}</svg>"
     return f"<figure style='width:350px'>{svg}<figcaption>{html.escape(title)}, highest bar {top:,}</figcaption></figure>"
+
+
+def _short(edge: float) -> str:
+    return f"{edge / 1024:g}k" if edge >= 1024 else f"{edge:g}"
 
 
 @dataclass

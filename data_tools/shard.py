@@ -155,8 +155,8 @@ def _encoded(content: bytes, resize: ResizeConfig) -> tuple[bytes, str]:
 def _meta(sample: PlannedSample) -> dict[str, Any]:
     extra, record = dict(sample.record.extra), sample.record
     fixed: dict[str, Any] = {"captions": list(dict.fromkeys(sample.captions))}
-    if "source" in extra:  # from shards of ours: the identity it was given there stays
-        return extra | fixed | {"image_id": record.image_id}
+    if "source" in extra:  # from shards of ours or a table that says so: the identity it was given there stays
+        return extra | fixed | {"image_id": record.image_id or record.id}
     return (
         extra | fixed | {"source": sample.source, "image_id": f"{sample.source}/{record.image_id or record.id}", "id": record.id}
     )

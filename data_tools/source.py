@@ -67,6 +67,8 @@ class SourceSpec:
     """Column of a table with the picture's path; empty: the usual names are tried."""
     caption_column: str = ""
     """Column of a table with the caption or captions; empty: the usual names are tried."""
+    keep: str = ""
+    """Further columns of a table that go into each sample's JSON, joined by `+`; a `source` among them is kept as such."""
     pattern: str = ""
     """File name of a downloaded picture of a URL list, with `{index}` (`{index:8}`: zero-padded) and `{basename}` filled in."""
     second: str = ""

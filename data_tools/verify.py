@@ -32,14 +32,15 @@ class _Task:
 @dataclass(frozen=True)
 class _Found:
     problems: list[str]
-    image_ids: NDArray[np.uint64]
+    pictures: NDArray[np.uint64]
+    """A hash of each sample's picture and its id."""
 
 
 def verify(folder: Path, parallel: Parallel, *, decode: bool = False) -> list[str]:
     """Problems of the corpus in `folder`, one line each; none: it is sound.
 
     Checks that every listed file is there with its size and checksum, that every header, key, offset, padding byte
-    and JSON member is what this package would write, that image ids are unique, and that no other tar lies there.
+    and JSON member is what this package would write, that no picture is there twice, and that no other tar lies there.
     `decode` also decodes every picture.
 
     Raises:
@@ -52,9 +53,9 @@ def verify(folder: Path, parallel: Parallel, *, decode: bool = False) -> list[st
         first += entry.num_samples
     found = run_tasks(_verify_shard, tasks, parallel, "verify", size_of=lambda task: task.entry.num_samples, unit="picture")
     problems = sorted(problem for result in found for problem in result.problems)
-    ids = np.concatenate([result.image_ids for result in found])
-    if repeated := len(ids) - len(distinct(ids)):
-        problems.append(f"{repeated} samples share the image_id of another: run albef-data again from the sources")
+    pictures = np.concatenate([result.pictures for result in found])
+    if repeated := len(pictures) - len(distinct(pictures)):
+        problems.append(f"{repeated} samples hold the picture and image_id of another: run albef-data again from the sources")
     listed = {name for entry in manifest.shards for name in (entry.name, index_name(entry.name))}
     for name in sorted(os.listdir(folder)):
         if name.endswith((".tar", ".tmp", ".index.npy")) and name not in listed:
@@ -78,7 +79,7 @@ def _verify_shard(task: _Task) -> _Found:
         problems.append(f"{entry.name}: its checksum differs from the manifest's: copy it again")
     if xxhash.xxh3_128_hexdigest((task.folder / index_name(entry.name)).read_bytes()) != entry.index_checksum:
         problems.append(f"{index_name(entry.name)}: its checksum differs from the manifest's: copy it again")
-    ids, position, counts = [], 0, Counter[str]()
+    pictures, position, counts = [], 0, Counter[str]()
     for number, (offset, size, meta_offset, meta_size) in enumerate(index.tolist(), start=task.first_sample):
         key = sample_key(number)
         content, meta = raw[offset : offset + size].tobytes(), raw[meta_offset : meta_offset + meta_size].tobytes()
@@ -93,7 +94,7 @@ def _verify_shard(task: _Task) -> _Found:
             value = json.loads(meta)
             if encode_meta(value) != meta:
                 counts["JSON is not in our form"] += 1
-            ids.append(xxhash.xxh3_64_intdigest(str(value["image_id"]).encode()))
+            pictures.append(xxhash.xxh3_64_intdigest(content, xxhash.xxh3_64_intdigest(str(value["image_id"]).encode())))
         except (ValueError, AttributeError):
             counts["JSON cannot be read or lacks a field"] += 1
         if task.decode:
@@ -104,7 +105,7 @@ def _verify_shard(task: _Task) -> _Found:
     if position + 2 * BLOCK != len(raw) or raw[position:].any():
         counts["tar does not end after its last sample"] += 1
     problems += [f"{entry.name}: {count} x {reason}: write the corpus again" for reason, count in counts.items()]
-    return _Found(problems, np.array(ids, np.uint64))
+    return _Found(problems, np.array(pictures, np.uint64))
 
 
 def rebuild_index(folder: Path) -> int:

@@ -16,10 +16,17 @@ from typing import Any
 
 from albef_ds.errors import ConfigError
 from albef_ds.shard_format import Manifest
+from data_tools.dedup import DedupConfig
 from data_tools.emoji.concepts import Concept, captions, draw, read_concepts, split_concepts
 from data_tools.emoji.sources import EMOJIBASE, PACKAGES, locate
 from data_tools.emoji.styles import QUALITY, SIZE, Style, read_styles
-from data_tools.shard_writer import ShardWriter, member_blocks, tar_header
+from data_tools.executors import Parallel
+from data_tools.hashes import FINGERPRINTS_NAME
+from data_tools.pipeline import ChainConfig
+from data_tools.pipeline import build as chain
+from data_tools.plan import DECISIONS_NAME, PlanConfig
+from data_tools.shard_writer import member_blocks, tar_header
+from data_tools.source import SourceSpec
 
 SPLITS = ("train", "val", "test", "flags")
 SEED = 0
@@ -71,7 +78,8 @@ def meta(concept: Concept, style: Style, split: str, seed: int) -> dict[str, Any
 def build(sources: Path, out: Path, *, seed: int = SEED, codes: frozenset[str] | None = None) -> dict[str, Manifest]:
     """Write `out/SPLIT` for every split from the packages unpacked in `sources`; return their manifests.
 
-    The same versions of packages, renderer and image library give the same bytes. `codes` limits the concepts (tests).
+    Splits, captions and order are decided here; reading, checking, planning and writing are `albef-data`'s chain. The same
+    versions of packages, renderer and image library give the same bytes. `codes` limits the concepts (tests).
 
     Raises:
         ConfigError: a package is missing, or `out` holds a corpus already.
@@ -100,11 +108,36 @@ def build(sources: Path, out: Path, *, seed: int = SEED, codes: frozenset[str] |
             "samples_per_set": dict(sorted(Counter(style.name for _, style, _ in chosen).items())),
             "left_out": {**dropped, "concepts without a picture of their own": len(members) - len(shown)},
         }
-        with ShardWriter(out / split, samples_per_shard=SAMPLES_PER_SHARD, info=info) as writer:
-            for concept, style, picture in chosen:
-                writer.add(picture, "webp", meta(concept, style, split, seed))
-        manifests[split] = Manifest.load(out / split)
+        rows = [(picture, meta(concept, style, split, seed)) for concept, style, picture in chosen]
+        manifests[split] = _through_the_chain(rows, out / f".{split}", out / split, info)
     return manifests
+
+
+def _through_the_chain(rows: list[tuple[bytes, dict[str, Any]]], work: Path, corpus: Path, info: dict[str, Any]) -> Manifest:
+    """Write pictures and a table of their metadata into `work`, make `corpus` of them with `albef-data`'s chain, remove `work`.
+
+    Order and duplicates were decided above, so the chain leaves the order and must drop nothing; `info` stays the
+    manifest's, which then says what the corpus is, not how this tool was called.
+    """
+    (work / "raw").mkdir(parents=True)
+    lines = []
+    for number, (picture, about) in enumerate(rows):
+        (work / "raw" / f"{number:05d}.webp").write_bytes(picture)
+        lines.append(json.dumps({"image": f"{number:05d}.webp", **about}) + "\n")
+    (work / "raw" / "list.jsonl").write_text("".join(lines), encoding="utf-8")
+    keep = "+".join(name for name in rows[0][1] if name not in ("captions", "image_id"))
+    source = SourceSpec("emoji", "table", str(work / "raw" / "list.jsonl"), keep=keep)
+    config = ChainConfig(
+        plan=PlanConfig(samples_per_shard=SAMPLES_PER_SHARD, shuffle=False), dedup=DedupConfig(radius=-1, jaccard=1.0)
+    )
+    found = chain(work, corpus, [source], config, Parallel(workers=1))
+    if found.num_samples != len(rows):
+        raise ConfigError(f"{len(rows) - found.num_samples} emoji were dropped: see {work}/plan/{DECISIONS_NAME}")
+    (corpus / FINGERPRINTS_NAME).unlink()
+    manifest = Manifest(found.shards, info)
+    manifest.save(corpus)
+    shutil.rmtree(work)
+    return manifest
 
 
 def pack(corpus: Path, out: Path) -> None:

@@ -30,7 +30,7 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
     """The records of one table; rows without a path are counted.
 
     Raises:
-        ConfigError: a column is missing, pictures are embedded in the table, or a line is broken.
+        ConfigError: a column is missing or of no JSON type, pictures are embedded in the table, or a line is broken.
     """
     columns: tuple[str, str] | None = None
     for number, row in _rows(part):
@@ -46,9 +46,22 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
             problems.add("row without a path", f"row {number}")
             continue
         captions = caption_list(row[columns[1]])
-        image_id = row.get("image_id")
+        image_id = "" if row.get("image_id") is None else str(row["image_id"])
         path = spec.resolve(listed, posixpath.dirname(part))
-        yield Record(listed, path, -1, -1, captions, "" if image_id is None else str(image_id), "" if captions else "no caption")
+        yield Record(listed, path, -1, -1, captions, image_id, "" if captions else "no caption", _kept(part, row, spec))
+
+
+def _kept(part: str, row: dict[str, Any], spec: SourceSpec) -> dict[str, Any]:
+    kept = {}
+    for name in filter(None, spec.keep.split("+")):
+        if name not in row:
+            raise ConfigError(f"{part} has no column {name}, only {', '.join(map(str, row))}: correct keep={spec.keep}")
+        if not isinstance(row[name], (str, int, float, list, type(None))):
+            raise ConfigError(
+                f"{part} column {name} holds a {type(row[name]).__name__}, which JSON does not: leave it out of keep="
+            )
+        kept[name] = row[name]
+    return kept
 
 
 def _column(part: str, row: dict[str, Any], wanted: str, usual: tuple[str, ...], setting: str) -> str:

@@ -10,6 +10,7 @@ import json
 import os
 import posixpath
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,19 +42,25 @@ def parts(spec: SourceSpec) -> list[str]:
 
 
 def read_webdataset(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """One record per key that has a picture; a tar that is cut off yields what is whole and is counted."""
+    """One record per key that has a picture; a tar that is cut off yields what is whole and is counted.
+
+    A member whose whole name comes again is told apart from the first by `#2` and so on.
+    """
+    times: Counter[str] = Counter()
     for key, group in _groups(part, problems):
         if group.picture is None:
             problems.add("key without a picture", key)
             continue
         name, offset, size = group.picture
+        times[name] += 1
+        again = f"#{times[name]}" if times[name] > 1 else ""
         captions = [text for raw in group.texts for text in caption_list(raw.decode("utf-8", "replace").splitlines())]
         for column in _CAPTION_FIELDS:
             if not captions:
                 captions = caption_list(group.meta.get(column))
         image_id = str(group.meta.get("image_id", ""))
         yield Record(
-            f"{posixpath.basename(part)}!{name}", part, offset, size, captions, image_id, "" if captions else "no caption"
+            f"{posixpath.basename(part)}!{name}{again}", part, offset, size, captions, image_id, "" if captions else "no caption"
         )
 
 

@@ -266,6 +266,8 @@ def test_the_plan_holds_every_kept_sample_once_and_the_table_every_decision(tmp_
     assert captions_dropped == {(f"{i:02d}.jpg", 2) for i in range(9)} | {
         (f"{i:02d}.jpg", k) for i in range(9, 14) for k in (1, 2)
     }
+    listed = plan_stage(work, PlanConfig(samples_per_shard=9, shuffle=False))
+    assert [sample.record.id for sample in planned_samples(listed.folder, 0)] == [f"{i:02d}.jpg" for i in range(9)]
 
 
 def test_the_order_is_a_permutation_fixed_by_the_seed_alone() -> None:

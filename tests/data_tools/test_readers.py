@@ -188,7 +188,7 @@ def test_webdataset_tars_with_every_oddity_lose_no_sample(tmp_path: Path) -> Non
         ("a.b.c.jpg", b"1", ["dots"]),
         ("dir1/k.jpg", b"22", ["from json"]),
         ("dir2/k.jpg", b"333", ["other folder"]),
-        ("dir2/k.jpg", b"4444", ["again"]),
+        ("dir2/k.jpg#2", b"4444", ["again"]),
         (f"{long}.jpg", b"55555", ["long"]),
         ("plain.jpg", b"666666", []),
         ("bad.jpg", b"7", []),
