@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -52,6 +53,16 @@ class Task(nn.Module):
         """The momentum model that `attach_momentum` was given."""
         momentum: Momentum = self.outside["momentum"]
         return momentum
+
+    @contextlib.contextmanager
+    def momentum_modules(self, reference: Tensor) -> Iterator[nn.ModuleDict]:
+        """The momentum copy for a forward pass without gradients, computing no more precisely than `reference` was."""
+        modules = self.momentum.modules
+        dtype = next(modules.parameters()).dtype
+        # A copy kept in fp32 beside a student cast to bf16 computes in bf16 as well: they may share frozen weights.
+        cast = dtype.itemsize > reference.dtype.itemsize
+        with torch.no_grad(), torch.autocast(reference.device.type, reference.dtype) if cast else contextlib.nullcontext():
+            yield modules
 
     def attach_momentum(self, momentum: Momentum) -> None:
         """Give the task its momentum model, built over `self.base`."""

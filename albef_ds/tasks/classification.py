@@ -33,8 +33,8 @@ class ClassificationTask(Task):
         logits = self.logits(batch)
         momentum_logits = None
         if alpha > 0.0:
-            with torch.no_grad():
-                momentum_logits = self._logits(self.momentum.modules, batch)
+            with self.momentum_modules(logits) as modules:
+                momentum_logits = self._logits(modules, batch)
         loss = distilled_cross_entropy(logits, batch.labels, momentum_logits, alpha).mean()
         with torch.no_grad():
             metrics = {"accuracy": (logits.argmax(dim=1) == batch.labels).double().mean()}

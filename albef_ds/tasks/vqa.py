@@ -39,8 +39,8 @@ class VqaTask(Task):
         logits = self._logits(self.base, batch)
         momentum_logits = None
         if alpha > 0.0:
-            with torch.no_grad():
-                momentum_logits = self._logits(self.momentum.modules, batch)
+            with self.momentum_modules(logits) as modules:
+                momentum_logits = self._logits(modules, batch)
         per_token = distilled_cross_entropy(logits, labels, momentum_logits, alpha)
         weights = batch.answer_weights[:, None].expand(targets.shape)[targets]
         with torch.no_grad():

@@ -63,3 +63,34 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name() -> None:
         get_recipe("pretrain_4b")
     with pytest.raises(ConfigError, match="choose one of debug"):
         get_recipe("xyz")
+
+
+FINETUNED = {  # name: kind, pixels, global batch, epochs, peak learning rate, warm-up steps
+    "retrieval_flickr": ("retrieval", 384, 256, 10, 1e-5, 0),
+    "retrieval_coco": ("retrieval", 384, 256, 5, 1e-5, 0),
+    "vqa": ("vqa", 384, 256, 8, 2e-5, 400),
+    "nlvr_pretrain": ("text_assignment", 256, 512, 1, 2e-5, 100),
+    "nlvr": ("classification", 384, 128, 10, 2e-5, 100),
+    "snli_ve": ("classification", 384, 256, 5, 2e-5, 100),
+    "grounding_refcoco": ("retrieval", 384, 256, 5, 1e-5, 0),
+}
+
+
+@pytest.mark.parametrize("name", list(FINETUNED))
+def test_the_papers_fine_tunings_are_the_released_settings(name: str) -> None:
+    config = get_recipe(name)
+    kind, pixels, batch, epochs, rate, warmup = FINETUNED[name]
+    assert (config.task.kind, config.model.vision.image_size) == (kind, pixels)
+    assert (config.train.global_batch_size, config.train.epochs) == (batch, epochs)
+    assert (config.optim.learning_rate, config.optim.warmup_samples) == (rate, warmup * batch)
+    assert config.accumulation_steps(8) == 1
+    assert (config.optim.weight_decay, config.data.sep_token) == (0.02, False)
+    assert config.model.text == RunConfig().model.text
+
+
+def test_the_papers_tasks_have_the_released_shape() -> None:
+    assert [get_recipe(name).task.k_test for name in ("retrieval_flickr", "retrieval_coco", "vqa")] == [128, 256, 128]
+    shapes = [(task.num_classes, task.num_images) for task in (get_recipe("snli_ve").task, get_recipe("nlvr").task)]
+    assert shapes == [(3, 1), (2, 2)]
+    assert get_recipe("snli_ve").task.alpha_at(0.0) == 0.4 and get_recipe("nlvr").task.alpha_at(0.5) == 0.2
+    assert get_recipe("grounding_refcoco").data.crop_scale_min == 1.0 and get_recipe("vqa").data.crop_scale_min == 0.5
