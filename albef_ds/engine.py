@@ -149,7 +149,7 @@ class LocalEngine:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         with self._precision():
             losses, metrics = self.task(batch, **schedule)
-        (nan_unless_finite(self.task.total(losses)) * share).backward()
+        torch.autograd.backward(nan_unless_finite(self.task.total(losses)) * share)
         return losses, metrics
 
     def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:

@@ -92,7 +92,7 @@ def soft_cross_entropy(
     """
     if teacher is None:
         alpha = 0.0
-    loss: Tensor = _SoftCrossEntropy.apply(x, weight, bias, scale, positives, teacher, alpha, columns)  # type: ignore[no-untyped-call]
+    loss: Tensor = _SoftCrossEntropy.apply(x, weight, bias, scale, positives, teacher, alpha, columns)
     return loss
 
 
@@ -171,7 +171,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, scale, log_sum, count, *rest = ctx.saved_tensors
         positives, teacher, alpha, columns = ctx.settings
         wants_x, wants_weight, wants_bias, wants_scale, *_ = ctx.needs_input_grad

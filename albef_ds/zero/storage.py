@@ -148,7 +148,7 @@ class ValueResidual(Fp16Nearest):
     def average(self, student: Tensor, decay: float) -> None:
         """See `Storage.average`."""
         size = _CPU_CHUNK if student.device.type == "cpu" else max(student.numel(), 1)
-        parts = (tensor.split(size) for tensor in (student, self.travelling, self.residual))
+        parts = (torch.split(tensor, size) for tensor in (student, self.travelling, self.residual))
         for weights, value, residual in zip(*parts, strict=True):
             _split(_sum(value, residual).lerp_(weights, 1.0 - decay), value, residual)
 
