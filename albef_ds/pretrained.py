@@ -45,7 +45,8 @@ def load_pretrained(task: Task, config: RunConfig, access: ParameterAccess = WHO
         ConfigError: no whole model there, or one whose layers do not fit.
     """
     path = Path(config.init.checkpoint)
-    found = read_model(path)
+    found = read_model(path, like=config.model)
+    _same_heads(found.model, config, path)
     own = {name: tuple(access.shape(parameter)) for name, parameter in task.named_parameters()}
     state, new, left_over = _fitted(found.model.student, found.model, config, own, path)
     for name, parameter in task.named_parameters():
@@ -70,7 +71,7 @@ def load_pretrained_momentum(task: Task, config: RunConfig) -> str | None:
     """
     if not task.has_momentum:
         return None
-    found = read_model(config.init.checkpoint)
+    found = read_model(config.init.checkpoint, like=config.model)
     copy = {BASE + name.removeprefix(MOMENTUM): tensor for name, tensor in found.model.part(MOMENTUM).items()}
     if not copy:
         return "momentum model: equal to the student, the checkpoint has none"
@@ -112,6 +113,14 @@ def _fitted(
     if refused := [name for name in left_over if not LEFT_OVER.fullmatch(name)]:
         raise ConfigError(f"{path} holds {len(refused)} tensors without a place here, first {refused[0]}: {fix}")
     return {name: tensor for name, tensor in state.items() if name in own}, new, left_over
+
+
+def _same_heads(model: WholeModel, config: RunConfig, path: Path) -> None:
+    """Shapes do not show the number of heads, so that another one would load and compute something else."""
+    for part in ("vision", "text"):
+        theirs, ours = (getattr(settings, part).num_heads for settings in (model.config.model, config.model))
+        if theirs != ours:
+            raise ConfigError(f"{path} has model.{part}.num_heads={theirs}, this run {ours}: set model.{part}.num_heads={theirs}")
 
 
 def _read(name: str, tensor: LazyTensor, shape: tuple[int, ...]) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from albef_ds.config.overrides import parse_overrides
-from albef_ds.config.schema import RunConfig
+from albef_ds.config.schema import ModelConfig, RunConfig
 from albef_ds.convert import checkpoint, native, released
 from albef_ds.convert.model import WholeModel, check_complete
 from albef_ds.convert.names import MOMENTUM
@@ -28,12 +28,13 @@ class Found:
     """The folder or file that was read; of a run, its newest checkpoint."""
 
 
-def read_model(path: str | Path, overrides: Sequence[str] = ()) -> Found:
+def read_model(path: str | Path, overrides: Sequence[str] = (), like: ModelConfig | None = None) -> Found:
     """The model at `path`: a run or checkpoint folder, a model folder, one of our safetensors files, a released or LAVIS file.
 
     Args:
         path: file or folder.
         overrides: `section.field=value`; for a released file what shapes do not show, else settings that leave shapes alone.
+        like: the model that this one is read for; a released file of uncommon width has as many attention heads.
 
     Raises:
         ConfigError: nothing that holds a whole model, or one that is damaged or incomplete.
@@ -49,7 +50,7 @@ def read_model(path: str | Path, overrides: Sequence[str] = ()) -> Found:
     if native.is_native(stored):
         return Found(_changed(native.from_native(stored, path), overrides), "safetensors", path)
     if released.is_released_file(stored):
-        return Found(released.from_released(stored, path.name, overrides), "released", path)
+        return Found(released.from_released(stored, path.name, overrides, like), "released", path)
     raise ConfigError(
         f"{path} is no whole ALBEF model: a ViT or BERT file goes to init.visual_encoder or init.text_encoder, "
         f"a model is a folder, a .safetensors or a {' / '.join(PICKLE_SUFFIXES)} file with all of its parts"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from albef_ds.config.schema import ModelConfig
 from albef_ds.config.tasks import ContrastiveConfig
 from albef_ds.convert import names
 from albef_ds.convert.model import WholeModel, check_complete, shapes_of, unique
@@ -27,20 +28,23 @@ def is_released_file(stored: StoredTensors) -> bool:
     return is_released({names.plain_name(name): None for name in stored.tensors})
 
 
-def from_released(stored: StoredTensors, source: str, overrides: Sequence[str] = ()) -> WholeModel:
+def from_released(
+    stored: StoredTensors, source: str, overrides: Sequence[str] = (), like: ModelConfig | None = None
+) -> WholeModel:
     """The model in a released file.
 
     Args:
         stored: the file's content.
         source: its name, for messages and lineage.
         overrides: settings that shapes do not show, `section.field=value`.
+        like: as in `released_config`.
 
     Raises:
         ConfigError: no ALBEF model, a tensor missing, left over, of another shape, or one of a tied pair that differs.
     """
     original = unique(stored.tensors, names.plain_name)
     tensors = {plain: stored.tensors[name] for plain, name in original.items()}
-    config = released_config(tensors, overrides, source)
+    config = released_config(tensors, overrides, source, like)
     start = WholeModel(config, {})
     kind, text_layers = start.table, config.model.text.num_layers
     shapes = shapes_of(config)

@@ -32,19 +32,26 @@ _BLOCK = re.compile(r"visual_encoder\.blocks\.(\d+)\.")
 _DECODER_LAYER = re.compile(r"text_decoder\.bert\.encoder\.layer\.(\d+)\.")
 
 
-def released_config(tensors: Mapping[str, LazyTensor], overrides: Sequence[str], source: str) -> RunConfig:
+def released_config(
+    tensors: Mapping[str, LazyTensor], overrides: Sequence[str], source: str, like: ModelConfig | None = None
+) -> RunConfig:
     """The configuration of a released file.
 
     Args:
         tensors: by their plain names (`names.plain_name`).
         overrides: `section.field=value` for what shapes do not show.
         source: for messages.
+        like: a model whose numbers of heads hold for widths that do not tell theirs.
 
     Raises:
         ConfigError: no ALBEF model, a number of heads that cannot be known, or an override that cannot be used.
     """
     doubled = _doubled(tensors)
     model = _model(tensors, doubled, source)
+    if like is not None:
+        shown = [f"model.{part}.num_heads={getattr(like, part).num_heads}" for part in ("vision", "text")]
+        unknown = [getattr(model, part).width not in HEADS for part in ("vision", "text")]
+        overrides = [*(line for line, needed in zip(shown, unknown, strict=True) if needed), *overrides]
     known = {override.partition("=")[0] for override in overrides}
     for path, width in (("model.vision", model.vision.width), ("model.text", model.text.width)):
         if width not in HEADS and f"{path}.num_heads" not in known:

@@ -163,9 +163,7 @@ def _write(model: WholeModel, path: Path, options: Options) -> list[Path]:
 
 def _verify(model: WholeModel, path: Path, options: Options) -> None:
     """Read `path` as a user would and compare every tensor with the source's."""
-    vision, text = model.config.model.vision, model.config.model.text
-    heads = [f"model.vision.num_heads={vision.num_heads}", f"model.text.num_heads={text.num_heads}"]
-    again = read_model(path, heads if options.form in ("released", "lavis") else []).model
+    again = read_model(path, like=model.config.model).model
     for name, tensor in model.tensors.items():
         other = again.tensors.get(name)
         if other is None or not _survived(tensor, other, options):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from albef_ds import interface
 from albef_ds.build import attach_momentum, build_task
 from albef_ds.config.schema import RunConfig
 from albef_ds.convert.api import fill_task, read_model
@@ -55,6 +56,8 @@ def test_a_checkpoint_of_every_stage_becomes_one_file_and_the_same_weights_again
             assert torch.equal(model.tensors[f"queue.{name}"].read(), state[f"queue.{name}"])
         assert int(model.tensors["queue.filled"].read()) == held[str(stage)]["filled"] > 0
         assert model.lineage[0]["what"] == "trained with albef_ds" and model.lineage[0]["step"] == 1
+    features = interface.load(tmp_path / "stage-3", device="cpu").encode_image(torch.zeros(3, 16, 16))
+    assert features.shape == (1, 17)
     if ranks == 1:
         _released_and_back(tmp_path)
         _damage_is_refused(tmp_path / "stage-2")

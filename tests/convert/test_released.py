@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from albef_ds.build import attach_momentum, build_task, load_initial_momentum, load_initial_weights
+from albef_ds.config.schema import EngineConfig, InitConfig, RetrievalConfig
 from albef_ds.convert.api import read_model
 from albef_ds.convert.writing import Options, convert
 from albef_ds.errors import ConfigError
@@ -113,6 +116,25 @@ def test_the_number_of_heads_is_asked_for_where_shapes_do_not_tell(tmp_path: Pat
     source = saved(tmp_path / "model.pth", state_dict("ve"))
     with pytest.raises(ConfigError, match=r"give model\.vision\.num_heads=N"):
         read_model(source)
+
+
+def test_a_run_starts_from_a_released_file_directly(tmp_path: Path) -> None:
+    source = saved(tmp_path / "ALBEF.pth", state_dict("pretrain"))
+    model = read_model(source, HEADS).model
+    config = replace(model.config, init=InitConfig(checkpoint=str(source)), task=RetrievalConfig(queue_size=4))
+    task = build_task(config)
+    assert load_initial_weights(task, config)[0].startswith("weights: ")
+    attach_momentum(task, replace(config, engine=EngineConfig(kind="local", momentum_storage="dense")))
+    assert "tensors from the checkpoint" in load_initial_momentum(task, config)[0]
+    for name, parameter in task.named_parameters():
+        assert torch.equal(parameter, model.tensors[name].read()), name
+    for name, parameter in task.momentum.parameters():
+        assert torch.equal(parameter, model.tensors[f"momentum.{name}"].read()), name
+    other = replace(config, model=replace(config.model, text=replace(config.model.text, num_heads=2)))
+    convert(read_model(source, HEADS), tmp_path / "m.safetensors", Options("safetensors"))
+    other = replace(other, init=InitConfig(checkpoint=str(tmp_path / "m.safetensors")))
+    with pytest.raises(ConfigError, match=r"set model\.text\.num_heads=4"):
+        load_initial_weights(build_task(other), other)
 
 
 class _Payload:
