@@ -148,3 +148,12 @@ def test_a_ref_that_leads_nowhere_is_named(tmp_path: Path, scenes: Path) -> None
     rows = saved(tmp_path, [{"image": "a.png", "text": "the cat", "ref_id": 999_999}])
     with pytest.raises(ConfigError, match="`ref_id` 999999 is not in"):
         read_expressions(rows, scenes / "refs.json", scenes / "instances.json", None)
+
+
+def test_the_answers_command_writes_a_list_that_the_reader_takes(tmp_path: Path, scenes: Path) -> None:
+    from albef_ds.cli.main import main
+
+    pair = f"{scenes}/v2_questions_val.json+{scenes}/v2_annotations_val.json"
+    assert main(["answers", str(tmp_path / "answers.json"), str(scenes / "vqa_train.json"), pair, "--min-count", "1"]) == 0
+    found = read_answer_list(tmp_path / "answers.json")
+    assert set(found) <= set(read_answer_list(scenes / "answer_list.json")) and len(found) > 3
