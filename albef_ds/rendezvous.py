@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from albef_ds.errors import ConfigError
 
+_STORES: Any = dist  # whose stub leaves the stores out
 _POLL = 0.1
 _ARRIVED = "albef_ds/arrived"
 
@@ -39,7 +40,7 @@ def meet(limit: float, environment: Mapping[str, str] | None = None) -> Any:
     # A launcher that keeps the store itself says so; then rank 0 is a guest like the others.
     hosts_it = rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
-        store: Any = dist.TCPStore(address, port, world_size, hosts_it, timedelta(seconds=seconds), wait_for_workers=False)
+        store: Any = _STORES.TCPStore(address, port, world_size, hosts_it, timedelta(seconds=seconds), wait_for_workers=False)
     except (dist.DistError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
@@ -47,7 +48,7 @@ def meet(limit: float, environment: Mapping[str, str] | None = None) -> Any:
             "at the log of that node, or whether another run holds the port"
         ) from None
     # A launcher's store outlives a restart of the ranks: each attempt has names of its own.
-    store = dist.PrefixStore(f"attempt-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store = _STORES.PrefixStore(f"attempt-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     store.set(f"{_ARRIVED}/{rank}", json.dumps(socket.gethostname()))
     deadline = time.monotonic() + seconds
     missing = list(range(world_size))

@@ -100,6 +100,7 @@ def main() -> None:
             rows.append({"ranks": ranks, "stage": stage, **_summary(kills), **compare(killed, straight, args.steps)})
             all_kills += kills
             shutil.rmtree(killed)
+            write(args.out, rows, all_kills, args.steps)
         chance = random.Random(args.seed)
         places = ((chance.choice(RANKS), chance.choice(STAGES)) for _ in itertools.count())
         print("mixed", flush=True)
@@ -108,11 +109,16 @@ def main() -> None:
             {"ranks": "1-4", "stage": "1-3", **_summary(kills), **compare(work / "mixed", work / "straight-2-2", args.steps)}
         )
         all_kills += kills
+        write(args.out, rows, all_kills, args.steps)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def write(out: Path, rows: list[dict[str, Any]], all_kills: list[harness.Kill], steps: int) -> None:
+    """The record so far."""
     alone = [kill.others_left_after for kill in all_kills if kill.victims < kill.ranks]
     notes = [
-        f"{len(all_kills)} kills in runs of {args.steps} steps with a checkpoint every 2; "
+        f"{len(all_kills)} kills in runs of {steps} steps with a checkpoint every 2; "
         f"{sum(k.moment == 'while saving' for k in all_kills)} while a checkpoint was written, "
         f"{sum(k.moment == 'start-up' for k in all_kills)} during start-up. "
         f"Where one of several ranks was killed ({len(alone)} times), the others had left after at most "
@@ -121,7 +127,7 @@ def main() -> None:
         "with 2 ranks at stage 2.",
     ]
     title = "Killed runs end as if nothing had happened"
-    write_record(args.out, title, notes, rows, ["torch", "deepspeed"], {"kills": len(all_kills)})
+    write_record(out, title, notes, rows, ["torch", "deepspeed"], {"kills": len(all_kills)})
 
 
 def _summary(kills: list[harness.Kill]) -> dict[str, Any]:

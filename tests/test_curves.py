@@ -70,7 +70,7 @@ def test_the_command_compares_runs_and_bands(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compare-curve", "RUN"], "recipe debug of RUN has no measured band: give --against"),
+        (["compare-curve", "RUN"], "recipe debug of RUN: give --against"),
         (["compare-curve", "RUN", "--against", "RUN/config.json"], "is no loss band"),
         (["compare-curve", "/no/such/run"], "is no log of a run"),
         (["compare-curve", "RUN", "--loss", "loss_xyz"], "has no step with loss_xyz"),
