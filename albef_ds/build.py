@@ -127,6 +127,8 @@ def load_initial_momentum(task: Task, config: RunConfig) -> list[str]:
 
 def build_engine(task: Task, config: RunConfig, device: torch.device, precision: str) -> Engine:
     """The engine of `config.engine.kind`. The momentum model is attached already."""
+    if config.compute.wide_losses == "triton" and device.type != "cuda":
+        raise ConfigError("compute.wide_losses=triton needs a GPU: use compute.wide_losses=sliced, which is the same mathematics")
     if config.engine.kind == "local":
         if comm.world_size() > 1:
             raise ConfigError("engine.kind=local runs one process: use engine.kind=zero for several ranks")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from albef_ds.build import attach_momentum, build_engine, build_task, load_initial_weights, start_ranks
-from albef_ds.config.schema import InitConfig, RunConfig
+from albef_ds.config.schema import ComputeConfig, InitConfig, RunConfig
 from albef_ds.engine import LocalEngine
 from albef_ds.errors import ConfigError
 from albef_ds.momentum import DenseMomentum
@@ -44,6 +44,12 @@ def test_the_plain_engine_refuses_fp16_which_needs_loss_scaling() -> None:
     assert isinstance(build_engine(task, local(), CPU, "fp32"), LocalEngine)
     with pytest.raises(ConfigError, match=r"no loss scaling for fp16: use engine\.kind=zero or engine\.precision=bf16"):
         build_engine(task, local(), CPU, "fp16")
+
+
+def test_fused_losses_are_refused_on_a_cpu() -> None:
+    config = replace(local(), compute=ComputeConfig(wide_losses="triton"))
+    with pytest.raises(ConfigError, match=r"compute\.wide_losses=triton needs a GPU: use compute\.wide_losses=sliced"):
+        build_engine(build_task(config), config, torch.device("cpu"), "fp32")
 
 
 def test_the_plain_engine_is_not_started_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:

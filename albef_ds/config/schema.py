@@ -128,8 +128,10 @@ class ComputeConfig:
     mlm_masked_only: bool = setting(True, "run the MLM head at masked positions only")
     itm_cls_only: bool = setting(True, "compute only [CLS] in the last multimodal layer where ITM needs nothing else")
     one_fusion_call: bool = setting(True, "run positive, negative and MLM passes through the multimodal encoder together")
-    wide_losses: Literal["plain", "sliced"] = setting(
-        "plain", "ITC and MLM from whole rows of logits, or by slices of columns: less memory, products computed twice"
+    wide_losses: Literal["plain", "sliced", "triton"] = setting(
+        "plain",
+        "ITC and MLM from whole rows of logits, or by slices of columns: less memory, products computed twice; "
+        "triton: ITC by a fused kernel (needs a GPU, not yet run on one), MLM sliced",
     )
     cached_texts: int = setting(
         0, "embeddings of a frozen text encoder kept in memory, for corpora whose captions come again; 0: none", unit="texts"

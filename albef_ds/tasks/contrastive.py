@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -115,9 +116,10 @@ class ContrastiveTask(Task):
         temperature = self.temperature.to(dtype)
         image_feat_m, text_feat_m = candidates.image_feat_m[candidates.own], candidates.text_feat_m[candidates.own]
         count = candidates.positions.numel()
-        if self.compute.wide_losses == "sliced":
-            i2t, sim_i2t = sliced_contrastive_loss(image_feat, image_feat_m, text_keys, positives, temperature, alpha, count)
-            t2i, sim_t2i = sliced_contrastive_loss(text_feat, text_feat_m, image_keys, positives, temperature, alpha, count)
+        if self.compute.wide_losses != "plain":
+            loss = partial(sliced_contrastive_loss, fused=self.compute.wide_losses == "triton")
+            i2t, sim_i2t = loss(image_feat, image_feat_m, text_keys, positives, temperature, alpha, count)
+            t2i, sim_t2i = loss(text_feat, text_feat_m, image_keys, positives, temperature, alpha, count)
         else:
             i2t, sim_i2t = contrastive_loss(image_feat, image_feat_m, text_keys, positives, temperature, alpha)
             t2i, sim_t2i = contrastive_loss(text_feat, text_feat_m, image_keys, positives, temperature, alpha)

@@ -136,7 +136,7 @@ class PretrainTask(ContrastiveTask):
         self, tokens: _MaskedTokens, hidden: Tensor, momentum_logits: Tensor | None, alpha: float
     ) -> tuple[Tensor, Tensor]:
         """MLM loss and the number of masked tokens of this rank."""
-        if self.compute.wide_losses == "sliced":
+        if self.compute.wide_losses != "plain":
             total = self.mlm_head(hidden[tokens.chosen], WordTarget(tokens.labels, momentum_logits, alpha)).sum()
         else:
             logits = self._vocabulary_logits(self.mlm_head, hidden, tokens)

@@ -9,6 +9,7 @@ from torch import nn
 from albef_ds.config.schema import ComputeConfig
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.heads import MLMHead
+from albef_ds.models.initialise import initialise
 from tests.tasks.tiny import EMBED_DIM, random_batch, tiny_model
 
 
@@ -36,9 +37,9 @@ def test_padding_changes_no_text_feature(pooling: str) -> None:
 
 
 def test_initial_weights_are_berts() -> None:
-    torch.manual_seed(0)
     model = ALBEF(tiny_model(vocab_size=2000, width=64, intermediate_width=128), ComputeConfig())
     head = MLMHead(model.config.text, model.text_encoder.embeddings.word)
+    initialise(nn.ModuleList([model, head]), seed=0)
     word = model.text_encoder.embeddings.word.weight
     assert head.decoder.weight is word
     assert bool((word[0] == 0).all()) and abs(float(word[1:].detach().std()) - 0.02) < 0.001
