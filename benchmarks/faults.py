@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import random
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -79,55 +82,59 @@ def compare(output: Path, straight: Path, steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the record."""
+    """Write the record, row by row; one that was interrupted goes on after its last row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=40, help="in all")
-    parser.add_argument("--steps", type=int, default=24, help="of each run")
+    parser.add_argument("--steps", type=int, default=12, help="of each run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/faults"))
     args = parser.parse_args()
+    rows, kills = earlier(args.out)
     work = Path(tempfile.mkdtemp(prefix="faults-"))
     line = [*harness.SMALL, f"data.shards={corpus(work / 'corpus')}", f"train.max_steps={args.steps}", "train.save_every=2"]
     pairs = list(itertools.product(RANKS, STAGES))
     share = args.kills // (len(pairs) + 1)
-    rows, all_kills = [], list[harness.Kill]()
+    chance = random.Random(args.seed)
     try:
-        for number, (ranks, stage) in enumerate(pairs):
-            print(f"{ranks} ranks, stage {stage}", flush=True)
+        for number, (ranks, stage) in enumerate([*pairs, (0, 0)]):  # 0: other ranks and another stage with every start
+            name = {"ranks": ranks or "1, 2, 4", "stage": stage or "1, 2, 3"}
+            if any(row.items() >= name.items() for row in rows):
+                continue
+            print(name, flush=True)
             straight, killed = work / f"straight-{ranks}-{stage}", work / f"killed-{ranks}-{stage}"
-            finish(straight, ranks, [*line, f"engine.stage={stage}"])
-            kills = disturbed(killed, itertools.repeat((ranks, stage)), line, share, args.steps, args.seed + number)
-            rows.append({"ranks": ranks, "stage": stage, **_summary(kills), **compare(killed, straight, args.steps)})
-            all_kills += kills
-            shutil.rmtree(killed)
-            write(args.out, rows, all_kills, args.steps)
-        chance = random.Random(args.seed)
-        places = ((chance.choice(RANKS), chance.choice(STAGES)) for _ in itertools.count())
-        print("mixed", flush=True)
-        kills = disturbed(work / "mixed", places, line, args.kills - len(all_kills), args.steps, args.seed + 99)
-        rows.append(
-            {"ranks": "1-4", "stage": "1-3", **_summary(kills), **compare(work / "mixed", work / "straight-2-2", args.steps)}
-        )
-        all_kills += kills
-        write(args.out, rows, all_kills, args.steps)
+            # Micro-batches decide the hard negatives: the same ones for all, where all are compared with one.
+            own = [*line, f"train.micro_batch_size={GLOBAL_BATCH // ranks if ranks else 2}"]
+            finish(straight, ranks or 1, [*own, f"engine.stage={stage or 1}"])
+            places = (
+                itertools.repeat((ranks, stage)) if ranks else ((chance.choice(RANKS), chance.choice(STAGES)) for _ in count())
+            )
+            new = disturbed(killed, places, own, share if ranks else args.kills - len(kills), args.steps, args.seed + number)
+            rows.append({**name, "steps": args.steps, **_summary(new), **compare(killed, straight, args.steps)})
+            kills += [asdict(kill) for kill in new]
+            write(args.out, rows, kills)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def write(out: Path, rows: list[dict[str, Any]], all_kills: list[harness.Kill], steps: int) -> None:
+def earlier(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows and kills of a record that was interrupted."""
+    path = out.with_suffix(".json")
+    content = json.loads(path.read_text()) if path.exists() else {"rows": [], "kills": []}
+    return content["rows"], content["kills"]
+
+
+def write(out: Path, rows: list[dict[str, Any]], kills: list[dict[str, Any]]) -> None:
     """The record so far."""
-    alone = [kill.others_left_after for kill in all_kills if kill.victims < kill.ranks]
+    alone = [kill["others_left_after"] for kill in kills if kill["victims"] < kill["ranks"]]
+    moments = [kill["moment"] for kill in kills]
     notes = [
-        f"{len(all_kills)} kills in runs of {steps} steps with a checkpoint every 2; "
-        f"{sum(k.moment == 'while saving' for k in all_kills)} while a checkpoint was written, "
-        f"{sum(k.moment == 'start-up' for k in all_kills)} during start-up. "
-        f"Where one of several ranks was killed ({len(alone)} times), the others had left after at most "
-        f"{max(alone, default=0.0):.1f} s (train.silence_limit=6). Losses are compared with an undisturbed run on the same "
-        "ranks and stage: 0 means equal to the last bit; the last row changes ranks and stage with every start and is compared "
-        "with 2 ranks at stage 2.",
+        f"{len(kills)} kills: {moments.count('while saving')} while a checkpoint was written, {moments.count('start-up')} during "
+        f"start-up, {moments.count('between steps')} between steps; a checkpoint every 2 steps. Where one of several ranks was "
+        f"killed ({len(alone)} times), the others had left after at most {max(alone, default=0.0):.1f} s (train.silence_limit=6). "
+        "Losses of every step are compared with an undisturbed run on the same ranks and stage, where 0 means equal to the last "
+        "bit; the row that changes ranks and stage with every start is compared with one rank at stage 1.",
     ]
-    title = "Killed runs end as if nothing had happened"
-    write_record(out, title, notes, rows, ["torch", "deepspeed"], {"kills": len(all_kills)})
+    write_record(out, "Killed runs end as if nothing had happened", notes, rows, ["torch", "deepspeed"], {"kills": kills})
 
 
 def _summary(kills: list[harness.Kill]) -> dict[str, Any]:

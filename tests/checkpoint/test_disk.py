@@ -21,10 +21,10 @@ from tests.zero.common import make
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB of its own; a checkpoint of the tiny run takes 0.5 MB."""
+    """A file system of 2 MB of its own; a checkpoint of the tiny run takes about half of one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip("a file system can be mounted by root only")
     try:
@@ -84,7 +84,7 @@ def test_a_folder_that_vanishes_is_not_made_again_somewhere_else(disk: Path) -> 
         assert "mount it again" in error
         assert not output.exists()
     finally:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=True)
 
 
 def test_a_run_on_a_full_disk_trains_to_its_end_and_says_that_its_last_checkpoint_is_missing(
