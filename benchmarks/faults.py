@@ -130,7 +130,7 @@ def write(out: Path, rows: list[dict[str, Any]], kills: list[dict[str, Any]]) ->
     notes = [
         f"{len(kills)} kills: {moments.count('while saving')} while a checkpoint was written, {moments.count('start-up')} during "
         f"start-up, {moments.count('between steps')} between steps; a checkpoint every 2 steps. Where one of several ranks was "
-        f"killed ({len(alone)} times), the others had left after at most {max(alone, default=0.0):.1f} s (train.silence_limit=6). "
+        f"killed ({len(alone)} times), the others had left after at most {max(alone, default=0.0):.1f} s. "
         "Losses of every step are compared with an undisturbed run on the same ranks and stage, where 0 means equal to the last "
         "bit; the row that changes ranks and stage with every start is compared with one rank at stage 1.",
     ]
