@@ -241,13 +241,19 @@ def tars(folder: Path) -> list[Row]:
     return rows
 
 
+TASKS = (perceptual_hash, near_pairs, captions, tars)
+
+
 def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
+    parser.add_argument("--only", choices=[task.__name__ for task in TASKS], help="measure one task")
     args = parser.parse_args()
     rows: list[Row] = []
-    for task in (perceptual_hash, near_pairs, captions, tars):
+    for task in TASKS:
+        if args.only not in (None, task.__name__):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             rows += task(Path(folder))
     packages = ["numpy", "pillow", "simplejpeg", "xxhash", "pyarrow"]

@@ -98,7 +98,9 @@ def _decontaminate(args: argparse.Namespace) -> DecontaminateConfig:
 
 
 def _plan(args: argparse.Namespace) -> PlanConfig:
-    return PlanConfig(args.seed, args.samples_per_shard, args.shard_bytes, shuffle=not args.listed_order)
+    return PlanConfig(
+        args.seed, args.samples_per_shard, args.shard_bytes, shuffle=not args.listed_order, even=not args.full_shards
+    )
 
 
 def _hash_files(args: argparse.Namespace) -> dict[str, Path]:
@@ -278,7 +280,9 @@ def _add_dedup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-variance", type=float, default=config.min_variance, help="flatter pictures: bytes and pixels only")
     parser.add_argument("--several-captions", default=config.several_captions, help="all, best or drop (default %(default)s)")
     parser.add_argument("--max-pictures-per-caption", type=int, default=0, help="0: no limit (default)")
-    parser.add_argument("--jaccard", type=float, default=config.jaccard, help="of near-duplicate captions (default %(default)s)")
+    parser.add_argument(
+        "--jaccard", type=float, default=config.jaccard, help="of near-duplicate captions (default %(default)s; 0: off)"
+    )
     parser.add_argument("--embeddings", default="", metavar="FILE", help="features of all catalog rows (.npy), compared too")
     parser.add_argument("--cosine", type=float, default=config.cosine, help="of alike features (default %(default)s)")
 
@@ -293,6 +297,7 @@ def _add_decontaminate(parser: argparse.ArgumentParser) -> None:
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the order of samples (default %(default)s)")
+    parser.add_argument("--full-shards", action="store_true", help="fill each shard, the last holds what is left; else even ones")
     parser.add_argument("--listed-order", action="store_true", help="leave samples as listed (galleries; not for training)")
     parser.add_argument("--samples-per-shard", type=int, default=0, help="even shards of at most this many samples")
     parser.add_argument("--shard-bytes", type=int, default=0, help="or even shards of about this many bytes")

@@ -42,7 +42,7 @@ class DedupConfig:
     max_pictures_per_caption: int = 0
     """A caption (with its near-duplicates) stays on at most this many pictures, the best ones; 0: no limit."""
     jaccard: float = 0.7
-    """Near-duplicate captions have at least this Jaccard similarity of words and word pairs; 1: only equal words."""
+    """Near-duplicate captions have at least this Jaccard similarity of words and word pairs; 1: only equal words; 0: none are."""
     embeddings: str = ""
     """Features of all catalog rows, a `.npy` file; pictures alike in them are duplicates too. Empty: not compared."""
     cosine: float = 0.95
@@ -55,8 +55,8 @@ class DedupConfig:
             raise ConfigError(f"dedup tolerance is {self.tolerance}: give 0 to 255")
         if not 0 < self.cosine <= 1:
             raise ConfigError(f"dedup cosine is {self.cosine}: give a similarity above 0, at most 1")
-        if not 0 < self.jaccard <= 1:
-            raise ConfigError(f"dedup jaccard is {self.jaccard}: give a similarity above 0, at most 1")
+        if not 0 <= self.jaccard <= 1:
+            raise ConfigError(f"dedup jaccard is {self.jaccard}: give a similarity up to 1, or 0 to leave captions alone")
         if self.several_captions not in get_args(SeveralCaptions):
             raise ConfigError(f"dedup several-captions is {self.several_captions!r}: use {', '.join(get_args(SeveralCaptions))}")
         if self.max_pictures_per_caption < 0:
@@ -192,6 +192,8 @@ def _text_labels(
     columns: Columns, alive: I64, hashes: NDArray[np.uint64], config: DedupConfig, folder: Path
 ) -> tuple[I64, dict[str, int]]:
     """For each caption of `alive` the number of its cluster of equal and near-equal texts, and figures."""
+    if config.jaccard == 0:
+        return np.arange(len(alive)), {}
     _, first, inverse = np.unique(hashes[alive], return_index=True, return_inverse=True)
     figures = {"distinct_captions": len(first)}
     if config.jaccard >= 1:

@@ -50,6 +50,8 @@ class PlanConfig:
     """Number of the first sample, likewise."""
     shuffle: bool = True
     """Whether samples are permuted; else they stay as listed, which serves galleries, not training."""
+    even: bool = True
+    """Whether shards are even; else each holds `samples_per_shard` samples and the last what is left."""
 
     def __post_init__(self) -> None:
         if (self.samples_per_shard > 0) == (self.shard_bytes > 0) or min(self.samples_per_shard, self.shard_bytes) < 0:
@@ -67,6 +69,8 @@ def permutation(rows: I64, seed: int) -> I64:
 
 def shard_bounds(order: I64, num_bytes: NDArray[np.int64], config: PlanConfig) -> I64:
     """Places in `order` where shards begin, and its length at the end; `num_bytes` is over all rows."""
+    if config.samples_per_shard and not config.even:
+        return np.append(np.arange(0, len(order), config.samples_per_shard), len(order))
     if config.samples_per_shard:
         shards = -(-len(order) // config.samples_per_shard)
         even: I64 = np.linspace(0, len(order), shards + 1).round().astype(np.int64)

@@ -128,7 +128,8 @@ def _through_the_chain(rows: list[tuple[bytes, dict[str, Any]]], work: Path, cor
     keep = "+".join(name for name in rows[0][1] if name not in ("captions", "image_id"))
     source = SourceSpec("emoji", "table", str(work / "raw" / "list.jsonl"), keep=keep)
     config = ChainConfig(
-        plan=PlanConfig(samples_per_shard=SAMPLES_PER_SHARD, shuffle=False), dedup=DedupConfig(radius=-1, jaccard=1.0)
+        plan=PlanConfig(samples_per_shard=SAMPLES_PER_SHARD, shuffle=False, even=False),
+        dedup=DedupConfig(radius=-1, jaccard=0.0),
     )
     found = chain(work, corpus, [source], config, Parallel(workers=1))
     if found.num_samples != len(rows):

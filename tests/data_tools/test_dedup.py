@@ -133,6 +133,8 @@ def test_captions_that_say_the_same_on_one_picture_are_kept_once(tmp_path: Path)
     captions = ["A cat!", "a cat", long, long + " today", "two dogs"]
     _, kept = deduped(tmp_path, {"a.jpg": (jpeg(1), captions)})
     assert kept["a.jpg"] == ["A cat!", long + " today", "two dogs"]
+    _, kept = deduped(tmp_path / "off", {"a.jpg": (jpeg(1), captions)}, jaccard=0)
+    assert kept["a.jpg"] == captions
 
 
 def test_chains_are_cut_each_dropped_picture_is_near_the_one_kept_for_it() -> None:
@@ -285,6 +287,7 @@ def test_shards_are_even_by_count_and_by_size() -> None:
     sizes = np.random.default_rng(0).integers(1000, 200_000, 1003)
     counts = np.diff(shard_bounds(order, sizes, PlanConfig(samples_per_shard=100)))
     assert counts.sum() == 1003 and counts.max() <= 100 and counts.max() - counts.min() <= 1
+    assert shard_bounds(order, sizes, PlanConfig(samples_per_shard=500, even=False)).tolist() == [0, 500, 1000, 1003]
     bounds = shard_bounds(order, sizes, PlanConfig(shard_bytes=10_000_000))
     weights = np.add.reduceat(sizes, bounds[:-1])
     assert len(weights) == 11 and weights.max() < 1.1 * weights.min()
@@ -312,7 +315,7 @@ def test_append_adds_only_what_is_new_and_leaves_old_shards_alone(tmp_path: Path
     ("make", "words"),
     [
         (lambda: DedupConfig(radius=40), "radius"),
-        (lambda: DedupConfig(jaccard=0), "jaccard"),
+        (lambda: DedupConfig(jaccard=-1), "jaccard"),
         (lambda: DedupConfig(several_captions="some"), "several-captions"),  # type: ignore[arg-type]
         (lambda: DecontaminateConfig(radius=99), "radius"),
         (lambda: PlanConfig(), "shard size is not clear"),
