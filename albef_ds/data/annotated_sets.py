@@ -72,7 +72,7 @@ class TextImageSet(Generic[R]):
     """
 
     def __init__(self, records: Sequence[R], config: DataConfig, image_size: int) -> None:
-        self.records = list(records)
+        self.records: list[R] = list(records)
         self._reader = _Reader(config, image_size, self.records)
         self._ids, self._mask = self._reader.tokens([record_text(record) for record in self.records])
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from albef_ds.data.annotations.files import read_json
 from albef_ds.errors import ConfigError
-from albef_ds.scenes import annotations
+from albef_ds.scenes import annotations as task_files
 from albef_ds.scenes.ceilings import retrieval_ceilings, vqa_ceilings
 from albef_ds.scenes.folder import SceneFolder
 from albef_ds.scenes.meanings import HARD, Meaning, Thing, split_meanings
@@ -95,11 +95,11 @@ def write_scenes(path: Path, settings: SceneSettings) -> dict[str, Any]:
         _write_shards(path / "pretrain" / name, name, meanings, count, settings)
     counts, seed, side, noise = asdict(settings.counts), settings.seed, settings.side, settings.label_noise
     everything = {
-        "retrieval": annotations.write_retrieval(folder, seed, side, split, counts),
-        "vqa": annotations.write_vqa(folder, seed, side, split, counts, noise),
-        "nlvr": annotations.write_nlvr(folder, seed, side, split, counts, noise),
-        "entailment": annotations.write_entailment(folder, seed, side, counts, noise),
-        "grounding": annotations.write_grounding(folder, seed, side, counts),
+        "retrieval": task_files.write_retrieval(folder, seed, side, split, counts),
+        "vqa": task_files.write_vqa(folder, seed, side, split, counts, noise),
+        "nlvr": task_files.write_nlvr(folder, seed, side, split, counts, noise),
+        "entailment": task_files.write_entailment(folder, seed, side, counts, noise),
+        "grounding": task_files.write_grounding(folder, seed, side, counts),
     }
     ceilings = {**everything, "vqa": vqa_ceilings()}
     ceilings["retrieval"] = {
