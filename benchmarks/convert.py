@@ -47,7 +47,7 @@ def make(folder: Path) -> None:
         output=str(folder),
         engine=EngineConfig(stage=3, precision="fp32", device="cpu"),
         optim=OptimConfig(name="torch"),
-        train=TrainConfig(micro_batch_size=1, global_batch_size=RANKS),
+        train=TrainConfig(micro_batch_size=2, global_batch_size=2 * RANKS),
     )
     device = torch.device("cpu")
     init_distributed(device)
