@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import resource
 import shutil
@@ -193,6 +194,19 @@ def near_pairs(path: Path) -> dict[str, Any]:
     return {"found": f"{len(hashes):,} distinct hashes, {len(found.left):,} pairs, {found.bounded_rows:,} rows in bounded runs"}
 
 
+def projected(rows: list[dict[str, Any]], count: int, target: float = 400e6) -> list[str]:
+    """What the stages would take at `target` rows: time grows as n log n (sorting), memory as n."""
+    stages = [row for row in rows if not row["stage"].startswith("near_pairs")] or rows
+    seconds, memory = sum(float(row["CPU s"]) for row in stages), max(float(row["GB"]) for row in stages)
+    factor = target / count
+    hours = seconds * factor * math.log(target) / math.log(count) / 3600
+    return [
+        f"{count:,} rows, each stage in a process of its own: {seconds:,.0f} CPU seconds, at most {memory:.2f} GB. Time grows as",
+        f"n log n and memory as n, so {target / 1e6:,.0f} M rows would take about {hours:.1f} CPU hours and {memory * factor:.0f} GB on one",
+        "node; with less memory the sources are taken in parts, each appended to what is there (`albef-data append`).",
+    ]
+
+
 def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -223,11 +237,7 @@ def main() -> None:
         shutil.rmtree(args.work / function.__name__.removesuffix("_rows"), ignore_errors=True)
         rows.append(alone(function, args.work))
         print(rows[-1], flush=True)
-    factor = f"{400e6 / args.rows:.1f}"
-    notes = [
-        f"{args.rows:,} rows, each stage in a process of its own. Time grows as n log n and memory as n, so for 400 M rows",
-        f"multiply by {factor}: time stays in hours, memory is more than one node has and columns would have to be spilled.",
-    ]
+    notes = projected(rows, args.rows)
     write_record(
         args.out, "Dedup, decontamination and plan at scale", notes, rows, ["numpy", "scipy", "pyarrow"], {"rows": args.rows}
     )
