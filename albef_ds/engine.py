@@ -6,17 +6,14 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from albef_ds.config.schema import OptimConfig
-from albef_ds.errors import ConfigError
 from albef_ds.optim import parameter_groups
 from albef_ds.task import Task
 
@@ -82,14 +79,6 @@ def generators_kept(device: torch.device) -> Iterator[None]:
     """Give back the random generators' states (CPU, and `device` if it is a GPU) after the block."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
-
-
-def read_torch_file(path: Path, device: torch.device | str = "cpu") -> Any:
-    """What `torch.save` wrote to `path`, tensors and plain values only; `ConfigError` if it is missing or damaged."""
-    try:
-        return torch.load(path, weights_only=True, map_location=device)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path} cannot be read ({first_line(error)}): take another checkpoint") from None
 
 
 def first_line(error: Exception) -> str:
