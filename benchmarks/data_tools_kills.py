@@ -29,7 +29,7 @@ STAGES = ("catalog", "scan", "filter", "dedup", "decontaminate", "plan", "shard"
 TURNS = ("catalog", "scan", "scan", "scan", "filter", "dedup", "decontaminate", "plan", "shard", "shard", "shard", "verify", "")
 """Stages in which the attempts of one chain are killed, one after the other; the last attempt is left alone."""
 WORKERS = 2
-LONG = {"scan": 2.0, "shard": 1.0, "verify": 1.0}  # seconds within which a kill is drawn; the other stages are short
+LONG = {"scan": 1.0, "shard": 0.5, "verify": 1.0}  # seconds within which a kill is drawn; the other stages are short
 
 
 def make_pictures(folder: Path, count: int) -> None:
@@ -58,9 +58,19 @@ def has_begun(work: Path, stage: str) -> bool:
     return (work / "shard" / "done.json").exists() if stage == "verify" else (work / stage).exists()
 
 
-def kill_in(process: subprocess.Popen[bytes], work: Path, stage: str, draw: random.Random) -> bool:
-    """Kill the process group within `stage`; False when it ended before."""
-    while not has_begun(work, stage):
+def tasks_begun(log: Path) -> int:
+    """Tasks of map stages that the attempt has begun so far."""
+    return log.read_text().count("begin") if log.exists() else 0
+
+
+def kill_in(process: subprocess.Popen[bytes], work: Path, log: Path, stage: str, draw: random.Random) -> bool:
+    """Kill the process group within `stage`, in map stages once a task of it has begun; False when it ended before."""
+    begun: int | None = None
+    while True:
+        if begun is None and has_begun(work, stage):
+            begun = tasks_begun(log)
+        if begun is not None and (stage not in ("scan", "shard") or tasks_begun(log) > begun):
+            break
         if process.poll() is not None:
             return False
         time.sleep(0.002)
@@ -111,7 +121,7 @@ def main() -> None:
             stage = TURNS[turn % len(TURNS)]
             turn += 1
             process = subprocess.Popen(attempt, start_new_session=True, stdout=subprocess.DEVNULL)
-            killed = bool(stage) and kill_in(process, folder / "work", stage, draw)
+            killed = bool(stage) and kill_in(process, folder / "work", log, stage, draw)
             if killed:
                 where[reached(folder / "work")] += 1
                 words = log.read_text().split() if log.exists() else []

@@ -203,7 +203,8 @@ def projected(rows: list[dict[str, Any]], count: int, target: float = 400e6) -> 
     return [
         f"{count:,} rows, each stage in a process of its own: {seconds:,.0f} CPU seconds, at most {memory:.2f} GB. Time grows as",
         f"n log n and memory as n, so {target / 1e6:,.0f} M rows would take about {hours:.1f} CPU hours and",
-        f"{memory * factor:.0f} GB on one node; with less memory the sources are taken in parts, each appended to what is there (`albef-data append`).",
+        f"{memory * factor:.0f} GB on one node; with less memory the sources are taken in parts, each appended to what is there",
+        "(`albef-data append`).",
     ]
 
 
