@@ -36,17 +36,15 @@ responsible for training, evaluation over a corpus (`albef-ds evaluate`) or serv
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from albef_ds.build import TASKS
@@ -54,24 +52,22 @@ from albef_ds.config.tasks import ContrastiveConfig
 from albef_ds.convert.api import fill_task, read_model
 from albef_ds.convert.card import USES
 from albef_ds.convert.model import Weights, WholeModel
-from albef_ds.data import transforms
-from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.captions import clean_caption
 from albef_ds.data.tokenizer import CaptionTokenizer
 from albef_ds.errors import ConfigError
+from albef_ds.evaluators.boxes import score_boxes, upscale
+from albef_ds.inputs import ImageInput, Images, Texts, batches, many, paired, pixels_of, size_of
 from albef_ds.models.bert import FusionPass
+from albef_ds.models.gradcam import PAPER_LAYER, ground_text
 from albef_ds.task import Task
 from albef_ds.tasks.classification import ClassificationTask
 from albef_ds.tasks.contrastive import ContrastiveTask
 from albef_ds.tasks.vqa import VqaTask
 from albef_ds.types import Batch, ClassificationBatch
 
-ImageInput = str | Path | Image.Image | Tensor
-"""A path, a PIL picture, or a tensor: uint8 (3, H, W) of any size, or float (3, S, S) normalised and of the model's size."""
-Images = ImageInput | Sequence[ImageInput]
-Texts = str | Sequence[str]
 _T = TypeVar("_T")
-
+Corners = tuple[float, float, float, float]
+"""left, top, right, bottom in pixels."""
 BATCH_SIZE = 32
 """Pictures or texts per forward pass unless a call says otherwise."""
 
@@ -81,11 +77,11 @@ class Grounding:
     """Where a text is in a picture."""
 
     heatmap: Tensor
-    """float32 (H, W) in pixels of the picture, not negative: evidence for the whole text."""
+    """float32 (H, W) in pixels of the picture, bicubic between patches: evidence for the whole text."""
     words: tuple[tuple[str, Tensor], ...]
     """Each token and its own map (h, w), one cell per patch."""
-    boxes: tuple[tuple[float, tuple[float, float, float, float]], ...]
-    """(score, (left, top, right, bottom) in pixels) of the boxes that were given, best first."""
+    boxes: tuple[tuple[float, Corners], ...]
+    """(score, corners) of the boxes that were given, best first: heat inside over the square root of the area."""
 
 
 def load(
@@ -144,12 +140,13 @@ class AlbefModel:
 
     def prepare_images(self, images: Images) -> Tensor:
         """Pictures as the model takes them: float32 (B, 3, S, S), resized (bicubic) and normalised. Raises `ConfigError`."""
-        return torch.stack([self._pixels(image) for image in _many(images)])
+        size, most = self.config.model.vision.image_size, self.config.data.max_pixels
+        return torch.stack([pixels_of(image, size, most) for image in many(images)])
 
     def prepare_texts(self, texts: Texts) -> tuple[Tensor, Tensor]:
         """Ids int64 (B, L) and mask bool (B, L) of cleaned texts. Raises `ConfigError`: nothing is left of a text."""
         rows = []
-        for text in _many(texts):
+        for text in many(texts):
             rows.append(clean_caption(text, self.config.data.max_words))
             if len(self._tokenizer.encode(rows[-1])) < 2:
                 raise ConfigError(f"nothing is left of the text {text!r} after cleaning: give one with words in it")
@@ -167,7 +164,7 @@ class AlbefModel:
             ConfigError: a picture that cannot be read, or a model without ITC features.
         """
         albef = self._contrastive("encode_image").model
-        pixels = (self._to(self.prepare_images(part)) for part in _batches(images, batch_size))
+        pixels = (self._to(self.prepare_images(part)) for part in batches(images, batch_size))
         parts = [albef.project_image(albef.encode_image(part)) for part in pixels]
         return torch.cat(parts).float()
 
@@ -176,7 +173,7 @@ class AlbefModel:
         """ITC features of texts, float32 (B, embed_dim) of length 1. Arguments and errors as `encode_image`."""
         albef = self._contrastive("encode_text").model
         parts = []
-        for part in _batches(texts, batch_size):
+        for part in batches(texts, batch_size):
             ids, mask = self._tokens(part)
             parts.append(albef.project_text(albef.encode_text(ids, mask), mask))
         return torch.cat(parts).float()
@@ -194,7 +191,7 @@ class AlbefModel:
             ConfigError: numbers that do not go together, a picture that cannot be read, or a model without ITM head.
         """
         task = self._contrastive("match")
-        pictures, words = _paired(_many(images), _many(texts))
+        pictures, words = paired(many(images), many(texts))
         alone = len(pictures) == 1 < len(words)
         parts = []
         shared = task.model.encode_image(self._to(self.prepare_images(pictures))) if alone else None
@@ -232,7 +229,7 @@ class AlbefModel:
             ConfigError: numbers that do not go together, a picture that cannot be read, or a model without answer decoder.
         """
         task = self._of(VqaTask, "answer")
-        pictures, words = _paired(_many(images), _many(questions))
+        pictures, words = paired(many(images), many(questions))
         pictures = pictures * len(words) if len(pictures) == 1 else pictures
         given: list[str] = []
         for start in range(0, len(words), batch_size):
@@ -258,7 +255,7 @@ class AlbefModel:
             ConfigError: numbers that do not go together, a picture that cannot be read, or a model without classes.
         """
         task = self._of(ClassificationTask, "classify")
-        pictures, words, each = _many(images), _many(texts), task.config.num_images
+        pictures, words, each = many(images), many(texts), task.config.num_images
         if len(pictures) != each * len(words):
             raise ConfigError(f"{len(pictures)} pictures do not go with {len(words)} texts: give {each} per text")
         parts = []
@@ -290,21 +287,18 @@ class AlbefModel:
         Raises:
             ConfigError: a picture or box that cannot be used, no such layer, or a model without ITM head.
         """
-        from albef_ds.models.gradcam import ground_text
-
         task = self._contrastive("ground")
         depth = self.config.model.text.num_fusion_layers
-        layer = min(2, depth - 1) if layer is None else layer
+        layer = min(PAPER_LAYER, depth - 1) if layer is None else layer
         if not 0 <= layer < depth:
             raise ConfigError(f"layer {layer} is not one of the {depth} multimodal layers: give 0 to {depth - 1}")
         pixels = self._to(self.prepare_images(image))
         ids, mask = self._tokens([text])
         maps = ground_text(task.model, task.itm_head, pixels, ids, mask, layer)
-        width, height = self._size(image)
-        heatmap = F.interpolate(maps.sentence[None].float(), (height, width), mode="bilinear", align_corners=False)[0, 0].cpu()
+        heatmap = upscale(maps.sentence[0].cpu(), *size_of(image, self.config.data.max_pixels))
         tokens = self._tokenizer.decode(ids[0].tolist())
         words = tuple(zip(tokens, maps.tokens[0].float().cpu(), strict=True))
-        return Grounding(heatmap, words, rank_boxes(heatmap, boxes or ()))
+        return Grounding(heatmap, words, _ranked_boxes(heatmap, boxes or ()))
 
     def _ranked(self, task: VqaTask, embeds: Tensor, mask: Tensor, answers: Sequence[str]) -> list[str]:
         ids, answer_mask = (part.to(self.device) for part in self._with_end()(list(answers)))
@@ -333,37 +327,6 @@ class AlbefModel:
     def _to(self, images: Tensor) -> Tensor:
         return images.to(device=self.device, dtype=self.dtype)
 
-    def _pixels(self, image: ImageInput) -> Tensor:
-        size = self.config.model.vision.image_size
-        if isinstance(image, Tensor):
-            if image.dtype == torch.uint8 and image.dim() == 3 and image.shape[0] == 3:
-                return self._resized(_png(Image.fromarray(image.permute(1, 2, 0).cpu().numpy())))
-            if not image.is_floating_point() or image.shape != (3, size, size):
-                raise ConfigError(
-                    f"a picture is a tensor of {image.dtype} and shape {list(image.shape)}: give uint8 (3, H, W), "
-                    f"or normalised floats (3, {size}, {size})"
-                )
-            return image.float().cpu()
-        if isinstance(image, Image.Image):
-            return self._resized(_png(image))
-        try:
-            return self._resized(Path(image).read_bytes())
-        except OSError as error:
-            raise ConfigError(f"{image} cannot be read ({error.strerror}): give the path of a picture") from None
-        except BrokenSampleError as error:
-            raise ConfigError(f"{image} is no picture that can be used ({error}): give a JPEG, PNG or WebP file") from None
-
-    def _resized(self, data: bytes) -> Tensor:
-        return transforms.resize(data, self.config.data.max_pixels, self.config.model.vision.image_size)
-
-    def _size(self, image: ImageInput) -> tuple[int, int]:
-        """Width and height of a picture in its own pixels."""
-        if isinstance(image, Tensor):
-            return image.shape[2], image.shape[1]
-        if isinstance(image, Image.Image):
-            return image.size
-        return transforms.decode_image(Path(image).read_bytes(), self.config.data.max_pixels).size
-
     def _contrastive(self, method: str) -> ContrastiveTask:
         return self._of(ContrastiveTask, method)
 
@@ -374,67 +337,18 @@ class AlbefModel:
         return self.task
 
 
-def rank_boxes(
-    heatmap: Tensor, boxes: Sequence[Sequence[float]], alpha: float = 0.5
-) -> tuple[tuple[float, tuple[float, float, float, float]], ...]:
-    """Boxes by the sum of the map inside over area^alpha, best first (released code: alpha 0.5).
-
-    Args:
-        heatmap: (H, W).
-        boxes: (left, top, right, bottom) in pixels.
-        alpha: exponent.
-
-    Raises:
-        ConfigError: a box that is empty or lies outside the picture.
-    """
+def _ranked_boxes(heatmap: Tensor, boxes: Sequence[Sequence[float]]) -> tuple[tuple[float, Corners], ...]:
+    """(score, corners) of boxes, the parts outside of the picture left out, best first."""
     height, width = heatmap.shape
-    scored = []
-    for box in boxes:
-        left, top, right, bottom = (float(value) for value in box)
-        columns = slice(max(0, int(left)), min(width, int(right)))
-        rows = slice(max(0, int(top)), min(height, int(bottom)))
-        inside = heatmap[rows, columns]
-        if not inside.numel():
-            raise ConfigError(f"box {list(box)} covers no pixel of the {width} x {height} picture: give left, top, right, bottom")
-        scored.append((float(inside.sum()) / inside.numel() ** alpha, (left, top, right, bottom)))
-    return tuple(sorted(scored, key=lambda item: -item[0]))
-
-
-def _png(image: Image.Image) -> bytes:
-    """A picture in memory as a file's bytes, so that it takes the same way as any file."""
-    image = ImageOps.exif_transpose(image)
-    buffer = io.BytesIO()
-    (image if image.mode in _PNG_MODES else image.convert("RGB")).save(buffer, "PNG", compress_level=0)
-    return buffer.getvalue()
-
-
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-
-
-def _many(items: Any) -> list[Any]:
-    """One thing as a list of it; a tensor (B, 3, H, W) as its pictures."""
-    if isinstance(items, str | Path | Image.Image) or (isinstance(items, Tensor) and items.dim() == 3):
-        return [items]
-    listed = list(items)
-    if not listed:
-        raise ConfigError("no picture or text was given: give one or more")
-    return listed
-
-
-def _batches(items: Any, size: int) -> Iterator[list[Any]]:
-    listed = _many(items)
-    if size < 1:
-        raise ConfigError(f"batch_size is {size}: give 1 or more")
-    for start in range(0, len(listed), size):
-        yield listed[start : start + size]
-
-
-def _paired(images: list[Any], texts: list[str]) -> tuple[list[Any], list[str]]:
-    if len(texts) == 1 < len(images):
-        texts = texts * len(images)
-    if len(images) not in (1, len(texts)):
-        raise ConfigError(f"{len(images)} pictures do not go with {len(texts)} texts: give as many, or one of either")
-    return images, texts
+    given: list[Corners] = [(float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in boxes]
+    inside = []
+    for left, top, right, bottom in given:
+        left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
+        if int(left) >= int(right) or int(top) >= int(bottom):
+            raise ConfigError(f"a box covers no pixel of the {width} x {height} picture: give left, top, right, bottom")
+        inside.append((left, top, right - left, bottom - top))
+    scores = score_boxes(heatmap, inside).tolist() if inside else []
+    return tuple(sorted(zip(scores, given, strict=True), key=lambda item: -item[0]))
 
 
 def _device(device: str | torch.device) -> torch.device:

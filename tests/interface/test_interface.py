@@ -137,7 +137,7 @@ def test_classes_of_one_and_of_two_pictures(load: Load) -> None:
 def test_grounding_gives_a_map_per_word_and_ranks_boxes(load: Load) -> None:
     boxes = [(0, 0, 20, 15), (20, 15, 40, 30), (0, 0, 40, 30)]
     result = load("retrieval").ground(picture(1), "red cup", boxes)
-    assert result.heatmap.shape == (30, 40) and bool((result.heatmap >= 0).all()) and float(result.heatmap.max()) > 0
+    assert result.heatmap.shape == (30, 40) and float(result.heatmap.max()) > 0
     assert [word for word, _ in result.words] == ["[CLS]", "red", "cup"]
     assert all(word_map.shape == (4, 4) for _, word_map in result.words)
     assert {box for _, box in result.boxes} == {tuple(map(float, box)) for box in boxes}
