@@ -25,7 +25,7 @@ def _block(pointer, rows, columns, width, row_mask, column_mask):  # type: ignor
     return tl.load(pointer + rows[:, None] * width + columns[None, :], mask=row_mask[:, None] & column_mask[None, :], other=0.0)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _forward_kernel(  # type: ignore[no-untyped-def]
     x, teacher, keys, positives, scale, out, num_rows, num_columns, share, width,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DISTILLED: tl.constexpr,
@@ -77,7 +77,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     tl.store(base + 6 * num_rows, weighted, mask=row_mask)
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _backward_kernel(  # type: ignore[no-untyped-def]
     x, teacher, keys, positives, scale, log_sum, guide_log_sum, count, gradient, grad_x, grad_scale,
     num_rows, num_columns, share, width, alpha,

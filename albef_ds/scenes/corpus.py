@@ -101,7 +101,7 @@ def write_scenes(path: Path, settings: SceneSettings) -> dict[str, Any]:
         "entailment": task_files.write_entailment(folder, seed, side, counts, noise),
         "grounding": task_files.write_grounding(folder, seed, side, counts),
     }
-    ceilings = {**everything, "vqa": vqa_ceilings()}
+    ceilings: dict[str, Any] = {**everything, "vqa": vqa_ceilings()}
     ceilings["retrieval"] = {
         "hard gallery": retrieval_ceilings(HARD[: settings.counts.gallery]),
         "unseen meanings": retrieval_ceilings(split.held_out),
