@@ -83,8 +83,6 @@ class Watchdog:
 
     def close(self) -> None:
         """Stop watching; this rank is done and no longer missed."""
-        if self._closing.is_set():
-            return
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(timeout=_GRACE)
@@ -113,6 +111,7 @@ class Watchdog:
         try:
             first = self._store.add(_FAILED, 1) == 1
             if first:
+                self._closing.set()  # what the others do from now on follows from this
                 self._store.set(f"{_FAILED}/code", str(code))
         except (RuntimeError, OSError):
             return True
@@ -175,6 +174,8 @@ class Watchdog:
             code = int(self._store.get(f"{_FAILED}/code"))
             self._store.add(_HEARD, 1)
             self._closing.set()
+            if self.rank == 0:  # the store may end with this process
+                self.wait_until_heard()
             self._leave(code)
 
     def _beats(self, ranks: Iterable[int]) -> dict[int, Beat]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from albef_ds.cli.arguments import CommandParser, add_config_arguments, config_from
 from albef_ds.errors import ConfigError
@@ -61,6 +62,8 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--overwrite deletes the run that --resume would go on from: give one of them")
     stop_after = None if arguments.stop_after is None else parse_duration(arguments.stop_after)
 
+    # The trace of a lost connection is pages of torch's frames; the watchdog says it in a line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from albef_ds.run import run  # torch and DeepSpeed load only after the command line has been found good
 
     return run(config, arguments.resume, stop_after=stop_after, overwrite=arguments.overwrite)
