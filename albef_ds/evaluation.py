@@ -58,11 +58,17 @@ def evaluated_as(config: RunConfig) -> str:
 
 
 def headline(config: RunConfig, metrics: dict[str, float]) -> tuple[str, float]:
-    """Name and value of the metric that chooses a checkpoint."""
+    """Name and value of the metric that chooses a checkpoint.
+
+    Raises:
+        ConfigError: the split has none, such as questions without answers.
+    """
     name = HEADLINE[evaluated_as(config)]
-    if name not in metrics:  # no re-ranking, no proposals
-        name = next(key for key in metrics if key.startswith(name.rsplit("_", 1)[0]))
-    return name, metrics[name]
+    # Without re-ranking or proposals the next of the same beginning serves.
+    found = name if name in metrics else next((key for key in metrics if key.startswith(name.rsplit("_", 1)[0])), None)
+    if found is None:
+        raise ConfigError(f"data.eval_annotations gives no {name}, so no checkpoint can be chosen: give files with answers")
+    return found, metrics[found]
 
 
 def evaluate_validation(task: Task, config: RunConfig, device: torch.device) -> dict[str, float]:
@@ -85,6 +91,7 @@ def evaluate(
     limit: int = 0,
     generate: bool = False,
     layer: int | None = None,
+    k_test: int | None = None,
     progress: Progress | None = None,
 ) -> Scores:
     """Score `task` on the files `annotations`.
@@ -99,6 +106,7 @@ def evaluate(
         limit: take the first so many records; 0 takes all.
         generate: VQA writes answers freely instead of ranking `data.answer_list`.
         layer: multimodal layer of Grad-CAM; None: the paper's.
+        k_test: candidates per query that retrieval re-ranks; None: the task's.
         progress: told about every batch.
 
     Raises:
@@ -122,7 +130,7 @@ def evaluate(
         metrics = dict(asker.run())
         return Scores(metrics, asker.predictions, {"answers": "generated"} if generate else {"k_test": task.config.k_test})
     assert isinstance(task, ContrastiveTask)
-    k_test = getattr(config.task, "k_test", K_TEST)
+    k_test = k_test or getattr(config.task, "k_test", K_TEST)
     pairs = PairSet(cast(list[CaptionRecord], records), config.data, side)
     measured = evaluate_retrieval(task, config, device, pairs, k_test=k_test, momentum=momentum, progress=progress)
     return Scores(measured, protocol={"k_test": k_test})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from albef_ds.checkpoint.find import problem_of
 from albef_ds.checkpoint.retention import complete_steps, folder_name
 from albef_ds.checkpoint.saver import FOLDER
 from albef_ds.config.overrides import parse_overrides
-from albef_ds.config.schema import RetrievalConfig, RunConfig
+from albef_ds.config.schema import RunConfig
 from albef_ds.convert.api import read_model
 from albef_ds.convert.model import Weights
 from albef_ds.errors import ConfigError
@@ -129,14 +129,12 @@ def _candidates(path: Path) -> list[Path]:
 
 
 def _config(path: Path, request: Request) -> RunConfig:
-    config = parse_overrides(read_model(path).model.config, list(request.overrides))
-    if request.protocol in PROTOCOLS and isinstance(config.task, RetrievalConfig):
-        config = replace(config, task=replace(config.task, k_test=PROTOCOLS[request.protocol].k_test))
-    return config
+    return parse_overrides(read_model(path).model.config, list(request.overrides))
 
 
 def _scores(path: Path, request: Request, device: torch.device, files: str, split: Any) -> Scores:
     config = _config(path, request)
     model = read_model(path, request.overrides).model.select(request.weights, queues=False)
     task = AlbefModel(model, device=device, dtype=torch.float32).task
-    return evaluate(task, config, device, files, split, generate=request.generate, layer=request.layer)
+    k_test = PROTOCOLS[request.protocol].k_test if request.protocol in PROTOCOLS else None
+    return evaluate(task, config, device, files, split, generate=request.generate, layer=request.layer, k_test=k_test)

@@ -12,6 +12,7 @@ import torch
 from albef_ds.cli.main import main
 from albef_ds.config.schema import RetrievalConfig, RunConfig, VqaConfig
 from albef_ds.errors import ConfigError
+from albef_ds.evaluation import headline
 from albef_ds.evaluators.vqa_submission import validate_submission
 from albef_ds.protocols import PROTOCOLS, check_protocol
 from albef_ds.scoring import Request, named_files, score
@@ -159,3 +160,16 @@ def test_ground_writes_an_overlay_and_ranks_boxes_by_layer(
         from albef_ds.cli.ground import main as ground
 
         ground([*arguments[1:], "--box", "1,2"])
+
+
+def test_a_protocol_sets_how_many_candidates_are_reranked(runs: dict[str, Path], scenes: Path, tmp_path: Path) -> None:
+    request = Request(runs["pretrain"], protocol="flickr30k_pretrained", splits={"test": f"{scenes}/retrieval_test.json"})
+    record = score(request, tmp_path, torch.device("cpu"), lambda line: None)
+    assert record["protocol"]["name"] == "flickr30k_pretrained" and record["protocol"]["k_test"] == 128
+    assert record["splits"]["test"]["retrieval/k_test_t2i"] == 12  # all pictures there are
+
+
+def test_a_validation_split_without_answers_cannot_choose() -> None:
+    with pytest.raises(ConfigError, match="no checkpoint can be chosen"):
+        headline(RunConfig(task=VqaConfig()), {"vqa/num_questions": 5.0})
+    assert headline(RunConfig(task=RetrievalConfig()), {"retrieval/mean_recall": 5.0}) == ("retrieval/mean_recall", 5.0)
