@@ -44,14 +44,20 @@ def preflight(cluster: SlurmCluster, folder: Path, shards: str, expected: str) -
     done = cluster.call(*command, cwd=folder, ALBEF_ROOT=str(ROOT), ALBEF_SITE=str(site), DS_ACCELERATOR="cpu")
     state = cluster.wait_for_end(done.stdout.strip())
     if state != expected:
-        raise SystemExit(f"preflight ended as {state}, not {expected}: {(folder / 'logs').glob('*')}")
+        log = "".join(path.read_text() for path in folder.glob("*.log"))
+        raise SystemExit(f"preflight ended as {state}, not {expected}:\n{log}")
 
 
 def sleeping_job(cluster: SlurmCluster, folder: Path) -> str:
-    """A job of two nodes that waits; its number once it runs."""
-    wait = ["--nodes=2", "--requeue", "--output=/dev/null", "--wrap=srun sleep 3600"]
-    job = cluster.run("sbatch", "--parsable", f"--chdir={folder}", *wait)
-    cluster.wait(lambda: cluster.job(job)["JobState"] == "RUNNING", "the job to run")
+    """A job of two nodes that waits, and requeues itself where its tasks fail as our scripts do; its number once it runs."""
+    marks = folder / "running"
+    shutil.rmtree(marks, ignore_errors=True)
+    marks.mkdir()
+    wait = f"srun bash -c 'touch {marks}/$SLURM_PROCID; sleep 3600' || scontrol requeue $SLURM_JOB_ID"
+    job = cluster.run(
+        "sbatch", "--parsable", f"--chdir={folder}", "--nodes=2", "--requeue", "--output=/dev/null", f"--wrap={wait}"
+    )
+    cluster.wait(lambda: len(list(marks.iterdir())) == 2, "the job to run")
     return job
 
 
@@ -115,11 +121,12 @@ def main() -> None:
         for what, found in times.items()
     ]
     notes = [
-        "From submission to the job's end where a job is named; polled every 0.1 s. The nodes share this machine's cores,",
-        "and other work ran beside it where the load average says so.",
+        f"Slurm {SlurmCluster.version()}. From submission to the job's end where a job is named; polled every 0.1 s. The nodes",
+        "share this machine's cores, and other work ran beside it where the load average says so.",
     ]
-    version = SlurmCluster.version()
-    write_record(args.out, "Slurm around the training", notes, rows, ["torch"], {"slurm": version, "repeat": args.repeat})
+    write_record(
+        args.out, "Slurm around the training", notes, rows, ["torch"], {"slurm": SlurmCluster.version(), "repeat": args.repeat}
+    )
 
 
 if __name__ == "__main__":

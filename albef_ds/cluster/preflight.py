@@ -37,6 +37,9 @@ class Place:
     number: int
     address: str
     port: int
+    """Where the nodes meet."""
+    training_port: int
+    """What training will use later, and the all-reduce now: unlike a port found free, nobody else takes it meanwhile."""
     job: str
 
     @property
@@ -52,12 +55,12 @@ class Place:
             ConfigError: inside a Slurm step, but not one that the shipped scripts made.
         """
         if "SLURM_PROCID" not in environment or "ALBEF_NODES" not in environment:
-            return cls((socket.gethostname(),), 0, "127.0.0.1", 0, f"local-{os.getpid()}")
+            return cls((socket.gethostname(),), 0, "127.0.0.1", 0, 0, f"local-{os.getpid()}")
         try:
             nodes = tuple(environment["ALBEF_NODES"].split())
             number, port = int(environment["SLURM_PROCID"]), int(environment["ALBEF_PREFLIGHT_PORT"])
             job = f"{environment['SLURM_JOB_ID']}.{environment.get('SLURM_RESTART_COUNT', '0')}"
-            return cls(nodes, number, environment["MASTER_ADDR"], port, job)
+            return cls(nodes, number, environment["MASTER_ADDR"], port, int(environment["MASTER_PORT"]), job)
         except (KeyError, ValueError) as error:
             raise ConfigError(f"{error} is missing or no number: submit slurm/preflight.sbatch, which sets it") from None
 
@@ -128,10 +131,7 @@ def _lead(head: Head, place: Place, seconds: float, all_reduce: bool) -> tuple[d
     if verdict.faults or not all_reduce or len(place.nodes) == 1:
         head.answer({})
         return reports, verdict
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = int(probe.getsockname()[1])
-    head.answer({"port": port})
+    head.answer({"port": place.training_port})
     reports = {node: as_report(entry) for node, entry in head.gather(2 * seconds).items()}
     head.answer({})
     return reports, judge(place.nodes, reports, 2 * seconds)
