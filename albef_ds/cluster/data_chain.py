@@ -34,7 +34,7 @@ STAGES = (
     Stage("filter", options=("--preset", "--set")),
     Stage("dedup", options=_DEDUP),
     Stage("decontaminate", options=("--against", "--ids", "--wide-radius", "--wide-tolerance")),
-    Stage("plan", options=("--seed", "--samples-per-shard", "--shard-bytes"), flags=("--listed-order",)),
+    Stage("plan", options=("--seed", "--samples-per-shard", "--shard-bytes"), flags=("--listed-order", "--full-shards")),
     Stage("report"),
     Stage("shard", array=True, options=("--out", "--max-side", "--quality"), flags=("--restart",)),
     Stage("verify", flags=("--decode",), work=False),
