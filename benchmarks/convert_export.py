@@ -9,6 +9,7 @@ concepts, captions asking, the matcher judging the nearest pictures of each.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -97,6 +98,7 @@ def main() -> None:
         "the program; the torch matcher encodes its pictures and texts anew).",
         f"Ranks of the right picture, captions asking, the nearest {SHORTLIST} pictures judged by the matcher:",
     ]
+    sys.argv[1:] = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]  # no path of this machine
     write_record(options.out, "Retrieval with exported programs", notes, table, ["torch", "onnx", "onnxruntime"], facts)
 
 
