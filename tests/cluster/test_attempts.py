@@ -36,6 +36,7 @@ def test_three_failures_without_a_new_checkpoint_are_a_loop_and_progress_is_none
     assert before(loop, 100).action == "stop"
     assert after(loop[:2], 100).action == "requeue"
     assert after([ended("crashed", 4, 8), *loop[1:]], 100).action == "requeue"  # the first one got further
+    assert after([*loop[:2], ended("crashed", 8, 12)], 100).action == "requeue"  # the last one did
     assert after([ended("stopped", 8, 8), *loop[1:]], 100).action == "requeue"  # preemptions are nobody's fault
     assert before([ended("killed", 2), ended("killed", 4), ended("killed", 4)], 100).action == "go"
 
