@@ -93,8 +93,8 @@ def append(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfi
         )
     plan = replace(config.plan, first_shard=len(manifest.shards), first_sample=manifest.num_samples)
     settings = work / "plan" / "settings.json"
-    if (work / "shard" / "done.json").exists() and settings.exists():
-        # This very append is finished: its plan starts where the corpus stood then, not where it stands now.
+    if settings.exists():
+        # This append was planned before: it starts where the corpus stood then, and may have written its shards since.
         before = load_json(settings)["settings"]
         plan = replace(plan, first_shard=before["first_shard"], first_sample=before["first_sample"])
     wide = DecontaminateConfig(config.dedup.radius, config.dedup.tolerance, config.dedup.min_variance)

@@ -86,6 +86,14 @@ def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConf
     stage = open_stage(work, "shard", settings, is_map=True, restart=restart)
     if stage.done and (folder / MANIFEST_NAME).exists():
         return Manifest.load(folder)
+    bounds = np.load(plan.folder / "bounds.npy", allow_pickle=False)
+    tasks = [
+        _Task(plan.folder, folder, number, first_shard, first_sample + int(first), resize, stage.folder / f"{number:05d}.json")
+        for number, first in enumerate(bounds[:-1])
+    ]
+    if (written := _written_before(folder, tasks)) is not None:
+        _close(folder, stage, written)
+        return written
     before: Manifest | None = None
     if first_shard:
         before = Manifest.load(folder)
@@ -93,11 +101,6 @@ def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConf
             raise ConfigError(f"{folder} has changed since this append was planned: run `albef-data append` with a new --work")
     else:
         open_folder(folder)
-    bounds = np.load(plan.folder / "bounds.npy", allow_pickle=False)
-    tasks = [
-        _Task(plan.folder, folder, number, first_shard, first_sample + int(first), resize, stage.folder / f"{number:05d}.json")
-        for number, first in enumerate(bounds[:-1])
-    ]
     sizes = np.diff(bounds)
     run_tasks(_write, tasks, parallel, "shard", size_of=lambda task: int(sizes[task.number]), unit="picture", is_done=_is_done)
     if not all(_is_done(task) for task in tasks):
@@ -105,6 +108,20 @@ def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConf
     entries = tuple(ShardEntry(**load_json(task.marker)) for task in tasks)
     with disk_full_is_one_line(folder):
         return _finish(work, folder, stage, plan, entries, before, resize)
+
+
+def _written_before(folder: Path, tasks: list[_Task]) -> Manifest | None:
+    """The manifest over all of `tasks`, where a run was killed after writing it and before saying so."""
+    if not (folder / MANIFEST_NAME).exists() or not all(_is_done(task) for task in tasks):
+        return None
+    manifest = Manifest.load(folder)
+    entries = tuple(ShardEntry(**load_json(task.marker)) for task in tasks)
+    return manifest if manifest.shards[tasks[0].first_shard :] == entries else None
+
+
+def _close(folder: Path, stage: Stage, manifest: Manifest) -> None:
+    (folder / WRITING_NAME).unlink(missing_ok=True)
+    stage.finish({"num_samples": manifest.num_samples, "num_shards": len(manifest.shards)})
 
 
 def _is_done(task: _Task) -> bool:
@@ -218,5 +235,5 @@ def _finish(
             save_atomically(fingerprints, lambda file: pq.write_table(both, file, compression="zstd"))
         (folder / WRITING_NAME).touch()
     manifest = finish_folder(folder, (*(before.shards if before else ()), *entries), info)
-    stage.finish({"num_samples": manifest.num_samples, "num_shards": len(manifest.shards)})
+    _close(folder, stage, manifest)
     return manifest

@@ -129,6 +129,22 @@ def test_kill_9_at_any_moment_costs_a_chunk_and_changes_no_byte(raw: Path, corpu
     assert contents(tmp_path / "out") == contents(corpus)
 
 
+def test_a_kill_between_the_manifest_and_the_mark_of_the_stage_is_continued(tmp_path: Path) -> None:
+    folder = folder_corpus(tmp_path / "raw", {f"{i}.jpg": (jpeg(i), ["x y"]) for i in range(4)})
+    more = folder_corpus(tmp_path / "more", {f"{i}.jpg": (jpeg(i), ["z"]) for i in range(9, 12)})
+    out = tmp_path / "out"
+    for command, source in (("build", folder), ("append", more)):
+        work = tmp_path / command
+        arguments = [command, "--source", f"raw=folder:{source}", "--work", str(work), "--out", str(out)]
+        arguments += ["--samples-per-shard", "2", "--workers", "1"]
+        assert main(arguments) == 0
+        before = contents(out)
+        (work / "shard" / "done.json").unlink()
+        (out / "_writing").touch()
+        assert main(arguments) == 0
+        assert contents(out) == before
+
+
 def members(group: int) -> list[int]:
     """Processes of a process group that have not ended."""
     found = []
