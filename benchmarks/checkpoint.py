@@ -96,12 +96,16 @@ def main() -> None:
                 shutil.rmtree(work, ignore_errors=True)
             numbers = {name: round(value, 2) if value < 10 else round(value, 1) for name, value in measured.items()}
             rows.append({"ranks": ranks, "stage": stage, **numbers})
-            print(rows[-1], flush=True)
+            write(args.out, rows, args.model)
+
+
+def write(out: Path, rows: list[dict[str, Any]], model: str) -> None:
+    """The record so far."""
     notes = [
         "One thread per rank, all on one machine and disk. `copy to memory` is what training waits for; the rest up to "
         "`until whole` (write, fsync, read back, compare) happens beside it.",
     ]
-    write_record(args.out, "Saving and loading a checkpoint", notes, rows, ["torch", "deepspeed"], {"model": args.model})
+    write_record(out, "Saving and loading a checkpoint", notes, rows, ["torch", "deepspeed"], {"model": model})
 
 
 if __name__ == "__main__":
