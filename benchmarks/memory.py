@@ -3,7 +3,7 @@
     python -m benchmarks.memory --model base --ranks 1 2 --out benchmarks/memory
     python -m benchmarks.memory --model large --ranks 2 --only "stage 3, offload" --out benchmarks/memory_large
 
-Each case starts fresh gloo ranks, makes two optimizer steps (`large`: one) on a mock batch in fp32 and reads the highest
+Each case starts fresh gloo ranks, makes two optimizer steps (`large`: one) on a mock batch and reads the highest
 resident memory of the process, less what it held before the model was made. Resident memory counts what the allocator
 keeps; a GPU's peak is another number, the ratios are what carries over.
 """
@@ -18,7 +18,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -65,9 +65,7 @@ def cases(only: str) -> list[Case]:
 def configuration(case: Case, model: str, micro_batch: int, world_size: int, folder: str) -> RunConfig:
     """The recipe of `model` with the ZeRO file of `case`, buckets of 20M elements."""
     config = {"base": pretrain_4m, "large": pretrain_large}[model]()
-    engine = replace(
-        config.engine, kind="zero", device="cpu", precision="fp32", stage=case.stage or 0, momentum_storage="value_residual"
-    )
+    engine = replace(config.engine, kind="zero", device="cpu", precision=precision(model), stage=case.stage or 0)
     if case.stage:
         knobs: dict[str, Any] = {"reduce_bucket_size": 20_000_000, "overlap_comm": False}
         if case.stage < 3:
@@ -88,6 +86,11 @@ def configuration(case: Case, model: str, micro_batch: int, world_size: int, fol
         compute=RECOMPUTE if case.recompute else ComputeConfig(),
         train=replace(config.train, micro_batch_size=micro_batch, global_batch_size=micro_batch * world_size),
     )
+
+
+def precision(model: str) -> Literal["fp32", "bf16"]:
+    """`base` in fp32, to stand beside plain DDP; `large` as its recipe says."""
+    return "fp32" if model == "base" else "bf16"
 
 
 def _status(name: str) -> int:
@@ -116,9 +119,9 @@ def _ddp_step(config: RunConfig) -> Any:
 
 
 def _zero_step(config: RunConfig) -> Any:
-    task = build.build_task(config, "fp32")
+    task = build.build_task(config, config.engine.precision)
     build.attach_momentum(task, config)
-    engine = build.build_engine(task, config, CPU, "fp32")
+    engine = build.build_engine(task, config, CPU, config.engine.precision)
     task.train()
     return task, lambda: engine.train_step([mock_batch(config)], SCHEDULE, 1e-4)
 
@@ -182,8 +185,8 @@ def main() -> None:
                 }
             )
             notes = [
-                f"ALBEF {arguments.model}, micro-batch {arguments.micro_batch}, fp32, CPU ranks over gloo, {steps} optimizer "
-                "step(s);",
+                f"ALBEF {arguments.model}, micro-batch {arguments.micro_batch}, {precision(arguments.model)}, CPU ranks over",
+                f"gloo, {steps} optimizer step(s);",
                 "the largest over the ranks. Resident memory above what the process held with its libraries loaded. Seconds are",
                 "those of a machine that also did other work.",
             ]
