@@ -130,10 +130,10 @@ def evaluate(
         metrics = dict(asker.run())
         return Scores(metrics, asker.predictions, {"answers": "generated"} if generate else {"k_test": task.config.k_test})
     assert isinstance(task, ContrastiveTask)
-    k_test = k_test or getattr(config.task, "k_test", K_TEST)
+    reranked = int(k_test or getattr(config.task, "k_test", K_TEST))
     pairs = PairSet(cast(list[CaptionRecord], records), config.data, side)
-    measured = evaluate_retrieval(task, config, device, pairs, k_test=k_test, momentum=momentum, progress=progress)
-    return Scores(measured, protocol={"k_test": k_test})
+    measured = evaluate_retrieval(task, config, device, pairs, k_test=reranked, momentum=momentum, progress=progress)
+    return Scores(measured, protocol={"k_test": reranked})
 
 
 def _answers(config: RunConfig) -> list[str]:
