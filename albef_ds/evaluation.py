@@ -130,7 +130,8 @@ def evaluate(
         metrics = dict(asker.run())
         return Scores(metrics, asker.predictions, {"answers": "generated"} if generate else {"k_test": task.config.k_test})
     assert isinstance(task, ContrastiveTask)
-    reranked = int(k_test or getattr(config.task, "k_test", K_TEST))
+    own: int = getattr(config.task, "k_test", K_TEST)
+    reranked = k_test or own
     pairs = PairSet(cast(list[CaptionRecord], records), config.data, side)
     measured = evaluate_retrieval(task, config, device, pairs, k_test=reranked, momentum=momentum, progress=progress)
     return Scores(measured, protocol={"k_test": reranked})
