@@ -143,7 +143,7 @@ def main() -> None:
     rows = table(found)
     entropy = word_entropy(scenes / "pretrain" / "train")
     if arguments.record:
-        from benchmarks.data_tools_record import write_record
+        from benchmarks.record import write_record
 
         notes = [
             f"Scenes with {NOISE:.0%} of the captions from another scene; {arguments.steps} steps of 64 and a quarter of them in",

@@ -27,7 +27,7 @@ from albef_ds.progress import Progress
 from albef_ds.recipes import get_recipe
 from albef_ds.zero import optimizer_state
 from albef_ds.zero.setup import init_distributed
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 from tests.distributed import run_ranks
 from tests.zero.common import tiny_config, with_engine
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 
 RANKS = 2
 FORMS = (

@@ -26,7 +26,7 @@ from albef_ds.data.evaluation import RetrievalSet
 from albef_ds.evaluators.ranking import DirectionScores, Ranking, recall
 from albef_ds.export.programs import export, run_onnx
 from albef_ds.interface import AlbefModel
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 
 RANKINGS: tuple[Ranking, ...] = ("itc", "itm", "itm_itc")
 SHORTLIST = 8

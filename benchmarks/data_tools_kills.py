@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 
 STAGES = ("catalog", "scan", "filter", "dedup", "decontaminate", "plan", "shard", "verify")
 TURNS = ("catalog", "scan", "scan", "scan", "filter", "dedup", "decontaminate", "plan", "shard", "shard", "shard", "verify", "")

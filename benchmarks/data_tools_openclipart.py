@@ -11,7 +11,7 @@ import shutil
 import time
 from pathlib import Path
 
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 from data_tools.cli import main as albef_data
 from data_tools.stage import load_stage
 

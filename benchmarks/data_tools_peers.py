@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from albef_ds.data.shards import ShardReader, parse_meta
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 from data_tools import captions as text
 from data_tools import hamming, images
 from data_tools.caption_duplicates import SetFile, near_clusters, similarity

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.data_tools_peers import planted_hashes
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 from data_tools import hamming
 from data_tools.arrays import distinct
 from data_tools.catalog import SCHEMA as CATALOG_SCHEMA

@@ -196,7 +196,7 @@ def main() -> None:
         floor = f"floor {row['floor']:5.1f} {row['passed']:>4}"
         print(f"{row['task']:<11} {row['score']:6.2f}  {floor}  {row['measure']} (at most: {row['at most']})")
     if arguments.record:
-        from benchmarks.data_tools_record import write_record
+        from benchmarks.record import write_record
 
         notes = [
             "Fine-tuned from one pretrained checkpoint through the `deepspeed` launcher on CPU; test scored once, by the",

@@ -101,7 +101,7 @@ def main() -> None:
     row = {name.removeprefix("vqa/"): round(value, 2) for name, value in record["splits"]["test"].items()}
     print(row)
     if arguments.record:
-        from benchmarks.data_tools_record import write_record
+        from benchmarks.record import write_record
 
         notes = [
             "Trained from scratch on the package's training questions; the checkpoint was chosen on held-out training pictures."

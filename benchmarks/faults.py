@@ -22,7 +22,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 from data_tools.shard_writer import ShardWriter
 from tests.data.conftest import sample
 from tests.faults import harness

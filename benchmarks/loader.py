@@ -34,7 +34,7 @@ from albef_ds.data import randomness, transforms
 from albef_ds.data.stream import ImageTextStream
 from albef_ds.data.tokenizer import CaptionTokenizer
 from benchmarks.data_tools_peers import photograph
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 from data_tools.shard_writer import ShardWriter
 
 SIDE, BATCH, TURNS = 256, 32, 4

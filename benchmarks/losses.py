@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from albef_ds.kernels.soft_cross_entropy import LogitTeacher, Positives, soft_cross_entropy
 from albef_ds.losses.contrastive import contrastive_loss, sliced_contrastive_loss
 from albef_ds.losses.masked_language import masked_language_loss
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 
 ALPHA = 0.4
 

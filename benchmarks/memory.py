@@ -32,7 +32,7 @@ from albef_ds.optim import parameter_groups
 from albef_ds.recipes.pretrain import pretrain_4m
 from albef_ds.recipes.scale import pretrain_large
 from albef_ds.zero.setup import init_distributed
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 from tests.distributed import run_ranks
 
 CPU = torch.device("cpu")

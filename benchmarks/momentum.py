@@ -16,7 +16,7 @@ from albef_ds import build, comm
 from albef_ds.recipes.pretrain import pretrain_4m
 from albef_ds.zero.momentum import ShardedMomentum
 from albef_ds.zero.setup import init_distributed
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 from tests.distributed import run_ranks
 
 

@@ -20,7 +20,7 @@ from tests.planning.test_activations import RECOMPUTE, RELEASED, planned_bytes, 
 try:
     from benchmarks.record import write_record
 except ImportError:
-    from benchmarks.data_tools_record import write_record
+    from benchmarks.record import write_record
 
 ACTIVATIONS: list[tuple[str, str, float, dict[str, Any]]] = [
     ("plain attention", "fp32", 0.1, {}),

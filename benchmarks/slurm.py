@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 from data_tools.shard_writer import ShardWriter
 from tests.data.conftest import sample
 from tests.slurm.cluster import SlurmCluster

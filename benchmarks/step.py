@@ -25,7 +25,7 @@ from albef_ds.engine import LocalEngine
 from albef_ds.momentum import DenseMomentum
 from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.types import ImageTextBatch
-from benchmarks.data_tools_record import write_record
+from benchmarks.record import write_record
 
 PLAIN = ComputeConfig(attention="plain", share_cross_kv=False, mlm_masked_only=False, itm_cls_only=False, one_fusion_call=False)
 SCHEDULE = {"alpha": 0.4}
