@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from albef_ds.convert.api import Found, read_model
-from albef_ds.convert.writing import sha256
 from albef_ds.errors import ConfigError
 from albef_ds.shard_format import Manifest
+from albef_ds.tensor_files.hashed import digest
 
 WEIGHTS = "student.safetensors"
 """The weights of a checkpoint that are scored unless the momentum copy is asked for."""
@@ -18,9 +18,9 @@ WEIGHTS = "student.safetensors"
 def weights_hash(found: Found) -> str:
     """SHA-256 of the file that holds the student; of a model in several files, of the first."""
     if found.path.is_file():
-        return sha256(found.path)
+        return digest(found.path).sha256
     chosen = found.path / WEIGHTS
-    return sha256(chosen if chosen.is_file() else min(found.path.glob("*.safetensors")))
+    return digest(chosen if chosen.is_file() else min(found.path.glob("*.safetensors"))).sha256
 
 
 def lineage_of(found: Found) -> list[dict[str, Any]]:

@@ -15,11 +15,11 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.convert.api import read_model
 from albef_ds.convert.model import WholeModel
 from albef_ds.convert.names import BASE, MOMENTUM
-from albef_ds.convert.tensors import LazyTensor
 from albef_ds.errors import ConfigError
 from albef_ds.models.parameters import WHOLE, ParameterAccess
 from albef_ds.models.transplant import POSITION_EMBEDDING, resize_position_embedding, transplant
 from albef_ds.task import Task
+from albef_ds.tensor_files.lazy import LazyTensor
 
 NEW = {
     "classification": r"base\.cls_head\..*",

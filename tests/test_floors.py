@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: dict[str, int] = {
     **dict.fromkeys(("config", "errors", "types", "comm", "device", "logging", "shard_format", "assets"), 0),
-    **dict.fromkeys(("apex", "rendezvous", "exit_codes"), 0),
+    **dict.fromkeys(("apex", "rendezvous", "exit_codes", "tensor_files", "unreadable"), 0),
     **dict.fromkeys(("models", "losses", "kernels", "queue", "momentum", "engine", "optim", "task"), 1),
     **dict.fromkeys(("tasks", "data"), 2),
     **dict.fromkeys(("zero", "evaluators"), 3),
@@ -22,7 +22,7 @@ FLOORS: dict[str, int] = {
 COMPOSITION = 4  # build, trainer, checkpoint, recipes and whatever is not named above
 SIBLINGS = (2, 3)  # floors whose packages do not know each other
 MATHEMATICS = ("models", "losses")
-MATHEMATICS_MAY_IMPORT = ("models", "losses", "kernels", "config", "errors", "apex")
+MATHEMATICS_MAY_IMPORT = ("models", "losses", "kernels", "config", "errors", "apex", "unreadable")
 RECIPES_MAY_IMPORT = ("recipes", "config", "errors")
 DATA_TOOLS_MAY_IMPORT = ("shard_format", "errors")
 DISTRIBUTION = ("torch.distributed", "torch.nn.parallel", "torch.multiprocessing")

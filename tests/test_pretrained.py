@@ -22,9 +22,9 @@ from albef_ds.config.schema import (
 from albef_ds.convert.model import WholeModel
 from albef_ds.convert.names import BASE, MOMENTUM
 from albef_ds.convert.native import save_file
-from albef_ds.convert.tensors import LazyTensor
 from albef_ds.errors import ConfigError
 from albef_ds.task import Task
+from albef_ds.tensor_files.lazy import LazyTensor
 from tests.tasks.tiny import tiny_model
 from tests.zero.common import tiny_config, with_engine
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from albef_ds.checkpoint.tensor_file import Entry, digest, write_text
+from albef_ds.tensor_files.hashed import Entry, digest, write_text
 
 MARKER_NAME = "complete.json"
 FORMAT = 1

@@ -21,11 +21,13 @@ from albef_ds import comm
 from albef_ds.checkpoint.content import Snapshot, Window, take_snapshot
 from albef_ds.checkpoint.marker import check_file, write_marker
 from albef_ds.checkpoint.retention import complete_steps, folder_name, record_scores, tidy
-from albef_ds.checkpoint.tensor_file import Entry, write_tensors, write_text
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine import Engine
 from albef_ds.progress import Progress
 from albef_ds.task import Task
+from albef_ds.tensor_files.hashed import Entry, write_text
+from albef_ds.tensor_files.lazy import LazyTensor
+from albef_ds.tensor_files.safetensors_form import write_safetensors
 
 FOLDER = "checkpoints"
 _REPLACED = ".replaced.tmp"
@@ -176,7 +178,9 @@ def _write(writing: _Writing, snapshot: Snapshot) -> None:
         writing.temporary.parent.mkdir(exist_ok=True)
         writing.temporary.mkdir(exist_ok=True)
         for name, tensors in snapshot.tensors.items():
-            writing.entries[name] = write_tensors(writing.temporary / name, tensors)
+            writing.entries[name] = write_safetensors(
+                writing.temporary / name, {key: LazyTensor.of(tensor) for key, tensor in tensors.items()}
+            )
             tensors.clear()
         for name, text in snapshot.texts.items():
             writing.entries[name] = write_text(writing.temporary / name, text)

@@ -11,10 +11,10 @@ from albef_ds.config.schema import ModelConfig, RunConfig
 from albef_ds.convert import checkpoint, native, released
 from albef_ds.convert.model import WholeModel, check_complete
 from albef_ds.convert.names import MOMENTUM
-from albef_ds.convert.tensors import PICKLE_SUFFIXES, open_tensors
 from albef_ds.errors import ConfigError
 from albef_ds.models.parameters import WHOLE, ParameterAccess
 from albef_ds.task import Task
+from albef_ds.tensor_files.opening import PICKLE_SUFFIXES, open_tensors
 
 
 @dataclass(frozen=True)

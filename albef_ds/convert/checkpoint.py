@@ -16,8 +16,9 @@ from albef_ds.checkpoint.marker import MARKER_NAME, DamageError, check_file, rea
 from albef_ds.config.schema import RunConfig
 from albef_ds.convert.model import WholeModel, check_complete, shapes_of
 from albef_ds.convert.names import BASE, MOMENTUM, QUEUE
-from albef_ds.convert.tensors import LazyTensor, open_tensors
 from albef_ds.errors import ConfigError
+from albef_ds.tensor_files.lazy import LazyTensor
+from albef_ds.tensor_files.opening import open_tensors
 
 QUEUE_NAME = "queue.safetensors"
 _USED = (STATE_NAME, CONFIG_NAME, STUDENT_NAME, MOMENTUM_NAME, QUEUE_NAME)

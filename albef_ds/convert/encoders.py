@@ -11,7 +11,7 @@ from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import InitConfig, PretrainConfig, RunConfig
 from albef_ds.convert.api import Found
 from albef_ds.convert.model import WholeModel
-from albef_ds.convert.tensors import LazyTensor
+from albef_ds.tensor_files.lazy import LazyTensor
 
 
 def read_encoders(vision: Path, bert: Path, overrides: Sequence[str] = ()) -> Found:

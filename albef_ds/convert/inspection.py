@@ -10,9 +10,11 @@ from albef_ds.convert.api import Found, read_model
 from albef_ds.convert.card import USES, lineage_lines
 from albef_ds.convert.model import WholeModel
 from albef_ds.convert.names import MOMENTUM, QUEUE, RELEASED
-from albef_ds.convert.tensors import PICKLE_SUFFIXES, StoredTensors, open_tensors
-from albef_ds.convert.writing import FORMS, Options, prepared, sha256
+from albef_ds.convert.writing import FORMS, Options, prepared
 from albef_ds.errors import ConfigError
+from albef_ds.tensor_files.hashed import digest
+from albef_ds.tensor_files.lazy import StoredTensors
+from albef_ds.tensor_files.opening import PICKLE_SUFFIXES, open_tensors
 
 _PARTS = (
     ("image encoder", "base.albef.visual_encoder."),
@@ -37,7 +39,7 @@ def inspect(path: Path, overrides: Sequence[str] = (), *, tensors: bool = False)
     if stored is not None and (use := _encoder(stored)):
         yield f"{path}: {use}"
         yield from _numbers("tensors", {name: tensor.numel for name, tensor in stored.tensors.items()}, stored)
-        yield f"  sha256       {sha256(path)}"
+        yield f"  sha256       {digest(path).sha256}"
         return
     found = read_model(path, overrides)
     model = found.model
@@ -48,7 +50,7 @@ def inspect(path: Path, overrides: Sequence[str] = (), *, tensors: bool = False)
     for remark in model.remarks:
         yield f"  note         {remark}"
     for file in _files(found):
-        yield f"  sha256       {sha256(file)}  {file.name}"
+        yield f"  sha256       {digest(file).sha256}  {file.name}"
     yield f"  serves       {', '.join(USES[model.kind]) or 'fine-tuning'} of albef_ds.load"
     yield f"  converts to  {', '.join(_possible(model))}"
     if tensors:

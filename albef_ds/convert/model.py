@@ -17,8 +17,8 @@ from albef_ds.build import TASKS
 from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, RunConfig
 from albef_ds.config.tasks import ClassificationConfig, ContrastiveConfig, TaskConfig
 from albef_ds.convert.names import BASE, MOMENTUM, QUEUE, RELEASED
-from albef_ds.convert.tensors import LazyTensor, listing
 from albef_ds.errors import ConfigError
+from albef_ds.tensor_files.lazy import LazyTensor, listing
 
 Weights = Literal["student", "momentum", "both"]
 

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from albef_ds.config.schema import ModelConfig
 from albef_ds.config.tasks import ContrastiveConfig
 from albef_ds.convert import names
 from albef_ds.convert.model import WholeModel, check_complete, shapes_of, unique
 from albef_ds.convert.shapes import is_released, released_config
-from albef_ds.convert.tensors import LazyTensor, StoredTensors, equal, listing
 from albef_ds.errors import ConfigError
 from albef_ds.queue import NO_ID
+from albef_ds.tensor_files.lazy import LazyTensor, StoredTensors, equal, listing
+from albef_ds.tensor_files.torch_form import write_torch_file
 
 
 def is_released_file(stored: StoredTensors) -> bool:
@@ -136,19 +136,7 @@ def without_place(model: WholeModel) -> list[str]:
 
 def save_released(model: WholeModel, path: Path, *, wrapped: bool) -> None:
     """Write the new file `path`; with `wrapped` under the key `model`, as the released code and LAVIS read it."""
-    read: dict[int, Tensor] = {}
-    tensors: dict[str, Tensor] = {}
-    for name, entry in to_released(model).items():
-        if id(entry) not in read:  # tied names share one storage in the file as well
-            tensor = entry.read()
-            whole = tensor.untyped_storage().nbytes() == tensor.nbytes
-            read[id(entry)] = tensor if whole else tensor.clone()
-        tensors[name] = read[id(entry)]
-    try:
-        torch.save({"model": tensors} if wrapped else tensors, path)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"{path} cannot be written ({reason}): free the disk or give another place") from None
+    write_torch_file(path, to_released(model), under="model" if wrapped else None)
 
 
 def _scalar_as_one(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:

@@ -21,8 +21,8 @@ from albef_ds.config.tasks import (
     TextAssignmentConfig,
     VqaConfig,
 )
-from albef_ds.convert.tensors import LazyTensor, equal
 from albef_ds.errors import ConfigError
+from albef_ds.tensor_files.lazy import LazyTensor, equal
 
 HEADS = {768: 12, 1024: 16}
 """Width -> attention heads where every ViT and every BERT of that width has as many."""

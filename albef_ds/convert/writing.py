@@ -6,7 +6,6 @@ to the source's. Only one tensor is held at a time where source and destination 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import time
@@ -23,8 +22,10 @@ from albef_ds.convert import native, released
 from albef_ds.convert.api import Found, read_model
 from albef_ds.convert.model import Weights, WholeModel
 from albef_ds.convert.names import MOMENTUM, QUEUE, RELEASED, place_of
-from albef_ds.convert.tensors import INDEX_SUFFIX, LazyTensor, equal, listing
 from albef_ds.errors import ConfigError
+from albef_ds.tensor_files.hashed import digest
+from albef_ds.tensor_files.lazy import LazyTensor, equal, listing
+from albef_ds.tensor_files.opening import INDEX_SUFFIX
 
 Form = Literal["released", "lavis", "safetensors", "folder"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -87,13 +88,19 @@ def convert(source: Found, destination: Path, options: Options) -> Written:
     model = replace(model, lineage=(*model.lineage, _step(source, options)))
     _check_free(destination, options)
     with _beside(destination) as room:
-        written = _write(model, room / destination.name, options)
+        try:
+            written = _write(model, room / destination.name, options)
+        except OSError as error:
+            raise ConfigError(
+                f"{destination} cannot be written ({error.strerror}): free the disk or give another place"
+            ) from None
         _verify(model, written[0], options)
-        digest = sha256(written[0] if written[0].is_file() else next(iter(sorted(written[0].glob("*.safetensors")))))
+        first = written[0] if written[0].is_file() else min(written[0].glob("*.safetensors"))
+        sha256 = digest(first).sha256
         places = [_move(path, destination.parent, overwrite=options.overwrite) for path in reversed(written)]
     total = sum(tensor.numel for tensor in source.model.tensors.values())
     taken = sum(tensor.numel for name, tensor in source.model.tensors.items() if name not in left)
-    return Written(tuple(reversed(places)), len(model.tensors), model.parameters, taken / total, tuple(left), digest)
+    return Written(tuple(reversed(places)), len(model.tensors), model.parameters, taken / total, tuple(left), sha256)
 
 
 def prepared(model: WholeModel, options: Options) -> tuple[WholeModel, list[str]]:
@@ -126,15 +133,6 @@ def mapping(model: WholeModel, options: Options) -> Iterator[tuple[str, str, str
             there = _released_queue(name) if name.startswith(QUEUE) else _released_place(chosen, name)
         shape = f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
         yield model.source_names.get(name, name), name, there, shape
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _released_place(model: WholeModel, name: str) -> str:
@@ -228,7 +226,7 @@ def _step(source: Found, options: Options) -> dict[str, object]:
         ("to", options.form),
         ("weights", options.weights),
         ("dtype", options.dtype),
-        ("sha256", sha256(source.path) if source.path.is_file() else ""),
+        ("sha256", digest(source.path).sha256 if source.path.is_file() else ""),
         ("date", time.strftime("%Y-%m-%d")),
         ("version", albef_ds.__version__),
     )

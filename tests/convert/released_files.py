@@ -30,6 +30,7 @@ _BASE_SHAPES = {
     "position_ids": [1, 512],
     "image_queue": [256, 512],
     "text_queue": [256, 512],
+    "idx_queue": [1, 512],
 }
 _BASE_NUMBERS = {(0, 4): (0, 12), (2, 4): (6, 12)}
 
@@ -55,8 +56,10 @@ def layout(kind: str, *, base: bool = False) -> tuple[dict[str, list[int]], dict
     if kind == "text_assignment":
         shapes = {name: shape for name, shape in shapes.items() if "_m." not in name and not name.startswith("cls_head")}
         aliases = {name: other for name, other in aliases.items() if name in shapes}
-        shapes |= {"vision_proj.weight": [32, 64], "vision_proj.bias": [32], "text_proj.weight": [32, 64], "text_proj.bias": [32]}
-        shapes |= {"temp": [], "ta_head.weight": [3, 64], "ta_head.bias": [3]}
+        features, width = (256, 768) if base else (32, 64)
+        for side in ("vision", "text"):
+            shapes |= {f"{side}_proj.weight": [features, width], f"{side}_proj.bias": [features]}
+        shapes |= {"temp": [], "ta_head.weight": [3, width], "ta_head.bias": [3]}
     return shapes, aliases
 
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from albef_ds.convert.api import read_model
 from albef_ds.convert.model import WholeModel
-from albef_ds.convert.tensors import LazyTensor
 from albef_ds.convert.writing import Options, convert, mapping
 from albef_ds.errors import ConfigError
+from albef_ds.tensor_files.lazy import LazyTensor
 from tests.convert.released_files import HEADS, state_dict
 
 

@@ -47,13 +47,17 @@ def test_a_released_file_of_every_kind_comes_back_equal(tmp_path: Path, kind: st
     assert same(tensors_in(round_trip(source)), tensors)
 
 
-def test_a_base_size_file_comes_back_equal_and_needs_no_settings(tmp_path: Path) -> None:
-    tensors = {name: tensor for name, tensor in state_dict("pretrain", base=True).items() if "_m." not in name}
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_size_file_of_every_kind_comes_back_equal_and_needs_no_settings(tmp_path: Path, kind: str) -> None:
+    # In half precision and without the momentum copies, which tiny files have: a quarter of the disk's work.
+    tensors = {name: tensor for name, tensor in state_dict(kind, base=True).items() if "_m." not in name}
+    halves = {id(tensor): tensor.half() if tensor.is_floating_point() else tensor for tensor in tensors.values()}
+    tensors = {name: halves[id(tensor)] for name, tensor in tensors.items()}
     source = saved(tmp_path / "model.pth", tensors, epoch=29)
     model = read_model(source).model
     assert (model.config.model.vision.image_size, model.config.model.vision.num_heads) == (256, 12)
     assert (model.config.model.text.num_layers, model.config.model.text.num_fusion_layers) == (6, 6)
-    assert 200e6 < model.parameters < 215e6
+    assert 200e6 < model.parameters < (360e6 if kind == "vqa" else 255e6)
     assert same(tensors_in(round_trip(source, ())), tensors)
 
 

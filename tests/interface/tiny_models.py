@@ -23,9 +23,9 @@ from albef_ds.config.schema import (
 )
 from albef_ds.convert.api import Found
 from albef_ds.convert.model import WholeModel
-from albef_ds.convert.tensors import LazyTensor
 from albef_ds.convert.writing import Options, convert
 from albef_ds.task import Task
+from albef_ds.tensor_files.lazy import LazyTensor
 
 WORDS = (
     *("a", "red", "green", "blue", "cup", "ball", "table", "on", "the", "is", "what", "left", "of", "right"),
