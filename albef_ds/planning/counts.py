@@ -27,6 +27,10 @@ class ModelCounts:
     """Elements of each trainable parameter that a momentum unit stores."""
     largest_unit: int
     """Elements of the largest momentum unit while it is whole, borrowed parameters included."""
+    unit_names: tuple[str, ...] = ()
+    """The module of each unit."""
+    borrowed: tuple[tuple[int, ...], ...] = ()
+    """Elements of each trainable parameter that a unit needs and an earlier one stores."""
 
     @property
     def trainable(self) -> int:
@@ -52,15 +56,21 @@ def count(config: RunConfig) -> ModelCounts:
         task = PretrainTask(config.model, config.compute, settings)
     groups = parameter_groups(task, config.optim, compat=config.task.compat)
     units: list[tuple[int, ...]] = []
+    borrowed: list[tuple[int, ...]] = []
+    names: list[str] = []
     largest, owned = 0, set()
-    for _, module in unit_modules(task.base):
+    for name, module in unit_modules(task.base):
+        names.append(name)
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         largest = max(largest, sum(parameter.numel() for parameter in trainable))
         units.append(tuple(parameter.numel() for parameter in trainable if id(parameter) not in owned))
+        borrowed.append(tuple(parameter.numel() for parameter in trainable if id(parameter) in owned))
         owned |= {id(parameter) for parameter in trainable}
     return ModelCounts(
         groups=tuple(tuple(parameter.numel() for parameter in group["params"]) for group in groups),
         frozen=tuple(parameter.numel() for parameter in task.parameters() if not parameter.requires_grad),
         units=tuple(units),
         largest_unit=largest,
+        unit_names=tuple(names),
+        borrowed=tuple(borrowed),
     )

@@ -56,23 +56,24 @@ class Zero:
         )
 
 
-def _part(numel: int, world_size: int) -> int:
+def part(numel: int, world_size: int) -> int:
+    """Elements of a rank's part of a parameter, padding included."""
     return -(-numel // world_size)
 
 
-def _flat(numel: int, world_size: int) -> int:
+def flat_elements(numel: int, world_size: int) -> int:
     """Elements of a flat group after DeepSpeed's padding to 2 elements per rank."""
-    return _part(numel, 2 * world_size) * 2 * world_size
+    return part(numel, 2 * world_size) * 2 * world_size
 
 
 def parameters(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> int:
     """Bytes of weights in the compute precision that stay on the device."""
     if zero.stage < 3:
-        groups = counts.groups if zero.stage == 0 else [[_flat(sum(group), world_size)] for group in counts.groups]
+        groups = counts.groups if zero.stage == 0 else [[flat_elements(sum(group), world_size)] for group in counts.groups]
         return itemsize * (sum(map(sum, groups)) + sum(counts.frozen))
     # Small ones are kept whole beside their parts; on one rank the part is the whole.
     whole = sum(numel for numel in counts.parameters if numel <= zero.persistence) if world_size > 1 else 0
-    parts = 0 if zero.offload_parameters else sum(_part(numel, world_size) for numel in counts.parameters)
+    parts = 0 if zero.offload_parameters else sum(part(numel, world_size) for numel in counts.parameters)
     return itemsize * (parts + whole)
 
 
@@ -81,8 +82,8 @@ def _owned(counts: ModelCounts, zero: Zero, world_size: int) -> int:
     if zero.stage == 0:
         return counts.trainable
     if zero.stage == 3:
-        return sum(_part(numel, world_size) for group in counts.groups for numel in group)
-    return sum(_flat(sum(group), world_size) // world_size for group in counts.groups)
+        return sum(part(numel, world_size) for group in counts.groups for numel in group)
+    return sum(flat_elements(sum(group), world_size) // world_size for group in counts.groups)
 
 
 def gradients(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> int:
@@ -100,7 +101,7 @@ def _touched(counts: ModelCounts, rank: int, world_size: int) -> int:
     """Elements of the parameters that a rank's flat part touches: ZeRO-1 and 2 keep the gradients of those whole."""
     elements = 0
     for group in counts.groups:
-        size = _flat(sum(group), world_size) // world_size
+        size = flat_elements(sum(group), world_size) // world_size
         start = 0
         for numel in group:
             if start < (rank + 1) * size and start + numel > rank * size:
@@ -137,7 +138,7 @@ def momentum(config: RunConfig, counts: ModelCounts, world_size: int) -> int:
     storage = config.engine.momentum_storage
     if storage == "dense":
         return 4 * sum(map(sum, counts.units))
-    elements = sum(_part(numel, world_size) for unit in counts.units for numel in unit)
+    elements = sum(part(numel, world_size) for unit in counts.units for numel in unit)
     return _STORAGE_BYTES[storage] * elements
 
 
