@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 JOBS ?= 2
-EXTRAS := dev,demo,data,corpus,dask,onnx
+EXTRAS := dev,demo,data,corpus,dask,onnx,docs
 
 # One thread per process: the tests and the demo run several processes side by side.
 export OMP_NUM_THREADS ?= 1
@@ -27,7 +27,7 @@ help:
 	@echo "make test   lint (ruff, mypy) and the tests"
 	@echo "make lint   lint alone"
 	@echo "make slurm  install Slurm for the tests (Debian; part of make test, which skips its tests elsewhere)"
-	@echo "make docs   write the table of settings in docs/configuration.md anew"
+	@echo "make docs   write the generated parts of docs/ anew and build the site, site/index.html"
 	@echo "make clean  remove .venv and caches"
 
 demo: $(READY)
@@ -49,9 +49,13 @@ slurm:
 
 docs: $(READY)
 	@$(VENV)/bin/python -m albef_ds.config.describe docs/configuration.md
+	@$(VENV)/bin/python -m docs.tools.messages
+	@$(VENV)/bin/python -m docs.tools.files
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict
+	@echo "docs: open site/index.html, or with search: $(VENV)/bin/python -m http.server --directory site"
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build site *.egg-info
 
 # DeepSpeed's source package names no build requirements, so pip's isolated build sees no torch and compiles nothing:
 # its operators are built on first use, where a GPU run wants them.

@@ -1,0 +1,138 @@
+"""Writes docs/files.md: every file of the tree with one phrase, a module's being the first sentence of its docstring.
+
+`python -m docs.tools.files` rewrites the page; `tests/docs/test_files.py` fails when it is stale, and when a file has no
+phrase.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+from docs.tools.generated import ROOT, rewrite
+
+PAGE = ROOT / "docs" / "files.md"
+NAME = "files"
+
+FOLDERS = {
+    "albef_ds": "The package: what runs, from the command line down to the mathematics ([architecture.md](architecture.md)).",
+    "data_tools": "From raw corpora to clean, shuffled shards ([data_tools.md](data_tools.md)).",
+    "benchmarks": "Scripts that measure, each with its record beside it.",
+    "tests": "Mirrors the tree.",
+}
+"""What stands under a heading of the page, by the first part of a path."""
+
+UNLISTED = re.compile(
+    r"(.*/)?(__init__\.py|py\.typed)|(tests|benchmarks)/.*\.(json|npz)|corpora/.*/LICENSES/.*|.*\.(png|svg)|\..*"
+)
+"""Files without a line of their own: what they are follows from their neighbours."""
+
+PHRASES = {
+    "README.md": "the project on a page",
+    "CHANGELOG.md": "what each version brought",
+    "CONTRIBUTING.md": "house rules",
+    "LICENSE": "Apache-2.0",
+    "NOTICE": "what is included from elsewhere, and its licences",
+    "Makefile": "the targets that `make` lists",
+    "constraints.txt": "the tested package versions",
+    "mkdocs.yml": "the site that `make docs` builds",
+    "pyproject.toml": "the package, its dependencies and extras, and the settings of the tools",
+    "albef_ds/assets/LICENSE.bert-vocab.txt": "licence of the vocabulary",
+    "albef_ds/assets/band-demo_emoji.json": "band of the demonstration's loss, for `albef-ds compare-curve`",
+    "albef_ds/assets/bert-base-uncased-vocab.txt": "WordPiece vocabulary of bert-base-uncased",
+    "corpora/emoji/checksums.json": "SHA-256 of the archives",
+    "corpora/emoji/flags.tar.xz": "flags, reported apart",
+    "corpora/emoji/test.tar.xz": "300 held-out concepts, for reporting",
+    "corpora/emoji/train.tar.xz": "the training pictures",
+    "corpora/emoji/val.tar.xz": "150 held-out concepts, for choosing settings",
+    "ds_configs/zero1.json": "ZeRO-1",
+    "ds_configs/zero2.json": "ZeRO-2",
+    "ds_configs/zero3.json": "ZeRO-3",
+    "ds_configs/zero3_offload.json": "ZeRO-3 with parameters and optimizer in CPU memory",
+    "slurm/data.sbatch": "a stage of `albef-data`, alone or as an array of tasks",
+    "slurm/evaluate.sbatch": "evaluation",
+    "slurm/finetune.sbatch": "fine-tuning that survives what pretraining survives",
+    "slurm/lib.sh": "what the batch scripts share: site, container, meeting point, requeueing",
+    "slurm/preflight.sbatch": "a check of the nodes alone",
+    "slurm/pretrain.sbatch": "pretraining that goes on after preemption, time limits and dead nodes",
+    "slurm/site.env.example": "what a site is like, to copy to site.env",
+    "tests/data/test_demo_corpus.py": "the emoji corpus unpacks whole, and damage is an error",
+    "tests/data/test_evaluation.py": "evaluation sets leave nothing out",
+    "tests/data/test_order.py": "the order of samples follows from seed and position alone",
+    "tests/data/test_shards.py": "reading shards with a manifest",
+    "tests/data/test_stream.py": "the same samples on any number of ranks and workers, and after a resume",
+    "tests/data/test_text.py": "cleaning, tokens and masks of captions",
+    "tests/data/test_transforms.py": "decoding, crops and values of pictures",
+    "tests/data/test_webdataset_stream.py": "tars without a manifest",
+    "tests/slurm/install.sh": "installs Slurm on Debian without starting a daemon",
+}
+"""Phrases of files that say none themselves."""
+
+
+def tracked() -> list[str]:
+    """Paths of the files under version control that are there."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
+    return [path for path in listed if path and (ROOT / path).exists()]
+
+
+def phrase(path: str) -> str | None:
+    """One phrase for a file; empty where it needs none, None where none is known."""
+    if path in PHRASES:
+        return PHRASES[path]
+    if UNLISTED.fullmatch(path):
+        return ""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if path.endswith(".py"):
+        return first_sentence(ast.get_docstring(ast.parse(text)))
+    if path.endswith(".md"):
+        heading = next((line for line in text.splitlines() if line.startswith("# ")), None)
+        return heading and heading[2:]
+    return None
+
+
+def first_sentence(docstring: str | None) -> str | None:
+    """Up to the first full stop or semicolon."""
+    if not docstring:
+        return None
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    return re.split(r"(?<=[\w)`\]])[.;](?=\s|$)", paragraph)[0].rstrip(".")
+
+
+def page_text(paths: list[str]) -> str:
+    """The generated part of docs/files.md. Raises `ValueError` for files without a phrase."""
+    phrases = {path: phrase(path) for path in paths}
+    if unknown := [path for path, text in phrases.items() if text is None]:
+        raise ValueError(f"no phrase for {', '.join(unknown)}: start each with a docstring, or add it to PHRASES in {__name__}")
+    folders: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        if phrases[path]:
+            folders.setdefault(str(Path(path).parent), []).append(path)
+    parts, top = list[str](), ""
+    for folder in sorted(folders, key=lambda name: (name != ".", name)):
+        first = folder.split("/")[0]
+        if first != top:
+            top = first
+            parts += [f"## {top}/" if top != "." else "## Repository root", FOLDERS.get(top, "")]
+        if folder != top:
+            parts += [f"### {folder}/", introduction(folder)]
+        rows = "\n".join(f"| `{Path(path).name}` | {phrases[path]} |" for path in folders[folder])
+        parts.append(f"| file | what it holds |\n|---|---|\n{rows}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def introduction(folder: str) -> str:
+    """What a package says of itself."""
+    init = ROOT / folder / "__init__.py"
+    said = first_sentence(ast.get_docstring(ast.parse(init.read_text(encoding="utf-8")))) if init.exists() else None
+    return f"{said}." if said else ""
+
+
+def main() -> None:
+    """Write the page."""
+    rewrite(PAGE, NAME, page_text(tracked()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Finds every message for a user in the source and writes the tables of docs/messages.md.
+
+`python -m docs.tools.messages` rewrites the page; `tests/docs/test_messages.py` fails when it is stale. Messages are read
+from the syntax trees, so one that is put together elsewhere must be named in `PASSED_ON`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from docs.tools.generated import ROOT, rewrite
+
+PAGE = ROOT / "docs" / "messages.md"
+NAME = "messages"
+
+ERRORS = ("ConfigError", "ArgumentTypeError", "DamageError", "FileExistsError")
+"""Exceptions whose text a user reads."""
+
+PASSED_ON = {
+    "albef_ds/config/files.py": "a message of the settings with the file's name before it",
+    "albef_ds/data/loader.py": "a message that a loader process raised",
+    "albef_ds/rendezvous.py": "the ranks that have not come, with their hosts",
+    "albef_ds/trainer.py": "a message that rank 0 raised",
+}
+"""Files that raise a text which stands elsewhere, and whose it is."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Messages that are mended in the same way."""
+
+    title: str
+    prefixes: tuple[str, ...]
+    advice: str
+
+
+SUBJECTS = (
+    Subject(
+        "The command line and settings",
+        ("albef_ds/cli/", "albef_ds/config/", "albef_ds/recipes/", "albef_ds/signals.py", "albef_ds/exit_codes.py"),
+        "`albef-ds COMMAND --help` shows the arguments, `albef-ds config` every setting with its unit and range "
+        "([configuration.md](configuration.md)). Nothing has been started or written when one of these appears.",
+    ),
+    Subject(
+        "Building and starting a run",
+        (
+            "albef_ds/build.py",
+            "albef_ds/device.py",
+            "albef_ds/run.py",
+            "albef_ds/trainer.py",
+            "albef_ds/output_folder.py",
+            "albef_ds/rendezvous.py",
+            "albef_ds/watchdog.py",
+            "albef_ds/zero/",
+            "albef_ds/tasks/",
+            "albef_ds/models/norms.py",
+            "albef_ds/engine.py",
+            "albef_ds/logging.py",
+            "albef_ds/bad_steps.py",
+            "albef_ds/visuals",
+        ),
+        "The settings do not fit the machine, the ranks do not find each other, or the output folder is taken. "
+        "`albef-ds doctor` checks the machine, [pretraining.md](pretraining.md) has what to watch.",
+    ),
+    Subject(
+        "Checkpoints and resuming",
+        ("albef_ds/checkpoint/",),
+        "Older checkpoints stay until a newer one is whole, so `--resume auto` finds one ([checkpoints.md](checkpoints.md)).",
+    ),
+    Subject(
+        "Initial weights",
+        ("albef_ds/models/", "albef_ds/pretrained.py"),
+        "The file is not the one the settings ask for: compare `albef-ds inspect FILE` with the `model.` settings. "
+        "Nothing is loaded in part ([finetuning.md](finetuning.md#where-the-weights-come-from)).",
+    ),
+    Subject(
+        "Conversion, export and files of weights",
+        ("albef_ds/convert/", "albef_ds/export/", "albef_ds/tensor_files/"),
+        "The source is never changed, and a destination is whole or absent ([conversion.md](conversion.md)).",
+    ),
+    Subject(
+        "Shards and the stream",
+        ("albef_ds/data/", "albef_ds/shard_format.py"),
+        "`albef-data verify FOLDER` names what is damaged in a corpus; annotation files are described in "
+        "[evaluation.md](evaluation.md#annotation-files).",
+    ),
+    Subject(
+        "Evaluation, and a model on your own pictures",
+        (
+            "albef_ds/evaluat",
+            "albef_ds/scoring.py",
+            "albef_ds/protocols.py",
+            "albef_ds/inputs.py",
+            "albef_ds/interface.py",
+            "albef_ds/search.py",
+            "albef_ds/curves.py",
+            "albef_ds/lineage.py",
+        ),
+        "See [evaluation.md](evaluation.md) and, for calls from Python, [conversion.md](conversion.md#in-python).",
+    ),
+    Subject(
+        "The demonstration, scenes and reports",
+        ("albef_ds/demo/", "albef_ds/scenes/", "albef_ds/report", "albef_ds/doctor", "albef_ds/runs"),
+        "See [demo.md](demo.md).",
+    ),
+    Subject(
+        "Planning",
+        ("albef_ds/planning/",),
+        "The plan names its largest part; [memory.md](memory.md) says what makes it smaller.",
+    ),
+    Subject(
+        "Slurm",
+        ("albef_ds/cluster/", "slurm/"),
+        "Site settings are in `slurm/site.env`; [slurm.md](slurm.md) has the checks of preflight and what follows each event.",
+    ),
+    Subject(
+        "Data tools",
+        ("data_tools/",),
+        "The same command goes on where it stopped ([data_tools.md](data_tools.md)).",
+    ),
+    Subject(
+        "Everything else",
+        ("albef_ds/",),
+        "The text behind the colon says what to do.",
+    ),
+    Subject(
+        "Installation",
+        ("Makefile",),
+        "`make demo` needs git, make and Python 3.10 or later.",
+    ),
+)
+"""The headings of the page; a file belongs to the first subject that has a prefix of its path."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message: the file it stands in and its text, with what is filled in in braces."""
+
+    path: str
+    text: str
+
+
+def collect(root: Path = ROOT) -> list[Message]:
+    """Every message of the packages, the scripts for Slurm and the Makefile, by file and in the order they stand there."""
+    found = [
+        Message(str(path.relative_to(root)), text)
+        for package in ("albef_ds", "data_tools")
+        for path in sorted((root / package).rglob("*.py"))
+        for text in in_python(path.read_text(encoding="utf-8"), str(path.relative_to(root)))
+    ]
+    for path in (root / "slurm" / "lib.sh", root / "Makefile"):
+        found += [Message(str(path.relative_to(root)), text) for text in in_shell(path.read_text(encoding="utf-8"))]
+    return list(dict.fromkeys(found))
+
+
+def in_python(source: str, path: str) -> Iterator[str]:
+    """The messages in one module.
+
+    Raises:
+        ValueError: a message that is no literal, in a file that `PASSED_ON` does not name.
+    """
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    for call in sorted(calls, key=lambda node: (node.lineno, node.col_offset)):
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        if name in ERRORS and call.args:
+            text = template(call.args[0])
+            if text is None and path not in PASSED_ON:
+                raise ValueError(f"{path} line {call.lineno} raises a text from elsewhere: name the file in PASSED_ON")
+            if text is not None:
+                yield text
+        elif name == "require" and len(call.args) == 4:
+            setting, problem, fix = (template(part) or placeholder(part) for part in call.args[1:])
+            yield f"{setting} {problem}: {fix}"
+        elif name == "_end" and path == "albef_ds/watchdog.py" and (text := template(call.args[0])) is not None:
+            yield text
+
+
+def template(node: ast.expr) -> str | None:
+    """The text of a literal, an f-string or a sum of them; None where it is none of these."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(template(part) or "" for part in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return placeholder(node.value)
+    if isinstance(node, ast.BinOp):
+        left, right = template(node.left), template(node.right)
+        return None if left is None or right is None else left + right
+    return None
+
+
+def placeholder(node: ast.expr) -> str:
+    """What stands for a value in a message: its name in braces, `{number}` for a count, `{...}` for anything longer."""
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "len":
+        return "{number}"
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else "..."
+    return f"{{{name.strip('_')}}}"
+
+
+def in_shell(source: str) -> list[str]:
+    """What `fail`, `say "stop: ..."` and `echo "make: ..."` say."""
+    return re.findall(r'(?:fail|say(?= "stop)|echo(?= "make:)) "([^"\n]*)"', source)
+
+
+def subject_of(path: str) -> Subject:
+    """The subject of a file's messages. Raises `ValueError` where none is named."""
+    for subject in SUBJECTS:
+        if path.startswith(subject.prefixes):
+            return subject
+    raise ValueError(f"{path} has messages and no subject: give it one in {Path(__file__).name}")
+
+
+def page_text(messages: list[Message]) -> str:
+    """The generated part of docs/messages.md."""
+    by_subject: dict[str, list[Message]] = {subject.title: [] for subject in SUBJECTS}
+    for message in messages:
+        by_subject[subject_of(message.path).title].append(message)
+    parts = []
+    for subject in SUBJECTS:
+        if rows := by_subject[subject.title]:
+            parts.append(f"## {subject.title}\n\n{subject.advice}\n\n| message | from |\n|---|---|")
+            parts[-1] += "".join(f"\n| {cell(row.text)} | `{row.path}` |" for row in rows)
+    return "\n\n".join(parts)
+
+
+def cell(text: str) -> str:
+    """`text` as code in a table's cell."""
+    one_line = " ".join(text.split()).replace("|", "\\|")
+    fence = "``" if "`" in one_line else "`"
+    padding = " " if fence == "``" else ""
+    return f"{fence}{padding}{one_line}{padding}{fence}"
+
+
+def main() -> None:
+    """Write the page."""
+    rewrite(PAGE, NAME, page_text(collect()))
+
+
+if __name__ == "__main__":
+    main()
