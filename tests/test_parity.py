@@ -34,6 +34,8 @@ RUNS += [("pretrain_a0_distill", "fp64", values, {}) for values in PAIRS]
 RUNS += [("pretrain_a0.4_distill", "fp32", values, {}) for values in PAIRS]
 RUNS += [("pretrain_a0_distill", "fp32", values, {}) for values in (PAIRS[0], PAIRS[-1])]
 RUNS += [("pretrain_a0.4_distill", precision, *run) for precision in ("fp32", "fp64") for run in CHECKPOINTED]
+RUNS += [("pretrain_a0.4_distill", "fp64", values, {"packed_text": True}) for values in PAIRS]
+RUNS += [("pretrain_a0_distill", "fp32", PAIRS[0], {"packed_text": True})]
 
 
 def _name(run: tuple[str, str, tuple[Any, ...], dict[str, bool]]) -> str:

@@ -128,6 +128,7 @@ class ComputeConfig:
     mlm_masked_only: bool = setting(True, "run the MLM head at masked positions only")
     itm_cls_only: bool = setting(True, "compute only [CLS] in the last multimodal layer where ITM needs nothing else")
     one_fusion_call: bool = setting(True, "run positive, negative and MLM passes through the multimodal encoder together")
+    packed_text: bool = setting(False, "leave padding out of everything but attention; pays where captions differ in length")
     wide_losses: Literal["plain", "sliced", "triton"] = setting(
         "plain",
         "ITC and MLM from whole rows of logits, or by slices of columns: less memory, products computed twice; "

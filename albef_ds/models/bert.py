@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from albef_ds.config.schema import ComputeConfig, TextConfig
 from albef_ds.models.attention import attend, merge_heads, split_heads
+from albef_ds.models.packing import Packing, packed, unpacked
 
 
 def run_layer(layer: nn.Module, recompute: bool, *args: Any) -> Any:
@@ -59,18 +60,22 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(config.width, config.width)
         self.output = ResidualNorm(config.width, config)
 
-    def forward(self, hidden: Tensor, mask: Tensor, queries: Tensor | None = None) -> Tensor:
-        """Attend from `queries` (B, Q, D), default all of `hidden` (B, L, D), under `mask` (B, 1, Q or 1, L) -> (B, Q, D)."""
-        queries = hidden if queries is None else queries
+    def forward(self, hidden: Tensor, mask: Tensor, queries: Tensor | None = None, packing: Packing | None = None) -> Tensor:
+        """Attend from `queries` (B, Q, D), default all of `hidden`, under `mask` (B, 1, Q or 1, L) -> as the queries.
+
+        `hidden` is (B, L, D), or the tokens (T, D) that `packing` keeps of it.
+        """
+        query = unpacked(self.query(hidden), packing) if queries is None else self.query(queries)
         context = attend(
-            split_heads(self.query(queries), self.num_heads),
-            split_heads(self.key(hidden), self.num_heads),
-            split_heads(self.value(hidden), self.num_heads),
+            split_heads(query, self.num_heads),
+            split_heads(unpacked(self.key(hidden), packing), self.num_heads),
+            split_heads(unpacked(self.value(hidden), packing), self.num_heads),
             mask,
             dropout=self.dropout if self.training else 0.0,
             implementation=self.implementation,
         )
-        return self.output(merge_heads(context), queries)
+        merged = merge_heads(context)
+        return self.output(packed(merged, packing), hidden) if queries is None else self.output(merged, queries)
 
 
 class CrossKeyValue(nn.Module):
@@ -101,17 +106,19 @@ class CrossAttention(nn.Module):
         self.attend = attend
         """What computes the attention; `models/gradcam.py` puts one here that keeps the weights."""
 
-    def forward(self, hidden: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(R, L, D) with keys and values (R, heads, N, d), bool mask (R, 1, 1, N) or None -> (R, L, D)."""
+    def forward(
+        self, hidden: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, packing: Packing | None = None
+    ) -> Tensor:
+        """(R, L, D) or packed (T, D) with keys and values (R, heads, N, d), bool mask (R, 1, 1, N) or None -> as `hidden`."""
         context = self.attend(
-            split_heads(self.query(hidden), self.num_heads),
+            split_heads(unpacked(self.query(hidden), packing), self.num_heads),
             key,
             value,
             mask,
             dropout=self.dropout if self.training else 0.0,
             implementation=self.implementation,
         )
-        return self.output(merge_heads(context), hidden)
+        return self.output(packed(merge_heads(context), packing), hidden)
 
 
 class FeedForward(nn.Module):
@@ -135,9 +142,9 @@ class TextLayer(nn.Module):
         self.self_attention = SelfAttention(config, compute)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, D), (B, 1, 1 or L, L) -> (B, L, D)."""
-        return self.feed_forward(self.self_attention(hidden, mask))
+    def forward(self, hidden: Tensor, mask: Tensor, packing: Packing | None = None) -> Tensor:
+        """(B, L, D) or packed (T, D), (B, 1, 1 or L, L) -> as `hidden`."""
+        return self.feed_forward(self.self_attention(hidden, mask, None, packing))
 
 
 class TextEmbeddings(nn.Module):
@@ -164,16 +171,18 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig, compute: ComputeConfig) -> None:
         super().__init__()
         self.recompute = compute.checkpoint_text
+        self.packed = compute.packed_text
         self.embeddings = TextEmbeddings(config)
         self.layers = nn.ModuleList(TextLayer(config, compute) for _ in range(config.num_layers))
 
     def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """int64 (B, L), bool (B, L) -> text embeddings (B, L, D)."""
-        hidden = self.embeddings(token_ids)
+        """int64 (B, L), bool (B, L) -> text embeddings (B, L, D), with no meaning at padding."""
+        packing = Packing.of(token_mask) if self.packed else None
+        hidden = packed(self.embeddings(token_ids), packing)
         mask = token_mask[:, None, None, :]
         for layer in self.layers:
-            hidden = run_layer(layer, self.recompute, hidden, mask)
-        return hidden
+            hidden = run_layer(layer, self.recompute, hidden, mask, packing)
+        return unpacked(hidden, packing)
 
 
 @dataclass(frozen=True)
@@ -182,6 +191,7 @@ class FusionPass:
 
     `text_embeds` (R, L, D) and `token_mask` bool (R, L); row i is fused with image `image_index[i]` (None: image i).
     `positions` int64 (R, Q) names the tokens whose output is wanted; None: all. `causal` masks the future (answer decoder).
+    With a `packing` the `text_embeds` are the tokens (T, D) that it keeps.
     """
 
     text_embeds: Tensor
@@ -189,6 +199,16 @@ class FusionPass:
     image_index: Tensor | None = None
     positions: Tensor | None = None
     causal: bool = False
+    packing: Packing | None = None
+
+    def with_packing(self) -> FusionPass:
+        """The same without padding."""
+        packing = Packing.of(self.token_mask)
+        return replace(self, text_embeds=packed(self.text_embeds, packing), packing=packing)
+
+    def with_padding(self) -> FusionPass:
+        """The same with `text_embeds` (R, L, D)."""
+        return replace(self, text_embeds=unpacked(self.text_embeds, self.packing), packing=None)
 
     @property
     def attention_mask(self) -> Tensor:
@@ -222,7 +242,7 @@ class FusionLayer(nn.Module):
     def forward(
         self, image_embeds: Tensor, passes: Sequence[FusionPass], last: bool, image_mask: Tensor | None = None
     ) -> list[Tensor]:
-        """Image tokens (B, N, image_width) -> per pass (R, L, D), or (R, Q, D) at its `positions` if `last`.
+        """Image tokens (B, N, image_width) -> per pass as its `text_embeds`, or (R, Q, D) at its `positions` if `last`.
 
         `image_mask` bool (B, N) hides tokens; None hides none.
         """
@@ -238,11 +258,12 @@ class FusionLayer(nn.Module):
             hidden, mask, queries = item.text_embeds, item.attention_mask, None
             cross_mask = None if image_mask is None else (image_mask if index is None else image_mask[index])[:, None, None, :]
             if last and item.positions is not None:
-                queries = gather_tokens(hidden, item.positions)
+                queries = gather_tokens(item.with_padding().text_embeds, item.positions)
                 if item.causal:
                     mask = mask.gather(2, item.positions[:, None, :, None].expand(-1, 1, -1, mask.shape[-1]))
-            hidden = self.self_attention(hidden, mask, queries)
-            outputs.append(self.feed_forward(self.cross_attention(hidden, key, value, cross_mask)))
+            hidden = self.self_attention(hidden, mask, queries, item.packing)
+            kept = item.packing if queries is None else None
+            outputs.append(self.feed_forward(self.cross_attention(hidden, key, value, cross_mask, kept)))
         return outputs
 
 
@@ -258,6 +279,7 @@ class MultimodalEncoder(nn.Module):
         self.num_images = num_images
         self.recompute = compute.checkpoint_multimodal
         self.one_call = compute.one_fusion_call
+        self.packed = compute.packed_text
         self.last_positions_only = compute.itm_cls_only
         layers = [FusionLayer(config, compute, image_width) for _ in range(config.num_fusion_layers * num_images)]
         for number, layer in enumerate(layers):
@@ -277,20 +299,28 @@ class MultimodalEncoder(nn.Module):
             Per pass (R, L, D), or (R, Q, D) where it names `positions`.
         """
         images = image_embeds.unbind(0) if self.num_images > 1 else (image_embeds,)
-        current = list(passes)
+        groups = [_concatenate(passes, image_embeds.shape[-3])] if self.one_call and len(passes) > 1 else list(passes)
+        groups = self._without_padding(groups)
         for number, layer in enumerate(self.layers[:-1]):
-            groups = [_concatenate(current, image_embeds.shape[-3])] if self.one_call and len(current) > 1 else current
             outputs = run_layer(layer, self.recompute, images[number % self.num_images], groups, False, image_mask)
-            if len(groups) < len(current):
-                outputs = list(outputs[0].split([item.text_embeds.shape[0] for item in current]))
-            current = [replace(item, text_embeds=output) for item, output in zip(current, outputs, strict=True)]
+            groups = [replace(item, text_embeds=output) for item, output in zip(groups, outputs, strict=True)]
+        parts = [item.with_padding().text_embeds for item in groups]
+        if len(parts) < len(passes):
+            parts = list(parts[0].split([item.token_mask.shape[0] for item in passes]))
+        current = self._without_padding([replace(item, text_embeds=part) for item, part in zip(passes, parts, strict=True)])
         outputs = run_layer(self.layers[-1], self.recompute, images[-1], current, self.last_positions_only, image_mask)
-        if self.last_positions_only:
-            return list(outputs)
-        return [
-            output if item.positions is None else gather_tokens(output, item.positions)
-            for item, output in zip(current, outputs, strict=True)
-        ]
+        results = []
+        for item, output in zip(current, outputs, strict=True):
+            if item.positions is None:
+                results.append(unpacked(output, item.packing))
+            else:
+                results.append(
+                    output if self.last_positions_only else gather_tokens(unpacked(output, item.packing), item.positions)
+                )
+        return results
+
+    def _without_padding(self, passes: list[FusionPass]) -> list[FusionPass]:
+        return [item.with_packing() for item in passes] if self.packed else passes
 
 
 def _concatenate(passes: Sequence[FusionPass], num_images: int) -> FusionPass:

@@ -57,7 +57,7 @@ def test_a_base_size_file_of_every_kind_comes_back_equal_and_needs_no_settings(t
     model = read_model(source).model
     assert (model.config.model.vision.image_size, model.config.model.vision.num_heads) == (256, 12)
     assert (model.config.model.text.num_layers, model.config.model.text.num_fusion_layers) == (6, 6)
-    assert 200e6 < model.parameters < (360e6 if kind == "vqa" else 255e6)
+    assert 200e6 < model.parameters < 360e6
     assert same(tensors_in(round_trip(source, ())), tensors)
 
 

@@ -89,14 +89,21 @@ def _reference_fusion(encoder: MultimodalEncoder, text: Tensor, token_mask: Tens
     return hidden
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
     ("attention", "share", "positions_only", "one_call"), list(itertools.product(("sdpa", "plain"), *[(True, False)] * 3))
 )
 def test_multimodal_encoder_equals_a_literal_post_norm_reference(
-    attention: str, share: bool, positions_only: bool, one_call: bool, causal: bool
+    attention: str, share: bool, positions_only: bool, one_call: bool, causal: bool, packed: bool
 ) -> None:
-    compute = ComputeConfig(attention=attention, share_cross_kv=share, itm_cls_only=positions_only, one_fusion_call=one_call)
+    compute = ComputeConfig(
+        attention=attention,
+        share_cross_kv=share,
+        itm_cls_only=positions_only,
+        one_fusion_call=one_call,
+        packed_text=packed,
+    )
     encoder = MultimodalEncoder(TEXT, compute, IMAGE_WIDTH).double().eval()
     _randomize(encoder)
     generator = torch.Generator().manual_seed(4)

@@ -51,6 +51,15 @@ def test_no_switch_changes_a_loss_or_a_gradient(values: tuple[Any, ...], plain: 
     _assert_same(_run(compute), plain[0.4])
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("one_call", [False, True])
+def test_text_without_padding_changes_no_loss_or_gradient(one_call: bool, recompute: bool, plain: dict[float, Any]) -> None:
+    compute = ComputeConfig(
+        packed_text=True, one_fusion_call=one_call, checkpoint_text=recompute, checkpoint_multimodal=recompute
+    )
+    _assert_same(_run(compute), plain[0.4])
+
+
 def test_no_switch_changes_a_result_without_distillation(plain: dict[float, Any]) -> None:
     _assert_same(_run(ComputeConfig(attention="sdpa"), alpha=0.0), plain[0.0])
 
