@@ -132,6 +132,8 @@ def build_engine(task: Task, config: RunConfig, device: torch.device, precision:
     if config.engine.kind == "local":
         if comm.world_size() > 1:
             raise ConfigError("engine.kind=local runs one process: use engine.kind=zero for several ranks")
+        if config.optim.name not in ("auto", "torch"):
+            raise ConfigError(f"optim.name={config.optim.name} belongs to engine.kind=zero: use that, or optim.name=torch")
         if precision == "fp16":
             raise ConfigError("engine.kind=local has no loss scaling for fp16: use engine.kind=zero or engine.precision=bf16")
         return LocalEngine(task, config.optim, device, autocast=precision == "bf16", compat=config.task.compat)

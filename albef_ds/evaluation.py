@@ -11,14 +11,16 @@ from typing import Any, cast
 
 import torch
 
-from albef_ds.config.schema import RunConfig
-from albef_ds.data.annotated import check_labels, read_records
+from albef_ds.config.schema import RunConfig, VqaConfig
+from albef_ds.config.tasks import ContrastiveConfig
+from albef_ds.data.annotated import Pictures, check_labels, read_records
 from albef_ds.data.annotated_sets import PairSet, TextImageSet
 from albef_ds.data.annotations.files import split_paths
 from albef_ds.data.annotations.grounding import read_expressions
 from albef_ds.data.annotations.records import CaptionRecord, ExpressionRecord, QuestionRecord, StatementRecord
 from albef_ds.data.annotations.retrieval import Split
 from albef_ds.data.annotations.vqa import read_answer_list
+from albef_ds.data.shards import ShardReader
 from albef_ds.errors import ConfigError
 from albef_ds.evaluators.classification import ClassificationEvaluator
 from albef_ds.evaluators.dealing import Progress
@@ -69,6 +71,23 @@ def headline(config: RunConfig, metrics: dict[str, float]) -> tuple[str, float]:
     if found is None:
         raise ConfigError(f"data.eval_annotations gives no {name}, so no checkpoint can be chosen: give files with answers")
     return found, metrics[found]
+
+
+def check_validation(config: RunConfig) -> None:
+    """Open what `evaluate_validation` will read, so that a wrong path is met before the training and not after it.
+
+    Raises:
+        ConfigError: files or pictures that are missing, damaged or of another form.
+    """
+    data = config.data
+    if data.eval_annotations and evaluated_as(config) == "grounding":
+        Pictures(data).require(_expressions(config, data.eval_annotations))
+    elif data.eval_annotations:
+        Pictures(data).require(read_records(config, data.eval_annotations, "val"))
+        if isinstance(config.task, VqaConfig):
+            _answers(config)
+    elif data.eval_shards and isinstance(config.task, ContrastiveConfig):
+        ShardReader(Path(data.eval_shards)).close()
 
 
 def evaluate_validation(task: Task, config: RunConfig, device: torch.device) -> dict[str, float]:

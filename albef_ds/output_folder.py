@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
 from albef_ds.bad_steps import LOG_NAME
 from albef_ds.checkpoint import AUTO, FOLDER
+from albef_ds.checkpoint.content import CONFIG_NAME
 from albef_ds.checkpoint.retention import SCORES_NAME, complete_steps, folder_name
 from albef_ds.logging import METRICS_NAME, TENSORBOARD_FOLDER
 
 
 def is_used(output: Path) -> bool:
     """Whether a run has left numbers or checkpoints in `output`."""
-    return (output / METRICS_NAME).exists() or any((output / FOLDER).glob("step-*"))
+    metrics = output / METRICS_NAME
+    return (metrics.is_file() and metrics.stat().st_size > 0) or any((output / FOLDER).glob("step-*"))
+
+
+def abandon(output: Path) -> None:
+    """Undo `claim` where it made the folder and the run ended before its first step, so that the next finds it new."""
+    if is_used(output):
+        return
+    with contextlib.suppress(OSError):  # what else is there stays, and the folder with it
+        (output / METRICS_NAME).unlink(missing_ok=True)
+        (output / FOLDER).rmdir()
+        (output / CONFIG_NAME).unlink(missing_ok=True)
+        output.rmdir()
 
 
 def claim(output: Path, resume: str | None, checkpoint: Path | None, *, overwrite: bool) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from albef_ds.evaluators.vqa_submission import write_submission
 from albef_ds.interface import AlbefModel
 from albef_ds.lineage import lineage_of, overlap_of, weights_hash
 from albef_ds.protocols import PROTOCOLS, check_protocol
+from albef_ds.whole_file import write_whole
 
 METRICS_NAME = "metrics.json"
 Say = Callable[[str], None]
@@ -109,11 +109,8 @@ def named_files(setting: str) -> dict[str, str]:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write `record` as JSON: temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write `record` as JSON. Raises `ConfigError` where it cannot be written."""
+    write_whole(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def _candidates(path: Path) -> list[Path]:

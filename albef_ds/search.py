@@ -7,18 +7,19 @@ import hashlib
 import html
 import io
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from albef_ds.errors import ConfigError
+from albef_ds.evaluators.dealing import Progress, silent
 from albef_ds.interface import AlbefModel
+from albef_ds.whole_file import check_target, write_whole
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 INDEX_NAME = ".albef-index.safetensors"
@@ -50,8 +51,14 @@ class Hit:
     match: float | None
 
 
-def index_folder(model: AlbefModel, folder: Path, index: Path | None = None) -> Index:
+def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, progress: Progress = silent) -> Index:
     """Encode the pictures of `folder` that the index file does not hold unchanged, and write it anew.
+
+    Args:
+        model: with ITC features.
+        folder: with pictures, in subfolders too.
+        index: the index file; None: INDEX_NAME in `folder`.
+        progress: told about every batch of new pictures.
 
     Raises:
         ConfigError: no such folder, no picture in it, or an index that cannot be written.
@@ -62,6 +69,7 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None) -> 
     names = [path.relative_to(folder).as_posix() for path in found]
     stamps = {name: f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for name, path in zip(names, found, strict=True)}
     target = index or folder / INDEX_NAME
+    check_target(target, "--index")
     identity = _identity(model)
     known = _read(target, identity)
     features: dict[str, Tensor] = {name: known[name][1] for name in names if name in known and known[name][0] == stamps[name]}
@@ -73,6 +81,7 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None) -> 
                 unreadable.append((name, encoded))
             else:
                 features[name] = encoded
+        progress("pictures", min(start + _BATCH, len(fresh)), len(fresh))
     kept = sorted(features)
     if not kept:
         raise ConfigError(f"--images {folder} holds no readable picture: give a folder with {', '.join(SUFFIXES)} files")
@@ -95,7 +104,7 @@ def search(model: AlbefModel, index: Index, text: str, *, top: int, rerank: int)
 
 
 def write_page(path: Path, text: str, hits: list[Hit]) -> None:
-    """An HTML page with the pictures inside: temporary name, then rename."""
+    """An HTML page with the pictures inside. Raises `ConfigError` where it cannot be written."""
     cards = []
     for number, hit in enumerate(hits, start=1):
         match = "" if hit.match is None else f" &middot; match {hit.match:.3f}"
@@ -109,10 +118,7 @@ main{{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap
 figure{{margin:0}}img{{width:100%;height:200px;object-fit:contain}}figcaption{{overflow-wrap:anywhere}}</style>
 <h1>{html.escape(text)}</h1><main>{"".join(cards)}</main></html>
 """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, page.encode(), "--output")
 
 
 def _encode(model: AlbefModel, folder: Path, names: list[str]) -> list[tuple[str, Tensor | str]]:
@@ -148,12 +154,8 @@ def _read(path: Path, identity: str) -> dict[str, tuple[str, Tensor]]:
 
 
 def _write(path: Path, identity: str, stamps: dict[str, str], features: Tensor) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file({"features": features}, temporary, metadata={"model": identity, "stamps": json.dumps(stamps)})
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"index {path} cannot be written ({error}): give another file with --index") from None
+    metadata = {"model": identity, "stamps": json.dumps(stamps)}
+    write_whole(path, save({"features": features}, metadata), "--index")
 
 
 def _thumbnail(path: Path) -> str:

@@ -20,6 +20,7 @@ from albef_ds import comm, exit_codes
 from albef_ds.bad_steps import LOG_NAME, BadStepLog, SpikeMonitor
 from albef_ds.build import attach_momentum, build_engine, build_task, load_initial_momentum, load_initial_weights
 from albef_ds.checkpoint import FOLDER, Saver, find_checkpoint, problem_of, restore, restore_progress, seed_generators
+from albef_ds.checkpoint.content import CONFIG_NAME
 from albef_ds.checkpoint.retention import folder_name
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig
@@ -29,11 +30,11 @@ from albef_ds.data.stream import Stream, open_stream
 from albef_ds.device import resolve_precision
 from albef_ds.engine import StepResult
 from albef_ds.errors import ConfigError
-from albef_ds.evaluation import evaluate_validation
+from albef_ds.evaluation import check_validation, evaluate_validation
 from albef_ds.logging import RunLogger
 from albef_ds.models.norms import choose_norm
 from albef_ds.optim import learning_rate
-from albef_ds.output_folder import claim, set_aside
+from albef_ds.output_folder import abandon, claim, set_aside
 from albef_ds.progress import Progress
 from albef_ds.signals import StopRequest, code_of, name_of
 from albef_ds.types import Batch
@@ -67,6 +68,8 @@ class Trainer:
         self.stream = self._open_stream()
         if self.stream.num_samples is None and not (config.train.max_steps or config.train.max_minutes):
             raise ConfigError("data.shards has no manifest, so its length is unknown: set train.max_steps or train.max_minutes")
+        if comm.rank() == 0:
+            check_validation(config)
         self._window: list[dict[str, float]] = []  # since the last written step: what is logged is their mean
         self._metrics: dict[str, float] = {}
         self._last: tuple[list[Batch], StepResult] | None = None
@@ -77,6 +80,7 @@ class Trainer:
         self._band = monitor_of(config)
         self.saver = Saver(self.output, config)
         self._save_error = ""
+        self._made_output = comm.rank() == 0 and not self.output.exists()
         self.logger = self._open_output(overwrite)
 
     def run(self) -> int:
@@ -118,9 +122,11 @@ class Trainer:
         return self._exit_code()
 
     def close(self) -> None:
-        """End loader processes and close the log."""
+        """End loader processes and close the log; a folder in which nothing has happened goes again."""
         self.stream.close()
         self.logger.close()
+        if self._made_output:
+            abandon(self.output)
 
     def _say(self, text: str) -> None:
         self.logger.message(text)
@@ -142,7 +148,7 @@ class Trainer:
         if comm.rank() == 0:
             try:
                 said = claim(self.output, self.resume, self.folder, overwrite=overwrite)
-                files.save(self.config, self.output / "config.json")
+                files.save(self.config, self.output / CONFIG_NAME)
             except FileExistsError as error:
                 problem = str(error) if error.errno is None else self._unusable(error)
             except OSError as error:

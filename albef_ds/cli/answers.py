@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.arguments import CommandParser, whole_number
+from albef_ds.whole_file import check_target, write_whole
 
 EXAMPLES = """\
   from the official files
@@ -20,11 +22,11 @@ def main(argv: list[str]) -> int:
     command.add_argument(
         "questions", nargs="+", metavar="FILE", help="training questions; an official pair as QUESTIONS+ANNOTATIONS"
     )
-    command.add_argument("--min-count", type=int, default=9, help="questions that an answer is given to at least (9)")
+    command.add_argument(
+        "--min-count", type=whole_number(1), metavar="N", default=9, help="questions that an answer is given to at least (9)"
+    )
     arguments = command.parse_args(argv)
-    import json
-    import os
-
+    check_target(arguments.output)
     from albef_ds.data.annotations.vqa import build_answer_list, read_vqa
 
     records = []
@@ -32,8 +34,6 @@ def main(argv: list[str]) -> int:
         questions, _, answers = setting.partition("+")
         records += read_vqa(Path(questions), Path(answers) if answers else None)
     found = build_answer_list(records, arguments.min_count)
-    temporary = arguments.output.with_name(f"{arguments.output.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(found) + "\n", encoding="utf-8")
-    os.replace(temporary, arguments.output)
+    write_whole(arguments.output, (json.dumps(found) + "\n").encode())
     print(f"{len(found)} answers of {len(records)} questions in {arguments.output}")
     return 0

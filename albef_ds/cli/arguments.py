@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,8 +14,9 @@ from albef_ds.config.ds_config import load_ds_config
 from albef_ds.config.files import load
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import RunConfig
+from albef_ds.config.settings import all_settings, nearest_path
 from albef_ds.errors import ConfigError
-from albef_ds.recipes import get_recipe
+from albef_ds.recipes import RECIPES, get_recipe
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -28,12 +33,51 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise `ConfigError` in place of printing the usage and leaving the process."""
-        raise ConfigError(f"{message}: `{self.prog} --help` shows the arguments")
+        unknown = re.fullmatch(r"unrecognized arguments: --([^ =]+).*", message, re.DOTALL)
+        hint = self._hint(unknown.group(1)) if unknown else ""
+        raise ConfigError(f"{message}: {hint or f'`{self.prog} --help` shows the arguments'}")
+
+    def _hint(self, option: str) -> str:
+        """What was meant by the unknown `--option`: another option, or a setting, which takes no dashes."""
+        if close := difflib.get_close_matches(f"--{option}", self._option_string_actions, n=1, cutoff=0.7):
+            return f"did you mean {close[0]}?"
+        takes_settings = any(action.dest == "overrides" for action in self._actions)
+        path = option.replace("-", "_")
+        if takes_settings and (path in all_settings() or (path := nearest_path(path))):
+            return f"settings stand without dashes, write {path}=VALUE"
+        return ""
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """A `type=` for arguments: whole numbers from `least` on."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?\d{1,18}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} cannot be used: give a whole number from {least} on")
+        return int(text)
+
+    return read
+
+
+def number_between(low: float, high: float) -> Callable[[str], float]:
+    """A `type=` for arguments: numbers from `low` to `high`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} cannot be used: give a number from {low:g} to {high:g}")
+        return value
+
+    return read
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Add `--recipe | --config` and the positional overrides; `required` refuses a command line with neither."""
-    source = parser.add_mutually_exclusive_group(required=required)
+    parser.set_defaults(source_required=required)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--recipe", metavar="NAME", help="start from a recipe (`albef-ds recipes` lists them)")
     source.add_argument("--config", metavar="FILE", type=Path, help="start from a JSON file, such as a run's config.json")
     parser.add_argument(
@@ -49,6 +93,9 @@ def config_from(arguments: argparse.Namespace, extra: list[str]) -> RunConfig:
     """
     if arguments.recipe is not None:
         config = get_recipe(arguments.recipe)
+    elif arguments.config is None and arguments.source_required:
+        given = next((word for word in arguments.overrides if word in RECIPES), "NAME")
+        raise ConfigError(f"one of --recipe and --config is required: add --recipe {given} (`albef-ds recipes` lists them)")
     else:
         config = RunConfig() if arguments.config is None else load(arguments.config)
     config = parse_overrides(config, [*arguments.overrides, *extra])

@@ -33,13 +33,13 @@ def main(argv: list[str]) -> int:
     from albef_ds.demo.plots import check_matplotlib
 
     check_matplotlib()
+    config, overrides, ranks = _plan(arguments)
     output = _free_folder(Path(arguments.output))
-    config, overrides, ranks = _plan(arguments, output)
     cpu = config.engine.device == "cpu"
     threads = max(1, visible_cores() // ranks)
     where = f"{ranks} CPU ranks x {threads} threads" if cpu else f"{ranks} GPU ranks"
     print(f"training on {where}, {_length(config)}; results go to {output}", flush=True)
-    command = [sys.executable, "-m", "albef_ds.train", "--recipe", RECIPE, *overrides]
+    command = [sys.executable, "-m", "albef_ds.train", "--recipe", RECIPE, *overrides, f"output={output}"]
     code = launch(command, ranks, threads, output / "logs", cpu=cpu)
     if code != 0:
         return code
@@ -92,7 +92,7 @@ def _free_folder(wanted: Path) -> Path:
     return folder
 
 
-def _plan(arguments: argparse.Namespace, output: Path) -> tuple[RunConfig, list[str], int]:
+def _plan(arguments: argparse.Namespace) -> tuple[RunConfig, list[str], int]:
     """The configuration, the overrides of the recipe that make it, and the number of ranks."""
     given: list[str] = arguments.overrides
     corpus = emoji_corpus(cache_folder())
@@ -114,7 +114,7 @@ def _plan(arguments: argparse.Namespace, output: Path) -> tuple[RunConfig, list[
     ranks: int = arguments.ranks or (1 if local else default_ranks(workers, total))
     if not any(override.startswith("train.micro_batch_size=") for override in given) and total % ranks == 0:
         overrides.append(f"train.micro_batch_size={total // ranks}")
-    overrides += [*given, f"output={output}"]
+    overrides += given
     config = parse_overrides(get_recipe(RECIPE), overrides)
     config.accumulation_steps(ranks)
     return config, overrides, ranks

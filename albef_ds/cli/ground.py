@@ -6,6 +6,7 @@ from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
 from albef_ds.errors import ConfigError
+from albef_ds.whole_file import check_target
 
 EXAMPLES = """\
   the whole sentence and each word, over the picture
@@ -29,6 +30,9 @@ def main(argv: list[str]) -> int:
     command.add_argument("--output", type=Path, default=Path("ground.png"), metavar="FILE", help="the PNG to write (ground.png)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     arguments = command.parse_args(argv)
+    check_target(arguments.output, "--output")
+    if arguments.output.suffix.lower() != ".png":
+        raise ConfigError(f"--output {arguments.output} is no name of a PNG file: let it end with .png")
     boxes = [_box(text) for text in arguments.box]
     from PIL import Image
 

@@ -84,15 +84,21 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help") or arguments == ["help"]:
         print(usage())
         return 0 if arguments else EXIT_USER_ERROR
     name, *rest = arguments
     if name == "--version":
         print(f"albef-ds {albef_ds.__version__}")
         return 0
+    if name == "help":
+        name, rest = rest[0], ["--help"]
+    if name.startswith("-"):
+        raise ConfigError(
+            f"{name} stands before a command: write `albef-ds COMMAND {name} ...`, for example albef-ds train {name}"
+        )
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
         raise ConfigError(f"there is no command {name}: {hint}")
     command: Callable[[list[str]], int] = importlib.import_module(COMMANDS[name][0]).main

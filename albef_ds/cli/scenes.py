@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.arguments import CommandParser, number_between, whole_number
+from albef_ds.cli.bars import Bars
 
 EXAMPLES = """\
   everything, in a few minutes
@@ -22,14 +23,36 @@ def main(argv: list[str]) -> int:
     """Write scenes as `argv` says."""
     command = CommandParser("scenes", "Write scenes of two objects and a relation for all tasks, with known ceilings.", EXAMPLES)
     command.add_argument("folder", metavar="FOLDER", type=Path, help="where to")
-    command.add_argument("--seed", type=int, default=0, help="of everything (0)")
-    command.add_argument("--side", type=int, default=64, help="side of the pictures in pixels (64)")
-    command.add_argument("--scale", type=float, default=1.0, help="how much of everything is written, 1 being the usual")
+    command.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="of everything (0)")
+    command.add_argument("--side", type=whole_number(16), default=64, metavar="N", help="side of the pictures in pixels (64)")
     command.add_argument(
-        "--grouped", type=float, default=0.5, help="share of pretraining groups with the relations of one pair (0.5)"
+        "--scale",
+        type=number_between(0.001, 1000),
+        default=1.0,
+        metavar="X",
+        help="how much of everything is written, 1 being the usual",
     )
-    command.add_argument("--caption-noise", type=float, default=0.0, help="share of pretraining captions of another scene (0)")
-    command.add_argument("--label-noise", type=float, default=0.0, help="share of training answers and labels drawn anew (0)")
+    command.add_argument(
+        "--grouped",
+        type=number_between(0, 1),
+        default=0.5,
+        metavar="SHARE",
+        help="share of pretraining groups with the relations of one pair (0.5)",
+    )
+    command.add_argument(
+        "--caption-noise",
+        type=number_between(0, 1),
+        default=0.0,
+        metavar="SHARE",
+        help="share of pretraining captions of another scene (0)",
+    )
+    command.add_argument(
+        "--label-noise",
+        type=number_between(0, 1),
+        default=0.0,
+        metavar="SHARE",
+        help="share of training answers and labels drawn anew (0)",
+    )
     command.add_argument("--nouns", choices=("shapes", "emoji"), default="shapes", help="emoji: pretraining and retrieval alone")
     arguments = command.parse_args(argv)
     if arguments.nouns == "emoji":
@@ -40,7 +63,7 @@ def main(argv: list[str]) -> int:
     settings = SceneSettings(
         arguments.seed, arguments.side, arguments.grouped, arguments.caption_noise, arguments.label_noise, counts
     )
-    record = write_scenes(arguments.folder, settings)
+    record = write_scenes(arguments.folder, settings, Bars())
     print(f"scenes in {arguments.folder}; most that a model can score which knows:")
     for task, ceilings in record["ceilings"].items():
         galleries = ceilings if task == "retrieval" else {"": ceilings}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.arguments import CommandParser, whole_number
+from albef_ds.cli.bars import Bars
+from albef_ds.whole_file import check_target
 
 EXAMPLES = """\
   the first time indexes the folder, later only what is new in it
@@ -19,17 +21,19 @@ def main(argv: list[str]) -> int:
     command.add_argument("--model", required=True, metavar="PATH", help="a run, checkpoint or file with ITC and ITM")
     command.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="JPEG, PNG and WebP files, subfolders too")
     command.add_argument("--text", required=True, metavar="TEXT", help="what to look for")
-    command.add_argument("--top", type=int, default=12, metavar="N", help="pictures shown (12)")
-    command.add_argument("--rerank", type=int, default=64, metavar="N", help="pictures judged by ITM (64)")
+    command.add_argument("--top", type=whole_number(1), default=12, metavar="N", help="pictures shown (12)")
+    command.add_argument("--rerank", type=whole_number(0), default=64, metavar="N", help="pictures judged by ITM (64)")
     command.add_argument("--output", type=Path, default=Path("search.html"), metavar="FILE", help="the page (search.html)")
     command.add_argument("--index", type=Path, metavar="FILE", help="file of features (FOLDER/.albef-index.safetensors)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     arguments = command.parse_args(argv)
+    check_target(arguments.output, "--output")
     from albef_ds.interface import load
     from albef_ds.search import index_folder, search, write_page
 
     model = load(arguments.model, device=arguments.device)
-    index = index_folder(model, arguments.images, arguments.index)
+    model.encode_text(arguments.text)  # what is wrong with model or text is said before all pictures are looked at
+    index = index_folder(model, arguments.images, arguments.index, Bars())
     for path, reason in index.unreadable:
         print(f"left out: {path} ({reason})")
     print(f"{len(index.paths)} pictures, {index.added} of them new in the index")

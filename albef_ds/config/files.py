@@ -90,6 +90,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: give the path of a JSON file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder: give a JSON file, such as {path / 'config.json'} of a run") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): give a readable JSON file") from None
     except json.JSONDecodeError as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from albef_ds.config.files import from_dict, to_dict
 from albef_ds.config.schema import RunConfig
-from albef_ds.config.settings import find_setting
+from albef_ds.config.settings import all_settings, find_setting
 from albef_ds.errors import ConfigError
 
 
@@ -22,8 +22,10 @@ def parse_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     values = to_dict(config)
     for override in overrides:
         path, equals, text = override.partition("=")
-        if not equals:
-            raise ConfigError(f"`{override}` is not a setting: write section.field=value, for example train.max_steps=100")
+        if not equals or not path:
+            known = path in all_settings(type(config.task))
+            form = f"{path}=VALUE without spaces" if known else "section.field=value, for example train.max_steps=100"
+            raise ConfigError(f"`{override}` is not a setting: write {form}")
         if path == "recipe":
             raise ConfigError(f"`{override}` does not change the recipe: use --recipe {text}")
         if path == "task.kind":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from types import UnionType
@@ -50,7 +51,8 @@ class Setting:
                 return self.check(float(text))
         except (ValueError, OverflowError):
             raise self._refuse(text) from None
-        return self.check(text)
+        # A shell leaves the ~ of `data.shards=~/corpus` alone.
+        return self.check(os.path.expanduser(text) if text.startswith("~/") else text)
 
     def check(self, value: Any) -> Any:
         """`value` if it is of this setting's type (an int serves as a float), else `ConfigError`."""
@@ -127,6 +129,12 @@ def all_settings(task_type: type = PretrainConfig) -> dict[str, Setting]:
         return found
 
     return walk(RunConfig, "")
+
+
+def nearest_path(name: str) -> str:
+    """The setting of pretraining that `name`, such as `batch_size`, most resembles, the empty string if none does."""
+    _, found, path = nearest(name, list(all_settings())).rstrip("?").partition(": did you mean ")
+    return path.partition(" or ")[0] if found else ""
 
 
 def nearest(name: str, known: list[str]) -> str:

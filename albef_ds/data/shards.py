@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albef_ds.errors import ConfigError
-from albef_ds.shard_format import Manifest, ShardEntry, load_index
+from albef_ds.shard_format import MANIFEST_NAME, Manifest, ShardEntry, load_index
 
 OPEN_SHARDS = 64
 """Open files and indices kept per process."""
@@ -32,6 +32,7 @@ class ShardReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        _check_folder(folder)
         self.manifest = Manifest.load(folder)
         self._open: OrderedDict[int, tuple[int, NDArray[np.int64]]] = OrderedDict()
         _check_shards(folder, self.manifest.shards)
@@ -106,6 +107,21 @@ def parse_meta(raw: bytes) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise ValueError("not a JSON object")
     return meta
+
+
+def _check_folder(folder: Path) -> None:
+    """Say what a place without a manifest is, where that is easily told."""
+    if folder.is_file():
+        raise ConfigError(f"{folder} is a file, not a corpus: give its folder, which `albef-data build` has written")
+    if not folder.is_dir() or (folder / MANIFEST_NAME).exists():
+        return
+    tars = sorted(path.name for path in folder.glob("*.tar"))
+    if tars:
+        names = f"{{{tars[0][:-4]}..{tars[-1][:-4]}}}.tar" if len(tars) > 1 else tars[0]
+        raise ConfigError(
+            f"{folder} holds tars without {MANIFEST_NAME}: name them, {folder / names}, or make a corpus with `albef-data build`"
+        )
+    raise ConfigError(f"{folder} holds no shards: give a folder that `albef-data build` has written from pictures and captions")
 
 
 def _check_shards(folder: Path, shards: tuple[ShardEntry, ...]) -> None:

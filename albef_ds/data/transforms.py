@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from albef_ds.config.schema import DataConfig
@@ -61,6 +61,8 @@ def decode_image(data: bytes, max_pixels: int, scale_for: Callable[[int, int], i
         return _to_rgb(_upright(image))
     except (BrokenSampleError, MemoryError):
         raise
+    except UnidentifiedImageError:
+        raise BrokenSampleError("undecodable picture", "of no known format") from None
     except Exception as error:  # a decoder fed foreign bytes may raise anything; the sample is what is at fault
         raise BrokenSampleError("undecodable picture", f"{type(error).__name__}: {error}") from None
     finally:

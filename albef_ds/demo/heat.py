@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
+
+from albef_ds.whole_file import write_whole
 
 _OPACITY = 0.55
 _CAPTION = 18  # pixels of the strip above each panel
@@ -47,8 +49,7 @@ def panels(entries: Sequence[tuple[str, Image.Image]]) -> Image.Image:
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write `image`: temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    image.save(temporary, "PNG")
-    os.replace(temporary, path)
+    """Write `image`. Raises `ConfigError` where it cannot be written."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_whole(path, buffer.getvalue())

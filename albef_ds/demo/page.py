@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
 from albef_ds.demo.plots import DARK, LIGHT, curves_png
 from albef_ds.demo.report import SPLITS, Example, Item, Report, table
+from albef_ds.whole_file import write_whole
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1f2328; --muted: #656d76; --line: #e4e7eb; --right: #1a7f37; }
@@ -50,13 +50,6 @@ code { font-size: .9em; }
 def write_page(report: Report, path: Path) -> None:
     """Write the page to `path`: temporary name, then rename."""
     write_whole(path, build_page(report).encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is whole or not there."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def build_page(report: Report) -> str:

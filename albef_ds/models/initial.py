@@ -24,6 +24,7 @@ from albef_ds.models.albef import ALBEF
 from albef_ds.models.heads import MLMHead
 from albef_ds.models.names import bert_name, released_name, timm_name
 from albef_ds.models.parameters import WHOLE, ParameterAccess
+from albef_ds.unreadable import why_unreadable
 
 FOLDER_NAMES = ("model.safetensors", "pytorch_model.bin")
 """What a folder of weights holds, the first that is there counts."""
@@ -163,7 +164,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except MemoryError:
         raise
     except Exception as error:  # a reader fed foreign bytes may raise anything; the file is what is at fault
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = why_unreadable(file, error)
         raise ConfigError(f"{file} cannot be read as weights ({reason}): download it again, or save it as safetensors") from None
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]

@@ -17,16 +17,17 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from albef_ds.data.annotations.files import read_json
 from albef_ds.errors import ConfigError
+from albef_ds.evaluators.dealing import Progress, silent
 from albef_ds.scenes import annotations as task_files
 from albef_ds.scenes.ceilings import retrieval_ceilings, vqa_ceilings
-from albef_ds.scenes.folder import SceneFolder
+from albef_ds.scenes.folder import VOCABULARY, SceneFolder
 from albef_ds.scenes.meanings import HARD, Meaning, Thing, split_meanings
 from albef_ds.scenes.questions import all_texts
 from albef_ds.scenes.render import draw_scene
@@ -74,11 +75,11 @@ class SceneSettings:
     counts: Counts = Counts()
 
 
-def write_scenes(path: Path, settings: SceneSettings) -> dict[str, Any]:
+def write_scenes(path: Path, settings: SceneSettings, progress: Progress = silent) -> dict[str, Any]:
     """Write everything, unless a whole folder of the same settings is there already; returns the content of scenes.json.
 
     Raises:
-        ConfigError: the folder holds scenes of other settings.
+        ConfigError: the folder holds scenes of other settings, or other things, or cannot be made.
     """
     if (path / DONE).exists():
         found: dict[str, Any] = read_json(path / DONE)
@@ -87,20 +88,24 @@ def write_scenes(path: Path, settings: SceneSettings) -> dict[str, Any]:
         return found
     folder = SceneFolder(path)
     split = split_meanings(settings.seed)
-    folder.lines("vocab.txt", vocabulary())
+    folder.lines(VOCABULARY, vocabulary())
     for name, meanings, count in (
         ("train", split.train, settings.counts.pretrain),
         ("val", split.held_out, len(split.held_out)),
     ):
-        _write_shards(path / "pretrain" / name, name, meanings, count, settings)
+        _write_shards(path / "pretrain" / name, name, meanings, count, settings, progress)
     counts, seed, side, noise = asdict(settings.counts), settings.seed, settings.side, settings.label_noise
-    everything = {
-        "retrieval": task_files.write_retrieval(folder, seed, side, split, counts),
-        "vqa": task_files.write_vqa(folder, seed, side, split, counts, noise),
-        "nlvr": task_files.write_nlvr(folder, seed, side, split, counts, noise),
-        "entailment": task_files.write_entailment(folder, seed, side, counts, noise),
-        "grounding": task_files.write_grounding(folder, seed, side, counts),
+    writers: dict[str, Callable[[], Any]] = {
+        "retrieval": lambda: task_files.write_retrieval(folder, seed, side, split, counts),
+        "vqa": lambda: task_files.write_vqa(folder, seed, side, split, counts, noise),
+        "nlvr": lambda: task_files.write_nlvr(folder, seed, side, split, counts, noise),
+        "entailment": lambda: task_files.write_entailment(folder, seed, side, counts, noise),
+        "grounding": lambda: task_files.write_grounding(folder, seed, side, counts),
     }
+    everything = {}
+    for number, (task, write) in enumerate(writers.items(), start=1):
+        everything[task] = write()
+        progress("tasks", number, len(writers))
     ceilings: dict[str, Any] = {**everything, "vqa": vqa_ceilings()}
     ceilings["retrieval"] = {
         "hard gallery": retrieval_ceilings(HARD[: settings.counts.gallery]),
@@ -122,20 +127,23 @@ def _texts() -> list[str]:
     return [*(caption for meaning in HARD for caption in meaning.captions()), *all_texts(), *statements, *PAIR_KINDS]
 
 
-def _write_shards(path: Path, name: str, meanings: Sequence[Meaning], count: int, settings: SceneSettings) -> None:
+def _write_shards(
+    path: Path, name: str, meanings: Sequence[Meaning], count: int, settings: SceneSettings, progress: Progress
+) -> None:
     if path.exists():  # of a run that was interrupted: the whole folder has no mark yet
         shutil.rmtree(path)
     generator = random.Random(f"{name} {settings.seed}")
     order = list(meanings) if name != "train" else grouped_order(meanings, count, settings.grouped, generator)
     numbers = {meaning: number for number, meaning in enumerate(meanings)}
     with ShardWriter(path, samples_per_shard=4096, info={"source": "scenes", "seed": settings.seed}) as writer:
-        for meaning in order:
+        for number, meaning in enumerate(order, start=1):
             noisy = name == "train" and generator.random() < settings.caption_noise
             told = generator.choice(meanings) if noisy else meaning
             picture = draw_scene(meaning, generator, settings.side)
             # Pictures of one meaning are no negatives of each other's captions, unless a caption lies.
             image_id = f"{name}-{numbers[meaning]}" + (f"-told-{numbers[told]}" if noisy else "")
             writer.add(picture.png, "png", {"captions": told.captions(), "image_id": image_id, "source": "scenes"})
+            progress(f"pretrain/{name}", number, len(order))
 
 
 def grouped_order(meanings: Sequence[Meaning], count: int, grouped: float, generator: random.Random) -> list[Meaning]:

@@ -18,7 +18,7 @@ from PIL import Image
 from albef_ds.data.shards import ShardReader
 from albef_ds.errors import ConfigError
 from albef_ds.scenes.ceilings import RETRIEVAL_VIEWS, retrieval_ceiling
-from albef_ds.scenes.folder import SceneFolder
+from albef_ds.scenes.folder import VOCABULARY, SceneFolder
 from albef_ds.scenes.meanings import MEANINGS, RELATIONS, THINGS, Meaning, Thing, split_meanings
 from albef_ds.scenes.render import draw_scene
 from data_tools.shard_writer import ShardWriter
@@ -64,7 +64,7 @@ def write_emoji_scenes(path: Path, nouns: Nouns, seed: int, pictures: int, side:
     """Write pretrain/train, pretrain/val, retrieval_test.json (a picture of every meaning) and vocab.txt; the ceilings."""
     folder, split, generator = SceneFolder(path), split_meanings(seed), random.Random(f"emoji scenes {seed}")
     words = {word for relation in RELATIONS for word in relation.split()} | {"a"} | set(nouns.names.values())
-    folder.lines("vocab.txt", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)])
+    folder.lines(VOCABULARY, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)])
 
     def write(name: str, meanings: list[Meaning]) -> None:
         target = path / "pretrain" / name

@@ -10,15 +10,28 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from albef_ds.errors import ConfigError
 from albef_ds.scenes.render import Picture
+
+VOCABULARY = "vocab.txt"
+"""Written first, so it tells an unfinished folder of scenes from a folder of other things."""
 
 
 class SceneFolder:
-    """Writes pictures below `images/` and JSON files beside it."""
+    """Writes pictures below `images/` and JSON files beside it.
+
+    Raises:
+        ConfigError: `path` holds other things, or cannot be made.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        (path / "images").mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and any(path.iterdir()) and not (path / VOCABULARY).exists():
+            raise ConfigError(f"{path} holds other files than scenes: give a new folder")
+        try:
+            (path / "images").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be made ({error.strerror}): give another folder") from None
 
     def picture(self, name: str, picture: Picture, extension: Literal["png", "jpg"] = "png") -> str:
         """Write one picture; returns its path below `images/`, as annotations name it. COCO's and Flickr's names end in jpg."""

@@ -54,7 +54,7 @@ def test_settings_that_depend_on_each_other_change_together() -> None:
         ("modle.vision.depth=3", ["did you mean model.vision.depth?"]),
         ("model.vision=3", ["model.vision is a section"]),
         ("nonsense=3", ["there is no setting nonsense", "albef-ds config"]),
-        ("train.max_steps", ["section.field=value"]),
+        ("train.max_steps", ["write train.max_steps=VALUE"]),
         ("train.max_steps=ten", ["train.max_steps=ten", "int"]),
         ("train.max_steps=1.5", ["train.max_steps=1.5", "int"]),
         ("train.max_steps=1e999", ["train.max_steps=1e999", "int"]),
