@@ -1,11 +1,13 @@
-"""`albef-ds plan`: what a run needs of each GPU's memory, and the settings that fit."""
+"""`albef-ds plan`: what a run needs of each GPU's memory, the settings that fit, and how fast it will be."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 from albef_ds.cli.arguments import CommandParser, add_config_arguments, config_from
+from albef_ds.config.schema import RunConfig
 from albef_ds.errors import ConfigError
 
 EXAMPLES = """\
@@ -15,11 +17,15 @@ EXAMPLES = """\
       albef-ds plan --recipe pretrain_large --gpus 8
   is there room with a setting of one's own
       albef-ds plan --recipe pretrain_4m --gpus 4 --memory 24 engine.stage=2 train.micro_batch_size=16
+  images per second, hours and efficiency on 1 to 1,024 GPUs, by a measured rate of one GPU
+      albef-ds plan --recipe pretrain_14m --gpus 64 --throughput --hardware h100 --rate 310
 
 With --memory, what is not set here (engine.stage, compute.checkpoint_*, train.micro_batch_size) is chosen: the simplest
 that fits. Exit codes: 0 fits or no --memory given, 2 a mistake in what was given or nothing fits (one line says which)."""
 
 _PRESETS = ("1x24", "4x24", "8x40", "8x80", "32x80")
+_HARDWARE = ("a100", "a100-ethernet", "h100")
+_GIGABIT = 1e9 / 8
 
 
 def _gpus(text: str) -> int:
@@ -28,14 +34,24 @@ def _gpus(text: str) -> int:
     return int(text)
 
 
-def _gigabytes(text: str) -> float:
+def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0.0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is not a size: give the GB of one GPU, such as 24")
-    return value
+    return value if 0.0 < value < 1e6 else 0.0
+
+
+def _gigabytes(text: str) -> float:
+    if value := _number(text):
+        return value
+    raise argparse.ArgumentTypeError(f"{text} is not a size: give the GB of one GPU, such as 24")
+
+
+def _speed(text: str) -> float:
+    if value := _number(text):
+        return value
+    raise argparse.ArgumentTypeError(f"{text} is not a speed: give a number above 0, such as 300")
 
 
 def parser() -> CommandParser:
@@ -46,7 +62,22 @@ def parser() -> CommandParser:
     command.add_argument("--memory", type=_gigabytes, metavar="GB", help="memory of one GPU, 1 GB = 2^30 bytes")
     command.add_argument("--preset", choices=_PRESETS, help="GPUs x GB in place of --gpus and --memory")
     command.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
+    speed = command.add_argument_group("throughput", "by a model of compute, network and loader (docs/performance.md)")
+    speed.add_argument("--throughput", action="store_true", help="print images per second, hours and efficiency, not memory")
+    speed.add_argument("--hardware", choices=_HARDWARE, default="h100", help="kind of cluster (default %(default)s)")
+    speed.add_argument("--rate", type=_speed, metavar="TFLOP/s", help="what one GPU reaches, where it was measured")
+    speed.add_argument("--network", type=_speed, metavar="Gbit/s", help="per GPU between nodes, in place of the preset's")
+    speed.add_argument("--loader", type=_speed, metavar="IMAGES/s", help="of one GPU's loader processes")
+    speed.add_argument("--fixed-batch", action="store_true", help="keep the global batch at every number of GPUs")
     return command
+
+
+def _check_speeds(arguments: argparse.Namespace) -> None:
+    if arguments.throughput and arguments.memory:
+        raise ConfigError("--memory chooses settings by memory: leave it out, or --throughput")
+    given = [name for name in ("rate", "network", "loader", "fixed_batch") if getattr(arguments, name)]
+    if given and not arguments.throughput:
+        raise ConfigError(f"--{given[0].replace('_', '-')} says something about speed: add --throughput")
 
 
 def main(argv: list[str]) -> int:
@@ -54,6 +85,7 @@ def main(argv: list[str]) -> int:
     arguments = parser().parse_intermixed_args(argv)
     if arguments.preset and (arguments.gpus or arguments.memory):
         raise ConfigError("--preset gives both: leave --gpus and --memory out")
+    _check_speeds(arguments)
     config = config_from(arguments, [])
     # DeepSpeed reads its environment at import; planning needs no accelerator.
     import torch
@@ -61,6 +93,9 @@ def main(argv: list[str]) -> int:
     from albef_ds.zero.setup import prepare_environment
 
     prepare_environment(torch.device("cpu"))
+    if arguments.throughput:
+        _print_throughput(config, arguments)
+        return 0
     from albef_ds.planning import plan as planning
     from albef_ds.planning.counts import count
     from albef_ds.planning.search import PRESETS, recommend
@@ -86,3 +121,29 @@ def main(argv: list[str]) -> int:
         room = f"train.micro_batch_size={largest} fits" if largest else "no micro-batch fits: raise engine.stage"
         raise ConfigError(f"the run needs {(plan.total - memory) / planning.GB:.1f} GB more than {gigabytes:g} GB: {room}")
     return 0
+
+
+def _print_throughput(config: RunConfig, arguments: argparse.Namespace) -> None:
+    from albef_ds.planning.counts import count
+    from albef_ds.planning.hardware import PRESETS, Link
+    from albef_ds.planning.plan import check_micro_batch
+    from albef_ds.planning.search import PRESETS as SIZES
+    from albef_ds.planning.throughput import forecast, scaling
+    from albef_ds.planning.throughput_table import render, to_json
+
+    gpus = SIZES[arguments.preset][0] if arguments.preset else (arguments.gpus or 1)
+    check_micro_batch(config, gpus)
+    hardware = PRESETS[arguments.hardware]
+    if arguments.rate:
+        hardware = replace(hardware, rate=arguments.rate * 1e12)
+    if arguments.network:
+        hardware = replace(hardware, between=Link(arguments.network * _GIGABIT, hardware.between.latency))
+    if arguments.loader:
+        hardware = replace(hardware, images=arguments.loader)
+    counts = count(config)
+    one = forecast(config, counts, hardware, gpus)
+    rows = scaling(config, counts, hardware, arguments.fixed_batch)
+    if arguments.json:
+        print(json.dumps(to_json(one, rows), indent=1))
+    else:
+        print(render(one, rows, arguments.fixed_batch))

@@ -24,6 +24,8 @@ ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8,
 DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _REUSE_DISTANCE = 1_000_000_000
 """DeepSpeed's default of `stage3_max_reuse_distance`, in elements."""
+_PREFETCH = 50_000_000
+"""DeepSpeed's default of `stage3_prefetch_bucket_size`, in elements."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class _Knobs:
     communication: str
     """Precision in which gradients travel; empty: the parameters'."""
     reuse_distance: int
+    prefetch: int
+    """Elements that one prefetch gathers together at most; 0: each parameter alone."""
 
     @classmethod
     def of(cls, config: RunConfig) -> _Knobs:
@@ -86,7 +90,11 @@ class _Knobs:
         content: dict[str, Any] = load_ds_config(Path(file), config.engine.stage) if file else {}
         zero = content.get("zero_optimization", {})
         travelling = content.get("communication_data_type")
-        return cls(DTYPE.get(str(travelling), ""), int(zero.get("stage3_max_reuse_distance", _REUSE_DISTANCE)))
+        return cls(
+            DTYPE.get(str(travelling), ""),
+            int(zero.get("stage3_max_reuse_distance", _REUSE_DISTANCE)),
+            int(zero.get("stage3_prefetch_bucket_size", _PREFETCH)),
+        )
 
 
 def _cut(sizes: Iterable[int], world_size: int) -> int:
@@ -117,8 +125,10 @@ def _parameters(
     large = [numel for numel in counts.parameters if numel > zero.persistence]
     fetches = accumulation * fetches_per_pass(config, counts, knobs.reuse_distance)
     elements = _cut(small, world_size) + fetches * _cut(large, world_size)
+    together = -(-sum(large) // knobs.prefetch) if knobs.prefetch else len(large)
+    # Those that stay whole are gathered once, after the step, one by one.
     return [
-        Traffic("parameters", "all_gather", dtype, elements * ITEMSIZE[dtype], len(small) + fetches * len(large)),
+        Traffic("parameters", "all_gather", dtype, elements * ITEMSIZE[dtype], len(small) + fetches * together),
         # The fp32 master of the temperature, which is clamped after the step.
         Traffic("parameters", "all_gather", "float32", 4 * world_size, 1),
     ]
@@ -128,8 +138,8 @@ def fetches_per_pass(config: RunConfig, counts: ModelCounts, reuse_distance: int
     """How often ZeRO-3 gathers a large parameter per forward and backward pass.
 
     Once where the whole pass lies within `stage3_max_reuse_distance`: the parameter then stays whole until its last use.
-    Otherwise forward and backward fetch it each, and recomputation again: an upper bound, since what is prefetched around the
-    turn from forward to backward is kept.
+    Otherwise about once per forward and per backward pass, and once for recomputation. That is an estimate: a module that
+    runs several times is fetched as often, and what is prefetched around the turn from forward to backward is kept.
     """
     if reuse_distance >= 2 * counts.total:
         return 1

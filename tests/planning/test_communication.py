@@ -12,7 +12,7 @@ import pytest
 from albef_ds.planning.communication import Traffic, fetches_per_pass, step_traffic
 from albef_ds.planning.counts import count
 from albef_ds.recipes.pretrain import pretrain_4m
-from tests.counts.steps import WORLD_SIZES, file_of, measured, table
+from tests.counts.steps import CASES, WORLD_SIZES, file_of, measured, table
 
 
 def _bytes(traffic: list[Traffic]) -> dict[tuple[str, str, str], int]:
@@ -24,7 +24,8 @@ def _bytes(traffic: list[Traffic]) -> dict[tuple[str, str, str], int]:
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_bytes_of_a_step_equal_the_formula_on_every_rank(world_size: int) -> None:
-    for name, found in measured(world_size).items():
+    for name in (case.name for case in CASES if case.exact):
+        found = measured(world_size)[name]
         for rank, counts in enumerate(found["ranks"]):
             assert _bytes([Traffic(**one) for one in counts["traffic"]]) == _bytes(found["planned"]), f"{name}, rank {rank}"
 

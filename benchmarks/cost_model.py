@@ -1,0 +1,285 @@
+"""The throughput model against measured steps: ranks in network namespaces whose links are throttled.
+
+    python -m benchmarks.cost_model --out benchmarks/cost_model
+
+Needs root on Linux, iproute2 and the tbf queueing discipline; everything it makes lies in namespaces of its own. Each rank
+is a process of one thread behind a link of its own to a bridge, throttled in both directions. The computation of a step is
+measured for every stage and number of ranks over links that are not throttled, since ranks share this machine's cores; the
+model predicts what throttling adds, from the formula's bytes and the link's rate alone. Bytes that really left a rank are
+read from its interface.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from albef_ds.config.schema import RunConfig, TrainConfig
+from benchmarks.record import write_record
+
+PORT = 29500
+"""Of the meeting point: the namespaces are ours, so every port is free."""
+SUBNET = "10.77.0"
+_NEW_NETWORK = 0x40000000
+_PAYLOAD = 1448 / 1514
+"""Share of a full Ethernet frame that is TCP payload."""
+_SCHEDULE = {"alpha": 0.4}
+
+
+class Network:
+    """A bridge, and a throttled link to it from the namespace of each rank."""
+
+    def __init__(self, world_size: int) -> None:
+        self.hub = f"albef-{os.getpid()}-hub"
+        self.ranks = [f"albef-{os.getpid()}-{rank}" for rank in range(world_size)]
+
+    def __enter__(self) -> Network:
+        for name in [self.hub, *self.ranks]:
+            _ip("netns", "add", name)
+        _ip("-n", self.hub, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", self.hub, "link", "set", "bridge", "up")
+        for number, name in enumerate(self.ranks):
+            port = f"port{number}"
+            _ip("-n", self.hub, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
+            _ip("-n", self.hub, "link", "set", port, "master", "bridge", "up")
+            _ip("-n", name, "addr", "add", f"{SUBNET}.{number + 1}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                _ip("-n", name, "link", "set", device, "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in [*self.ranks, self.hub]:
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+    def throttle(self, megabit: int | None) -> None:
+        """Let every link carry so much per direction; None: as much as the machine can."""
+        links = [(name, "eth0") for name in self.ranks]
+        links += [(self.hub, f"port{number}") for number in range(len(self.ranks))]
+        for namespace, device in links:
+            subprocess.run(["tc", "-n", namespace, "qdisc", "del", "dev", device, "root"], capture_output=True, check=False)
+            if megabit:
+                limits = ["rate", f"{megabit}mbit", "burst", "64kb", "latency", "200ms"]
+                subprocess.run(["tc", "-n", namespace, "qdisc", "add", "dev", device, "root", "tbf", *limits], check=True)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
+
+
+def _sent_bytes() -> int:
+    """Bytes that this process's eth0 has sent."""
+    line = next(line for line in Path("/proc/self/net/dev").read_text().splitlines() if line.strip().startswith("eth0:"))
+    return int(line.split(":")[1].split()[8])
+
+
+def _serve(connection: Connection, namespace: str, rank: int, world_size: int) -> None:
+    """One rank: enter the namespace, then build engines and take steps as told."""
+    handle = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    if ctypes.CDLL(None, use_errno=True).setns(handle, _NEW_NETWORK):
+        raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {namespace}")
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR=f"{SUBNET}.1", MASTER_PORT=str(PORT)
+    )
+    os.environ.update(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="eth0")
+    import torch
+
+    from albef_ds.data.mock import mock_batch
+    from tests.zero.common import make
+
+    torch.set_num_threads(1)
+    engine: Any = None
+    batches: list[Any] = []
+    while (order := connection.recv()) is not None:
+        if isinstance(order, RunConfig):
+            engine = None
+            _, engine = make(order)
+            batches = [mock_batch(order)] * order.accumulation_steps(world_size)
+            engine.train_step(batches, _SCHEDULE, 1e-4)
+            connection.send(None)
+            continue
+        torch.distributed.barrier()
+        sent, start = _sent_bytes(), time.perf_counter()
+        for _ in range(order):
+            engine.train_step(batches, _SCHEDULE, 1e-4)
+        torch.distributed.barrier()
+        connection.send(((time.perf_counter() - start) / order, (_sent_bytes() - sent) / order))
+
+
+@contextmanager
+def ranks(network: Network) -> Iterator[list[Connection]]:
+    """One process per rank; they end with the block."""
+    context = multiprocessing.get_context("spawn")
+    world_size = len(network.ranks)
+    processes, connections = [], []
+    for rank, namespace in enumerate(network.ranks):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, namespace, rank, world_size), daemon=True)
+        process.start()
+        theirs.close()
+        processes.append(process)
+        connections.append(ours)
+    try:
+        yield connections
+        for connection in connections:
+            connection.send(None)
+        for process in processes:
+            process.join(30)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def ask(connections: list[Connection], order: RunConfig | int) -> list[Any]:
+    """Every rank's answer to the same order."""
+    for connection in connections:
+        connection.send(order)
+    return [connection.recv() for connection in connections]
+
+
+def measure(config: RunConfig, world_size: int, rates: list[int], rounds: int, steps: int) -> dict[int, list[Turn]]:
+    """Stage -> per rate, no throttle first, its rounds; rates take turns."""
+    found: dict[int, list[Turn]] = {}
+    with Network(world_size) as network, ranks(network) as connections:
+        for stage in (1, 2, 3):
+            network.throttle(None)
+            ask(connections, at_stage(config, stage, world_size))
+            ask(connections, 2)  # ZeRO-3 learns the order of the modules
+            settings: list[int | None] = [None, *rates]
+            turns: list[Turn] = [[] for _ in settings]
+            for _ in range(rounds):
+                for number, rate in enumerate(settings):
+                    network.throttle(rate)
+                    answers = ask(connections, steps)
+                    turns[number].append((max(a[0] for a in answers), statistics.mean(a[1] for a in answers)))
+            found[stage] = turns
+            print(
+                f"{world_size} ranks, stage {stage}: {[round(statistics.median(t[0] for t in turn), 2) for turn in turns]}",
+                flush=True,
+            )
+    return found
+
+
+def at_stage(config: RunConfig, stage: int, world_size: int) -> RunConfig:
+    """`config` on so many ranks."""
+    train = replace(config.train, global_batch_size=config.train.micro_batch_size * world_size)
+    return replace(config, train=train, engine=replace(config.engine, stage=stage, precision="fp32"))
+
+
+def main() -> None:
+    """Measure, predict and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--rates", type=int, nargs="+", default=[200, 100, 50], help="Mbit/s per link and direction")
+    parser.add_argument("--rounds", type=int, default=3, help="turns through the rates (%(default)s)")
+    parser.add_argument("--steps", type=int, default=2, help="steps per turn (%(default)s)")
+    arguments = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("benchmarks.cost_model: making network namespaces needs root: run it as root, or in a container of your own")
+    import torch
+
+    from albef_ds.zero.setup import prepare_environment
+
+    prepare_environment(torch.device("cpu"))
+    from tests.planning.census import few_million
+
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        config = few_million(Path(folder))
+        config = replace(config, train=replace(config.train, micro_batch_size=8, global_batch_size=8))
+        for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(variable, None)
+        for world_size in arguments.ranks:
+            if world_size == 1:
+                rows += by_flops(config, arguments.rounds, arguments.steps)
+                continue
+            found = measure(config, world_size, arguments.rates, arguments.rounds, arguments.steps)
+            for stage, turns in found.items():
+                rows += compare(at_stage(config, stage, world_size), world_size, arguments.rates, turns)
+    errors = [abs(float(row["predicted / measured"]) - 1) for row in rows if row["predicted / measured"]]
+    notes = [
+        f"Largest error of a predicted step: {max(errors):.0%}; on average {statistics.mean(errors):.0%} over {len(errors)} runs.",
+        "A model of 2.8M parameters in fp32, micro-batch 8, gloo; a process of one thread and a network namespace per rank. Each",
+        f"figure is the median of {arguments.rounds} turns of {arguments.steps} steps, the rates in turn. From `not throttled` the",
+        "prediction takes the computation, since ranks share the cores: it has no error of its own. One rank's step is predicted",
+        f"from its step at micro-batch 8 by FLOPs. A link's payload is {_PAYLOAD:.3f} of its rate. Gloo makes a reduce-scatter of an",
+        "all-reduce, so ZeRO-3's gradients travel twice. Bandwidth alone is throttled: the latency is this machine's.",
+    ]
+    facts = {"largest_error": max(errors), "mean_error": statistics.mean(errors)}
+    write_record(arguments.out, "The throughput model against throttled links", notes, rows, ["torch", "deepspeed"], facts)
+
+
+def by_flops(config: RunConfig, rounds: int, steps: int) -> list[dict[str, Any]]:
+    """One rank: its step at twice the micro-batch, from the step at the configured one."""
+    from albef_ds.planning.flops import step_flops
+
+    doubled = replace(config, train=TrainConfig(micro_batch_size=2 * config.train.micro_batch_size, global_batch_size=1 << 10))
+    small, large = measure(config, 1, [], rounds, steps), measure(doubled, 1, [], rounds, steps)
+    factor = sum(p.model for p in step_flops(doubled)) / sum(p.model for p in step_flops(config))
+    rows = []
+    for stage, [turn] in large.items():
+        measured = statistics.median(seconds for seconds, _ in turn)
+        predicted = factor * statistics.median(seconds for seconds, _ in small[stage][0])
+        rows.append(
+            {
+                "ranks": 1,
+                "stage": stage,
+                "Mbit/s per link": f"none, micro-batch {doubled.train.micro_batch_size}",
+                "measured, s": f"{measured:.3f}",
+                "predicted, s": f"{predicted:.3f}",
+                "predicted / measured": f"{predicted / measured:.2f}",
+                "sent per rank, MB": "0.00",
+                "by formula, MB": "0.00",
+            }
+        )
+    return rows
+
+
+def compare(config: RunConfig, world_size: int, rates: list[int], turns: list[Turn]) -> list[dict[str, Any]]:
+    """Rows of one stage and number of ranks."""
+    from albef_ds.planning.counts import count
+    from albef_ds.planning.hardware import Hardware, Link, Overlap
+    from albef_ds.planning.throughput import forecast
+
+    measured = [statistics.median(seconds for seconds, _ in turn) for turn in turns]
+    sent = [statistics.median(num_bytes for _, num_bytes in turn) for turn in turns]
+    counts = count(config)
+    rows = []
+    for number, rate in enumerate([None, *rates]):
+        link = Link((rate or 1e9) * 1e6 / 8 * _PAYLOAD, 0.0)
+        # DeepSpeed on a CPU waits for the collectives it starts; the momentum model's own prefetch runs on.
+        overlap = Overlap(gradients=False, parameters=False)
+        gloo = Hardware("gloo", 1.0, 1.0, 1.0, 1, link, link, trees=False, scatters=False, overlap=overlap)
+        planned = forecast(config, counts, gloo, world_size, compute=measured[0])
+        num_bytes = sum(exchange.num_bytes for exchange in planned.exchanges)
+        rows.append(
+            {
+                "ranks": world_size,
+                "stage": config.engine.stage,
+                "Mbit/s per link": rate or "not throttled",
+                "measured, s": f"{measured[number]:.3f}",
+                "predicted, s": f"{planned.step:.3f}" if rate else "calibration",
+                "predicted / measured": f"{planned.step / measured[number]:.2f}" if rate else "",
+                "sent per rank, MB": f"{sent[number] / 1e6:.2f}",
+                "by formula, MB": f"{num_bytes / 1e6:.2f}",
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
