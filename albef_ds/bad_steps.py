@@ -33,9 +33,16 @@ class SpikeMonitor:
     def __init__(self, factor: float) -> None:
         self._factor = factor
         self._losses: deque[float] = deque(maxlen=_WINDOW)
+        self._part = 1.0
 
-    def spike(self, loss: float) -> str:
-        """Take note of `loss`; what is odd about it, empty if nothing is. Less than a tenth above the median never is."""
+    def spike(self, loss: float, part: float = 1.0) -> str:
+        """Take note of `loss`; what is odd about it, empty if nothing is. Less than a tenth above the median never is.
+
+        `part` of the schedule: a loss with other terms is not compared with those before.
+        """
+        if part != self._part:
+            self._losses.clear()
+            self._part = part
         known = list(self._losses)
         self._losses.append(loss)
         if not self._factor or len(known) < _ENOUGH:

@@ -76,6 +76,7 @@ class Trainer:
         self._bad_in_a_row = 0
         self._stopped_by_bad_numbers = False
         self._spikes = SpikeMonitor(config.train.spike)
+        self._part = 1.0
         self._bad_log = BadStepLog(self.output)
         self._band = monitor_of(config)
         self.saver = Saver(self.output, config)
@@ -174,7 +175,7 @@ class Trainer:
         """A full-size mock batch before step 1: running out of memory is met now, not at the longest caption."""
         batch = mock_batch(self.config).to(self.device)
         try:
-            self.engine.dry_run(batch, self.task.schedule(self.progress.epoch))
+            self.engine.dry_run(batch, self.task.schedule(math.inf))  # when all losses take part
         except torch.OutOfMemoryError as error:
             raise ConfigError(
                 f"train.micro_batch_size {self.config.train.micro_batch_size} does not fit into memory ({error}): lower it, set "
@@ -216,6 +217,7 @@ class Trainer:
         result = self.engine.train_step(micro_batches, schedule, rate)
         progress.advance(result.skipped)
         self._last = micro_batches, result
+        self._part = schedule.get("fuse", 1.0)
         write = progress.step % train.log_every == 0 or progress.step == 1 or result.skipped
         values = {"data_wait": waited}
         self._window.append(_flat(result))
@@ -308,7 +310,7 @@ class Trainer:
         number, self.progress.seconds, busy, loss = vote.tolist()
         if self.saver.writing and not busy:
             self._finish_save()
-        if self._last is not None and math.isfinite(loss) and (odd := self._spikes.spike(loss)):
+        if self._last is not None and math.isfinite(loss) and (odd := self._spikes.spike(loss, self._part)):
             micro_batches, result = self._last
             self._bad_log.write("spike", self.progress.step, micro_batches, result.losses, result.grad_norm)
             self._say(f"step {self.progress.step}: {odd}; its samples are in {self.output / LOG_NAME}")

@@ -30,3 +30,11 @@ def test_a_constant_loss_leaves_room_for_a_tenth() -> None:
 def test_zero_turns_it_off() -> None:
     monitor = SpikeMonitor(0.0)
     assert not any(monitor.spike(loss) for loss in [1.0] * 50 + [1e9])
+
+
+def test_a_loss_with_other_terms_is_not_compared_with_those_before() -> None:
+    monitor = SpikeMonitor(6.0)
+    assert not any(monitor.spike(5.0 + 0.01 * (step % 3), 0.0) for step in range(50))
+    assert not monitor.spike(14.0, 1.0)
+    assert not any(monitor.spike(14.0 + 0.01 * (step % 3), 1.0) for step in range(50))
+    assert monitor.spike(20.0, 1.0)

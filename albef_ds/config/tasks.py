@@ -114,10 +114,13 @@ class PretrainConfig(ContrastiveConfig):
 
     kind: Literal["pretrain"] = setting("pretrain", _KIND)
     mlm_weight: float = setting(1.0, "weight of the masked-language-modelling loss", paper="1")
+    align_epochs: float = setting(
+        0.0, "epochs at the start with ITC alone: a step without fusion costs a fraction", unit="epochs", paper="0"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        not_negative("task", self, "mlm_weight")
+        not_negative("task", self, "mlm_weight", "align_epochs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -68,18 +69,27 @@ class PretrainTask(ContrastiveTask):
         """See `ContrastiveTask.knows_positives`; the released pretraining does not."""
         return self.config.mask_known_positives and not self.config.compat
 
-    def forward(self, batch: ImageTextBatch, *, alpha: float, random_negatives: float = 0.0) -> tuple[Losses, Metrics]:
+    def schedule(self, epoch: float) -> dict[str, float]:
+        """As for every contrastive task; `fuse` is 0 during `align_epochs` and 1 behind them."""
+        return {**super().schedule(epoch), "fuse": float(epoch >= self.config.align_epochs)}
+
+    def forward(
+        self, batch: ImageTextBatch, *, alpha: float, random_negatives: float = 0.0, fuse: float = 1.0
+    ) -> tuple[Losses, Metrics]:
         """Losses `itc`, `mlm`, `itm` of one micro-batch, and metrics.
 
         Args:
             batch: B pairs.
             alpha: weight of the momentum model's pseudo-targets.
             random_negatives: share of ITM negatives drawn uniformly.
+            fuse: 0 leaves out everything but ITC; the other losses are then 0.
 
         Raises:
             ConfigError: image-text matching is trained and the batch has one pair, so no negative.
         """
         batch = self.same_length(batch)
+        if not fuse:
+            return self._align(batch, alpha)
         albef = self.model
         image_embeds = albef.encode_image(batch.images)
         text_embeds, masked_embeds = self._encode_texts(batch)
@@ -97,9 +107,29 @@ class PretrainTask(ContrastiveTask):
         metrics = self.contrastive_metrics(sim_i2t, candidates, itm_accuracy)
         return {"itc": itc, "mlm": mlm, "itm": itm}, {**metrics, "masked_tokens": num_masked.double()}
 
+    def _align(self, batch: ImageTextBatch, alpha: float) -> tuple[Losses, Metrics]:
+        """ITC alone."""
+        text_embeds = self._encode(batch.token_ids, batch.token_mask)
+        image_feat = self.model.project_image(self.model.encode_image(batch.images))
+        text_feat = self.model.project_text(text_embeds, batch.token_mask)
+        with torch.no_grad(), self.momentum_precision(text_embeds) as twin:
+            shared = twin.text_encoder is self.model.text_encoder
+            twin_text = text_embeds.detach() if shared else twin.encode_text(batch.token_ids, batch.token_mask)
+            twin_image = twin.project_image(twin.encode_image(batch.images))
+            candidates = self.gather_candidates(batch, twin_image, twin.project_text(twin_text, batch.token_mask))
+        itc, sim_i2t, _ = self.contrast(batch, image_feat, text_feat, candidates, alpha)
+        none = itc.new_zeros(())
+        metrics = self.contrastive_metrics(sim_i2t, candidates, none)
+        return {"itc": itc, "mlm": none, "itm": none}, {**metrics, "masked_tokens": none.double()}
+
+    @property
+    def _encode(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """`encode_text` of the student, or what remembers it."""
+        return self._text_cache or self.model.encode_text
+
     def _encode_texts(self, batch: ImageTextBatch) -> tuple[Tensor, Tensor]:
         """Embeddings (B, L, D) of the clean and of the masked text."""
-        encode = self._text_cache or self.model.encode_text
+        encode = self._encode
         if not self.compute.one_fusion_call:
             return encode(batch.token_ids, batch.token_mask), encode(batch.masked_ids, batch.token_mask)
         both = encode(torch.cat([batch.token_ids, batch.masked_ids]), batch.token_mask.repeat(2, 1))
