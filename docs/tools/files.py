@@ -47,6 +47,7 @@ PHRASES = {
     "corpora/emoji/test.tar.xz": "300 held-out concepts, for reporting",
     "corpora/emoji/train.tar.xz": "the training pictures",
     "corpora/emoji/val.tar.xz": "150 held-out concepts, for choosing settings",
+    "docs/style/site.css": "widths of the site's tables",
     "ds_configs/zero1.json": "ZeRO-1",
     "ds_configs/zero2.json": "ZeRO-2",
     "ds_configs/zero3.json": "ZeRO-3",
@@ -104,7 +105,7 @@ def page_text(paths: list[str]) -> str:
     """The generated part of docs/files.md. Raises `ValueError` for files without a phrase."""
     phrases = {path: phrase(path) for path in paths}
     if unknown := [path for path, text in phrases.items() if text is None]:
-        raise ValueError(f"no phrase for {', '.join(unknown)}: start each with a docstring, or add it to PHRASES in {__name__}")
+        raise ValueError(f"no phrase for {', '.join(unknown)}: start each with a docstring, or add it to docs/tools/files.py")
     folders: dict[str, list[str]] = {}
     for path in sorted(paths):
         if phrases[path]:
