@@ -27,6 +27,7 @@ from albef_ds.evaluators.dealing import Progress
 from albef_ds.evaluators.grounding import GroundingEvaluator
 from albef_ds.evaluators.retrieval import K_TEST, evaluate_retrieval, student_of
 from albef_ds.evaluators.vqa import VqaEvaluator
+from albef_ds.headline import HEADLINE, evaluated_as, headline_name
 from albef_ds.task import Task
 from albef_ds.tasks.classification import ClassificationTask
 from albef_ds.tasks.contrastive import ContrastiveTask
@@ -43,32 +44,15 @@ class Scores:
     """What decides the numbers besides the weights: k_test, layer, answers."""
 
 
-HEADLINE = {
-    "retrieval": "retrieval/mean_recall_itm",
-    "grounding": "grounding/val_accuracy",
-    "classification": "classification/accuracy",
-    "vqa": "vqa/accuracy",
-}
-"""The metric that chooses a checkpoint, by what is evaluated; higher is better."""
-
-
-def evaluated_as(config: RunConfig) -> str:
-    """A key of `HEADLINE`: what the task is evaluated as."""
-    if config.task.kind in ("classification", "vqa"):
-        return config.task.kind
-    return "grounding" if config.data.refs and config.task.kind == "retrieval" else "retrieval"
-
-
 def headline(config: RunConfig, metrics: dict[str, float]) -> tuple[str, float]:
     """Name and value of the metric that chooses a checkpoint.
 
     Raises:
         ConfigError: the split has none, such as questions without answers.
     """
-    name = HEADLINE[evaluated_as(config)]
-    # Without re-ranking or proposals the next of the same beginning serves.
-    found = name if name in metrics else next((key for key in metrics if key.startswith(name.rsplit("_", 1)[0])), None)
+    found = headline_name(config, metrics)
     if found is None:
+        name = HEADLINE[evaluated_as(config)]
         raise ConfigError(f"data.eval_annotations gives no {name}, so no checkpoint can be chosen: give files with answers")
     return found, metrics[found]
 

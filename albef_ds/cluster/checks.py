@@ -60,10 +60,10 @@ def check_node(config: RunConfig, node: str, *, shared: Path, nonce: str, min_fr
     for name in ("shards", "eval_shards"):
         _check_shards(report, name, getattr(config.data, name))
     _check_shared_folder(report, shared, nonce)
-    _check_free(report, "checkpoints", shared, min_free_gb)
+    check_free(report, "checkpoints", shared, min_free_gb)
     if scratch:
-        _check_free(report, "scratch", Path(os.path.expandvars(scratch)), min_free_gb)
-    _check_gpus(report, config)
+        check_free(report, "scratch", Path(os.path.expandvars(scratch)), min_free_gb)
+    check_gpus(report, config)
     report.facts |= versions()
     return report
 
@@ -114,7 +114,8 @@ def _check_shared_folder(report: Report, shared: Path, nonce: str) -> None:
         report.faults.append(f"output: {shared.parent} cannot be written ({error.strerror})")
 
 
-def _check_free(report: Report, name: str, folder: Path, min_free_gb: float) -> None:
+def check_free(report: Report, name: str, folder: Path, min_free_gb: float) -> None:
+    """Free disk at `folder`, or where it would be made."""
     existing = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
     try:
         free = shutil.disk_usage(existing).free / 1e9
@@ -126,7 +127,7 @@ def _check_free(report: Report, name: str, folder: Path, min_free_gb: float) -> 
         report.faults.append(f"{name}: {free:.1f} GB are free in {existing}, {min_free_gb:g} GB are asked for")
 
 
-def _check_gpus(report: Report, config: RunConfig) -> None:
+def check_gpus(report: Report, config: RunConfig) -> None:
     """GPUs of the allocation, by nvidia-smi: present, and without uncorrected memory errors."""
     if config.engine.device == "cpu":
         return

@@ -37,6 +37,13 @@ def describe(config: RunConfig) -> str:
     return "\n".join(lines)
 
 
+def differences(config: RunConfig) -> list[tuple[str, str]]:
+    """Path and value of every setting that is not at its default."""
+    flat = _flatten(to_dict(config), "")
+    task: type = type(config.task)
+    return [(path, _text(flat[path])) for path, setting in all_settings(task).items() if flat[path] != setting.default]
+
+
 def markdown_table() -> str:
     """Every setting as a Markdown table: path, type, default, unit, paper's value, meaning; the tasks' own with the tasks."""
     rows = ["| setting | type | default | unit | paper | meaning |", "|---|---|---|---|---|---|"]

@@ -20,17 +20,18 @@ def parse_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
             another type, or a combination that the schema refuses.
     """
     values = to_dict(config)
+    task: type = type(config.task)
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
-            known = path in all_settings(type(config.task))
+            known = path in all_settings(task)
             form = f"{path}=VALUE without spaces" if known else "section.field=value, for example train.max_steps=100"
             raise ConfigError(f"`{override}` is not a setting: write {form}")
         if path == "recipe":
             raise ConfigError(f"`{override}` does not change the recipe: use --recipe {text}")
         if path == "task.kind":
             raise ConfigError(f"`{override}` does not change the task: choose a recipe of that task with --recipe")
-        setting = find_setting(path, type(config.task))
+        setting = find_setting(path, task)
         section = values
         *parents, name = path.split(".")
         for parent in parents:

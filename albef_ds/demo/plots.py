@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from albef_ds.demo.history import History
 from albef_ds.demo.report import Example, Item, Panel, Report, table
 from albef_ds.errors import ConfigError
+from albef_ds.report.history import History
 
 ITM_BASE_ACCURACY = 2 / 3
 """Of three ITM pairs two are negatives: a model that always says no is right this often."""

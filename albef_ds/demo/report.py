@@ -16,9 +16,9 @@ from PIL import Image
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.evaluation import RetrievalSet
 from albef_ds.data.transforms import MEAN, STD
-from albef_ds.demo.history import History
 from albef_ds.evaluators.ranking import Ranking
 from albef_ds.evaluators.retrieval import SUFFIXES, RetrievalEvaluator, RetrievalScores
+from albef_ds.report.history import History
 from albef_ds.tasks.pretrain import PretrainTask
 
 SPLITS = {

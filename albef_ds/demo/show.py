@@ -10,12 +10,12 @@ import torch
 from albef_ds.build import build_task
 from albef_ds.checkpoint import FOLDER, STATE_NAME, find_checkpoint, load_config, load_task_weights
 from albef_ds.config.files import read_json_object
-from albef_ds.demo.history import History
 from albef_ds.demo.page import write_page
 from albef_ds.demo.plots import overview_png
 from albef_ds.demo.report import PREFIX, SPLITS, Report, best_ranking, make_panels, score_split, table
 from albef_ds.errors import ConfigError
 from albef_ds.logging import METRICS_NAME as LOG_NAME
+from albef_ds.report.history import History
 from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.whole_file import write_whole
 

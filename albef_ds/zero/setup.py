@@ -19,7 +19,7 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.errors import ConfigError
 from albef_ds.rendezvous import meet
 
-_LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def _free_port() -> int:
@@ -34,14 +34,14 @@ def prepare_environment(device: torch.device) -> None:
     Raises:
         ConfigError: a launcher set some of RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT but not all.
     """
-    given = [name for name in _LAUNCH_VARIABLES if name in os.environ]
+    given = [name for name in LAUNCH_VARIABLES if name in os.environ]
     if not given:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
-    elif missing := [name for name in _LAUNCH_VARIABLES if name not in os.environ]:
+    elif missing := [name for name in LAUNCH_VARIABLES if name not in os.environ]:
         # DeepSpeed would fall through to an MPI discovery that is not installed and hide the reason.
         raise ConfigError(
             f"{', '.join(missing)} is not set though {given[0]} is: start with torchrun or deepspeed, or export all of "
-            f"{', '.join(_LAUNCH_VARIABLES)}"
+            f"{', '.join(LAUNCH_VARIABLES)}"
         )
     if device.type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"

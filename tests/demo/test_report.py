@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from albef_ds.demo.history import History
 from albef_ds.demo.page import build_page
 from albef_ds.demo.plots import DARK, ITM_BASE_LOSS, curves_png, overview_png
 from albef_ds.demo.report import Example, Item, Panel, Report, best_ranking, draw, table
+from albef_ds.report.history import History
 
 METRICS = {
     f"retrieval/{direction}_r{k}{suffix}": float(number)

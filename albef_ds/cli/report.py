@@ -1,0 +1,31 @@
+"""`albef-ds report`: one HTML page about a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from albef_ds.cli.arguments import CommandParser
+from albef_ds.whole_file import check_target, write_whole
+
+EXAMPLES = """\
+  the page in the run's folder
+      albef-ds report runs/demo
+  elsewhere, to send to someone: everything is inside the file
+      albef-ds report runs/vqa --output vqa.html"""
+
+
+def main(argv: list[str]) -> int:
+    """Write the page. Raises `ConfigError` where there is no run, or the page cannot be written."""
+    command = CommandParser("report", "Write one page about a run: curves, evaluations, data, configuration.", EXAMPLES)
+    command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, which may still be running")
+    command.add_argument("--output", type=Path, metavar="FILE", help="the page (RUN/report.html)")
+    arguments = command.parse_args(argv)
+    from albef_ds.report.sheet import PAGE_NAME, build_page
+    from albef_ds.report.state import require_run
+
+    require_run(arguments.run)
+    target = arguments.output or arguments.run / PAGE_NAME
+    check_target(target, "--output")
+    write_whole(target, build_page(arguments.run).encode(), "--output")
+    print(f"written: {target}")
+    return 0
