@@ -19,11 +19,12 @@ ifeq ($(wildcard /dev/nvidiactl),)
 export DS_ACCELERATOR ?= cpu
 endif
 
-.PHONY: help demo downstream test lint slurm docs clean
+.PHONY: help demo downstream bench test lint slurm docs clean
 
 help:
 	@echo "make demo   train on the shipped emoji corpus in minutes and show what it retrieves"
 	@echo "make downstream  fine-tune the five tasks on generated scenes and print each figure beside its ceilings"
+	@echo "make bench  run every benchmark (hours on two cores) and write benchmarks/suite.md; QUICK=1: tiny sizes, minutes"
 	@echo "make test   lint (ruff, mypy) and the tests"
 	@echo "make lint   lint alone"
 	@echo "make slurm  install Slurm for the tests (Debian; part of make test, which skips its tests elsewhere)"
@@ -35,6 +36,9 @@ demo: $(READY)
 
 downstream: $(READY)
 	@$(VENV)/bin/python -m benchmarks.downstream
+
+bench: $(READY)
+	@$(VENV)/bin/python -m benchmarks.suite $(if $(QUICK),--quick)
 
 test: lint slurm
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal

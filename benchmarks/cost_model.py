@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from albef_ds.config.schema import RunConfig, TrainConfig
+from albef_ds.config.schema import RunConfig
 from benchmarks.record import write_record
 
 PORT = 29500
@@ -37,6 +37,9 @@ _NEW_NETWORK = 0x40000000
 _PAYLOAD = 1448 / 1514
 """Share of a full Ethernet frame that is TCP payload."""
 _SCHEDULE = {"alpha": 0.4}
+
+Turn = list[tuple[float, float]]
+"""Per round, seconds of a step and bytes that a rank sent in it."""
 
 
 class Network:
@@ -104,10 +107,8 @@ def _serve(connection: Connection, namespace: str, rank: int, world_size: int) -
     batches: list[Any] = []
     while (order := connection.recv()) is not None:
         if isinstance(order, RunConfig):
-            engine = None
+            engine, batches = None, [mock_batch(order)]
             _, engine = make(order)
-            batches = [mock_batch(order)] * order.accumulation_steps(world_size)
-            engine.train_step(batches, _SCHEDULE, 1e-4)
             connection.send(None)
             continue
         torch.distributed.barrier()
@@ -150,26 +151,23 @@ def ask(connections: list[Connection], order: RunConfig | int) -> list[Any]:
     return [connection.recv() for connection in connections]
 
 
-def measure(config: RunConfig, world_size: int, rates: list[int], rounds: int, steps: int) -> dict[int, list[Turn]]:
-    """Stage -> per rate, no throttle first, its rounds; rates take turns."""
+def measure(config: RunConfig, world_size: int, rates: list[int | None], rounds: int, steps: int) -> dict[int, list[Turn]]:
+    """Stage -> per rate (Mbit/s per link, None: not throttled) its rounds; the rates take turns."""
     found: dict[int, list[Turn]] = {}
     with Network(world_size) as network, ranks(network) as connections:
         for stage in (1, 2, 3):
             network.throttle(None)
             ask(connections, at_stage(config, stage, world_size))
-            ask(connections, 2)  # ZeRO-3 learns the order of the modules
-            settings: list[int | None] = [None, *rates]
-            turns: list[Turn] = [[] for _ in settings]
+            ask(connections, 3)  # ZeRO-3 learns the order of the modules
+            turns: list[Turn] = [[] for _ in rates]
             for _ in range(rounds):
-                for number, rate in enumerate(settings):
+                for number, rate in enumerate(rates):
                     network.throttle(rate)
                     answers = ask(connections, steps)
                     turns[number].append((max(a[0] for a in answers), statistics.mean(a[1] for a in answers)))
             found[stage] = turns
-            print(
-                f"{world_size} ranks, stage {stage}: {[round(statistics.median(t[0] for t in turn), 2) for turn in turns]}",
-                flush=True,
-            )
+            medians = [round(statistics.median(seconds for seconds, _ in turn), 2) for turn in turns]
+            print(f"{world_size} ranks, stage {stage}: {medians} s", flush=True)
     return found
 
 
@@ -204,52 +202,24 @@ def main() -> None:
         for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(variable, None)
         for world_size in arguments.ranks:
-            if world_size == 1:
-                rows += by_flops(config, arguments.rounds, arguments.steps)
-                continue
-            found = measure(config, world_size, arguments.rates, arguments.rounds, arguments.steps)
+            rates = [None, *(arguments.rates if world_size > 1 else [])]
+            found = measure(config, world_size, rates, arguments.rounds, arguments.steps)
             for stage, turns in found.items():
-                rows += compare(at_stage(config, stage, world_size), world_size, arguments.rates, turns)
+                rows += compare(at_stage(config, stage, world_size), world_size, rates, turns)
     errors = [abs(float(row["predicted / measured"]) - 1) for row in rows if row["predicted / measured"]]
     notes = [
-        f"Largest error of a predicted step: {max(errors):.0%}; on average {statistics.mean(errors):.0%} over {len(errors)} runs.",
+        f"Largest error of a prediction: {max(errors):.0%}; on average {statistics.mean(errors):.0%} over {len(errors)} runs.",
         "A model of 2.8M parameters in fp32, micro-batch 8, gloo; a process of one thread and a network namespace per rank. Each",
-        f"figure is the median of {arguments.rounds} turns of {arguments.steps} steps, the rates in turn. From `not throttled` the",
-        "prediction takes the computation, since ranks share the cores: it has no error of its own. One rank's step is predicted",
-        f"from its step at micro-batch 8 by FLOPs. A link's payload is {_PAYLOAD:.3f} of its rate. Gloo makes a reduce-scatter of an",
-        "all-reduce, so ZeRO-3's gradients travel twice. Bandwidth alone is throttled: the latency is this machine's.",
+        f"figure is the median of {arguments.rounds} turns of {arguments.steps} steps, the rates in turn. Computation is taken",
+        "from `not throttled`, since ranks share the cores: it has no error of its own.",
+        f"A link's payload is {_PAYLOAD:.3f} of its rate. Gloo makes a reduce-scatter of an all-reduce, so ZeRO-3's gradients",
+        "travel twice. Bandwidth alone is throttled: the latency is this machine's.",
     ]
     facts = {"largest_error": max(errors), "mean_error": statistics.mean(errors)}
     write_record(arguments.out, "The throughput model against throttled links", notes, rows, ["torch", "deepspeed"], facts)
 
 
-def by_flops(config: RunConfig, rounds: int, steps: int) -> list[dict[str, Any]]:
-    """One rank: its step at twice the micro-batch, from the step at the configured one."""
-    from albef_ds.planning.flops import step_flops
-
-    doubled = replace(config, train=TrainConfig(micro_batch_size=2 * config.train.micro_batch_size, global_batch_size=1 << 10))
-    small, large = measure(config, 1, [], rounds, steps), measure(doubled, 1, [], rounds, steps)
-    factor = sum(p.model for p in step_flops(doubled)) / sum(p.model for p in step_flops(config))
-    rows = []
-    for stage, [turn] in large.items():
-        measured = statistics.median(seconds for seconds, _ in turn)
-        predicted = factor * statistics.median(seconds for seconds, _ in small[stage][0])
-        rows.append(
-            {
-                "ranks": 1,
-                "stage": stage,
-                "Mbit/s per link": f"none, micro-batch {doubled.train.micro_batch_size}",
-                "measured, s": f"{measured:.3f}",
-                "predicted, s": f"{predicted:.3f}",
-                "predicted / measured": f"{predicted / measured:.2f}",
-                "sent per rank, MB": "0.00",
-                "by formula, MB": "0.00",
-            }
-        )
-    return rows
-
-
-def compare(config: RunConfig, world_size: int, rates: list[int], turns: list[Turn]) -> list[dict[str, Any]]:
+def compare(config: RunConfig, world_size: int, rates: list[int | None], turns: list[Turn]) -> list[dict[str, Any]]:
     """Rows of one stage and number of ranks."""
     from albef_ds.planning.counts import count
     from albef_ds.planning.hardware import Hardware, Link, Overlap
@@ -259,7 +229,7 @@ def compare(config: RunConfig, world_size: int, rates: list[int], turns: list[Tu
     sent = [statistics.median(num_bytes for _, num_bytes in turn) for turn in turns]
     counts = count(config)
     rows = []
-    for number, rate in enumerate([None, *rates]):
+    for number, rate in enumerate(rates):
         link = Link((rate or 1e9) * 1e6 / 8 * _PAYLOAD, 0.0)
         # DeepSpeed on a CPU waits for the collectives it starts; the momentum model's own prefetch runs on.
         overlap = Overlap(gradients=False, parameters=False)

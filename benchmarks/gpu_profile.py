@@ -1,0 +1,230 @@
+"""One GPU in under eight minutes, unattended: images per second, utilisation, memory, and which kernels the time goes to.
+
+    python -m benchmarks.gpu_profile --out benchmarks/gpu_profile
+
+Not yet run on a GPU: it is tested with `--device cpu --model tiny`. Sections run in order of worth, and one that would begin
+after `--minutes` is left out and named. Utilisation is the model's FLOPs (no recomputation, `albef_ds/planning/flops.py`) over
+the rate of a bf16 matrix product of 8,192 that is measured first, and over `--peak` where that is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from albef_ds.config.schema import ComputeConfig, RunConfig
+from albef_ds.engine import LocalEngine
+from albef_ds.momentum import DenseMomentum
+from albef_ds.planning.flops import step_flops
+from albef_ds.recipes.debug import debug
+from albef_ds.recipes.pretrain import pretrain_4m
+from albef_ds.tasks.pretrain import PretrainTask
+from benchmarks.record import write_record
+from benchmarks.step import PLAIN, batch_of
+
+KINDS = {
+    "attention": ("flash", "fmha", "attention", "mem_eff"),
+    "matrix products": ("gemm", "cutlass", "nvjet", "matmul", "addmm", "::mm", "::bmm", "wgmma", "conv"),
+    "norms and softmax": ("layer_norm", "layernorm", "softmax", "group_norm"),
+    "optimizer and momentum": ("adam", "multi_tensor", "foreach", "lerp"),
+    "copies": ("memcpy", "memset", "copy", "cat", "index", "gather"),
+}
+"""Kind of kernel -> parts of its name; what none names is element-wise or small."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a step."""
+
+    name: str
+    compute: ComputeConfig
+    batch: int
+
+
+def build(config: RunConfig, compute: ComputeConfig, device: torch.device) -> LocalEngine:
+    """The model with a full queue, in bf16 autocast on a GPU."""
+    torch.manual_seed(0)
+    task = PretrainTask(config.model, compute, config.pretraining())
+    task.attach_momentum(DenseMomentum(task.base, config.pretraining().momentum))
+    return LocalEngine(task.train(), config.optim, device, autocast=device.type == "cuda")
+
+
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def rate_of_products(device: torch.device) -> float:
+    """FLOP/s of a large square matrix product, the ceiling that utilisation is held against."""
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (512, torch.float32)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(10):
+        finish(device)
+        start = time.perf_counter()
+        left @ right
+        finish(device)
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def with_batch(config: RunConfig, batch: int) -> RunConfig:
+    """`config` at a micro-batch."""
+    return replace(config, train=replace(config.train, micro_batch_size=batch, global_batch_size=batch))
+
+
+def measure(config: RunConfig, variant: Variant, device: torch.device, steps: int) -> tuple[LocalEngine, Any, float, int]:
+    """Engine, batch, median seconds of a step, and the peak of allocated bytes (0 on a CPU)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    engine = build(config, variant.compute, device)
+    batch = batch_of(with_batch(config, variant.batch)).to(device)
+    seconds = []
+    for number in range(steps + 2):
+        finish(device)
+        start = time.perf_counter()
+        engine.train_step([batch], {"alpha": 0.4}, 1e-4)
+        finish(device)
+        if number >= 2:
+            seconds.append(time.perf_counter() - start)
+    return engine, batch, statistics.median(seconds), torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+
+
+def kernel_shares(engine: LocalEngine, batch: Any, device: torch.device) -> dict[str, float]:
+    """Kind of kernel -> share of the device's busy time in one step."""
+    activities = [ProfilerActivity.CUDA] if device.type == "cuda" else [ProfilerActivity.CPU]
+    with profile(activities=activities) as profiler:
+        engine.train_step([batch], {"alpha": 0.4}, 1e-4)
+        finish(device)
+    spent: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        own = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        name = event.key.lower()
+        kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "element-wise and others")
+        spent[kind] += own
+    total = max(1.0, sum(spent.values()))
+    return {kind: time_spent / total for kind, time_spent in spent.most_common()}
+
+
+def triton_rows(device: torch.device, batch: int, queue: int, width: int) -> list[dict[str, Any]]:
+    """The fused ITC kernel beside torch: largest differences of loss and gradient, and time."""
+    from albef_ds.losses.contrastive import contrastive_loss, sliced_contrastive_loss
+
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(rows: int) -> Tensor:
+        return F.normalize(torch.randn(rows, width, generator=generator), dim=1).to(device)
+
+    features, teacher, keys = draw(batch), draw(batch), draw(batch + queue)
+    mask = torch.eye(batch, batch + queue, dtype=torch.bool, device=device)
+    forms: dict[str, Callable[..., Any]] = {
+        "torch, whole rows": contrastive_loss,
+        "torch, slices": lambda *inputs: sliced_contrastive_loss(*inputs, batch),
+        "Triton": lambda *inputs: sliced_contrastive_loss(*inputs, batch, fused=True),
+    }
+    rows, reference = [], None
+    for name, loss_of in forms.items():
+        best = float("inf")
+        for _ in range(4):
+            own, temperature = features.clone().requires_grad_(), torch.full((1,), 0.07, device=device, requires_grad=True)
+            finish(device)
+            start = time.perf_counter()
+            loss = loss_of(own, teacher, keys, mask, temperature, 0.4)[0]
+            loss.backward()
+            finish(device)
+            best = min(best, time.perf_counter() - start)
+        assert own.grad is not None
+        found = (loss.detach(), own.grad)
+        reference = found if reference is None else reference
+        errors = [float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in zip(found, reference, strict=True)]
+        rows.append(
+            {
+                "part": f"ITC, one direction, batch {batch}, queue {queue}: {name}",
+                "ms": f"{1e3 * best:.2f}",
+                "result": f"relative error of loss {errors[0]:.1e}, of gradient {errors[1]:.1e}",
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure within the time and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--model", choices=("base", "tiny"), default="base")
+    parser.add_argument("--batch", type=int, default=64, help="micro-batch (%(default)s)")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps per variant (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=7.0, help="begin nothing after so long (%(default)s)")
+    parser.add_argument("--peak", type=float, default=0.0, help="the maker's dense bf16 TFLOP/s")
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA GPU here: give --device cpu --model tiny to try the program itself")
+    device, start = torch.device(arguments.device), time.monotonic()
+    config = pretrain_4m() if arguments.model == "base" else debug()
+    config = replace(config, task=replace(config.pretraining(), mask_unfilled_queue=False))
+    ceiling = rate_of_products(device)
+    own, size = config.compute, arguments.batch
+    recomputed = replace(own, checkpoint_visual=True, checkpoint_text=True, checkpoint_multimodal=True)
+    variants = [
+        Variant("as configured", own, size),
+        Variant("as released", PLAIN, size),
+        Variant("twice the batch", own, 2 * size),
+        Variant("everything recomputed", recomputed, 2 * size),
+        Variant("losses by slices", replace(own, wide_losses="sliced"), size),
+    ]
+    rows: list[dict[str, Any]] = []
+    for number, variant in enumerate(variants):
+        part = f"step, batch {variant.batch}, {variant.name}"
+        if time.monotonic() - start > 60 * arguments.minutes:
+            rows.append({"part": part, "ms": "", "result": "left out: out of time"})
+            continue
+        try:
+            engine, batch, seconds, peak = measure(config, variant, device, arguments.steps)
+        except torch.OutOfMemoryError:
+            rows.append({"part": part, "ms": "", "result": "out of memory"})
+            continue
+        flops = sum(p.model for p in step_flops(replace(with_batch(config, variant.batch), compute=own), masked=_masked(config)))
+        result = f"{variant.batch / seconds:.0f} images/s, {flops / seconds / ceiling:.1%} of the measured product rate"
+        if arguments.peak:
+            result += f", {flops / seconds / arguments.peak / 1e12:.1%} of the peak"
+        rows.append({"part": part, "ms": f"{1e3 * seconds:.1f}", "result": f"{result}, peak {peak / 2**30:.2f} GB"})
+        if number == 0:
+            for kind, share in kernel_shares(engine, batch, device).items():
+                rows.append({"part": f"kernels of that step: {kind}", "ms": "", "result": f"{share:.1%} of the busy time"})
+        del engine, batch
+    if time.monotonic() - start > 60 * arguments.minutes:
+        rows.append({"part": "Triton kernel", "ms": "", "result": "left out: out of time"})
+    elif device.type == "cpu" and not os.environ.get("TRITON_INTERPRET"):
+        rows.append({"part": "Triton kernel", "ms": "", "result": "left out: on a CPU it needs TRITON_INTERPRET=1"})
+    else:
+        rows += triton_rows(device, size, config.pretraining().queue_size, config.model.embed_dim)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU: a test of the program, no figures to quote"
+    notes = [
+        f"{name}. Measured rate of a matrix product: {ceiling / 1e12:.2f} TFLOP/s. {arguments.model} model, "
+        f"{config.data.max_tokens} tokens, {'bf16 autocast' if device.type == 'cuda' else 'fp32'}, AdamW and momentum included; "
+        "utilisation counts the FLOPs of the exact savings whatever a variant spends. "
+        f"{(time.monotonic() - start) / 60:.1f} minutes.",
+    ]
+    write_record(arguments.out, "Profile of one device", notes, rows, ["torch", "timm"], {"device": name, "ceiling": ceiling})
+
+
+def _masked(config: RunConfig) -> float:
+    return float(round(config.data.mlm_probability * (config.data.max_tokens - 1)))
+
+
+if __name__ == "__main__":
+    main()

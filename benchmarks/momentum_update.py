@@ -1,0 +1,73 @@
+"""The momentum model's update: tensor by tensor, all tensors in one call, and the sharded fp16 form, in turn.
+
+python -m benchmarks.momentum_update --out benchmarks/momentum_update
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from albef_ds import build
+from albef_ds.momentum import DenseMomentum
+from albef_ds.recipes.debug import debug
+from albef_ds.recipes.pretrain import pretrain_4m
+from albef_ds.zero.momentum import ShardedMomentum
+from benchmarks.record import write_record
+
+
+def main() -> None:
+    """Measure and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("base", "tiny"), default="base")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    device = torch.device(arguments.device)
+    config = pretrain_4m() if arguments.model == "base" else debug()
+    student = build.build_task(config).base.to(device)
+    dense, sharded = DenseMomentum(student, 0.995), ShardedMomentum(student, 0.995)
+    sharded.to(device)
+    pairs = [(twin, student.get_parameter(name)) for name, twin in dense.modules.named_parameters()]
+
+    @torch.no_grad()
+    def one_by_one() -> None:
+        for twin, parameter in pairs:
+            twin.mul_(0.995).add_(parameter.detach() * 0.005)
+
+    forms: dict[str, Callable[[], None]] = {
+        "tensor by tensor, fp32 (released code)": one_by_one,
+        "all tensors in one call, fp32": dense.update,
+        "one rank's shard, fp16 value and residual": sharded.update,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for turn in range(arguments.repetitions + 1):
+        for name, update in forms.items():
+            start = time.perf_counter()
+            update()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:  # the first warms up
+                seconds[name].append(time.perf_counter() - start)
+    least = {name: min(times) for name, times in seconds.items()}
+    slowest = next(iter(least.values()))
+    rows = [
+        {"update": name, "ms, least": f"{1e3 * value:.1f}", "first row / this": f"{slowest / value:.2f}"}
+        for name, value in least.items()
+    ]
+    numel = sum(parameter.numel() for parameter in student.parameters())
+    notes = [
+        f"{numel / 1e6:.1f}M parameters on one rank (of N ranks each updates 1/N of the third form); {arguments.repetitions} "
+        "turns, one thread. The third keeps 4 bytes per parameter over all ranks, the others 4 on every rank."
+    ]
+    write_record(arguments.out, "The momentum model's update", notes, rows, ["torch"], {"device": arguments.device})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Every benchmark of the training system's parts in one run: pairs of ours and the plain or a peer's form.
+
+    make bench                                  # hours on two cores
+    python -m benchmarks.suite --quick          # minutes, tiny sizes: shows that all run, no figures to quote
+
+Writes benchmarks/suite.json and .md (with --quick benchmarks/suite_quick). Each benchmark runs in a process of its own, one
+after the other; one that fails is named in the record and makes the exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import hardware
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One benchmark: its module and arguments, `--out` aside."""
+
+    title: str
+    module: str
+    full: tuple[str, ...] = ()
+    quick: tuple[str, ...] | None = ()
+    """None: left out of the quick run."""
+    work: str = ""
+    """Option that names a scratch folder."""
+
+
+SUITE = [
+    Entry("Step", "step", (), ("--batch", "2", "--tokens", "12", "--repetitions", "1")),
+    Entry("Step on captions as long as CC12M's", "step", ("--captions", "cc12m"), None),
+    Entry("Losses", "losses", (), ("--repetitions", "1")),
+    Entry("Attention", "attention", (), ("--repetitions", "1")),
+    Entry("Momentum update", "momentum_update", (), ("--model", "tiny", "--repetitions", "2")),
+    Entry("Momentum memory", "momentum", (), ("--ranks", "1")),
+    Entry("Loader", "loader", (), ("--pictures", "16", "--workers", "1")),
+    Entry("Checkpoints", "checkpoint", (), ("--model", "tiny", "--ranks", "1", "--stages", "2")),
+    Entry("Conversion", "convert", (), None, work="--work"),
+    Entry("Data tools", "data_tools_peers", (), ("--only", "captions")),
+    Entry("Memory by plan", "plan", (), None),
+]
+
+
+def run(entry: Entry, quick: bool, folder: Path) -> dict[str, Any]:
+    """The benchmark's record with `title` and `minutes`; `failed` in place of rows if it did not come to its end."""
+    out = folder / entry.title.replace(" ", "_")
+    arguments = list((entry.quick or ()) if quick else entry.full)
+    if entry.work:
+        arguments += [entry.work, str(folder / "work")]
+    command = [sys.executable, "-m", f"benchmarks.{entry.module}", "--out", str(out), *arguments]
+    start = time.monotonic()
+    ended = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=False)
+    minutes = round((time.monotonic() - start) / 60, 1)
+    shown = " ".join(["python", "-m", f"benchmarks.{entry.module}", *arguments]).replace(str(folder), "FOLDER")
+    if ended.returncode or not out.with_suffix(".json").exists():
+        reason = (ended.stderr.strip().splitlines() or ["no output"])[-1]
+        return {"title": entry.title, "command": shown, "minutes": minutes, "failed": reason}
+    record: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
+    page = out.with_suffix(".md").read_text().splitlines()
+    # The page's own head repeats the command and the machine.
+    record |= {"title": entry.title, "command": shown, "minutes": minutes, "page": page[3:]}
+    return record
+
+
+def render(records: list[dict[str, Any]], quick: bool) -> str:
+    """All records as one page."""
+    lines = ["# All benchmarks in one run" + (" (quick: sizes too small to quote)" if quick else ""), "", hardware(), ""]
+    for record in records:
+        lines += [f"## {record['title']}", "", f"`{record['command']}`, {record['minutes']} minutes", ""]
+        lines += [f"Failed: {record['failed']}", ""] if "failed" in record else [*record["page"], ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> int:
+    """Run all and write the record; 1 if any failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, and without the benchmarks that have none")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[e.module for e in SUITE], help="modules to run")
+    parser.add_argument("--out", type=Path, help="record without ending (benchmarks/suite, or suite_quick)")
+    arguments = parser.parse_args()
+    out: Path = arguments.out or HERE / ("suite_quick" if arguments.quick else "suite")
+    chosen = [
+        e for e in SUITE if not (arguments.quick and e.quick is None) and (not arguments.only or e.module in arguments.only)
+    ]
+    records = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, entry in enumerate(chosen, start=1):
+            print(f"{number} of {len(chosen)}: {entry.title}", flush=True)
+            records.append(run(entry, arguments.quick, Path(folder)))
+            # Written after each: what was measured is kept if a later one is stopped.
+            kept = [{key: value for key, value in record.items() if key != "page"} for record in records]
+            out.with_suffix(".json").write_text(json.dumps({"quick": arguments.quick, "benchmarks": kept}, indent=1) + "\n")
+            out.with_suffix(".md").write_text(render(records, arguments.quick))
+    failed = [record["title"] for record in records if "failed" in record]
+    print(f"{out}.md written" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
