@@ -148,6 +148,9 @@ class LocalEngine:
         self.optimizer.zero_grad()
         parts = [self._forward_backward(batch, schedule, 1.0 / len(micro_batches)) for batch in micro_batches]
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
+            if parameter.grad is None:  # without a part in the loss: 0 as in DeepSpeed's flat groups, and AdamW counts the step
+                parameter.grad = torch.zeros_like(parameter)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm or float("inf"), foreach=True)
         skipped = not bool(torch.isfinite(norm))
         if not skipped:

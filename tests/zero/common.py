@@ -98,14 +98,18 @@ def micro_batches(config: RunConfig, step: int) -> list[ImageTextBatch]:
     return [batch[slice(first, first + size)] for first in range(start, start + share, size)]
 
 
-def run_steps(config: RunConfig, steps: int, dry_run: bool = False) -> dict[str, Any]:
-    """Train and return what can be compared: losses and norms per step, whole weights, momentum weights, queue."""
+def run_steps(config: RunConfig, steps: int, dry_run: bool = False, align: int = 0) -> dict[str, Any]:
+    """Train and return what can be compared: losses and norms per step, whole weights, momentum weights, queue.
+
+    The first `align` steps are without fusion.
+    """
     task, engine = make(config)
     if dry_run:
         engine.dry_run(tiny_batch(999, config.train.micro_batch_size), {"alpha": 0.4})
     losses, norms = [], []
     for step in range(steps):
-        result = engine.train_step(micro_batches(config, step), {"alpha": 0.4, "random_negatives": 0.3}, 1e-3)
+        schedule = {"alpha": 0.4, "random_negatives": 0.3, "fuse": float(step >= align)}
+        result = engine.train_step(micro_batches(config, step), schedule, 1e-3)
         assert not result.skipped
         losses.append(comm.all_reduce_mean(result.losses, CPU))
         norms.append(result.grad_norm)

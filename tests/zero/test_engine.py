@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import pytest
 
+from albef_ds.config.schema import ComputeConfig
 from tests.distributed import run_ranks
 from tests.zero.common import largest_difference, run_steps, tiny_config, with_checkpointing, with_engine
 
@@ -17,10 +19,13 @@ LOSS_BOUND = 1e-5
 WEIGHT_BOUND = 2e-4
 
 
+ALIGN = 4
+
+
 @lru_cache
-def _reference() -> dict[str, Any]:
+def _reference(align: int = 0) -> dict[str, Any]:
     """LocalEngine with the dense fp32 momentum copy, micro-batches of 3."""
-    return run_steps(with_engine(tiny_config(), kind="local", momentum_storage="dense"), STEPS)
+    return run_steps(with_engine(tiny_config(), kind="local", momentum_storage="dense"), STEPS, align=align)
 
 
 def _every_stage() -> dict[str, dict[str, Any]]:
@@ -31,16 +36,19 @@ def _every_stage() -> dict[str, dict[str, Any]]:
         for stage in (0, 1, 2, 3):
             name = f"stage {stage}, recomputation {checkpointing}"
             results[name] = run_steps(with_engine(config, stage=stage), STEPS, dry_run=True)
+    packed = replace(tiny_config(), compute=ComputeConfig(packed_text=True))
+    for stage in (0, 2, 3):
+        results[f"stage {stage}, aligned first, no padding"] = run_steps(with_engine(packed, stage=stage), STEPS, align=ALIGN)
     return results
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_stages_and_recomputation_equal_the_plain_engine(world_size: int) -> None:
-    reference = _reference()
     results = run_ranks(_every_stage, world_size, timeout=600, fresh=True)
-    assert len(results[0]) == 8
+    assert len(results[0]) == 11
     for where, result in results[0].items():
+        reference = _reference(ALIGN if "aligned" in where else 0)
         for ours, theirs in zip(result["losses"], reference["losses"], strict=True):
             for name in theirs:
                 assert ours[name] == pytest.approx(theirs[name], rel=LOSS_BOUND), f"{world_size} ranks, {where}: {name}"
