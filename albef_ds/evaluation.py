@@ -65,7 +65,7 @@ def check_validation(config: RunConfig) -> None:
     """
     data = config.data
     if data.eval_annotations and evaluated_as(config) == "grounding":
-        Pictures(data).require(_expressions(config, data.eval_annotations))
+        Pictures(data).require(expressions_of(config, data.eval_annotations))
     elif data.eval_annotations:
         Pictures(data).require(read_records(config, data.eval_annotations, "val"))
         if isinstance(config.task, VqaConfig):
@@ -117,7 +117,7 @@ def evaluate(
     """
     side, batch = config.model.vision.image_size, config.train.micro_batch_size
     if evaluated_as(config) == "grounding":
-        expressions = _expressions(config, annotations)[: limit or None]
+        expressions = expressions_of(config, annotations)[: limit or None]
         return _ground(task, config, device, TextImageSet(expressions, config.data, side), momentum, layer, progress)
     records = read_records(config, annotations, split)[: limit or None]
     if isinstance(task, ClassificationTask):
@@ -146,7 +146,8 @@ def _answers(config: RunConfig) -> list[str]:
     return read_answer_list(Path(config.data.answer_list))
 
 
-def _expressions(config: RunConfig, annotations: str) -> list[ExpressionRecord]:
+def expressions_of(config: RunConfig, annotations: str) -> list[ExpressionRecord]:
+    """The referring expressions in the files `annotations`. Raises `ConfigError` where boxes or files are missing."""
     if not config.data.instances:
         raise ConfigError("data.instances is empty: give COCO's instances JSON, whose boxes the expressions in data.refs mean")
     detections = Path(config.data.detections) if config.data.detections else None

@@ -58,6 +58,12 @@ def many(items: Any) -> list[Any]:
     return listed
 
 
+def picture_of(pixels: Tensor) -> Image.Image:
+    """What a model was shown, float32 (3, H, W) as `pixels_of` makes it, as a picture again."""
+    plain = pixels.cpu().permute(1, 2, 0) * torch.tensor(transforms.STD) + torch.tensor(transforms.MEAN)
+    return Image.fromarray((plain * 255).round().clamp(0, 255).to(torch.uint8).numpy())
+
+
 def batches(items: Any, size: int) -> Iterator[list[Any]]:
     """`many(items)` in lists of at most `size`."""
     listed = many(items)

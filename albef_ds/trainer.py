@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -31,6 +32,7 @@ from albef_ds.device import resolve_precision
 from albef_ds.engine import StepResult
 from albef_ds.errors import ConfigError
 from albef_ds.evaluation import check_validation, evaluate_validation
+from albef_ds.evaluation_pictures import Examples, draw, is_sharded, read_examples
 from albef_ds.logging import RunLogger
 from albef_ds.models.norms import choose_norm
 from albef_ds.optim import learning_rate
@@ -72,6 +74,7 @@ class Trainer:
             check_validation(config)
         self._window: list[dict[str, float]] = []  # since the last written step: what is logged is their mean
         self._metrics: dict[str, float] = {}
+        self._examples: Examples | None = None
         self._last: tuple[list[Batch], StepResult] | None = None
         self._bad_in_a_row = 0
         self._stopped_by_bad_numbers = False
@@ -323,12 +326,25 @@ class Trainer:
         started = time.perf_counter()
         with self.watchdog.phase("evaluation", self.progress.step, 2):
             metrics = evaluate_validation(self.task, self.config, self.device)
+            if metrics and self.config.train.eval_pictures:
+                self._show_examples()
         self.logger.pause(time.perf_counter() - started)
         if metrics:
             shown = [name for name in metrics if name.endswith(("_r1", "_r10", "accuracy"))]
             self.logger.event("evaluation", metrics, shown=shown)
             self._metrics = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
             self.saver.scored(self.progress.step, self._metrics)
+
+    def _show_examples(self) -> None:
+        """Pictures of the evaluation for TensorBoard; rank 0 makes them alone where it holds whole parameters."""
+        if comm.rank() != 0 and not is_sharded(self.task):
+            return
+        first, self._examples = self._examples is None, self._examples or read_examples(self.config)
+        if self._examples is not None:
+            images, remark = draw(self.task, self._examples, self.device, self.config.train.micro_batch_size)
+            self.logger.pictures("evaluation", {name: np.asarray(image) for name, image in images.items()})
+            if remark and first:
+                self._say(remark)
 
     def _save(self) -> None:
         """Begin a checkpoint of this step; the one before is finished first."""

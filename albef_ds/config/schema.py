@@ -279,6 +279,9 @@ class TrainConfig:
     log_every: int = setting(50, "steps between log lines", unit="steps", paper="50 (released code)")
     eval_every: int = setting(0, "steps between retrieval evaluations; 0: only at the end", unit="steps")
     eval_samples: int = setting(1000, "samples of data.eval_shards used during training", unit="samples")
+    eval_pictures: int = setting(
+        8, "validation samples that TensorBoard shows at each evaluation: texts, retrieval, Grad-CAM; 0: none", unit="samples"
+    )
     save_every: int = setting(0, "steps between checkpoints; 0: only at the end", unit="steps")
     save_in_background: bool = setting(True, "write a checkpoint while training goes on, from a copy in CPU memory")
     keep_last: int = setting(3, "newest checkpoints to keep; 0: all", unit="checkpoints")
@@ -302,6 +305,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive("train", self, "micro_batch_size", "global_batch_size", "log_every")
         not_negative("train", self, "epochs", "max_steps", "max_minutes", "seed", "eval_every", "eval_samples", "save_every")
+        not_negative("train", self, "eval_pictures")
         not_negative("train", self, "keep_last", "keep_every", "max_rollbacks", "spike")
         not_negative("train", self, "start_limit", "step_limit", "save_limit", "silence_limit")
         positive("train", self, "bad_steps")

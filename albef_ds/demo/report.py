@@ -15,9 +15,9 @@ from PIL import Image
 
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.evaluation import RetrievalSet
-from albef_ds.data.transforms import MEAN, STD
 from albef_ds.evaluators.ranking import Ranking
 from albef_ds.evaluators.retrieval import SUFFIXES, RetrievalEvaluator, RetrievalScores
+from albef_ds.inputs import picture_of
 from albef_ds.report.history import History
 from albef_ds.tasks.pretrain import PretrainTask
 
@@ -111,7 +111,7 @@ def make_panels(
     data = RetrievalSet(folder, config.data, THUMBNAIL)
 
     def picture(row: int) -> Item:
-        return Item(data.captions[data.caption_image.tolist().index(row)], _thumbnail(data, row))
+        return Item(data.captions[data.caption_image.tolist().index(row)], picture_of(data.images([row])[0]))
 
     def words(row: int) -> Item:
         return Item(data.captions[row], None)
@@ -141,11 +141,6 @@ def draw(ranks: Sequence[int], count: int, seed: int) -> tuple[list[int], int, i
     num_hits = min(len(hits), max((count + 1) // 2, count - len(misses)))
     num_misses = min(len(misses), count - num_hits)
     return generator.sample(hits, num_hits) + generator.sample(misses, num_misses), len(hits), num_hits
-
-
-def _thumbnail(data: RetrievalSet, row: int) -> Image.Image:
-    pixels = data.images([row])[0].permute(1, 2, 0) * torch.tensor(STD) + torch.tensor(MEAN)
-    return Image.fromarray((pixels * 255).round().clamp(0, 255).to(torch.uint8).numpy())
 
 
 def table(metrics: dict[str, float]) -> list[tuple[str, list[float]]]:

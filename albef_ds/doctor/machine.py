@@ -96,7 +96,9 @@ def _all_reduce() -> Finding:
         if backend == "NCCL":
             advice = "run again with NCCL_DEBUG=INFO, which says where it stops"
         return Finding(f"all-reduce by {backend}", "mend", f"{type(error).__name__}: {reason}", advice)
-    version = f" {'.'.join(map(str, torch.cuda.nccl.version()))}" if backend == "NCCL" else ""
+    version = ""
+    if backend == "NCCL":
+        version = " " + ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
     return Finding(f"all-reduce by {backend}{version}", "ok", "one process, right sum; several nodes are preflight's to check")
 
 
