@@ -117,9 +117,9 @@ def is_sharded(task: Task) -> bool:
 def _grid(task: ContrastiveTask, examples: Examples, device: torch.device, batch_size: int) -> Image.Image:
     """A row per caption: the pictures closest to it, best first, its own outlined."""
     model = task.model
-    features = [
-        model.project_image(model.encode_image(images.to(device))).float() for images in examples.images.split(batch_size)
-    ]
+    starts = range(0, len(examples.images), batch_size)
+    batches = (examples.images[start : start + batch_size].to(device) for start in starts)
+    features = [model.project_image(model.encode_image(images)).float() for images in batches]
     ids, mask = (part[: examples.num_shown].to(device) for part in (examples.token_ids, examples.token_mask))
     queries = model.project_text(model.encode_text(ids, mask), mask).float()
     best = (queries @ torch.cat(features).t()).topk(min(SHOWN, len(examples.images)), dim=1).indices.tolist()

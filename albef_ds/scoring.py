@@ -18,8 +18,10 @@ from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import RunConfig
 from albef_ds.convert.api import read_model
 from albef_ds.convert.model import Weights
+from albef_ds.data.annotations.retrieval import Split
 from albef_ds.errors import ConfigError
 from albef_ds.evaluation import Scores, evaluate, headline
+from albef_ds.evaluators.dealing import Progress, silent
 from albef_ds.evaluators.vqa_submission import write_submission
 from albef_ds.interface import AlbefModel
 from albef_ds.lineage import lineage_of, overlap_of, weights_hash
@@ -45,7 +47,7 @@ class Request:
     """Name to annotation files; empty: those of `data.test_annotations`."""
 
 
-def score(request: Request, output: Path, device: torch.device, say: Say = print) -> dict[str, Any]:
+def score(request: Request, output: Path, device: torch.device, say: Say = print, progress: Progress = silent) -> dict[str, Any]:
     """Choose a checkpoint on validation if the path is a run with several, score the splits, write `output`/metrics.json.
 
     Raises:
@@ -56,7 +58,9 @@ def score(request: Request, output: Path, device: torch.device, say: Say = print
     validation: dict[str, dict[str, float]] = {}
     if config.data.eval_annotations and (len(candidates) > 1 or not request.protocol):
         for candidate in candidates:
-            validation[candidate.name] = _scores(candidate, request, device, config.data.eval_annotations, "val").metrics
+            validation[candidate.name] = _scores(
+                candidate, request, device, config.data.eval_annotations, "val", progress
+            ).metrics
             name, value = headline(config, validation[candidate.name])
             say(f"{candidate.name}: validation {name} {value:.2f}")
     chosen = candidates[-1]
@@ -87,7 +91,7 @@ def score(request: Request, output: Path, device: torch.device, say: Say = print
     }
     say(f"overlap of the pretraining pictures with evaluation sets: {record['overlap']}")
     for split, files in splits.items():
-        scores = _scores(chosen, request, device, files, "test")
+        scores = _scores(chosen, request, device, files, "test", progress)
         record["splits"][split] = scores.metrics
         record["protocol"] |= scores.protocol
         for name, value in scores.metrics.items():
@@ -129,9 +133,10 @@ def _config(path: Path, request: Request) -> RunConfig:
     return parse_overrides(read_model(path).model.config, list(request.overrides))
 
 
-def _scores(path: Path, request: Request, device: torch.device, files: str, split: Any) -> Scores:
+def _scores(path: Path, request: Request, device: torch.device, files: str, split: Split, progress: Progress) -> Scores:
     config = _config(path, request)
     model = read_model(path, request.overrides).model.select(request.weights, queues=False)
     task = AlbefModel(model, device=device, dtype=torch.float32).task
     k_test = PROTOCOLS[request.protocol].k_test if request.protocol in PROTOCOLS else None
-    return evaluate(task, config, device, files, split, generate=request.generate, layer=request.layer, k_test=k_test)
+    chosen: dict[str, Any] = {"generate": request.generate, "layer": request.layer, "k_test": k_test}
+    return evaluate(task, config, device, files, split, **chosen, progress=progress)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from albef_ds.config.ds_config import load_ds_config
 from albef_ds.config.files import load
@@ -17,6 +19,26 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.config.settings import all_settings, nearest_path
 from albef_ds.errors import ConfigError
 from albef_ds.recipes import RECIPES, get_recipe
+
+_inspected: ContextVar[bool] = ContextVar("inspected", default=False)
+
+
+class ParserFound(Exception):  # noqa: N818 (no error: what was looked for)
+    """Ends a command that was called within `inspecting`; carries its parser."""
+
+    def __init__(self, parser: CommandParser) -> None:
+        super().__init__(parser.prog)
+        self.parser = parser
+
+
+@contextlib.contextmanager
+def inspecting() -> Iterator[None]:
+    """Commands called within the block raise `ParserFound` in place of parsing: for completion and the documentation."""
+    token = _inspected.set(True)
+    try:
+        yield
+    finally:
+        _inspected.reset(token)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -30,6 +52,12 @@ class CommandParser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, which all its other ways to parse come through; within `inspecting` it gives the parser away."""
+        if _inspected.get():
+            raise ParserFound(self)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise `ConfigError` in place of printing the usage and leaving the process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
@@ -21,12 +22,17 @@ def main(argv: list[str]) -> int:
     command.add_argument("--question", required=True, action="append", metavar="TEXT", help="may be given again")
     command.add_argument("--answers", metavar="FILE", type=Path, help="JSON list to choose from; without it answers are written")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    command.add_argument("--json", action="store_true", help="print a JSON object of questions and answers")
     arguments = command.parse_args(argv)
     from albef_ds.data.annotations.vqa import read_answer_list
     from albef_ds.interface import load
 
     answers = read_answer_list(arguments.answers) if arguments.answers else None
     model = load(arguments.model, device=arguments.device)
-    for question, answer in zip(arguments.question, model.answer(arguments.image, arguments.question, answers), strict=True):
+    found = model.answer(arguments.image, arguments.question, answers)
+    if arguments.json:
+        print(json.dumps(dict(zip(arguments.question, found, strict=True)), indent=1))
+        return 0
+    for question, answer in zip(arguments.question, found, strict=True):
         print(answer if len(arguments.question) == 1 else f"{question}: {answer}")
     return 0

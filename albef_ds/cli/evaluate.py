@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.bars import Bars
 from albef_ds.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def main(argv: list[str]) -> int:
 
     from albef_ds import comm
     from albef_ds.device import resolve_device
+    from albef_ds.evaluators.dealing import silent
     from albef_ds.scoring import METRICS_NAME, Request, score
 
     device = resolve_device(arguments.device)
@@ -46,9 +49,12 @@ def main(argv: list[str]) -> int:
         path = Path(arguments.path)
         output = Path(arguments.output) if arguments.output else (path if path.is_dir() else path.parent)
         request = Request(path, arguments.overrides, arguments.weights, arguments.protocol, arguments.generate, arguments.layer)
-        score(request, output, device, print if comm.rank() == 0 else lambda line: None)
-        if comm.rank() == 0:
+        plain = comm.rank() == 0 and not arguments.json
+        record = score(request, output, device, print if plain else lambda line: None, Bars() if comm.rank() == 0 else silent)
+        if plain:
             print(f"written: {output / METRICS_NAME}")
+        elif comm.rank() == 0:
+            print(json.dumps(record, indent=1))
     finally:
         if launched:
             dist.destroy_process_group()
@@ -92,6 +98,7 @@ def _parser() -> CommandParser:
     command.add_argument("--layer", type=int, metavar="N", help="grounding: multimodal layer of Grad-CAM, from 0")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--output", metavar="DIR", help="folder of metrics.json; default: the run's")
+    command.add_argument("--json", action="store_true", help="print what is written to metrics.json in place of lines")
     command.add_argument("--validate", metavar="FILE", help="only check a file of VQA answers")
     command.add_argument("--questions", metavar="FILE", help="the official questions that --validate checks against")
     # The deepspeed launcher passes it to every rank; the rank itself is read from the environment.

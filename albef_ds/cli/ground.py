@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> int:
     layers.add_argument("--sweep", action="store_true", help="a panel per layer in place of one per word")
     command.add_argument("--output", type=Path, default=Path("ground.png"), metavar="FILE", help="the PNG to write (ground.png)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    command.add_argument("--json", action="store_true", help="print a JSON object with the boxes of each layer, best first")
     arguments = command.parse_args(argv)
     check_target(arguments.output, "--output")
     if arguments.output.suffix.lower() != ".png":
@@ -53,6 +55,13 @@ def main(argv: list[str]) -> int:
         entries = [(arguments.text, overlay(picture, found[0].heatmap, [box for _, box in found[0].boxes]))]
         entries += [(word, overlay(picture, heat)) for word, heat in found[0].words]
     save_png(panels(entries), arguments.output)
+    if arguments.json:
+        names = [str(layer) if layer is not None else "default" for layer in layers_shown]
+        boxes_of = {
+            name: [{"box": list(box), "score": value} for value, box in one.boxes] for name, one in zip(names, found, strict=True)
+        }
+        print(json.dumps({"layers": boxes_of, "picture": str(arguments.output)}, indent=1))
+        return 0
     for number, one in enumerate(found):
         for place, (value, box) in enumerate(one.boxes, start=1):
             layer = f"layer {number} " if arguments.sweep else ""

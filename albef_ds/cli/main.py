@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("albef_ds.cli.export", "write a model's two towers and its matcher as ONNX or torch programs"),
     "inspect": ("albef_ds.cli.inspect", "say what a file of weights is and what it converts to"),
     "config": ("albef_ds.cli.config", "print every setting with its unit, the paper's value and its meaning"),
+    "completion": ("albef_ds.cli.completion", "print the script that completes albef-ds in bash, zsh or fish"),
     "recipes": ("albef_ds.cli.recipes", "list the recipes that train takes"),
 }
 """Subcommand -> (module, one-line help)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 
 from albef_ds.cli.arguments import CommandParser
 from albef_ds.recipes import RECIPES, get_recipe, summary
@@ -18,7 +19,13 @@ def main(argv: list[str]) -> int:
     """Print the list, or one recipe's documentation. Raises `ConfigError` for an unknown name."""
     command = CommandParser("recipes", "List the recipes that `albef-ds train --recipe` takes.", EXAMPLES)
     command.add_argument("name", nargs="?", help="print this recipe's figure, hours and command")
-    name = command.parse_args(argv).name
+    command.add_argument("--json", action="store_true", help="print a JSON object of names and summaries")
+    arguments = command.parse_args(argv)
+    name = arguments.name
+    if arguments.json:
+        chosen = RECIPES if name is None else {name: get_recipe(name)}
+        print(json.dumps({recipe: summary(recipe) for recipe in chosen}, indent=1))
+        return 0
     if name is not None:
         get_recipe(name)
         print(inspect.cleandoc(RECIPES[name].__doc__ or ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser, whole_number
@@ -26,6 +27,7 @@ def main(argv: list[str]) -> int:
     command.add_argument("--output", type=Path, default=Path("search.html"), metavar="FILE", help="the page (search.html)")
     command.add_argument("--index", type=Path, metavar="FILE", help="file of features (FOLDER/.albef-index.safetensors)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    command.add_argument("--json", action="store_true", help="print a JSON object")
     arguments = command.parse_args(argv)
     check_target(arguments.output, "--output")
     from albef_ds.interface import load
@@ -34,13 +36,19 @@ def main(argv: list[str]) -> int:
     model = load(arguments.model, device=arguments.device)
     model.encode_text(arguments.text)  # what is wrong with model or text is said before all pictures are looked at
     index = index_folder(model, arguments.images, arguments.index, Bars())
+    hits = search(model, index, arguments.text, top=arguments.top, rerank=arguments.rerank)
+    write_page(arguments.output, arguments.text, hits)
+    if arguments.json:
+        found = [{"path": str(hit.path), "similarity": hit.similarity, "match": hit.match} for hit in hits]
+        unreadable = [{"path": path, "reason": reason} for path, reason in index.unreadable]
+        counts = {"pictures": len(index.paths), "new": index.added}
+        print(json.dumps({**counts, "unreadable": unreadable, "hits": found, "page": str(arguments.output)}, indent=1))
+        return 0
     for path, reason in index.unreadable:
         print(f"left out: {path} ({reason})")
     print(f"{len(index.paths)} pictures, {index.added} of them new in the index")
-    hits = search(model, index, arguments.text, top=arguments.top, rerank=arguments.rerank)
     for number, hit in enumerate(hits, start=1):
         match = "" if hit.match is None else f", match {hit.match:.3f}"
         print(f"{number:3d}. {hit.path}  similarity {hit.similarity:.3f}{match}")
-    write_page(arguments.output, arguments.text, hits)
     print(f"written: {arguments.output}")
     return 0
