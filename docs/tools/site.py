@@ -81,7 +81,8 @@ def site_path(path: str) -> str:
 
 
 def _has_page(path: str) -> bool:
-    return path != "README.md" and not path.endswith((".png", ".svg"))
+    # mkdocs itself tells of a link to what is not there.
+    return path != "README.md" and not path.endswith((".png", ".svg")) and (ROOT / path).is_file()
 
 
 def _content(path: str) -> str:
@@ -89,7 +90,8 @@ def _content(path: str) -> str:
     if path.endswith(".md"):
         return text
     fence = "`" * 8
-    return f"# {Path(path).name}\n\n`{path}`\n\n{fence}{_LANGUAGES.get(Path(path).suffix, 'text')}\n{text}\n{fence}\n"
+    unsearched = "---\nsearch:\n  exclude: true\n---\n\n"
+    return f"{unsearched}# {Path(path).name}\n\n`{path}`\n\n{fence}{_LANGUAGES.get(Path(path).suffix, 'text')}\n{text}\n{fence}\n"
 
 
 def _title(path: Path) -> str:
