@@ -21,6 +21,7 @@ from albef_ds.config.schema import (
 from albef_ds.config.tasks import DistillationConfig
 from albef_ds.engine import Engine, LocalEngine
 from albef_ds.errors import ConfigError
+from albef_ds.models.compilation import compile_blocks
 from albef_ds.models.initial import load_mlm_head, load_text_encoder, load_visual_encoder
 from albef_ds.models.initialise import initialise
 from albef_ds.models.norms import set_norms
@@ -129,6 +130,8 @@ def build_engine(task: Task, config: RunConfig, device: torch.device, precision:
     """The engine of `config.engine.kind`. The momentum model is attached already."""
     if config.compute.wide_losses == "triton" and device.type != "cuda":
         raise ConfigError("compute.wide_losses=triton needs a GPU: use compute.wide_losses=sliced, which is the same mathematics")
+    if config.compute.compile:
+        compile_blocks(task)
     if config.engine.kind == "local":
         if comm.world_size() > 1:
             raise ConfigError("engine.kind=local runs one process: use engine.kind=zero for several ranks")

@@ -56,13 +56,13 @@ def _annotated(train: str, val: str, test: str) -> tuple[str, ...]:
 
 _BOXES = ("data.refs={s}/refs.json", "data.instances={s}/instances.json", "data.detections={s}/dets.json")
 STAGES = (
-    Stage("pretrain", "", 6000, ("data.shards={s}/pretrain/train", "data.eval_shards={s}/pretrain/val")),
-    Stage("retrieval", "pretrain", 2000, _annotated("retrieval_train", "retrieval_val", "retrieval_test retrieval_unseen")),
-    Stage("vqa", "pretrain", 3000, (*_annotated("vqa_train", "vqa_val", "vqa_test"), "data.answer_list={s}/answer_list.json")),
-    Stage("nlvr_pretrain", "pretrain", 300, ("data.shards={s}/pretrain/train",)),
-    Stage("nlvr", "nlvr_pretrain", 2000, _annotated("nlvr_train", "nlvr_dev", "nlvr_test")),
-    Stage("entailment", "pretrain", 1500, _annotated("ve_train", "ve_dev", "ve_test")),
-    Stage("grounding", "pretrain", 1500, (*_annotated("refcoco_train", "refcoco_val", "refcoco_test"), *_BOXES)),
+    Stage("pretrain", "", 2400, ("data.shards={s}/pretrain/train", "data.eval_shards={s}/pretrain/val")),
+    Stage("retrieval", "pretrain", 800, _annotated("retrieval_train", "retrieval_val", "retrieval_test retrieval_unseen")),
+    Stage("vqa", "pretrain", 1200, (*_annotated("vqa_train", "vqa_val", "vqa_test"), "data.answer_list={s}/answer_list.json")),
+    Stage("nlvr_pretrain", "pretrain", 120, ("data.shards={s}/pretrain/train",)),
+    Stage("nlvr", "nlvr_pretrain", 1600, _annotated("nlvr_train", "nlvr_dev", "nlvr_test")),
+    Stage("entailment", "pretrain", 600, _annotated("ve_train", "ve_dev", "ve_test")),
+    Stage("grounding", "pretrain", 600, (*_annotated("refcoco_train", "refcoco_val", "refcoco_test"), *_BOXES)),
 )
 
 

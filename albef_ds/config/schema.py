@@ -129,6 +129,7 @@ class ComputeConfig:
     itm_cls_only: bool = setting(True, "compute only [CLS] in the last multimodal layer where ITM needs nothing else")
     one_fusion_call: bool = setting(True, "run positive, negative and MLM passes through the multimodal encoder together")
     packed_text: bool = setting(False, "leave padding out of everything but attention; pays where captions differ in length")
+    compile: bool = setting(False, "torch.compile of each block (minutes before the first step); ZeRO stages 0 to 2")
     wide_losses: Literal["plain", "sliced", "triton"] = setting(
         "plain",
         "ITC and MLM from whole rows of logits, or by slices of columns: less memory, products computed twice; "
@@ -359,6 +360,18 @@ class RunConfig:
             "engine.momentum_storage",
             "of dense needs whole parameters, which engine.stage=3 does not keep",
             "use engine.momentum_storage=value_residual, or fp32 for the exact form",
+        )
+        require(
+            not self.compute.compile or self.engine.stage < 3 or self.engine.kind == "local",
+            "compute.compile",
+            "meets hooks of engine.stage=3 at every layer, which cut its graphs to pieces",
+            "use engine.stage=2, or compute.compile=false",
+        )
+        require(
+            not (self.compute.compile and self.compute.packed_text),
+            "compute.compile",
+            "needs sizes that stay, and compute.packed_text gives every step another number of tokens",
+            "switch one of them off",
         )
         self.task.check_batch(self.train.micro_batch_size)
 
