@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser, whole_number
+from albef_ds.cli.bars import waiting
 from albef_ds.whole_file import check_target, write_whole
 
 EXAMPLES = """\
@@ -30,10 +31,11 @@ def main(argv: list[str]) -> int:
     from albef_ds.data.annotations.vqa import build_answer_list, read_vqa
 
     records = []
-    for setting in arguments.questions:
-        questions, _, answers = setting.partition("+")
-        records += read_vqa(Path(questions), Path(answers) if answers else None)
-    found = build_answer_list(records, arguments.min_count)
+    with waiting("reading the questions"):
+        for setting in arguments.questions:
+            questions, _, answers = setting.partition("+")
+            records += read_vqa(Path(questions), Path(answers) if answers else None)
+        found = build_answer_list(records, arguments.min_count)
     write_whole(arguments.output, (json.dumps(found) + "\n").encode())
     print(f"{len(found)} answers of {len(records)} questions in {arguments.output}")
     return 0

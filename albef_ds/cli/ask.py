@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.bars import waiting
 
 EXAMPLES = """\
   written freely
@@ -28,7 +29,8 @@ def main(argv: list[str]) -> int:
     from albef_ds.interface import load
 
     answers = read_answer_list(arguments.answers) if arguments.answers else None
-    model = load(arguments.model, device=arguments.device)
+    with waiting("reading the model"):
+        model = load(arguments.model, device=arguments.device)
     found = model.answer(arguments.image, arguments.question, answers)
     if arguments.json:
         print(json.dumps(dict(zip(arguments.question, found, strict=True)), indent=1))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 DELAY = 2.0  # seconds
@@ -35,3 +40,32 @@ class Bars:
         if self._bar is not None:
             self._bar.close()
         self._bar = None
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A line on a terminal's standard error, from the third second of the block on: `what` is going on, and for how long.
+
+    For one step that cannot count itself; nothing else may be printed meanwhile. Nothing elsewhere.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    ended = threading.Event()
+    thread = threading.Thread(target=_tell, args=(what, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _tell(what: str, ended: threading.Event) -> None:
+    started = time.monotonic()
+    pause = DELAY
+    while not ended.wait(pause):
+        pause = 1.0
+        print(f"\r{what} ... {time.monotonic() - started:.0f} s", end="", file=sys.stderr, flush=True)
+    if pause != DELAY:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

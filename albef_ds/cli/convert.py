@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.bars import waiting
 
 EXAMPLES = """\
   a released file as a model folder, with the weights that are used for features
@@ -56,7 +57,8 @@ def main(argv: list[str]) -> int:
             print(f"  {there}  ->  {ours}  ->  {here}  {shape}" if ours != here else f"  {there}  ->  {here}  {shape}")
         print("nothing was written (--dry-run)")
         return 0
-    written = convert(found, Path(arguments.dst), options)
+    with waiting("writing the model and reading it back"):
+        written = convert(found, Path(arguments.dst), options)
     print(f"{', '.join(map(str, written.files))}: {written}")
     print(f"  sha256 {written.sha256}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.bars import waiting
 
 EXAMPLES = """\
   a run's newest checkpoint as ONNX files (needs `pip install albef-ds[onnx]`)
@@ -27,8 +28,11 @@ def main(argv: list[str]) -> int:
     from albef_ds.convert.api import read_model
     from albef_ds.export.programs import FORMATS, export
 
-    model = read_model(arguments.model, arguments.overrides).model.select(arguments.weights, queues=False)
+    with waiting("reading the model"):
+        model = read_model(arguments.model, arguments.overrides).model.select(arguments.weights, queues=False)
     formats = FORMATS if arguments.format == "both" else (arguments.format,)
-    for name, difference in export(model, Path(arguments.folder), formats).items():
+    with waiting("writing the programs and comparing them with the model"):
+        differences = export(model, Path(arguments.folder), formats)
+    for name, difference in differences.items():
         print(f"{arguments.folder}/{name}: differs from the model by at most {difference:.1e}")
     return 0

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.bars import waiting
 from albef_ds.errors import ConfigError
 from albef_ds.whole_file import check_target
 
@@ -41,7 +42,8 @@ def main(argv: list[str]) -> int:
     from albef_ds.demo.heat import overlay, panels, save_png
     from albef_ds.interface import load
 
-    model = load(arguments.model, device=arguments.device)
+    with waiting("reading the model"):
+        model = load(arguments.model, device=arguments.device)
     depth = model.config.model.text.num_fusion_layers
     layers_shown = range(depth) if arguments.sweep else [arguments.layer]
     found = [model.ground(arguments.image, arguments.text, boxes, layer=layer) for layer in layers_shown]

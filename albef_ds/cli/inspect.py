@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.bars import waiting
 
 EXAMPLES = """\
   a downloaded file
@@ -22,6 +23,7 @@ def main(argv: list[str]) -> int:
     arguments = command.parse_intermixed_args(argv)
     from albef_ds.convert.inspection import inspect
 
-    for line in inspect(Path(arguments.file), arguments.overrides, tensors=arguments.tensors):
-        print(line)
+    with waiting("reading the file"):
+        lines = list(inspect(Path(arguments.file), arguments.overrides, tensors=arguments.tensors))
+    print("\n".join(lines))
     return 0

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser, whole_number
-from albef_ds.cli.bars import Bars
+from albef_ds.cli.bars import Bars, waiting
 from albef_ds.whole_file import check_target
 
 EXAMPLES = """\
@@ -33,7 +33,8 @@ def main(argv: list[str]) -> int:
     from albef_ds.interface import load
     from albef_ds.search import index_folder, search, write_page
 
-    model = load(arguments.model, device=arguments.device)
+    with waiting("reading the model"):
+        model = load(arguments.model, device=arguments.device)
     model.encode_text(arguments.text)  # what is wrong with model or text is said before all pictures are looked at
     index = index_folder(model, arguments.images, arguments.index, Bars())
     hits = search(model, index, arguments.text, top=arguments.top, rerank=arguments.rerank)

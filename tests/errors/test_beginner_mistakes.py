@@ -29,7 +29,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "an option before the command": (["--recipe", "debug"], ["--recipe stands before a command", "albef-ds train --recipe"]),
     "a command that does not exist": (["finetune"], ["no command finetune", "choose one of"]),
     "a recipe without --recipe": (["train", "debug", CORPUS], ["--recipe", "add --recipe debug"]),
-    "spaces around =": ([*DEBUG, "data.shards", "=", "corpus"], ["`data.shards` is not a setting", "data.shards=VALUE, without"]),
+    "spaces around =": ([*DEBUG, "data.shards", "=", "corpus"], ["`data.shards` is not a setting", "data.shards=VALUE without"]),
     "a setting with dashes": ([*DEBUG, "--train.max_steps=3"], ["--train.max_steps=3", "without dashes, write train.max_steps="]),
     "another program's option": ([*DEBUG, "--learning-rate", "1e-4"], ["--learning-rate", "write optim.learning_rate="]),
     "a misspelled option": ([*DEBUG, CORPUS, "--outptu", "x"], ["--outptu", "did you mean --output?"]),
