@@ -15,6 +15,7 @@ import argparse
 import ctypes
 import multiprocessing
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -36,6 +37,7 @@ SUBNET = "10.77.0"
 _NEW_NETWORK = 0x40000000
 _PAYLOAD = 1448 / 1514
 """Share of a full Ethernet frame that is TCP payload."""
+_MICRO_BATCH = 2
 _SCHEDULE = {"alpha": 0.4}
 
 Turn = list[tuple[float, float]]
@@ -182,10 +184,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--rates", type=int, nargs="+", default=[200, 100, 50], help="Mbit/s per link and direction")
+    parser.add_argument("--rates", type=int, nargs="+", default=[80, 40, 20], help="Mbit/s per link and direction")
     parser.add_argument("--rounds", type=int, default=3, help="turns through the rates (%(default)s)")
-    parser.add_argument("--steps", type=int, default=2, help="steps per turn (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1, help="steps per turn (%(default)s)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the namespaces go with the program
     if os.geteuid() != 0:
         sys.exit("benchmarks.cost_model: making network namespaces needs root: run it as root, or in a container of your own")
     import torch
@@ -198,7 +201,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         config = few_million(Path(folder))
-        config = replace(config, train=replace(config.train, micro_batch_size=8, global_batch_size=8))
+        config = replace(config, train=replace(config.train, micro_batch_size=_MICRO_BATCH, global_batch_size=_MICRO_BATCH))
         for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(variable, None)
         for world_size in arguments.ranks:
@@ -209,11 +212,11 @@ def main() -> None:
     errors = [abs(float(row["predicted / measured"]) - 1) for row in rows if row["predicted / measured"]]
     notes = [
         f"Largest error of a prediction: {max(errors):.0%}; on average {statistics.mean(errors):.0%} over {len(errors)} runs.",
-        "A model of 2.8M parameters in fp32, micro-batch 8, gloo; a process of one thread and a network namespace per rank. Each",
-        f"figure is the median of {arguments.rounds} turns of {arguments.steps} steps, the rates in turn. Computation is taken",
-        "from `not throttled`, since ranks share the cores: it has no error of its own.",
-        f"A link's payload is {_PAYLOAD:.3f} of its rate. Gloo makes a reduce-scatter of an all-reduce, so ZeRO-3's gradients",
-        "travel twice. Bandwidth alone is throttled: the latency is this machine's.",
+        f"A model of 2.8M parameters in fp32, micro-batch {_MICRO_BATCH}, gloo; a process of one thread and a network namespace",
+        f"per rank. Each figure is the median of {arguments.rounds} turns of {arguments.steps} step(s), the rates in turn.",
+        "Computation is taken from `not throttled`, since ranks share the cores: that row has no error of its own. A link's",
+        f"payload is {_PAYLOAD:.3f} of its rate. Gloo makes a reduce-scatter of an all-reduce, so ZeRO-3's gradients travel",
+        "twice. Bandwidth alone is throttled: the latency is this machine's.",
     ]
     facts = {"largest_error": max(errors), "mean_error": statistics.mean(errors)}
     write_record(arguments.out, "The throughput model against throttled links", notes, rows, ["torch", "deepspeed"], facts)

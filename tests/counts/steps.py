@@ -9,6 +9,7 @@ A change that is meant changes the files in the same commit; the test prints wha
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -26,8 +27,8 @@ from tests.zero.common import make, micro_batches, tiny_config, with_engine
 FOLDER = Path(__file__).parent
 WORLD_SIZES = (2, 4)
 _PACKAGES = ("torch", "deepspeed", "timm")
-_WARM_UP = 3
-"""Steps before the counted one: ZeRO-3 learns the order of modules in two, and the queue fills."""
+_WARM_UP = 1
+"""Steps before the counted one: ZeRO-3 and the momentum model learn the order of modules in its first micro-batch."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,6 @@ class Case:
     precision: str = "fp32"
     gather_negatives: bool = False
     zero: tuple[tuple[str, int], ...] = ()
-    exact: bool = True
-    """Whether the formula holds to the byte, and is no estimate."""
 
 
 # Few parameters of the tiny model are small, so that ZeRO-3 fetches most of them as it does a real model's.
@@ -49,21 +48,20 @@ CASES = [
     Case("stage 1", 1),
     Case("stage 2", 2),
     Case("stage 3", 3, zero=_FETCH),
-    Case(
-        "stage 3, released at once",
-        3,
-        zero=(*_FETCH, ("stage3_max_reuse_distance", 0), ("stage3_prefetch_bucket_size", 0)),
-        exact=False,
-    ),
     Case("stage 2, bf16, negatives of all ranks", 2, "bf16", gather_negatives=True),
     Case("stage 3, bf16, negatives of all ranks", 3, "bf16", gather_negatives=True, zero=_FETCH),
 ]
 
 
+def cases(world_size: int) -> list[Case]:
+    """All at 2 ranks; at 4 the plain stages, for the time that processes take to start."""
+    return CASES if world_size == 2 else CASES[:3]
+
+
 def configuration(case: Case, world_size: int, folder: Path) -> RunConfig:
     """Two micro-batches per step and rank; the ZeRO file of the case is written to `folder`."""
     config = tiny_config()
-    task = replace(config.pretraining(), gather_negatives=case.gather_negatives)
+    task = replace(config.pretraining(), gather_negatives=case.gather_negatives, mask_unfilled_queue=False)
     train = replace(config.train, global_batch_size=2 * world_size * config.train.micro_batch_size)
     file = ""
     if case.zero:
@@ -94,23 +92,24 @@ def _count_steps(configs: list[RunConfig]) -> list[dict[str, Any]]:
 def measured(world_size: int) -> dict[str, dict[str, Any]]:
     """Counts per case of every rank, and the formula's `planned` traffic."""
     with tempfile.TemporaryDirectory() as folder:
-        configs = [configuration(case, world_size, Path(folder)) for case in CASES]
-        ranks = run_ranks(_count_steps, world_size, configs, timeout=600, fresh=True)
+        configs = [configuration(case, world_size, Path(folder)) for case in cases(world_size)]
+        ranks = run_ranks(_count_steps, world_size, configs, timeout=1500, fresh=True)
         planned = [step_traffic(config, count(config), config.engine.precision, world_size) for config in configs]
     return {
-        case.name: {"ranks": [rank[number] for rank in ranks], "planned": planned[number]} for number, case in enumerate(CASES)
+        case.name: {"ranks": [rank[number] for rank in ranks], "planned": planned[number]}
+        for number, case in enumerate(cases(world_size))
     }
 
 
 def table(world_size: int) -> dict[str, Any]:
     """What is committed: rank 0's counts."""
-    cases = {}
+    steps = {}
     for name, found in measured(world_size).items():
         own = found["ranks"][0]
         lines = [Traffic(**traffic) for traffic in own["traffic"]]
         collectives = {f"{t.purpose} {t.operation} {t.dtype}": f"{t.num_bytes} bytes in {t.calls} calls" for t in lines}
-        cases[name] = {"flops": own["flops"], "operators": own["operators"], **collectives}
-    return {"ranks": world_size, "versions": {name: version(name) for name in _PACKAGES}, "cases": cases}
+        steps[name] = {"flops": own["flops"], "operators": own["operators"], **collectives}
+    return {"ranks": world_size, "versions": {name: version(name) for name in _PACKAGES}, "cases": steps}
 
 
 def file_of(world_size: int) -> Path:
@@ -119,8 +118,8 @@ def file_of(world_size: int) -> Path:
 
 
 def main() -> None:
-    """Write the files."""
-    for world_size in WORLD_SIZES:
+    """Write the files, or those of the numbers of ranks given."""
+    for world_size in map(int, sys.argv[1:] or WORLD_SIZES):
         file_of(world_size).write_text(json.dumps(table(world_size), indent=1) + "\n")
 
 
