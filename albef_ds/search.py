@@ -19,12 +19,17 @@ from torch import Tensor
 from albef_ds.errors import ConfigError
 from albef_ds.evaluators.dealing import Progress, silent
 from albef_ds.interface import AlbefModel
+from albef_ds.report.page import document
 from albef_ds.whole_file import check_target, write_whole
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 INDEX_NAME = ".albef-index.safetensors"
 _THUMBNAIL = 240  # pixels
 _BATCH = 32
+_STYLE = """
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1rem; }
+figure { margin: 0; } figure img { width: 100%; height: 200px; object-fit: contain; } figcaption { overflow-wrap: anywhere; }
+"""
 
 
 @dataclass(frozen=True)
@@ -112,12 +117,8 @@ def write_page(path: Path, text: str, hits: list[Hit]) -> None:
             f'<figure><img src="data:image/jpeg;base64,{_thumbnail(hit.path)}" alt="{html.escape(hit.path.name)}">'
             f"<figcaption>{number}. {html.escape(hit.path.name)}<br>similarity {hit.similarity:.3f}{match}</figcaption></figure>"
         )
-    page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(text)}</title>
-<style>body{{font:15px system-ui,sans-serif;margin:2rem;color-scheme:light dark}}
-main{{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:1rem}}
-figure{{margin:0}}img{{width:100%;height:200px;object-fit:contain}}figcaption{{overflow-wrap:anywhere}}</style>
-<h1>{html.escape(text)}</h1><main>{"".join(cards)}</main></html>
-"""
+    body = [f"<h1>{html.escape(text)}</h1>", f"<main>{''.join(cards)}</main>"]
+    page = document(text, body, _STYLE)
     write_whole(path, page.encode(), "--output")
 
 
