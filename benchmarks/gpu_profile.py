@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def measure(config: RunConfig, variant: Variant, device: torch.device, steps: in
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     engine = build(config, variant.compute, device)
-    batch = batch_of(with_batch(config, variant.batch)).to(device)
+    batch = batch_of(with_batch(config, variant.batch), "full").to(device)
     seconds = []
     for number in range(steps + 2):
         finish(device)
@@ -132,8 +133,8 @@ def triton_rows(device: torch.device, batch: int, queue: int, width: int) -> lis
     mask = torch.eye(batch, batch + queue, dtype=torch.bool, device=device)
     forms: dict[str, Callable[..., Any]] = {
         "torch, whole rows": contrastive_loss,
-        "torch, slices": lambda *inputs: sliced_contrastive_loss(*inputs, batch),
-        "Triton": lambda *inputs: sliced_contrastive_loss(*inputs, batch, fused=True),
+        "torch, slices": partial(sliced_contrastive_loss, num_logits=batch),
+        "Triton": partial(sliced_contrastive_loss, num_logits=batch, fused=True),
     }
     rows, reference = [], None
     for name, loss_of in forms.items():
@@ -223,7 +224,7 @@ def main() -> None:
 
 
 def _masked(config: RunConfig) -> float:
-    return float(round(config.data.mlm_probability * (config.data.max_tokens - 1)))
+    return float(max(1, round(config.data.mlm_probability * (config.data.max_tokens - 1))))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from albef_ds.data.mock import mock_batch
 from albef_ds.planning.flops import step_flops
 from albef_ds.planning.recorder import recorded
 from albef_ds.recipes.pretrain import pretrain_4m
+from albef_ds.types import ImageTextBatch
 from tests.zero.common import make, tiny_config, with_engine
 
 RELEASED = {"share_cross_kv": False, "mlm_masked_only": False, "itm_cls_only": False, "one_fusion_call": False}
@@ -47,7 +48,8 @@ def _config(compute: dict[str, Any], **sections: dict[str, Any]) -> RunConfig:
 def test_flops_equal_what_torch_counts(config: RunConfig) -> None:
     _, engine = make(config)
     batch = mock_batch(config)
-    masked = int((batch.mlm_labels[0] >= 0).sum())  # type: ignore[union-attr]
+    assert isinstance(batch, ImageTextBatch)
+    masked = int((batch.mlm_labels[0] >= 0).sum())
     with recorded() as counts:
         engine.train_step([batch], {"alpha": config.pretraining().alpha}, 1e-3)
     planned = sum(part.model + part.recompute for part in step_flops(config, masked=masked))
