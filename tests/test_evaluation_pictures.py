@@ -57,6 +57,9 @@ def test_a_run_with_pictures_is_the_run_without_them(corpus: Path, tmp_path: Pat
     assert main(arguments(corpus, tmp_path / "without", "train.eval_pictures=0")) == 0
     assert log(tmp_path / "with") == log(tmp_path / "without")
     assert len(log(tmp_path / "with")) == 5 + 3
+    # Time for pictures is left out of the speed once, not twice.
+    lines = (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()
+    assert all(record.get("images_per_second", 0.0) < 1e6 for record in map(json.loads, lines))
     names = ("examples", "gradcam", "retrieval_grid")
     assert tags(tmp_path / "with") == {f"evaluation/{name}": [2, 4, 5] for name in names}
     assert tags(tmp_path / "without") == {}
