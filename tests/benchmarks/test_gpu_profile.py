@@ -1,0 +1,33 @@
+"""The GPU profile runs to its end without a GPU, on a tiny model, so that an hour on a real one is not spent on its mistakes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu_profile
+
+
+def _profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, str]:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    given = ["--device", "cpu", "--model", "tiny", "--batch", "2", "--steps", "1", "--out", str(tmp_path / "gpu"), *arguments]
+    monkeypatch.setattr(sys, "argv", ["gpu_profile", *given])
+    gpu_profile.main()
+    return {row["part"]: row["result"] for row in json.loads((tmp_path / "gpu.json").read_text())["rows"]}
+
+
+def test_every_part_is_measured_or_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = _profile(tmp_path, monkeypatch)
+    steps = [result for part, result in rows.items() if part.startswith("step")]
+    assert len(steps) == 5 and all("images/s" in result for result in steps)
+    shares = [float(result.split("%")[0]) for part, result in rows.items() if part.startswith("kernels")]
+    assert sum(shares) == pytest.approx(100, abs=1)
+    assert "TRITON_INTERPRET" in rows["Triton kernel"]
+
+
+def test_what_would_begin_too_late_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = _profile(tmp_path, monkeypatch, "--minutes", "0")
+    assert len(rows) == 6 and all("out of time" in result for result in rows.values())
