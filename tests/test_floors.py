@@ -17,7 +17,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(("models", "losses", "kernels", "queue", "momentum", "engine", "optim", "task"), 1),
     **dict.fromkeys(("tasks", "data"), 2),
     **dict.fromkeys(("zero", "evaluators"), 3),
-    **dict.fromkeys(("cli", "cluster", "train"), 5),
+    **dict.fromkeys(("cli", "cluster", "doctor", "train"), 5),
 }
 COMPOSITION = 4  # build, trainer, checkpoint, recipes and whatever is not named above
 SIBLINGS = (2, 3)  # floors whose packages do not know each other
