@@ -60,7 +60,7 @@ STAGES = (
     Stage("retrieval", "pretrain", 800, _annotated("retrieval_train", "retrieval_val", "retrieval_test retrieval_unseen")),
     Stage("vqa", "pretrain", 1200, (*_annotated("vqa_train", "vqa_val", "vqa_test"), "data.answer_list={s}/answer_list.json")),
     Stage("nlvr_pretrain", "pretrain", 120, ("data.shards={s}/pretrain/train",)),
-    Stage("nlvr", "nlvr_pretrain", 1600, _annotated("nlvr_train", "nlvr_dev", "nlvr_test")),
+    Stage("nlvr", "nlvr_pretrain", 800, _annotated("nlvr_train", "nlvr_dev", "nlvr_test")),
     Stage("entailment", "pretrain", 600, _annotated("ve_train", "ve_dev", "ve_test")),
     Stage("grounding", "pretrain", 600, (*_annotated("refcoco_train", "refcoco_val", "refcoco_test"), *_BOXES)),
 )
