@@ -306,7 +306,7 @@ class MultimodalEncoder(nn.Module):
             groups = [replace(item, text_embeds=output) for item, output in zip(groups, outputs, strict=True)]
         parts = [item.with_padding().text_embeds for item in groups]
         if len(parts) < len(passes):
-            parts = list(parts[0].split([item.token_mask.shape[0] for item in passes]))
+            parts = list(torch.split(parts[0], [item.token_mask.shape[0] for item in passes]))
         current = self._without_padding([replace(item, text_embeds=part) for item, part in zip(passes, parts, strict=True)])
         outputs = run_layer(self.layers[-1], self.recompute, images[-1], current, self.last_positions_only, image_mask)
         results = []

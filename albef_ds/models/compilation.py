@@ -6,6 +6,8 @@ recomputation wraps the compiled block.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.models.vision_transformer import Block
 from torch import nn
@@ -26,5 +28,6 @@ def compile_blocks(module: nn.Module, *, backend: str = "inductor") -> int:
     """
     blocks = [block for block in module.modules() if isinstance(block, BLOCKS)]
     for block in blocks:
-        block.forward = torch.compile(block.forward, backend=backend)  # type: ignore[method-assign]
+        compiled: Any = torch.compile(block.forward, backend=backend)
+        block.forward = compiled  # type: ignore[method-assign]
     return len(blocks)
