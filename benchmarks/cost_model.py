@@ -5,8 +5,8 @@
 Needs root on Linux, iproute2 and the tbf queueing discipline; everything it makes lies in namespaces of its own. Each rank
 is a process of one thread behind a link of its own to a bridge, throttled in both directions. The computation of a step is
 measured for every stage and number of ranks over links that are not throttled, since ranks share this machine's cores. The
-model predicts what throttling adds from two things: the formula's bytes, and the bandwidth of one large all-gather. Bytes
-that really left a rank are read from its interface.
+model predicts what throttling adds from the formula's bytes and the link's rate alone. Bytes that really left a rank are
+read from its interface.
 """
 
 from __future__ import annotations
@@ -37,13 +37,12 @@ PORT = 29500
 SUBNET = "10.77.0"
 _NEW_NETWORK = 0x40000000
 _MICRO_BATCH = 2
-_LINK = 0
-"""The order to measure the link."""
-_LINK_BYTES = 2_000_000
+_PAYLOAD = 1448 / 1514
+"""Share of a full Ethernet frame that is TCP payload."""
 _SCHEDULE = {"alpha": 0.4}
 
-Turn = list[tuple[float, float, float]]
-"""Per round, seconds of a step, bytes that a rank sent in it, and bytes per second of its link."""
+Turn = list[tuple[float, float]]
+"""Per round, seconds of a step and bytes that a rank sent in it."""
 
 
 class Network:
@@ -92,20 +91,6 @@ def _sent_bytes() -> int:
     return int(line.split(":")[1].split()[8])
 
 
-def _gather_speed(world_size: int) -> float:
-    """Bytes per second that this rank sends in a large all-gather."""
-    import torch
-
-    from albef_ds import comm
-
-    part = torch.zeros(_LINK_BYTES, dtype=torch.uint8)
-    whole = torch.zeros(world_size * _LINK_BYTES, dtype=torch.uint8)
-    torch.distributed.barrier()
-    start = time.perf_counter()
-    comm.all_gather_single(whole, part)
-    return (world_size - 1) * _LINK_BYTES / (time.perf_counter() - start)
-
-
 def _serve(connection: Connection, namespace: str, rank: int, world_size: int) -> None:
     """One rank: enter the namespace, then build engines and take steps as told."""
     handle = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
@@ -128,9 +113,6 @@ def _serve(connection: Connection, namespace: str, rank: int, world_size: int) -
             engine, batches = None, [mock_batch(order)]
             _, engine = make(order)
             connection.send(None)
-            continue
-        if order == _LINK:
-            connection.send(_gather_speed(world_size))
             continue
         torch.distributed.barrier()
         sent, start = _sent_bytes(), time.perf_counter()
@@ -184,11 +166,10 @@ def measure(config: RunConfig, world_size: int, rates: list[int | None], rounds:
             for _ in range(rounds):
                 for number, rate in enumerate(rates):
                     network.throttle(rate)
-                    speed = min(ask(connections, _LINK)) if rate else math.inf
                     answers = ask(connections, steps)
-                    turns[number].append((max(a[0] for a in answers), statistics.mean(a[1] for a in answers), speed))
+                    turns[number].append((max(a[0] for a in answers), statistics.mean(a[1] for a in answers)))
             found[stage] = turns
-            medians = [round(statistics.median(seconds for seconds, *_ in turn), 2) for turn in turns]
+            medians = [round(statistics.median(seconds for seconds, _ in turn), 2) for turn in turns]
             print(f"{world_size} ranks, stage {stage}: {medians} s", flush=True)
     return found
 
@@ -240,9 +221,8 @@ def record(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         f"A model of 2.8M parameters in fp32, micro-batch {_MICRO_BATCH}, gloo; a process of one thread and a network namespace",
         f"per rank. Each figure is the median of {arguments.rounds} turns of {arguments.steps} step(s), the rates in turn.",
         "Computation is taken from `not throttled`, since ranks share the cores: that row has no error of its own. A link's",
-        f"bandwidth is that of one all-gather of {_LINK_BYTES / 1e6:.0f} MB per rank, before the step. Gloo makes a",
-        "reduce-scatter of an all-reduce, so ZeRO-3's gradients travel twice. Bandwidth alone is throttled: the latency is this",
-        "machine's.",
+        f"payload is {_PAYLOAD:.3f} of its rate. Gloo makes a reduce-scatter of an all-reduce, so ZeRO-3's gradients travel",
+        "twice. Bandwidth alone is throttled: the latency is this machine's.",
     ]
     facts = {"largest_error": max(errors), "mean_error": statistics.mean(errors)}
     write_record(arguments.out, "The throughput model against throttled links", notes, rows, ["torch", "deepspeed"], facts)
@@ -254,13 +234,12 @@ def compare(config: RunConfig, world_size: int, rates: list[int | None], turns: 
     from albef_ds.planning.hardware import Hardware, Link, Overlap
     from albef_ds.planning.throughput import forecast
 
-    measured = [statistics.median(seconds for seconds, *_ in turn) for turn in turns]
-    sent = [statistics.median(num_bytes for _, num_bytes, _ in turn) for turn in turns]
-    speeds = [statistics.median(speed for *_, speed in turn) for turn in turns]
+    measured = [statistics.median(seconds for seconds, _ in turn) for turn in turns]
+    sent = [statistics.median(num_bytes for _, num_bytes in turn) for turn in turns]
     counts = count(config)
     rows = []
     for number, rate in enumerate(rates):
-        link = Link(speeds[number], 0.0)
+        link = Link(rate * 1e6 / 8 * _PAYLOAD if rate else math.inf, 0.0)
         # DeepSpeed on a CPU waits for the collectives it starts; the momentum model's own prefetch runs on.
         overlap = Overlap(gradients=False, parameters=False)
         gloo = Hardware("gloo", 1.0, 1.0, 1.0, 1, link, link, trees=False, scatters=False, overlap=overlap)
@@ -271,7 +250,6 @@ def compare(config: RunConfig, world_size: int, rates: list[int | None], turns: 
                 "ranks": world_size,
                 "stage": config.engine.stage,
                 "Mbit/s per link": rate or "not throttled",
-                "all-gather, Mbit/s": f"{8 * speeds[number] / 1e6:.1f}" if rate else "",
                 "measured, s": f"{measured[number]:.3f}",
                 "predicted, s": f"{planned.step:.3f}" if rate else "calibration",
                 "predicted / measured": f"{planned.step / measured[number]:.2f}" if rate else "",
