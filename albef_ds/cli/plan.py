@@ -18,7 +18,7 @@ EXAMPLES = """\
   is there room with a setting of one's own
       albef-ds plan --recipe pretrain_4m --gpus 4 --memory 24 engine.stage=2 train.micro_batch_size=16
   images per second, hours and efficiency on 1 to 1,024 GPUs, by a measured rate of one GPU
-      albef-ds plan --recipe pretrain_14m --gpus 64 --throughput --hardware h100 --rate 310
+      albef-ds plan --recipe pretrain_14m --gpus 64 --throughput --hardware h100 --rate 310 train.micro_batch_size=8
 
 With --memory, what is not set here (engine.stage, compute.checkpoint_*, train.micro_batch_size) is chosen: the simplest
 that fits. Exit codes: 0 fits or no --memory given, 2 a mistake in what was given or nothing fits (one line says which)."""
