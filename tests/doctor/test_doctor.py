@@ -16,6 +16,7 @@ from albef_ds.cli import doctor
 from albef_ds.cli.main import main
 from albef_ds.doctor import machine, software
 from albef_ds.doctor.finding import Finding, findings
+from albef_ds.zero.setup import LAUNCH_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,6 +84,8 @@ def test_a_mend_sets_the_exit_code_and_a_broken_check_hides_no_other(
 
 def test_settings_that_cannot_work_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "nosuchnet0")
+    for variable in LAUNCH_VARIABLES:  # an engine of another test may have completed them in this process
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(machine, "_all_reduce", lambda: Finding("all-reduce", "ok", ""))
     found = {finding.name: finding for finding in machine.network()}
