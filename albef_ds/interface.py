@@ -58,7 +58,7 @@ from albef_ds.errors import ConfigError
 from albef_ds.evaluators.boxes import score_boxes, upscale
 from albef_ds.inputs import ImageInput, Images, Texts, batches, many, paired, pixels_of, size_of
 from albef_ds.models.bert import FusionPass
-from albef_ds.models.gradcam import PAPER_LAYER, ground_text
+from albef_ds.models.gradcam import ground_text, layer_within
 from albef_ds.task import Task
 from albef_ds.tasks.classification import ClassificationTask
 from albef_ds.tasks.contrastive import ContrastiveTask
@@ -289,7 +289,7 @@ class AlbefModel:
         """
         task = self._contrastive("ground")
         depth = self.config.model.text.num_fusion_layers
-        layer = min(PAPER_LAYER, depth - 1) if layer is None else layer
+        layer = layer_within(task.model) if layer is None else layer
         if not 0 <= layer < depth:
             raise ConfigError(f"layer {layer} is not one of the {depth} multimodal layers: give 0 to {depth - 1}")
         pixels = self._to(self.prepare_images(image))

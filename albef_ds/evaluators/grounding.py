@@ -17,7 +17,7 @@ from albef_ds.data.annotations.records import Box, ExpressionRecord
 from albef_ds.evaluators.boxes import RIGHT_IOU, hottest_region, iou, score_boxes, upscale
 from albef_ds.evaluators.dealing import Progress, deal, eval_mode, silent
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.gradcam import PAPER_LAYER, itm_gradcam
+from albef_ds.models.gradcam import PAPER_LAYER, itm_gradcam, layer_within
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class GroundingEvaluator:
         progress: Progress | None = None,
     ) -> None:
         self.albef, self.itm_head, self.data, self.device = albef, itm_head, data, device
-        self.layer = min(layer, len(albef.multimodal_encoder.layers) - 1)
+        self.layer = layer_within(albef, layer)
         self.batch_size, self.prefix = batch_size, prefix
         self._progress = progress or silent
         self.found: list[Grounding] = []

@@ -304,10 +304,10 @@ class MultimodalEncoder(nn.Module):
         for number, layer in enumerate(self.layers[:-1]):
             outputs = run_layer(layer, self.recompute, images[number % self.num_images], groups, False, image_mask)
             groups = [replace(item, text_embeds=output) for item, output in zip(groups, outputs, strict=True)]
-        parts = [item.with_padding().text_embeds for item in groups]
-        if len(parts) < len(passes):
-            parts = list(torch.split(parts[0], [item.token_mask.shape[0] for item in passes]))
-        current = self._without_padding([replace(item, text_embeds=part) for item, part in zip(passes, parts, strict=True)])
+        current = groups
+        if len(groups) < len(passes):
+            parts = torch.split(groups[0].with_padding().text_embeds, [item.token_mask.shape[0] for item in passes])
+            current = self._without_padding([replace(item, text_embeds=part) for item, part in zip(passes, parts, strict=True)])
         outputs = run_layer(self.layers[-1], self.recompute, images[-1], current, self.last_positions_only, image_mask)
         results = []
         for item, output in zip(current, outputs, strict=True):

@@ -24,6 +24,11 @@ PAPER_LAYER = 2
 """Index of the multimodal layer that the paper grounds with."""
 
 
+def layer_within(albef: ALBEF, layer: int = PAPER_LAYER) -> int:
+    """`layer`, or the last multimodal layer of a model that has fewer."""
+    return min(layer, len(albef.multimodal_encoder.layers) - 1)
+
+
 @dataclass(frozen=True)
 class GradCam:
     """Heat maps over the patches of B images, h x w patches each, not scaled."""

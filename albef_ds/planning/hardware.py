@@ -7,7 +7,7 @@ of this size usually reaches; `albef-ds plan --rate`, `--network` and `--loader`
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from albef_ds.planning.communication import Traffic
 
@@ -84,17 +84,19 @@ _NVLINK_LATENCY, _INFINIBAND_LATENCY = 2e-6, 6e-6
 _PER_CORE = 150.0
 """Pictures per second and core, 640 x 480 JPEG to 256 x 256 (benchmarks/loader.md)."""
 
+_A100 = Hardware(
+    name="8 x A100 per node, NVLink 3, 200 Gbit/s InfiniBand per GPU, 16 cores per GPU",
+    peak=312e12,
+    rate=0.40 * 312e12,
+    memory_bandwidth=1.3e12,
+    per_node=8,
+    inside=Link(230e9, _NVLINK_LATENCY),
+    between=Link(21e9, _INFINIBAND_LATENCY),
+    images=16 * _PER_CORE,
+)
+
 PRESETS: dict[str, Hardware] = {
-    "a100": Hardware(
-        name="8 x A100 per node, NVLink 3, 200 Gbit/s InfiniBand per GPU, 16 cores per GPU",
-        peak=312e12,
-        rate=0.40 * 312e12,
-        memory_bandwidth=1.3e12,
-        per_node=8,
-        inside=Link(230e9, _NVLINK_LATENCY),
-        between=Link(21e9, _INFINIBAND_LATENCY),
-        images=16 * _PER_CORE,
-    ),
+    "a100": _A100,
     "h100": Hardware(
         name="8 x H100 per node, NVLink 4, 400 Gbit/s InfiniBand per GPU, 14 cores per GPU",
         peak=989e12,
@@ -105,14 +107,9 @@ PRESETS: dict[str, Hardware] = {
         between=Link(42e9, _INFINIBAND_LATENCY),
         images=14 * _PER_CORE,
     ),
-    "a100-ethernet": Hardware(
+    "a100-ethernet": replace(
+        _A100,
         name="8 x A100 per node, NVLink 3, one 100 Gbit/s Ethernet port per node, 16 cores per GPU",
-        peak=312e12,
-        rate=0.40 * 312e12,
-        memory_bandwidth=1.3e12,
-        per_node=8,
-        inside=Link(230e9, _NVLINK_LATENCY),
         between=Link(11e9 / 8, 25e-6),
-        images=16 * _PER_CORE,
     ),
 }

@@ -112,11 +112,7 @@ class PretrainTask(ContrastiveTask):
         text_embeds = self._encode(batch.token_ids, batch.token_mask)
         image_feat = self.model.project_image(self.model.encode_image(batch.images))
         text_feat = self.model.project_text(text_embeds, batch.token_mask)
-        with torch.no_grad(), self.momentum_precision(text_embeds) as twin:
-            shared = twin.text_encoder is self.model.text_encoder
-            twin_text = text_embeds.detach() if shared else twin.encode_text(batch.token_ids, batch.token_mask)
-            twin_image = twin.project_image(twin.encode_image(batch.images))
-            candidates = self.gather_candidates(batch, twin_image, twin.project_text(twin_text, batch.token_mask))
+        candidates, _ = self._momentum_pass(batch, None, alpha, text_embeds, None)
         itc, sim_i2t, _ = self.contrast(batch, image_feat, text_feat, candidates, alpha)
         none = itc.new_zeros(())
         metrics = self.contrastive_metrics(sim_i2t, candidates, none)
@@ -138,23 +134,29 @@ class PretrainTask(ContrastiveTask):
 
     @torch.no_grad()
     def _momentum_pass(
-        self, batch: ImageTextBatch, tokens: _MaskedTokens, alpha: float, text_embeds: Tensor, masked_embeds: Tensor
+        self,
+        batch: ImageTextBatch,
+        tokens: _MaskedTokens | None,
+        alpha: float,
+        text_embeds: Tensor,
+        masked_embeds: Tensor | None,
     ) -> tuple[Candidates, Tensor | None]:
-        """The momentum model's features of the clean pair and its logits at the masked positions."""
+        """The momentum model's features of the clean pair and, where `tokens` are given, its logits at the masked positions."""
+        predicted = tokens if alpha > 0.0 else None
         with self.momentum_precision(text_embeds) as twin:
             image_embeds = twin.encode_image(batch.images)
             if twin.text_encoder is self.model.text_encoder:  # frozen, hence shared: the embeddings are the student's
-                twin_text, twin_masked = text_embeds.detach(), masked_embeds.detach()
-            elif alpha > 0.0:
+                twin_text, twin_masked = text_embeds, masked_embeds
+            elif predicted is not None:
                 ids = torch.cat([batch.token_ids, batch.masked_ids])
                 twin_text, twin_masked = twin.encode_text(ids, batch.token_mask.repeat(2, 1)).chunk(2)
             else:
                 twin_text, twin_masked = twin.encode_text(batch.token_ids, batch.token_mask), None
             image_feat, text_feat = twin.project_image(image_embeds), twin.project_text(twin_text, batch.token_mask)
             momentum_logits = None
-            if alpha > 0.0 and twin_masked is not None:
-                [hidden] = twin.fuse(image_embeds, [FusionPass(twin_masked, batch.token_mask, positions=tokens.positions)])
-                momentum_logits = self._vocabulary_logits(self.momentum.modules["mlm_head"], hidden, tokens)
+            if predicted is not None and twin_masked is not None:
+                [hidden] = twin.fuse(image_embeds, [FusionPass(twin_masked, batch.token_mask, positions=predicted.positions)])
+                momentum_logits = self._vocabulary_logits(self.momentum.modules["mlm_head"], hidden, predicted)
         return self.gather_candidates(batch, image_feat, text_feat), momentum_logits
 
     def _vocabulary_logits(self, head: nn.Module, hidden: Tensor, tokens: _MaskedTokens) -> Tensor:
