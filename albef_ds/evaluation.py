@@ -108,7 +108,7 @@ def evaluate(
         momentum: score the momentum copy.
         limit: take the first so many records; 0 takes all.
         generate: VQA writes answers freely instead of ranking `data.answer_list`.
-        layer: multimodal layer of Grad-CAM; None: the paper's.
+        layer: multimodal layer of Grad-CAM; None: the middle one, as in the paper.
         k_test: candidates per query that retrieval re-ranks; None: the task's.
         progress: told about every batch.
 
@@ -169,14 +169,13 @@ def _ground(
     assert isinstance(task, ContrastiveTask)
     if config.engine.kind == "zero" and config.engine.stage == 3 and any(p.numel() == 0 for p in task.parameters()):
         raise ConfigError("grounding is evaluated with whole parameters: use engine.stage=2, or `albef-ds evaluate` afterwards")
-    chosen: dict[str, Any] = {} if layer is None else {"layer": layer}
     evaluator = GroundingEvaluator(
         student_of(task, momentum),
         task.itm_head,
         data,
         device,
         batch_size=config.train.micro_batch_size,
+        layer=layer,
         progress=progress,
-        **chosen,
     )
     return Scores(dict(evaluator.run()), [vars(found) for found in evaluator.found], {"layer": evaluator.layer})

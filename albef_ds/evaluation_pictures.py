@@ -29,7 +29,7 @@ from albef_ds.evaluation import expressions_of
 from albef_ds.evaluators.dealing import eval_mode
 from albef_ds.headline import evaluated_as
 from albef_ds.inputs import picture_of
-from albef_ds.models.gradcam import itm_gradcam, layer_within
+from albef_ds.models.gradcam import itm_gradcam
 from albef_ds.task import Task
 from albef_ds.tasks.contrastive import ContrastiveTask
 
@@ -136,7 +136,7 @@ def _heat(task: ContrastiveTask, examples: Examples, device: torch.device) -> Im
     images, ids, mask = (part[shown].to(device) for part in (examples.images, examples.token_ids, examples.token_mask))
     with torch.no_grad():
         image_embeds, text_embeds = task.model.encode_image(images), task.model.encode_text(ids, mask)
-    cam = itm_gradcam(task.model, task.itm_head, image_embeds, text_embeds, mask, layer_within(task.model))
+    cam = itm_gradcam(task.model, task.itm_head, image_embeds, text_embeds, mask)
     rows = []
     for number, (text, heat) in enumerate(zip(examples.texts, cam.sentence.float().cpu(), strict=False)):
         picture = picture_of(examples.images[number])

@@ -14,6 +14,7 @@ from torch import Tensor
 from albef_ds.data import transforms
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.errors import ConfigError
+from albef_ds.pixels import MEAN, STD
 
 ImageInput = str | Path | Image.Image | Tensor
 """A path, a PIL picture, or a tensor: uint8 (3, H, W) of any size, or float (3, S, S) normalised and of the model's size."""
@@ -60,7 +61,7 @@ def many(items: Any) -> list[Any]:
 
 def picture_of(pixels: Tensor) -> Image.Image:
     """What a model was shown, float32 (3, H, W) as `pixels_of` makes it, as a picture again."""
-    plain = pixels.cpu().permute(1, 2, 0) * torch.tensor(transforms.STD) + torch.tensor(transforms.MEAN)
+    plain = pixels.cpu().permute(1, 2, 0) * torch.tensor(STD) + torch.tensor(MEAN)
     return Image.fromarray((plain * 255).round().clamp(0, 255).to(torch.uint8).numpy())
 
 

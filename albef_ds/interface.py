@@ -58,7 +58,7 @@ from albef_ds.errors import ConfigError
 from albef_ds.evaluators.boxes import score_boxes, upscale
 from albef_ds.inputs import ImageInput, Images, Texts, batches, many, paired, pixels_of, size_of
 from albef_ds.models.bert import FusionPass
-from albef_ds.models.gradcam import ground_text, layer_within
+from albef_ds.models.gradcam import ground_text, middle_layer
 from albef_ds.task import Task
 from albef_ds.tasks.classification import ClassificationTask
 from albef_ds.tasks.contrastive import ContrastiveTask
@@ -282,14 +282,14 @@ class AlbefModel:
             image: one picture.
             text: one expression.
             boxes: (left, top, right, bottom) in pixels of the picture, to be ranked by the map.
-            layer: multimodal layer, from 0; None: the third, or the last of a shallower model.
+            layer: multimodal layer, from 0; None: the middle one, the paper's third of six.
 
         Raises:
             ConfigError: a picture or box that cannot be used, no such layer, or a model without ITM head.
         """
         task = self._contrastive("ground")
         depth = self.config.model.text.num_fusion_layers
-        layer = layer_within(task.model) if layer is None else layer
+        layer = middle_layer(task.model) if layer is None else layer
         if not 0 <= layer < depth:
             raise ConfigError(f"layer {layer} is not one of the {depth} multimodal layers: give 0 to {depth - 1}")
         pixels = self._to(self.prepare_images(image))

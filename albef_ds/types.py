@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
+from albef_ds.pixels import normalise
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -21,7 +23,8 @@ class Batch:
     """
 
     images: Tensor
-    """float32 (B, 3, H, W), normalised; (B, I, 3, H, W) where a sample has I pictures."""
+    """float32 (B, 3, H, W), normalised; (B, I, 3, H, W) where a sample has I pictures. From a loader, before `to`: uint8
+    (B, H, W, 4) or (B, I, H, W, 4), the fourth byte meaningless."""
     token_ids: Tensor
     """int64 (B, L), [CLS] first, padded with 0."""
     token_mask: Tensor
@@ -35,8 +38,9 @@ class Batch:
         return self.images.shape[0]
 
     def to(self, device: torch.device) -> Self:
-        """The same batch with every tensor on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        """The same batch with every tensor on `device`, grey levels normalised there."""
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return moved if moved.images.is_floating_point() else replace(moved, images=normalise(moved.images))
 
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory (called by the loader)."""

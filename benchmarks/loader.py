@@ -33,6 +33,7 @@ from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness, transforms
 from albef_ds.data.stream import ImageTextStream
 from albef_ds.data.tokenizer import CaptionTokenizer
+from albef_ds.pixels import MEAN, STD
 from benchmarks.data_tools_peers import photograph
 from benchmarks.record import write_record
 from data_tools.shard_writer import ShardWriter
@@ -51,9 +52,7 @@ class PeerView:
         self.operations = [lambda image: image, *(make(name, 0.5, 7, settings) for name in NAMES)]
         bicubic = v2.InterpolationMode.BICUBIC
         self.geometry = v2.Compose([v2.RandomResizedCrop(SIDE, (0.2, 1.0), interpolation=bicubic), v2.RandomHorizontalFlip()])
-        self.to_tensor = v2.Compose(
-            [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(transforms.MEAN, transforms.STD)]
-        )
+        self.to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
         self.tokenizer = CaptionTokenizer()
 
     def __call__(self, image: bytes, caption: str) -> tuple[torch.Tensor, Any]:

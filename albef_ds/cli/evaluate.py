@@ -95,7 +95,7 @@ def _parser() -> CommandParser:
     )
     command.add_argument("--weights", choices=("student", "momentum"), default="student", help="which of the two to score")
     command.add_argument("--generate", action="store_true", help="VQA: write answers freely instead of ranking the list")
-    command.add_argument("--layer", type=int, metavar="N", help="grounding: multimodal layer of Grad-CAM, from 0")
+    command.add_argument("--layer", type=int, metavar="N", help="grounding: layer of Grad-CAM, from 0 (the middle one)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--output", metavar="DIR", help="folder of metrics.json; default: the run's")
     command.add_argument("--json", action="store_true", help="print what is written to metrics.json in place of lines")

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     command.add_argument("--text", required=True, metavar="TEXT", help="what to find")
     command.add_argument("--box", action="append", default=[], metavar="L,T,R,B", help="a box to rank; may be given again")
     layers = command.add_mutually_exclusive_group()
-    layers.add_argument("--layer", type=int, metavar="N", help="multimodal layer, from 0 (the paper's third)")
+    layers.add_argument("--layer", type=int, metavar="N", help="multimodal layer, from 0 (the middle one)")
     layers.add_argument("--sweep", action="store_true", help="a panel per layer in place of one per word")
     command.add_argument("--output", type=Path, default=Path("ground.png"), metavar="FILE", help="the PNG to write (ground.png)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")

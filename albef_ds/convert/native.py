@@ -23,8 +23,8 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.convert.card import model_card
 from albef_ds.convert.model import WholeModel, check_complete, portable
 from albef_ds.data.tokenizer import DEFAULT_VOCAB
-from albef_ds.data.transforms import MEAN, STD
 from albef_ds.errors import ConfigError
+from albef_ds.pixels import MEAN, STD
 from albef_ds.tensor_files.lazy import StoredTensors
 from albef_ds.tensor_files.opening import INDEX_SUFFIX, open_tensors, shards_of
 from albef_ds.tensor_files.safetensors_form import write_safetensors

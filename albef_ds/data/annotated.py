@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -126,7 +127,7 @@ class PairBuilder:
 
 @dataclass(frozen=True)
 class _Views:
-    """The pictures (I, 3, H, W) and the text's ids of one sample."""
+    """The pictures uint8 (I, H, W, 4) and the text's ids of one sample."""
 
     images: Tensor
     token_ids: Any
@@ -147,10 +148,10 @@ class _ViewBuilder:
         if len(token_ids) < 2:
             raise BrokenSampleError("empty caption", "nothing is left after cleaning")
         pixels = [
-            transforms.augment(image, self.config, self.image_size, self.seed + number * VIEWS_APART, position)
+            transforms.training_view(image, self.config, self.image_size, self.seed + number * VIEWS_APART, position)
             for number, image in enumerate(images)
         ]
-        return _Views(torch.stack(pixels), token_ids, position, record)
+        return _Views(torch.from_numpy(np.stack(pixels)), token_ids, position, record)
 
 
 class StatementBuilder(_ViewBuilder):

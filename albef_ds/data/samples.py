@@ -100,7 +100,7 @@ def collate(examples: Sequence[Example]) -> ImageTextBatch:
     """Examples as one batch, texts padded to the longest."""
     token_ids, token_mask = pad_ids([example.token_ids for example in examples])
     return ImageTextBatch(
-        images=transforms.normalise([example.pixels for example in examples]),
+        images=torch.from_numpy(np.stack([example.pixels for example in examples])),
         token_ids=token_ids,
         token_mask=token_mask,
         masked_ids=pad_ids([example.masked_ids for example in examples])[0],

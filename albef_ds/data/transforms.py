@@ -1,4 +1,4 @@
-"""Picture bytes to pixels and normalised tensors: decoding, the training view, the evaluation resize.
+"""Picture bytes to pixels: decoding, the training view, the evaluation resize.
 
 Whatever is random is drawn from a generator the caller gives, so an image is a pure function of (bytes, seed, position).
 JPEG goes through simplejpeg (libjpeg-turbo) when it is installed, which gives Pillow's pixels sooner; whatever it
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,21 +22,17 @@ from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness
 from albef_ds.data.augment import Pixels, rand_augment
 from albef_ds.data.broken import BrokenSampleError
+from albef_ds.pixels import normalise
 
 try:
     import simplejpeg
 except ImportError:  # an extra; without it decoding takes longer
     simplejpeg = None
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 FORMATS = ("JPEG", "PNG", "WEBP")
 
 _CROP_RATIO = (3 / 4, 4 / 3)
 _CROP_TRIES = 10
-
-_SCALE = torch.from_numpy(np.float32(1 / 255) / np.array(STD, np.float32)).view(3, 1, 1)
-_SHIFT = torch.from_numpy(-np.array(MEAN, np.float32) / np.array(STD, np.float32)).view(3, 1, 1)
 
 
 def decode_image(data: bytes, max_pixels: int, scale_for: Callable[[int, int], int] | None = None) -> Image.Image:
@@ -178,23 +174,8 @@ def crop_box(width: int, height: int, scale_min: float, generator: random.Random
     return (width - w) // 2, (height - h) // 2, (width - w) // 2 + w, (height - h) // 2 + h
 
 
-def normalise(pictures: Sequence[Pixels]) -> Tensor:
-    """float32 (B, 3, H, W) of B pictures of one size, uint8 (H, W, 3 or more): each channel less MEAN over STD."""
-    height, width, _ = pictures[0].shape
-    images = torch.empty((len(pictures), 3, height, width))
-    for image, pixels in zip(images, pictures, strict=True):  # one at a time, so that it stays in the processor's cache
-        image.copy_(torch.from_numpy(pixels)[..., :3].permute(2, 0, 1))
-        torch.addcmul(_SHIFT, image, _SCALE, out=image)
-    return images
-
-
-def augment(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> Tensor:
-    """The training view of a picture, float32 (3, image_size, image_size): `training_view` normalised. Raises likewise."""
-    return normalise([training_view(data, config, image_size, seed, position)])[0]
-
-
 def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> Pixels:
-    """The training view of a picture before `normalise`: uint8 (image_size, image_size, 4), the fourth byte meaningless.
+    """The training view of a picture: uint8 (image_size, image_size, 4), the fourth byte meaningless.
 
     A random crop resized (bicubic), a flip, RandAugment(2, 7): the released order.
 
@@ -223,4 +204,4 @@ def scale_to(pixels: Pixels, side: int) -> Pixels:
 def resize(data: bytes, max_pixels: int, image_size: int) -> Tensor:
     """The evaluation view: the whole picture resized (bicubic) to a square, float32 (3, image_size, image_size)."""
     image = decode_image(data, max_pixels).resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return normalise([np.array(image)])[0]
+    return normalise(torch.from_numpy(np.array(image)))

@@ -17,7 +17,7 @@ from albef_ds.data.annotations.records import Box, ExpressionRecord
 from albef_ds.evaluators.boxes import RIGHT_IOU, hottest_region, iou, score_boxes, upscale
 from albef_ds.evaluators.dealing import Progress, deal, eval_mode, silent
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.gradcam import PAPER_LAYER, itm_gradcam, layer_within
+from albef_ds.models.gradcam import itm_gradcam, middle_layer
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class GroundingEvaluator:
         itm_head: linear head over the multimodal [CLS].
         data: expressions, the same on every rank.
         device: where to compute.
-        layer: multimodal layer whose cross-attention is read, from 0; the last where the model has fewer.
+        layer: multimodal layer whose cross-attention is read, from 0; None: the middle one.
         batch_size: expressions per forward pass.
         prefix: first part of the metrics' names.
         progress: told about every batch.
@@ -53,13 +53,13 @@ class GroundingEvaluator:
         data: TextImageSet[ExpressionRecord],
         device: torch.device,
         *,
-        layer: int = PAPER_LAYER,
+        layer: int | None = None,
         batch_size: int = 32,
         prefix: str = "grounding",
         progress: Progress | None = None,
     ) -> None:
         self.albef, self.itm_head, self.data, self.device = albef, itm_head, data, device
-        self.layer = layer_within(albef, layer)
+        self.layer = middle_layer(albef) if layer is None else layer
         self.batch_size, self.prefix = batch_size, prefix
         self._progress = progress or silent
         self.found: list[Grounding] = []

@@ -1,8 +1,7 @@
 """Grad-CAM of the matching score: where in the image a text finds its evidence (paper section 5, visual grounding).
 
 Positive gradients of the ITM score times the cross-attention weights of one multimodal layer, averaged over its heads.
-Not responsible for boxes, pictures or the choice of the layer; the paper grounds with the third (block 8 of 12, counted
-from 0).
+Not responsible for boxes and pictures. The paper reads the third of six layers (block 8 of 12, counted from 0).
 """
 
 from __future__ import annotations
@@ -20,13 +19,10 @@ from albef_ds.models.albef import ALBEF
 from albef_ds.models.attention import Implementation
 from albef_ds.models.bert import CrossAttention, FusionLayer, FusionPass
 
-PAPER_LAYER = 2
-"""Index of the multimodal layer that the paper grounds with."""
 
-
-def layer_within(albef: ALBEF, layer: int = PAPER_LAYER) -> int:
-    """`layer`, or the last multimodal layer of a model that has fewer."""
-    return min(layer, len(albef.multimodal_encoder.layers) - 1)
+def middle_layer(albef: ALBEF) -> int:
+    """Index of the multimodal layer that is read unless told otherwise: the paper's third of six, the second of three."""
+    return (len(albef.multimodal_encoder.layers) - 1) // 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ def itm_gradcam(
     image_embeds: Tensor,
     text_embeds: Tensor,
     token_mask: Tensor,
-    layer: int = PAPER_LAYER,
+    layer: int | None = None,
 ) -> GradCam:
     """Grad-CAM of the ITM score of B pairs.
 
@@ -57,12 +53,13 @@ def itm_gradcam(
         image_embeds: (B, N, width) from `encode_image`; needs no graph.
         text_embeds: (B, L, D) from `encode_text`; needs no graph.
         token_mask: bool (B, L).
-        layer: multimodal layer, from 0; negative counts from the end.
+        layer: multimodal layer, from 0; negative counts from the end; None: the middle one.
 
     Raises:
         ConfigError: the model has no such layer, or its patches form no square.
     """
     layers = albef.multimodal_encoder.layers
+    layer = middle_layer(albef) if layer is None else layer
     if not -len(layers) <= layer < len(layers):
         raise ConfigError(f"layer {layer} does not exist: the multimodal encoder has layers 0 to {len(layers) - 1}")
     chosen = layers[layer]
@@ -86,7 +83,7 @@ def itm_gradcam(
 
 
 def ground_text(
-    albef: ALBEF, itm_head: nn.Module, images: Tensor, token_ids: Tensor, token_mask: Tensor, layer: int = PAPER_LAYER
+    albef: ALBEF, itm_head: nn.Module, images: Tensor, token_ids: Tensor, token_mask: Tensor, layer: int | None = None
 ) -> GradCam:
     """`itm_gradcam` from images float32 (B, 3, H, W) and texts int64 (B, L), bool (B, L)."""
     with torch.no_grad():

@@ -160,7 +160,11 @@ def write_entailment(folder: SceneFolder, seed: int, side: int, counts: Mapping[
 
 
 def write_grounding(folder: SceneFolder, seed: int, side: int, counts: Mapping[str, int]) -> Ceilings:
-    """Released lists {image, text, ref_id}, COCO's instances, the refs, and exact boxes as a detector's proposals."""
+    """Released lists {image, text, ref_id}, COCO's instances, the refs, and exact boxes as a detector's proposals.
+
+    In training any of the three objects is named. Were it always the one that shares its shape with one and its colour with
+    the other, as in the tests, the picture would tell which text belongs to it, and the other two objects would be the evidence.
+    """
     generator = random.Random(f"grounding {seed}")
     train, held_out = _held_out(EXPRESSIONS, generator)
     refs, pictures, boxes, detections = [], [], [], {}
@@ -175,6 +179,8 @@ def write_grounding(folder: SceneFolder, seed: int, side: int, counts: Mapping[s
         for _ in range(count):
             number += 1
             expression = generator.choice(expressions)
+            if name == "train":
+                expression = expression.about(generator.randrange(len(expression.things)))
             things = list(expression.things)
             picture = draw_corners(things, generator, side)
             rows.append({"image": folder.picture(f"refs/{number:06d}", picture), "text": expression.text, "ref_id": number})

@@ -102,7 +102,7 @@ def screen_statements(spot: str, claimed: Thing, generator: random.Random) -> li
 
 @dataclass(frozen=True)
 class Expression:
-    """A referring expression among three objects: the one meant, one of its shape, one of its colour."""
+    """A referring expression among three objects: the one meant, one of its shape, one of its colour (but see `about`)."""
 
     things: tuple[Thing, Thing, Thing]
     """The first is meant."""
@@ -111,6 +111,10 @@ class Expression:
     def text(self) -> str:
         """Colour and shape, both of which are needed."""
         return f"the {self.things[0]}"
+
+    def about(self, index: int) -> Expression:
+        """The same three objects where the one at `index` is meant."""
+        return Expression((self.things[index], self.things[index - 2], self.things[index - 1]))
 
 
 EXPRESSIONS = tuple(

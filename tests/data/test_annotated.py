@@ -50,7 +50,7 @@ def test_each_epoch_holds_every_sample_once(scenes: Path) -> None:
 def test_labels_and_pictures_of_two_image_statements_stay_together(scenes: Path) -> None:
     rows = {row["images"][0]: row for row in json.loads((scenes / "nlvr_train.json").read_text())}
     for batch in batches(tiny_config("scenes_nlvr", scenes), 3):
-        assert isinstance(batch, ClassificationBatch) and batch.images.shape == (4, 2, 3, 32, 32)
+        assert isinstance(batch, ClassificationBatch) and batch.images.shape == (4, 2, 32, 32, 4)
         assert [rows[key]["label"] == "True" for key in batch.keys] == batch.labels.bool().tolist()
 
 
@@ -115,7 +115,7 @@ def test_a_mock_batch_and_a_real_one_pass_every_task(recipe: str, scenes: Path) 
     task = build_task(config)
     attach_momentum(task, config)
     stream = open_stream(config)
-    real = next(iter(stream))
+    real = next(iter(stream)).to(torch.device("cpu"))
     stream.close()
     mock = mock_batch(config)
     assert type(mock) is type(real) and isinstance(real, ImageTextBatch | ClassificationBatch | VqaBatch)

@@ -12,6 +12,7 @@ from PIL import Image
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness, transforms
 from albef_ds.data.broken import BrokenSampleError
+from albef_ds.pixels import normalise
 
 LIMIT = 10**6
 
@@ -123,16 +124,16 @@ def test_a_crop_resized_differs_from_pillows_by_two_levels_at_most() -> None:
 def test_a_view_is_a_function_of_seed_and_position() -> None:
     data, config = encode(noise()), DataConfig()
 
-    def view(seed: int, position: int) -> torch.Tensor:
-        return transforms.augment(data, config, 32, seed, position)
+    def view(seed: int, position: int) -> np.ndarray:
+        return transforms.training_view(data, config, 32, seed, position)
 
-    assert view(0, 7).shape == (3, 32, 32) and view(0, 7).dtype == torch.float32
+    assert view(0, 7).shape == (32, 32, 4) and view(0, 7).dtype == np.uint8
     random.seed(1)
     first = view(0, 7)
     random.seed(2)
     np.random.seed(3)
-    assert torch.equal(first, view(0, 7))
-    assert not torch.equal(first, view(0, 8)) and not torch.equal(first, view(1, 7))
+    assert np.array_equal(first, view(0, 7))
+    assert not np.array_equal(first, view(0, 8)) and not np.array_equal(first, view(1, 7))
 
 
 def test_augmenting_leaves_the_global_generators_alone() -> None:
@@ -141,20 +142,20 @@ def test_augmenting_leaves_the_global_generators_alone() -> None:
     expected = random.random(), np.random.random()
     random.seed(1)
     np.random.seed(1)
-    transforms.augment(encode(noise()), DataConfig(), 32, 0, 0)
+    transforms.training_view(encode(noise()), DataConfig(), 32, 0, 0)
     assert (random.random(), np.random.random()) == expected
 
 
 def test_flip_and_rand_augment_can_be_turned_off() -> None:
     data = encode(noise(32, 32))
-    config = DataConfig(flip=False, rand_augment=False, crop_scale_min=1.0)
     whole = transforms.resize(data, LIMIT, 32)
-    same = [torch.equal(transforms.augment(data, config, 32, 0, position), whole) for position in range(100)]
-    flipped = [
-        torch.equal(transforms.augment(data, DataConfig(rand_augment=False, crop_scale_min=1.0), 32, 0, p), whole.flip(2))
-        for p in range(100)
-    ]
-    assert any(same) and any(flipped)
+    still, flipping = (DataConfig(flip=flip, rand_augment=False, crop_scale_min=1.0) for flip in (False, True))
+
+    def view(config: DataConfig, position: int) -> torch.Tensor:
+        return normalise(torch.from_numpy(transforms.training_view(data, config, 32, 0, position)))
+
+    assert all(torch.equal(view(still, position), whole) for position in range(100))
+    assert any(torch.equal(view(flipping, position), whole.flip(2)) for position in range(100))
 
 
 def test_crops_keep_to_area_and_ratio() -> None:
