@@ -52,7 +52,7 @@ slurm:
 	@tests/slurm/install.sh
 
 docs: $(READY)
-	@$(VENV)/bin/python -m albef_ds.config.describe docs/configuration.md
+	@$(VENV)/bin/python -m docs.tools.settings
 	@$(VENV)/bin/python -m docs.tools.messages
 	@$(VENV)/bin/python -m docs.tools.files
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict

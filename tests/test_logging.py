@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import struct
-import subprocess
-import sys
-import termios
-from fcntl import ioctl
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from albef_ds.logging import METRICS_NAME, RunLogger
+from tests.terminal import run_on_terminal
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -121,22 +115,6 @@ def test_a_terminal_gets_a_bar_that_starts_where_the_run_resumed(tmp_path: Path)
         "for step in (51, 52): logger.step(step, {'loss': 3.5}, samples=8, write=True)\n"
         "logger.message('above the bar'); logger.close()"
     )
-    controller, terminal = pty.openpty()
-    ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
-    with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stderr=terminal, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    ) as process:
-        os.close(terminal)
-        shown = b""
-        while True:
-            try:
-                block = os.read(controller, 4096)
-            except OSError:  # Linux's way to say that the other end has closed
-                break
-            shown += block
-        process.wait(timeout=60)
-    os.close(controller)
-    assert process.returncode == 0
-    text = shown.decode()
+    _, text = run_on_terminal(program, 160)
     assert "52/100" in text and "above the bar" in text and "loss 3.5" in text
     assert " 0/100" not in text and " 1/100" not in text

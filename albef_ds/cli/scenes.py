@@ -32,27 +32,13 @@ def main(argv: list[str]) -> int:
         metavar="X",
         help="how much of everything is written, 1 being the usual",
     )
-    command.add_argument(
-        "--grouped",
-        type=number_between(0, 1),
-        default=0.5,
-        metavar="SHARE",
-        help="share of pretraining groups with the relations of one pair (0.5)",
-    )
-    command.add_argument(
-        "--caption-noise",
-        type=number_between(0, 1),
-        default=0.0,
-        metavar="SHARE",
-        help="share of pretraining captions of another scene (0)",
-    )
-    command.add_argument(
-        "--label-noise",
-        type=number_between(0, 1),
-        default=0.0,
-        metavar="SHARE",
-        help="share of training answers and labels drawn anew (0)",
-    )
+    for name, usual, meaning in (
+        ("--grouped", 0.5, "pretraining groups with the relations of one pair"),
+        ("--caption-noise", 0.0, "pretraining captions of another scene"),
+        ("--label-noise", 0.0, "training answers and labels drawn anew"),
+    ):
+        text = f"share of {meaning} ({usual:g})"
+        command.add_argument(name, type=number_between(0, 1), default=usual, metavar="SHARE", help=text)
     command.add_argument("--nouns", choices=("shapes", "emoji"), default="shapes", help="emoji: pretraining and retrieval alone")
     arguments = command.parse_args(argv)
     if arguments.nouns == "emoji":

@@ -1,22 +1,12 @@
-"""Settings as text: what `albef-ds config` prints and the table in docs/configuration.md.
-
-`python -m albef_ds.config.describe FILE` writes the table anew between the two marker lines of FILE.
-"""
+"""Settings as text: what `albef-ds config` prints."""
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 from albef_ds.config.files import to_dict
 from albef_ds.config.schema import RunConfig
-from albef_ds.config.settings import Setting, all_settings, task_types
-from albef_ds.errors import ConfigError
-
-BEGIN = "<!-- settings: begin (made by `make docs`) -->"
-END = "<!-- settings: end -->"
+from albef_ds.config.settings import Setting, all_settings
 
 
 def describe(config: RunConfig) -> str:
@@ -24,7 +14,7 @@ def describe(config: RunConfig) -> str:
     flat = _flatten(to_dict(config), "")
     task: type = type(config.task)
     settings = all_settings(task)
-    assignments = {path: f"{path}={_text(flat[path])}" for path in settings}
+    assignments = {path: f"{path}={value_text(flat[path])}" for path in settings}
     width = min(max(map(len, assignments.values())), 48)
     lines = []
     section = None
@@ -41,36 +31,7 @@ def differences(config: RunConfig) -> list[tuple[str, str]]:
     """Path and value of every setting that is not at its default."""
     flat = _flatten(to_dict(config), "")
     task: type = type(config.task)
-    return [(path, _text(flat[path])) for path, setting in all_settings(task).items() if flat[path] != setting.default]
-
-
-def markdown_table() -> str:
-    """Every setting as a Markdown table: path, type, default, unit, paper's value, meaning; the tasks' own with the tasks."""
-    rows = ["| setting | type | default | unit | paper | meaning |", "|---|---|---|---|---|---|"]
-    kinds: dict[Setting, list[str]] = {}
-    for kind, task in task_types().items():
-        for setting in all_settings(task).values():
-            kinds.setdefault(setting, []).append(kind)
-    # Settings in the order of their first task, those of a section together.
-    sections = list(dict.fromkeys(setting.path.rpartition(".")[0] for setting in kinds))
-    for setting in sorted(kinds, key=lambda one: sections.index(one.path.rpartition(".")[0])):
-        default = f"`{_text(setting.default)}`" if setting.default != "" else ""
-        tasks = "" if len(kinds[setting]) == len(task_types()) else f" ({', '.join(kinds[setting])})"
-        cells = (f"`{setting.path}`{tasks}", setting.type_name, default, setting.unit, setting.paper, setting.doc)
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows)
-
-
-def update_document(path: Path) -> None:
-    """Replace what stands between the marker lines of `path` by the current table. Raises `ConfigError` without markers."""
-    text = path.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ConfigError(f"{path} lacks the lines `{BEGIN}` and `{END}`: put them where the table belongs")
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(f"{head}{BEGIN}\n\n{markdown_table()}\n\n{END}{tail}", encoding="utf-8")
-    os.replace(temporary, path)
+    return [(path, value_text(flat[path])) for path, setting in all_settings(task).items() if flat[path] != setting.default]
 
 
 def _remark(setting: Setting) -> str:
@@ -80,7 +41,8 @@ def _remark(setting: Setting) -> str:
     return f"{unit}{setting.doc}{choices}{paper}"
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A setting's value as overrides write it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -92,7 +54,3 @@ def _flatten(values: dict[str, Any], prefix: str) -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-if __name__ == "__main__":
-    update_document(Path(sys.argv[1]))

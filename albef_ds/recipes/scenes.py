@@ -111,7 +111,7 @@ def scenes_nlvr() -> RunConfig:
         deepspeed --num_gpus 2 albef_ds/train.py --recipe scenes_nlvr --checkpoint runs/scenes_nlvr_pretrain \\
             data.annotations=SCENES/nlvr_train.json data.image_root=SCENES/images data.vocab_file=SCENES/vocab.txt
     """
-    return _scenes("scenes_nlvr", ClassificationConfig(num_classes=2, num_images=2, momentum=0.99), epochs=10.0, rate=1e-3)
+    return _scenes("scenes_nlvr", ClassificationConfig(num_classes=2, num_images=2, momentum=0.99), epochs=10.0, rate=4e-4)
 
 
 def scenes_entailment() -> RunConfig:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import pty
-import struct
 import subprocess
 import sys
-import termios
-from fcntl import ioctl
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.terminal import ROOT, run_on_terminal
+
 PROGRAM = """
 import time
 from albef_ds.cli import bars
@@ -30,27 +26,8 @@ print("done")
 
 
 def test_a_terminal_sees_bars_and_waiting_and_is_left_clean() -> None:
-    controller, terminal = pty.openpty()
-    ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=terminal,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    ) as process:
-        os.close(terminal)
-        shown = b""
-        while True:
-            try:
-                block = os.read(controller, 4096)
-            except OSError:  # Linux's way to say that the other end has closed
-                break
-            shown += block
-        assert process.stdout is not None and process.stdout.read() == b"done\n"
-    os.close(controller)
-    text = shown.decode()
-    assert process.returncode == 0
+    printed, text = run_on_terminal(PROGRAM, 120)
+    assert printed == "done\n"
     assert "pictures" in text and "/4" in text and "reading the model ... 0 s" in text
     assert "too short" not in text and text.endswith("\r\x1b[K")
 
