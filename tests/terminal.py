@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import struct
 import subprocess
 import sys
 import termios
+import time
+from collections.abc import Sequence
 from fcntl import ioctl
 from pathlib import Path
 
@@ -37,3 +40,25 @@ def run_on_terminal(program: str, columns: int) -> tuple[str, str]:
     os.close(controller)
     assert process.returncode == 0, shown.decode()
     return printed.decode(), shown.decode()
+
+
+def converse(command: Sequence[str], turns: Sequence[tuple[str, str]], folder: Path, seconds: float = 60.0) -> list[str]:
+    """Type into a program in `folder`; what it answered at each of `turns`, pairs of what is typed and what is awaited then."""
+    controller, terminal = pty.openpty()
+    answers = []
+    with subprocess.Popen(
+        command, cwd=folder, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    ) as process:
+        os.close(terminal)
+        try:
+            for typed, awaited in turns:
+                os.write(controller, typed.encode())
+                answer, end = b"", time.monotonic() + seconds
+                while awaited.encode() not in answer.replace(b"\a", b""):
+                    assert select.select([controller], [], [], max(0.0, end - time.monotonic()))[0], f"{awaited} in {answer!r}"
+                    answer += os.read(controller, 4096)
+                answers.append(answer.decode())
+        finally:
+            process.kill()
+    os.close(controller)
+    return answers

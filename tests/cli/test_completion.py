@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from albef_ds.cli.main import COMMANDS, EXIT_BROKEN_PIPE, main
 from albef_ds.cluster.preflight import BAD_NODE
 from albef_ds.config.settings import all_settings
 from albef_ds.recipes import RECIPES
+from tests.terminal import converse
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "commands.md"
@@ -63,17 +65,44 @@ def test_every_command_gives_its_options_without_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_bash_completes_as_the_script_says(tmp_path: Path) -> None:
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`albef-ds` on the search path of shells."""
     program = tmp_path / "albef-ds"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m albef_ds.cli.main "$@"\n')
     program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+LINES = {"albef-ds rep": "report", "albef-ds train --recipe debug engine.kind=l": "engine.kind=local"}
+
+
+@pytest.mark.usefixtures("installed")
+def test_bash_completes_as_the_script_says(tmp_path: Path) -> None:
     ask = "COMP_LINE=$1; COMP_POINT=${#COMP_LINE}; _albef_ds; printf '%s\\n' \"${COMPREPLY[@]}\""
     script = f'source <(albef-ds completion bash)\nfor line in "$@"; do set -- "$line"; {ask}; echo --; done'
-    lines = ["albef-ds rep", "albef-ds train --recipe debug engine.kind=l"]
-    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", script, "bash", *lines], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", script, "bash", *LINES], cwd=tmp_path, capture_output=True, text=True)
     # bash has cut the second line's last word at its =.
     assert (done.stdout, done.stderr) == ("report\n--\nlocal\n--\n", "")
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+@pytest.mark.usefixtures("installed")
+def test_fish_completes_as_the_script_says(tmp_path: Path) -> None:
+    script = "albef-ds completion fish | source; for line in $argv; complete -C $line; end"
+    done = subprocess.run(["fish", "--no-config", "-c", script, *LINES], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == (list(LINES.values()), "")
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+@pytest.mark.usefixtures("installed")
+def test_zsh_completes_as_the_script_says(tmp_path: Path) -> None:
+    # Completion is part of zsh's line editor, which wants a terminal.
+    setup = "autoload -Uz compinit && compinit -u -D; source <(albef-ds completion zsh); PROMPT=; echo rea''dy\n"
+    typed = [(f"{line}\t", word.removeprefix(line.split()[-1]) + " ") for line, word in LINES.items()]
+    said = converse(["zsh", "-f", "-i"], [(setup, "ready"), typed[0], ("\x15", ""), typed[1]], tmp_path)
+    assert [said[turn].replace("\a", "").split()[-1] for turn in (1, 3)] == list(LINES.values())
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)
