@@ -1,10 +1,12 @@
 """An outside check of VQA: the `easy-vqa` package's 5,000 pictures and 48,248 questions with 13 answers.
 
     pip install --no-deps easy-vqa
-    python -m benchmarks.easy_vqa --steps 6000 --record
+    python -m benchmarks.easy_vqa --record
 
-The package's files are turned into the released VQA format, a small model is trained on them from scratch, and the test
-questions are scored by the official accuracy.
+The package's files are turned into the released VQA format. A small model is pretrained on the training pictures with
+captions that its questions give away ("a red circle is present"), fine-tuned on the questions, and scored on the test
+questions by the official accuracy. Without the first stage three quarters of the questions stay at chance: yes or no
+takes the picture, the word asked for and the negation together, and no two of them say anything.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from albef_ds.cli.main import main as command_line
 from albef_ds.data.captions import clean_caption
 from albef_ds.errors import ConfigError
 from albef_ds.scoring import Request, score
+from data_tools.shard_writer import ShardWriter
 
 PACKAGE = "easy-vqa"
 HELD_OUT = 500
 """Training pictures kept for validation."""
 _ANNOTATORS = 10
+CAPTIONS = ("a {}", "there is a {} in the image", "the image contains a {}", "a {} is present")
 
 
 def package_data() -> Path:
@@ -47,7 +51,8 @@ def package_data() -> Path:
 def convert(data: Path, out: Path) -> dict[str, int]:
     """Write vqa_{train,val,test}.json, answer_list.json and vocab.txt; returns the number of questions of each."""
     out.mkdir(parents=True, exist_ok=True)
-    counts, words, answers, number = {}, set(), set(), 0
+    counts, answers, number = {}, set[str](), 0
+    words = {word for caption in CAPTIONS for word in caption.format("").split()}
     rows: dict[str, list[dict[str, Any]]] = {"train": [], "val": [], "test": []}
     for part in ("train", "test"):
         for question, answer, image in json.loads((data / part / "questions.json").read_text()):
@@ -66,26 +71,51 @@ def convert(data: Path, out: Path) -> dict[str, int]:
     return counts
 
 
-def run(runs: Path, steps: int, extra: list[str]) -> dict[str, Any]:
-    """Convert, train and score; the content of metrics.json."""
-    data = package_data()
-    counts = convert(data, runs / "data")
-    print(f"questions: {counts}")
-    vocabulary = len((runs / "data" / "vocab.txt").read_text().splitlines())
-    files = [
-        f"data.annotations={runs}/data/vqa_train.json",
-        f"data.eval_annotations={runs}/data/vqa_val.json",
-        f"data.test_annotations=test={runs}/data/vqa_test.json",
-        f"data.answer_list={runs}/data/answer_list.json",
-        f"data.vocab_file={runs}/data/vocab.txt",
-        f"data.image_root={data}",
-        f"model.text.vocab_size={vocabulary}",
-    ]
+def write_captions(data: Path, questions: Path, out: Path) -> int:
+    """Shards of the training pictures whose colour and shape their questions tell; returns their number."""
+    known: dict[str, dict[str, str]] = {}
+    for row in json.loads(questions.read_text()):
+        for kind in ("color", "shape"):
+            if row["question"].startswith((f"what {kind}", f"what is the {kind}")):
+                known.setdefault(row["image"], {})[kind] = row["answer"][0]
+    pictures = {image: f"{facts['color']} {facts['shape']}" for image, facts in known.items() if len(facts) == 2}
+    with ShardWriter(out, samples_per_shard=1000) as writer:
+        for image, thing in pictures.items():
+            # Pictures of the same thing are positives of each other: they share the id.
+            meta = {"captions": [caption.format(thing) for caption in CAPTIONS], "image_id": thing, "source": PACKAGE}
+            writer.add((data / image).read_bytes(), "png", meta)
+    return len(pictures)
+
+
+def train(recipe: str, output: Path, steps: int, settings: list[str]) -> None:
+    """One training in this process, unless it has ended before."""
+    if (output / "ended").exists():
+        return
     engine = ["engine.kind=local", "engine.momentum_storage=dense", "train.micro_batch_size=64"]
     length = [f"train.max_steps={steps}", f"train.save_every={max(1, steps // 3)}", "train.epochs=1000"]
-    arguments = ["train", "--recipe", "scenes_vqa", "--output", str(runs / "vqa")]
-    if command_line([*arguments, *files, *engine, *length, *extra]) != 0:
-        raise SystemExit("the training did not end well")
+    if command_line(["train", "--recipe", recipe, "--output", str(output), *engine, *length, *settings]) != 0:
+        raise SystemExit(f"the training in {output} did not end well")
+    (output / "ended").touch()
+
+
+def run(runs: Path, pretraining: int, steps: int, extra: list[str]) -> dict[str, Any]:
+    """Convert, pretrain, fine-tune and score; the content of metrics.json."""
+    data, files = package_data(), runs / "data"
+    if not (files / "captions" / "manifest.json").exists():
+        counts = convert(data, files)
+        print(f"questions: {counts}; captioned pictures: {write_captions(data, files / 'vqa_train.json', files / 'captions')}")
+    words = len((files / "vocab.txt").read_text().splitlines())
+    common = [f"data.vocab_file={files}/vocab.txt", f"model.text.vocab_size={words}"]
+    train("scenes_pretrain", runs / "pretrain", pretraining, [*common, f"data.shards={files}/captions", "data.group_size=1"])
+    settings = [
+        f"data.annotations={files}/vqa_train.json",
+        f"data.eval_annotations={files}/vqa_val.json",
+        f"data.test_annotations=test={files}/vqa_test.json",
+        f"data.answer_list={files}/answer_list.json",
+        f"data.image_root={data}",
+        f"init.checkpoint={runs}/pretrain",
+    ]
+    train("scenes_vqa", runs / "vqa", steps, [*common, *settings, *extra])
     return score(Request(runs / "vqa"), runs / "vqa", torch.device("cpu"))
 
 
@@ -93,22 +123,23 @@ def main() -> None:
     """Run; `--record` writes the record beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/easy_vqa"))
-    parser.add_argument("--steps", type=int, default=6000, help="optimizer steps of 64 questions")
+    parser.add_argument("--pretraining", type=int, default=400, metavar="STEPS", help="optimizer steps of 64 captions")
+    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of 64 questions")
     parser.add_argument("--record", action="store_true", help="write benchmarks/easy_vqa.json and .md")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     arguments = parser.parse_intermixed_args()
-    record = run(arguments.runs, arguments.steps, arguments.overrides)
+    record = run(arguments.runs, arguments.pretraining, arguments.steps, arguments.overrides)
     row = {name.removeprefix("vqa/"): round(value, 2) for name, value in record["splits"]["test"].items()}
     print(row)
     if arguments.record:
         from benchmarks.record import write_record
 
         notes = [
-            "Trained from scratch on the package's training questions; the checkpoint was chosen on held-out training pictures."
+            "Pretrained on the training pictures with captions made from their questions, fine-tuned on the training questions;",
+            "the checkpoint was chosen on held-out training pictures.",
         ]
-        write_record(
-            Path(__file__).with_name("easy_vqa"), "easy-vqa", notes, [row], ["torch", PACKAGE], {"steps": arguments.steps}
-        )
+        facts = {"pretraining": arguments.pretraining, "steps": arguments.steps, "settings": arguments.overrides}
+        write_record(Path(__file__).with_name("easy_vqa"), "easy-vqa", notes, [row], ["torch", PACKAGE], facts)
 
 
 if __name__ == "__main__":
