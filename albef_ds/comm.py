@@ -99,11 +99,6 @@ def max_over_ranks(value: int, device: torch.device) -> int:
     return int(largest.item())
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on any rank; all ranks get the same answer."""
-    return bool(max_over_ranks(int(flag), device))
-
-
 def broadcast_object(value: Any) -> Any:
     """Rank 0's small picklable `value`, on every rank."""
     if not is_distributed():

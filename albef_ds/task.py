@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from albef_ds.models.albef import ALBEF
 from albef_ds.momentum import Momentum
-from albef_ds.queue import FeatureQueue
 
 _Number = TypeVar("_Number", float, Tensor)
 
@@ -42,11 +41,6 @@ class Task(nn.Module):
     def has_momentum(self) -> bool:
         """Whether a momentum model is attached; a task that computes nothing from one has none."""
         return "momentum" in self.outside
-
-    @property
-    def feature_queue(self) -> FeatureQueue | None:
-        """The queue of ITC features; None for a task without."""
-        return self.outside.get("queue")
 
     @property
     def momentum(self) -> Momentum:

@@ -82,11 +82,6 @@ class Setting:
         return ConfigError(f"{self.path}={value} cannot be used: give {expected}{finite}")
 
 
-def is_section(annotation: Any) -> bool:
-    """Whether a field of this type is a section (a nested dataclass, or a choice of several) rather than a setting."""
-    return bool(section_choices(annotation))
-
-
 def section_choices(annotation: Any) -> tuple[type, ...]:
     """The dataclasses that a field of this type may hold; none for a setting."""
     choices = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)

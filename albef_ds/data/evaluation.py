@@ -94,11 +94,6 @@ class RetrievalSet:
                 raise self._error(self.keys[number], shard, f"has a broken picture: {error}") from None
         return torch.stack(pixels)
 
-    def image_batches(self, batch_size: int, rows: Iterable[int] | None = None) -> Iterator[Tensor]:
-        """All pictures, or those of `rows` (a rank's share), in batches of float32 (B, 3, H, W)."""
-        for chunk in _chunks(range(self.num_images) if rows is None else rows, batch_size):
-            yield self.images(chunk)
-
     def text_batches(self, batch_size: int, rows: Iterable[int] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """All captions, or those of `rows`, in batches of ids int64 (B, L) and mask bool (B, L)."""
         for chunk in _chunks(range(self.num_captions) if rows is None else rows, batch_size):

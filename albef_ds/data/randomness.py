@@ -7,8 +7,6 @@ function is written out, so the numbers do not depend on the version of a librar
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -47,17 +45,3 @@ def permutation(size: int, key: int) -> NDArray[np.int64]:
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.argsort(state ^ (state >> np.uint64(31)), kind="stable").astype(np.int64)
-
-
-@contextmanager
-def seeded_globals(seed: int) -> Iterator[None]:
-    """Seed Python's global generator inside the block, and give it back as it was.
-
-    For libraries that draw from it; not for use from several threads at once.
-    """
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)

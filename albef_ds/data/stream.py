@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch.utils.data import Dataset, Sampler
 
 from albef_ds.config.schema import DataConfig, RunConfig
-from albef_ds.data.broken import BrokenSample, BrokenSampleError, BrokenTally, Reason
+from albef_ds.data.broken import BrokenSample, BrokenSampleError, BrokenTally
 from albef_ds.data.loader import Delivery, deliveries, open_delivery
 from albef_ds.data.order import SampleOrder
 from albef_ds.data.samples import Example, SampleBuilder, collate, read_text
@@ -133,10 +133,6 @@ class OrderedStream(Generic[B_co]):
     def broken_counts(self) -> dict[str, dict[str, int]]:
         """This rank's broken samples so far: shard to reason to count."""
         return self._tally.as_dict()
-
-    def broken_keys(self) -> dict[tuple[str, Reason], list[str]]:
-        """Keys of the first broken samples per shard and reason."""
-        return dict(self._tally.keys)
 
     def close(self) -> None:
         """End the loader processes; iterating again begins at `start_position`."""

@@ -84,22 +84,6 @@ def _is_square(state: Mapping[str, T], layer: str) -> bool:
     return rows == columns
 
 
-def multimodal_from_vqa_decoder(state: Mapping[str, T]) -> dict[str, T]:
-    """The inverse: multimodal layers and MLM head as the decoder has them; its embeddings are the text encoder's."""
-    others = {name: tensor for name, tensor in state.items() if not name.startswith(_DECODER) and not _FUSION.fullmatch(name)}
-    for name, tensor in state.items():
-        rest = name.removeprefix(_DECODER)
-        if rest == name:
-            continue
-        if rest.startswith("encoder."):
-            others["base.albef.multimodal_" + rest] = tensor
-        elif rest.startswith("embeddings."):
-            others[_EMBEDDINGS + rest.removeprefix("embeddings.")] = tensor
-        else:
-            others["base." + rest] = tensor
-    return others
-
-
 def nlvr_layers_from_multimodal(state: Mapping[str, T]) -> dict[str, T]:
     """`state` with each multimodal layer i as layers 2i and 2i + 1, whose keys and values are one tensor, named once."""
     doubled: dict[str, T] = {}

@@ -94,8 +94,3 @@ def grounding_ceilings(samples: Sequence[Expression]) -> dict[str, float]:
         name: 100.0 * sum(1 / sum(alike(s, i) for i in range(len(s.things))) for s in samples) / len(samples)
         for name, alike in views.items()
     }
-
-
-def noise_ceiling(share: float, num_items: int) -> float:
-    """R@1 in per cent at most where a `share` of the captions of `num_items` pairs was shuffled."""
-    return 100.0 * ((1.0 - share) + share / num_items)

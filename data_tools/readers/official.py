@@ -68,10 +68,3 @@ def read_visual_genome(spec: SourceSpec, part: str, problems: Problems) -> Itera
             yield Record(listed, path, -1, -1, captions, str(image_id), "" if captions else "no caption", extra)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ConfigError(f"{part} or {spec.second} is not Visual Genome's JSON (no {error}): give the official files") from None
-
-
-def _image_of(entry: dict[str, Any]) -> Any:
-    """Version 1.0 of the file names the picture in each region only, later ones beside the regions too."""
-    if "id" in entry:
-        return entry["id"]
-    return entry["regions"][0]["image_id"] if entry["regions"] else None

@@ -69,7 +69,6 @@ def state_of(task: Task, engine: Engine) -> dict[str, Any]:
     for part in MOMENTS:
         state |= {f"{part}.{name}": tensor.cpu().clone() for name, tensor in engine.tensors(part)}
     state |= {f"momentum.{name}": tensor.cpu().clone() for name, tensor in task.momentum.parameters()}
-    queue = task.feature_queue
-    assert queue is not None
+    queue = task.outside["queue"]
     state |= {f"queue.{name}": tensor.clone() for name, tensor in queue.named_buffers()}
     return {"state": state, "pointer": queue.pointer, "filled": queue.filled, "counters": engine.counters()}

@@ -52,7 +52,7 @@ def test_no_family_straddles_two_splits(corpus: Path) -> None:
 def test_the_test_gallery_is_three_hundred_concepts(corpus: Path) -> None:
     gallery = RetrievalSet(corpus / "test", DataConfig(), image_size=16)
     assert gallery.num_images == gallery.num_captions == len(set(gallery.captions)) == 300
-    assert next(gallery.image_batches(300)).shape == (300, 3, 16, 16)
+    assert gallery.images(range(300)).shape == (300, 3, 16, 16)
 
 
 def test_unpacking_twice_is_done_once(corpus: Path) -> None:
