@@ -29,7 +29,7 @@ def demo_emoji() -> RunConfig:
         recipe="demo_emoji",
         output="runs/demo",
         model=ModelConfig(
-            vision=VisionConfig(image_size=64, patch_size=16, width=192, depth=3, num_heads=3, stem="convolution"),
+            vision=VisionConfig(image_size=48, patch_size=8, width=192, depth=2, num_heads=3, stem="convolution"),
             text=TextConfig(
                 width=384,
                 num_layers=6,
@@ -39,8 +39,9 @@ def demo_emoji() -> RunConfig:
                 dropout=0.0,
                 pooling="mean",
                 frozen=True,
+                frozen_projection=True,
             ),
-            embed_dim=128,
+            embed_dim=384,
         ),
         # The corpus has about 5,000 captions, and MLM masks most of them in a few ways.
         compute=ComputeConfig(cached_texts=20_000),
