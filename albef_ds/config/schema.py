@@ -100,9 +100,6 @@ class TextConfig:
         "cls", "what the ITC feature is projected from: [CLS], or the mean over tokens as in sentence encoders", paper="cls"
     )
     frozen: bool = setting(False, "keep the text encoder's weights as loaded (not the multimodal encoder's)", paper="no")
-    frozen_projection: bool = setting(
-        False, "keep the projection to the ITC feature as drawn: at random it keeps angles between texts as they are", paper="no"
-    )
 
     def __post_init__(self) -> None:
         positive("model.text", self, "vocab_size", "width", "num_heads", "intermediate_width", "max_positions")

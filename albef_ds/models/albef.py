@@ -28,8 +28,6 @@ class ALBEF(nn.Module):
         if projections:
             self.vision_proj = nn.Linear(config.vision.width, config.embed_dim)
             self.text_proj = nn.Linear(config.text.width, config.embed_dim)
-            if config.text.frozen_projection:
-                self.text_proj.requires_grad_(False)
         if config.text.frozen:
             self.text_encoder.requires_grad_(False)
 

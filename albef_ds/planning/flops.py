@@ -99,9 +99,7 @@ def _text(config: RunConfig) -> PartFlops:
     projected = _linear(size, text.width, config.model.embed_dim)
     layers = 2 * size * row  # the clean and the masked text
     rows = 2 * size if config.pretraining().alpha > 0 else size
-    # A product's backward pass is two: the gradient of what went in, and that of the weights.
-    backward = 0.0 if text.frozen else projected + 2 * layers
-    backward += 0.0 if text.frozen_projection else projected
+    backward = projected if text.frozen else 2 * (projected + layers)
     momentum = projected + (0.0 if text.frozen else rows * row)
     recompute = layers if config.compute.checkpoint_text and not text.frozen else 0.0
     return PartFlops("text encoder", layers + projected, backward, momentum, recompute)
@@ -162,9 +160,7 @@ def _contrast(config: RunConfig, world_size: int) -> PartFlops:
     own = size * (world_size if config.pretraining().gather_negatives else 1)
     products = 2 * _linear(size, width, own + config.pretraining().queue_size)
     if config.compute.wide_losses == "plain":
-        text = config.model.text
-        learn = 0.5 if text.frozen and text.frozen_projection else 1.0  # the pictures' features alone, or both
-        return PartFlops("ITC with the queue", products, learn * products, products)
+        return PartFlops("ITC with the queue", products, products, products)
     # The gradient computes both slices again, and the batch's own logits serve the choice of negatives.
     again = products * (2 if config.pretraining().alpha > 0 else 1) + 2 * _linear(size, width, own)
     return PartFlops("ITC with the queue", products, products, products if config.pretraining().alpha > 0 else 0.0, again)

@@ -39,9 +39,8 @@ def demo_emoji() -> RunConfig:
                 dropout=0.0,
                 pooling="mean",
                 frozen=True,
-                frozen_projection=True,
             ),
-            embed_dim=384,
+            embed_dim=256,
         ),
         # The corpus has about 5,000 captions, and MLM masks most of them in a few ways.
         compute=ComputeConfig(cached_texts=20_000),

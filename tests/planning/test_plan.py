@@ -19,7 +19,7 @@ from albef_ds.recipes import get_recipe
 
 @pytest.mark.parametrize("frozen", ["true", "false"])
 def test_the_count_without_memory_is_the_real_models(frozen: str) -> None:
-    config = parse_overrides(get_recipe("debug"), [f"model.text.frozen={frozen}", f"model.text.frozen_projection={frozen}"])
+    config = parse_overrides(get_recipe("debug"), [f"model.text.frozen={frozen}"])
     counts, task = count(config), build_task(config)
     assert counts.total == sum(parameter.numel() for parameter in task.parameters())
     assert counts.trainable == sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)

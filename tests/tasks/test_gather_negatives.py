@@ -29,7 +29,7 @@ def _uneven(batch: ImageTextBatch) -> ImageTextBatch:
 def _train(gather: bool, accumulation: int, compute: dict[str, bool], frozen: bool) -> Result:
     """This rank's share of one batch of ROWS: losses averaged over ranks, data-parallel gradients, draws, queue."""
     config = PretrainConfig(queue_size=12, gather_negatives=gather)
-    task = tiny_task(config, ComputeConfig(**compute), tiny_model(frozen=frozen, frozen_projection=frozen))
+    task = tiny_task(config, ComputeConfig(**compute), tiny_model(frozen=frozen))
     fill_queue(task, 9)
     rows = ROWS // comm.world_size() // accumulation
     whole = _uneven(random_batch(ROWS))
