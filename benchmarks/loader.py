@@ -158,7 +158,8 @@ def main() -> None:
     size = np.mean([len(picture) for picture in pictures]) / 1000
     notes = [
         f"{len(pictures)} JPEGs of 640 x 480, {size:.0f} KB, to {SIDE} x {SIDE}, batches of {BATCH}; one thread, {TURNS} turns.",
-        "Reading, tokens, masks and collation are included in `whole`.",
+        "Reading, tokens, masks and collation are included in `whole`. Ours ends in bytes, which the device normalises",
+        "(`albef_ds/pixels.py`); the peers end in floats.",
         "",
         *(f"- {workers} spawned loader processes: {rate:.0f} pictures per second" for workers, rate in by_workers.items()),
         f"- processors this run may use: {len(os.sched_getaffinity(0))}; others used them at the same time (load average above)",
