@@ -8,11 +8,12 @@ from torch import Tensor
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Of red, green and blue between 0 and 1, as released (those of CLIP)."""
+_MEAN, _STD = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (MEAN, STD))
+_SCALE, _SHIFT = (1 / (255 * _STD)).float(), (-_MEAN / _STD).float()
 
 
 def normalise(pixels: Tensor) -> Tensor:
     """float32 (..., 3, H, W) of pictures uint8 (..., H, W, 3 or 4): each colour between 0 and 1, less MEAN, over STD."""
-    mean, std = (torch.tensor(values, dtype=torch.float64, device=pixels.device)[:, None, None] for values in (MEAN, STD))
     colours = pixels[..., :3].movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
-    scale, shift = (1 / (255 * std)).float(), (-mean / std).float()
+    scale, shift = (values.to(pixels.device, non_blocking=True) for values in (_SCALE, _SHIFT))
     return torch.addcmul(shift, colours, scale, out=colours)

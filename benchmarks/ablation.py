@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from albef_ds.cli.main import main as command_line
 from albef_ds.data.shards import ShardReader
 from albef_ds.scenes.corpus import Counts, SceneSettings, write_scenes
 from albef_ds.scoring import Request, score
+from benchmarks.training import train
 
 NOISE = 0.3
 ITM_BASE_RATE = 2 / 3
@@ -50,17 +50,6 @@ VARIANTS = (
     Variant("+ momentum distillation in fine-tuning", (*_DISTILLED, *_HARD), _DISTILLED),
 )
 """In the order of the paper's Table 1, whose figures rise from row to row."""
-
-
-def train(recipe: str, output: Path, settings: list[str]) -> Path:
-    """One run in this process, unless its metrics are there already."""
-    if not (output / "ended").exists():
-        engine = ["engine.kind=local", "engine.momentum_storage=dense", "train.micro_batch_size=64"]
-        code = command_line(["train", "--recipe", recipe, "--output", str(output), *engine, *settings])
-        if code != 0:
-            raise SystemExit(f"{output} ended with exit code {code}")
-        (output / "ended").touch()
-    return output
 
 
 def last_values(run: Path, name: str) -> float:

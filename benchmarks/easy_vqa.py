@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from albef_ds.cli.main import main as command_line
 from albef_ds.data.captions import clean_caption
 from albef_ds.errors import ConfigError
 from albef_ds.scoring import Request, score
+from benchmarks.training import train
 from data_tools.shard_writer import ShardWriter
 
 PACKAGE = "easy-vqa"
@@ -88,15 +88,9 @@ def write_captions(data: Path, questions: Path, out: Path) -> int:
     return len(pictures)
 
 
-def train(recipe: str, output: Path, steps: int, settings: list[str]) -> None:
-    """One training in this process, unless it has ended before."""
-    if (output / "ended").exists():
-        return
-    engine = ["engine.kind=local", "engine.momentum_storage=dense", "train.micro_batch_size=64"]
-    length = [f"train.max_steps={steps}", f"train.save_every={max(1, steps // 3)}", "train.epochs=1000"]
-    if command_line(["train", "--recipe", recipe, "--output", str(output), *engine, *length, *settings]) != 0:
-        raise SystemExit(f"the training in {output} did not end well")
-    (output / "ended").touch()
+def length(steps: int) -> list[str]:
+    """Settings of a run of so many steps, with two checkpoints on the way to choose from."""
+    return [f"train.max_steps={steps}", f"train.save_every={max(1, steps // 3)}", "train.epochs=1000"]
 
 
 def run(runs: Path, pretraining: int, steps: int, extra: list[str]) -> dict[str, Any]:
@@ -107,17 +101,18 @@ def run(runs: Path, pretraining: int, steps: int, extra: list[str]) -> dict[str,
         print(f"questions: {counts}; captioned pictures: {write_captions(data, files / 'vqa_train.json', files / 'captions')}")
     words = len((files / "vocab.txt").read_text().splitlines())
     common = [f"data.vocab_file={files}/vocab.txt", f"model.text.vocab_size={words}"]
-    train("scenes_pretrain", runs / "pretrain", pretraining, [*common, f"data.shards={files}/captions", "data.group_size=1"])
+    captions = [f"data.shards={files}/captions", "data.group_size=1"]
+    pretrained = train("scenes_pretrain", runs / "pretrain", [*common, *captions, *length(pretraining)])
     settings = [
         f"data.annotations={files}/vqa_train.json",
         f"data.eval_annotations={files}/vqa_val.json",
         f"data.test_annotations=test={files}/vqa_test.json",
         f"data.answer_list={files}/answer_list.json",
         f"data.image_root={data}",
-        f"init.checkpoint={runs}/pretrain",
+        f"init.checkpoint={pretrained}",
     ]
-    train("scenes_vqa", runs / "vqa", steps, [*common, *settings, *SETTINGS, *extra])
-    return score(Request(runs / "vqa"), runs / "vqa", torch.device("cpu"))
+    tuned = train("scenes_vqa", runs / "vqa", [*common, *settings, *length(steps), *SETTINGS, *extra])
+    return score(Request(tuned), tuned, torch.device("cpu"))
 
 
 def main() -> None:
@@ -139,7 +134,7 @@ def main() -> None:
             "Pretrained on the training pictures with captions made from their questions, fine-tuned on the training questions;",
             "the checkpoint was chosen on held-out training pictures.",
         ]
-        facts = {"pretraining": arguments.pretraining, "steps": arguments.steps, "settings": arguments.overrides}
+        facts = {"pretraining": arguments.pretraining, "steps": arguments.steps, "settings": [*SETTINGS, *arguments.overrides]}
         write_record(Path(__file__).with_name("easy_vqa"), "easy-vqa", notes, [row], ["torch", PACKAGE], facts)
 
 

@@ -11,8 +11,6 @@ import pytest
 from albef_ds.logging import METRICS_NAME, RunLogger
 from tests.terminal import run_on_terminal
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def records(folder: Path) -> list[dict[str, Any]]:
     def refuse(name: str) -> None:

@@ -82,7 +82,7 @@ class Hardware:
 
 _NVLINK_LATENCY, _INFINIBAND_LATENCY = 2e-6, 6e-6
 _PER_CORE = 150.0
-"""Pictures per second and core, 640 x 480 JPEG to 256 x 256 (benchmarks/loader.md)."""
+"""Pictures per second and core, 640 x 480 JPEG to 256 x 256: cautious, benchmarks/loader.md has 195."""
 
 _A100 = Hardware(
     name="8 x A100 per node, NVLink 3, 200 Gbit/s InfiniBand per GPU, 16 cores per GPU",

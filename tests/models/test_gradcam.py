@@ -12,7 +12,7 @@ from torch import Tensor
 from albef_ds.config.schema import ComputeConfig, RetrievalConfig
 from albef_ds.errors import ConfigError
 from albef_ds.models.bert import FusionLayer
-from albef_ds.models.gradcam import ground_text, itm_gradcam
+from albef_ds.models.gradcam import ground_text, itm_gradcam, middle_layer
 from albef_ds.tasks.retrieval import RetrievalTask
 from tests.tasks.tiny import random_batch, tiny_model
 
@@ -131,3 +131,14 @@ def test_a_layer_that_does_not_exist_is_named() -> None:
     texts = task.model.encode_text(batch.token_ids, batch.token_mask)
     with pytest.raises(ConfigError, match="3 patches are no square grid"):
         itm_gradcam(task.model, task.itm_head, images, texts, batch.token_mask, 0)
+
+
+@pytest.mark.parametrize(("depth", "middle"), [(1, 0), (2, 0), (3, 1), (6, 2)])
+def test_the_middle_layer_is_read_unless_told_otherwise(depth: int, middle: int) -> None:
+    model = tiny_model(num_fusion_layers=depth)
+    task, batch = RetrievalTask(model, ComputeConfig(), RetrievalConfig(queue_size=0)).eval(), random_batch(2)
+    assert middle_layer(task.model) == middle
+    unsaid, said = (
+        ground_text(task.model, task.itm_head, batch.images, batch.token_ids, batch.token_mask, layer) for layer in (None, middle)
+    )
+    torch.testing.assert_close(unsaid.tokens, said.tokens)

@@ -63,6 +63,10 @@ def test_decoder_is_the_multimodal_encoder() -> None:
     layer = "layers.1.cross_attention.key_value.key.weight"
     assert decoder[f"base.decoder.encoder.{layer}"] is state[f"base.albef.multimodal_encoder.{layer}"]
     assert vqa_decoder_from_multimodal(state, 1).keys() < decoder.keys()
+    sources = {"encoder": "base.albef.multimodal_encoder", "embeddings": "base.albef.text_encoder.embeddings"}
+    for name, tensor in decoder.items():
+        part, rest = name.removeprefix("base.decoder.").split(".", 1)
+        assert torch.equal(tensor, state[f"{sources.get(part, f'base.{part}')}.{rest}"]), name
 
 
 def test_decoder_leaves_out_keys_and_values_of_another_width() -> None:

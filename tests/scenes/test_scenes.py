@@ -8,6 +8,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from PIL import Image
 from albef_ds.data.shards import ShardReader
 from albef_ds.data.tokenizer import CaptionTokenizer
 from albef_ds.errors import ConfigError
+from albef_ds.scenes import annotations
 from albef_ds.scenes.ceilings import answer_ceiling, retrieval_ceilings, vqa_ceilings
 from albef_ds.scenes.corpus import GROUP, SceneSettings, grouped_order, vocabulary, write_scenes
-from albef_ds.scenes.meanings import HARD, MEANINGS, MIRROR, THINGS, Meaning, split_meanings
+from albef_ds.scenes.folder import SceneFolder
+from albef_ds.scenes.meanings import HARD, MEANINGS, MIRROR, THINGS, Meaning, Thing, split_meanings
 from albef_ds.scenes.questions import questions
 from albef_ds.scenes.render import PIXELS, draw_scene
 from albef_ds.scenes.statements import EXPRESSIONS, HYPOTHESES, pair_statements, screen_statements
@@ -178,3 +181,21 @@ def test_emoji_serve_as_nouns(tmp_path: Path) -> None:
     tokenizer = CaptionTokenizer(str(tmp_path / "scenes" / "vocab.txt"), max_tokens=16)
     assert not [row for row in rows[:50] if tokenizer.unk_id in tokenizer.encode(row["caption"][0])]
     assert ShardReader(tmp_path / "scenes" / "pretrain" / "train").counts == [10]
+
+
+def test_training_expressions_name_any_object_and_tests_the_one_that_shares_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[Thing]] = []
+    real = annotations.draw_corners
+
+    def draw(things: list[Thing], *rest: Any) -> Any:
+        drawn.append(things)
+        return real(things, *rest)
+
+    monkeypatch.setattr(annotations, "draw_corners", draw)
+    annotations.write_grounding(SceneFolder(tmp_path), 0, 32, {"expressions": 90, "evaluation": 20})
+    shared = [any(o.shape == t.shape for o in rest) and any(o.colour == t.colour for o in rest) for t, *rest in drawn]
+    assert 15 <= sum(shared[:90]) <= 45 and all(shared[90:])
+    texts = [row["text"] for row in json.loads((tmp_path / "refcoco_train.json").read_text())]
+    assert texts == [f"the {things[0]}" for things in drawn[:90]]
