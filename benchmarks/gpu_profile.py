@@ -186,6 +186,7 @@ def main() -> None:
         Variant("twice the batch", own, 2 * size),
         Variant("everything recomputed", recomputed, 2 * size),
         Variant("losses by slices", replace(own, wide_losses="sliced"), size),
+        Variant("momentum model on its own stream", replace(own, momentum_stream=True), size),
     ]
     rows: list[dict[str, Any]] = []
     for number, variant in enumerate(variants):

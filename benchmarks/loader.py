@@ -31,6 +31,7 @@ from torchvision.transforms import v2
 
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness, transforms
+from albef_ds.data.crop import Crop
 from albef_ds.data.stream import ImageTextStream
 from albef_ds.data.tokenizer import CaptionTokenizer
 from albef_ds.pixels import MEAN, STD
@@ -133,7 +134,7 @@ def main() -> None:
 
         def crop(number: int) -> Any:
             generator = randomness.generator(0, number, randomness.CROP)
-            return transforms.decode_crop(pictures[number], config.max_pixels, SIDE, config.crop_scale_min, generator)
+            return transforms.decode_crop(pictures[number], config.max_pixels, Crop(SIDE, config.crop_scale_min, generator))
 
         forms: dict[str, Callable[[], Any]] = {
             "decode alone, libjpeg-turbo": lambda: [simplejpeg.decode_jpeg(picture) for picture in pictures],

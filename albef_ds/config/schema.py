@@ -130,6 +130,7 @@ class ComputeConfig:
     one_fusion_call: bool = setting(True, "run positive, negative and MLM passes through the multimodal encoder together")
     packed_text: bool = setting(False, "leave padding out of everything but attention; pays where captions differ in length")
     compile: bool = setting(False, "torch.compile of each block (minutes before the first step); ZeRO stages 0 to 2")
+    momentum_stream: bool = setting(False, "run the momentum model on a CUDA stream of its own (not yet run on a GPU)")
     wide_losses: Literal["plain", "sliced", "triton"] = setting(
         "plain",
         "ITC and MLM from whole rows of logits, or by slices of columns: less memory, products computed twice; "
@@ -189,6 +190,9 @@ class DataConfig:
     )
     flip: bool = setting(True, "mirror half of the images (left and right in a caption then lie)", paper="yes (released code)")
     rand_augment: bool = setting(True, "RandAugment(2, 7) without colour changes", paper="yes")
+    jpeg_device: Literal["cpu", "cuda"] = setting(
+        "cpu", "where loader processes decode JPEGs; cuda: nvJPEG, some 500 MB of GPU memory for each process"
+    )
     max_pixels: int = setting(89_478_485, "an image of more pixels is a broken sample", unit="pixels")
     max_broken: float = setting(0.01, "share of broken samples above which a run stops")
 

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from albef_ds.config.schema import DataConfig
+from albef_ds.data import gpu_jpeg
 from albef_ds.data.broken import BrokenSample, BrokenTally
 from albef_ds.errors import ConfigError
 from albef_ds.types import Batch
@@ -42,8 +43,15 @@ def start_worker(worker_id: int) -> None:
 def deliveries(
     dataset: Any, config: DataConfig, *, sampler: Iterable[Any] | None, pin_memory: bool, start_method: str | None
 ) -> Generator[Delivery, None, None]:
-    """Iterate over `dataset` (one Delivery per item) with `config.num_workers` processes, in the sampler's order."""
+    """Iterate over `dataset` (one Delivery per item) with `config.num_workers` processes, in the sampler's order.
+
+    Raises:
+        ConfigError: JPEGs are to be decoded on a GPU and there is none.
+    """
+    gpu_jpeg.check(config.jpeg_device)
     workers = config.num_workers
+    if start_method is None and config.jpeg_device == "cuda":
+        start_method = "spawn"  # a forked process cannot use its parent's GPU
     loader = DataLoader(
         dataset,
         batch_size=None,

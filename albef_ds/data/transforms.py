@@ -8,8 +8,6 @@ objects to, and every other format, goes through Pillow. What RandAugment does i
 from __future__ import annotations
 
 import io
-import math
-import random
 from collections.abc import Callable
 
 import numpy as np
@@ -19,9 +17,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from albef_ds.config.schema import DataConfig
-from albef_ds.data import randomness
+from albef_ds.data import gpu_jpeg, randomness
 from albef_ds.data.augment import Pixels, rand_augment
 from albef_ds.data.broken import BrokenSampleError
+from albef_ds.data.crop import Crop
 from albef_ds.pixels import normalise
 
 try:
@@ -30,9 +29,6 @@ except ImportError:  # an extra; without it decoding takes longer
     simplejpeg = None
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-
-_CROP_RATIO = (3 / 4, 4 / 3)
-_CROP_TRIES = 10
 
 
 def decode_image(data: bytes, max_pixels: int, scale_for: Callable[[int, int], int] | None = None) -> Image.Image:
@@ -77,40 +73,16 @@ def _is_on_its_side(image: Image.Image) -> bool:
         return False
 
 
-class _Crop:
-    """A random crop, drawn once the size of the picture is known, and how much smaller a JPEG may be for it."""
+def decode_crop(data: bytes, max_pixels: int, crop: Crop) -> Pixels:
+    """The `crop` of a picture, uint8 (h, w, 4), the fourth byte meaningless.
 
-    def __init__(self, side: int, scale_min: float, generator: random.Random) -> None:
-        self._side, self._scale_min, self._generator = side, scale_min, generator
-        self._size: tuple[int, int] | None = None
-        self._box = (0, 0, 1, 1)
-
-    def scale_for(self, width: int, height: int) -> int:
-        """The largest of 8, 4, 2 and 1 that leaves the crop `side` pixels both ways."""
-        if self._size is None:
-            self._size = width, height
-            self._box = crop_box(width, height, self._scale_min, self._generator)
-        left, top, right, bottom = self._box
-        return next((scale for scale in (8, 4, 2) if min(right - left, bottom - top) >= scale * self._side), 1)
-
-    def box(self, width: int) -> tuple[int, ...]:
-        """Left, top, right and bottom in a picture that came out `width` pixels wide."""
-        assert self._size is not None
-        scale = round(self._size[0] / width)
-        return tuple(edge // scale for edge in self._box)
-
-
-def decode_crop(data: bytes, max_pixels: int, side: int, scale_min: float, generator: random.Random) -> Pixels:
-    """A random crop of the picture (`crop_box`), uint8 (h, w, 4), the fourth byte meaningless.
-
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the crop keeps `side` pixels both ways.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the crop keeps its side both ways.
 
     Raises:
         BrokenSampleError: as `decode_image`.
     """
-    crop = _Crop(side, scale_min, generator)
     size = _plain_jpeg_size(data)
-    if size is not None:
+    if size is not None and simplejpeg is not None:
         _check_size(*size, max_pixels)
         scale = crop.scale_for(*size)
         try:
@@ -127,11 +99,14 @@ def decode_crop(data: bytes, max_pixels: int, side: int, scale_min: float, gener
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Width and height of a JPEG that needs nothing but decoding: no turning, no print colours."""
-    if simplejpeg is None or not data.startswith(b"\xff\xd8") or b"Exif\0\0" in data[: 1 << 16]:
+    if not data.startswith(b"\xff\xd8") or b"Exif\0\0" in data[: 1 << 16]:
         return None
     try:
+        if simplejpeg is None:
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+                return image.size if image.mode in ("RGB", "L") else None
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+    except Exception:  # damaged: what decodes the rest decides
         return None
     return (width, height) if space in ("YCbCr", "Gray") else None
 
@@ -155,25 +130,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def crop_box(width: int, height: int, scale_min: float, generator: random.Random) -> tuple[int, int, int, int]:
-    """A box (left, top, right, bottom) of a share of the area from `scale_min` to 1, its sides' ratio from 3/4 to 4/3.
-
-    A `scale_min` of 1 is the whole picture, whatever its ratio.
-    """
-    if scale_min == 1.0:
-        return 0, 0, width, height
-    for _ in range(_CROP_TRIES):
-        area = width * height * (scale_min + (1 - scale_min) * generator.random())
-        ratio = math.exp(math.log(_CROP_RATIO[0]) + math.log(_CROP_RATIO[1] / _CROP_RATIO[0]) * generator.random())
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(generator.random() * (width - w + 1)), int(generator.random() * (height - h + 1))
-            return left, top, left + w, top + h
-    # No try fitted (a very long picture): the largest central box of an allowed ratio.
-    w, h = min(width, max(1, round(height * _CROP_RATIO[1]))), min(height, max(1, round(width / _CROP_RATIO[0])))
-    return (width - w) // 2, (height - h) // 2, (width - w) // 2 + w, (height - h) // 2 + h
-
-
 def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> Pixels:
     """The training view of a picture: uint8 (image_size, image_size, 4), the fourth byte meaningless.
 
@@ -183,13 +139,23 @@ def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, p
         BrokenSampleError: as `decode_image`.
     """
     generator = randomness.generator(seed, position, randomness.CROP)
-    crop = decode_crop(data, config.max_pixels, image_size, config.crop_scale_min, generator)
-    pixels = scale_to(crop, image_size)
+    crop = Crop(image_size, config.crop_scale_min, generator)
+    scaled = _gpu_view(data, config.max_pixels, crop) if config.jpeg_device == "cuda" else None
+    pixels = scale_to(decode_crop(data, config.max_pixels, crop), image_size) if scaled is None else scaled
     if config.flip and generator.random() < 0.5:
         pixels = np.ascontiguousarray(pixels.view(np.uint32)[:, ::-1]).view(np.uint8)
     if config.rand_augment:
         pixels = rand_augment(pixels, randomness.generator(seed, position, randomness.AUGMENT))
     return pixels
+
+
+def _gpu_view(data: bytes, max_pixels: int, crop: Crop) -> Pixels | None:
+    """The resized crop of a plain JPEG, made on the GPU; None where the CPU has to do it."""
+    size = _plain_jpeg_size(data)
+    if size is None:
+        return None
+    _check_size(*size, max_pixels)
+    return gpu_jpeg.cropped_view(data, crop.place(*size), crop.side, gpu_jpeg.device())
 
 
 def scale_to(pixels: Pixels, side: int) -> Pixels:

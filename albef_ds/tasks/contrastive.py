@@ -23,6 +23,7 @@ from albef_ds.losses.sampling import gumbel, hashed_uniform, sample_negatives
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.bert import FusionPass
 from albef_ds.queue import FeatureQueue
+from albef_ds.side_stream import SideStream
 from albef_ds.task import Metrics, Task
 from albef_ds.types import ImageTextBatch
 
@@ -79,6 +80,10 @@ class ContrastiveTask(Task):
         if not self.config.gather_negatives:
             return batch
         return batch.padded_to(comm.max_over_ranks(batch.token_ids.shape[1], batch.token_ids.device))
+
+    def side_stream(self, batch: ImageTextBatch) -> SideStream:
+        """Where the momentum model computes, if `compute.momentum_stream` asks for it: make it before the student's work."""
+        return SideStream(batch.images.device, self.compute.momentum_stream)
 
     @contextlib.contextmanager
     def momentum_precision(self, reference: Tensor) -> Iterator[ALBEF]:

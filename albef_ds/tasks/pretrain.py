@@ -15,6 +15,7 @@ from albef_ds.models.albef import ALBEF
 from albef_ds.models.bert import FusionPass
 from albef_ds.models.heads import MLMHead, WordTarget
 from albef_ds.models.text_cache import TextCache
+from albef_ds.side_stream import SideStream
 from albef_ds.task import Losses, Metrics
 from albef_ds.tasks.contrastive import Candidates, ContrastiveTask
 from albef_ds.types import ImageTextBatch
@@ -91,11 +92,12 @@ class PretrainTask(ContrastiveTask):
         if not fuse:
             return self._align(batch, alpha)
         albef = self.model
+        tokens = _MaskedTokens.of(batch.mlm_labels, self.compute.mlm_masked_only)
+        side = self.side_stream(batch)
         image_embeds = albef.encode_image(batch.images)
         text_embeds, masked_embeds = self._encode_texts(batch)
-        tokens = _MaskedTokens.of(batch.mlm_labels, self.compute.mlm_masked_only)
         image_feat, text_feat = albef.project_image(image_embeds), albef.project_text(text_embeds, batch.token_mask)
-        candidates, momentum_logits = self._momentum_pass(batch, tokens, alpha, text_embeds, masked_embeds)
+        candidates, momentum_logits = self._momentum_pass(side, batch, tokens, alpha, text_embeds, masked_embeds)
 
         itc, sim_i2t, sim_t2i = self.contrast(batch, image_feat, text_feat, candidates, alpha)
         texts, images = self.draw_negatives(batch, candidates, sim_i2t, sim_t2i, random_negatives)
@@ -109,10 +111,11 @@ class PretrainTask(ContrastiveTask):
 
     def _align(self, batch: ImageTextBatch, alpha: float) -> tuple[Losses, Metrics]:
         """ITC alone."""
+        side = self.side_stream(batch)
         text_embeds = self._encode(batch.token_ids, batch.token_mask)
         image_feat = self.model.project_image(self.model.encode_image(batch.images))
         text_feat = self.model.project_text(text_embeds, batch.token_mask)
-        candidates, _ = self._momentum_pass(batch, None, alpha, text_embeds, None)
+        candidates, _ = self._momentum_pass(side, batch, None, alpha, text_embeds, None)
         itc, sim_i2t, _ = self.contrast(batch, image_feat, text_feat, candidates, alpha)
         none = itc.new_zeros(())
         metrics = self.contrastive_metrics(sim_i2t, candidates, none)
@@ -135,6 +138,7 @@ class PretrainTask(ContrastiveTask):
     @torch.no_grad()
     def _momentum_pass(
         self,
+        side: SideStream,
         batch: ImageTextBatch,
         tokens: _MaskedTokens | None,
         alpha: float,
@@ -143,9 +147,10 @@ class PretrainTask(ContrastiveTask):
     ) -> tuple[Candidates, Tensor | None]:
         """The momentum model's features of the clean pair and, where `tokens` are given, its logits at the masked positions."""
         predicted = tokens if alpha > 0.0 else None
-        with self.momentum_precision(text_embeds) as twin:
+        with side.work(), self.momentum_precision(text_embeds) as twin:
             image_embeds = twin.encode_image(batch.images)
             if twin.text_encoder is self.model.text_encoder:  # frozen, hence shared: the embeddings are the student's
+                side.follow()
                 twin_text, twin_masked = text_embeds, masked_embeds
             elif predicted is not None:
                 ids = torch.cat([batch.token_ids, batch.masked_ids])
@@ -157,6 +162,7 @@ class PretrainTask(ContrastiveTask):
             if predicted is not None and twin_masked is not None:
                 [hidden] = twin.fuse(image_embeds, [FusionPass(twin_masked, batch.token_mask, positions=predicted.positions)])
                 momentum_logits = self._vocabulary_logits(self.momentum.modules["mlm_head"], hidden, predicted)
+        side.join(image_feat, text_feat, momentum_logits)
         return self.gather_candidates(batch, image_feat, text_feat), momentum_logits
 
     def _vocabulary_logits(self, head: nn.Module, hidden: Tensor, tokens: _MaskedTokens) -> Tensor:

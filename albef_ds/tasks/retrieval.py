@@ -24,15 +24,18 @@ class RetrievalTask(ContrastiveTask):
     def forward(self, batch: ImageTextBatch, *, alpha: float, random_negatives: float = 0.0) -> tuple[Losses, Metrics]:
         """Losses `itc` and `itm` of one micro-batch, and metrics; arguments and errors as in pretraining."""
         batch = self.same_length(batch)
-        albef = self.model
+        albef, side = self.model, self.side_stream(batch)
         image_embeds = albef.encode_image(batch.images)
         text_embeds = albef.encode_text(batch.token_ids, batch.token_mask)
         image_feat, text_feat = albef.project_image(image_embeds), albef.project_text(text_embeds, batch.token_mask)
-        with self.momentum_precision(text_embeds) as twin:
+        with side.work(), self.momentum_precision(text_embeds) as twin:
             twin_image = twin.encode_image(batch.images)
             shared = twin.text_encoder is albef.text_encoder  # frozen: the embeddings are the student's
+            if shared:
+                side.follow()
             twin_text = text_embeds.detach() if shared else twin.encode_text(batch.token_ids, batch.token_mask)
             image_feat_m, text_feat_m = twin.project_image(twin_image), twin.project_text(twin_text, batch.token_mask)
+        side.join(image_feat_m, text_feat_m)
         candidates = self.gather_candidates(batch, image_feat_m, text_feat_m)
 
         itc, sim_i2t, sim_t2i = self.contrast(batch, image_feat, text_feat, candidates, alpha)

@@ -12,6 +12,7 @@ from PIL import Image
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness, transforms
 from albef_ds.data.broken import BrokenSampleError
+from albef_ds.data.crop import Crop, crop_box
 from albef_ds.pixels import normalise
 
 LIMIT = 10**6
@@ -76,8 +77,8 @@ def test_a_large_jpeg_is_decoded_smaller_but_its_crop_is_not_below_what_is_neede
     smooth = Image.effect_noise((20, 16), 60).convert("RGB").resize((800, 640), Image.Resampling.BICUBIC)
     data = encode(smooth, "JPEG", quality=95)
     for position in range(20):
-        box = transforms.crop_box(800, 640, 0.2, randomness.generator(0, position, randomness.CROP))
-        crop = transforms.decode_crop(data, LIMIT, 100, 0.2, randomness.generator(0, position, randomness.CROP))
+        box = crop_box(800, 640, 0.2, randomness.generator(0, position, randomness.CROP))
+        crop = transforms.decode_crop(data, LIMIT, Crop(100, 0.2, randomness.generator(0, position, randomness.CROP)))
         width, height = box[2] - box[0], box[3] - box[1]
         scale = next(s for s in (8, 4, 2, 1) if s == 1 or min(width, height) >= s * 100)
         assert min(crop.shape[:2]) >= 100 and abs(crop.shape[1] - width / scale) <= 1 and abs(crop.shape[0] - height / scale) <= 1
@@ -160,11 +161,11 @@ def test_flip_and_rand_augment_can_be_turned_off() -> None:
 
 def test_crops_keep_to_area_and_ratio() -> None:
     for position in range(300):
-        left, top, right, bottom = transforms.crop_box(400, 300, 0.2, randomness.generator(0, position, randomness.CROP))
+        left, top, right, bottom = crop_box(400, 300, 0.2, randomness.generator(0, position, randomness.CROP))
         width, height = right - left, bottom - top
         assert 0 <= left < right <= 400 and 0 <= top < bottom <= 300
         assert 0.19 <= width * height / 120_000 <= 1.0 and 0.74 <= width / height <= 1.35
-    assert transforms.crop_box(1000, 10, 0.9, random.Random(0)) == (493, 0, 506, 10)
+    assert crop_box(1000, 10, 0.9, random.Random(0)) == (493, 0, 506, 10)
 
 
 def test_evaluation_resizes_the_whole_picture_and_normalises_as_released() -> None:

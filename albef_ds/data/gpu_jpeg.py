@@ -1,0 +1,50 @@
+"""JPEGs decoded, cropped and resized on a GPU (`data.jpeg_device=cuda`): torchvision's nvJPEG. Not yet run on a GPU.
+
+Each loader process opens the GPU for itself and hands back ordinary pixels, so that everything behind stays as it is.
+The whole picture is decoded: nvJPEG does not scale. What it cannot decode is left to the CPU.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from albef_ds.data.augment import Pixels
+from albef_ds.device import resolve_device
+from albef_ds.errors import ConfigError
+
+
+def check(jpeg_device: str) -> None:
+    """Refuse `data.jpeg_device=cuda` where torch sees no GPU.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if jpeg_device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("data.jpeg_device=cuda but torch sees no GPU: use data.jpeg_device=cpu")
+
+
+@cache
+def device() -> torch.device:
+    """This rank's GPU."""
+    return resolve_device("cuda")
+
+
+def cropped_view(data: bytes, box: tuple[int, int, int, int], side: int, device: torch.device) -> Pixels | None:
+    """The `box` (left, top, right, bottom) of a JPEG resized (bicubic, antialiased), uint8 (side, side, 4) on the CPU.
+
+    The fourth byte is meaningless. None: the decoder objects to the file.
+    """
+    try:
+        picture = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB, device=device)
+    except RuntimeError:
+        return None
+    left, top, right, bottom = box
+    crop = picture[None, :, top:bottom, left:right].float()
+    scaled = F.interpolate(crop, (side, side), mode="bicubic", antialias=True, align_corners=False)
+    colours = scaled[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
+    result: Pixels = F.pad(colours, (0, 1)).cpu().numpy()
+    return result
