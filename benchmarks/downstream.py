@@ -9,7 +9,6 @@ beside its ceilings. A stage that has ended is not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 
 from albef_ds.demo.launch import free_port, visible_cores
 from albef_ds.scenes.corpus import Counts, SceneSettings, write_scenes
+from benchmarks.training import scored
 
 ROOT = Path(__file__).resolve().parent.parent
 Launch = Callable[[list[str], int, Path], int]
@@ -96,19 +96,6 @@ def run_stage(stage: Stage, runs: Path, scenes: Path, ranks: int, extra: Sequenc
     return minutes
 
 
-def score_stage(stage: Stage, runs: Path) -> dict[str, Any]:
-    """The metrics of a fine-tuned stage by split, scored once and kept in its metrics.json."""
-    import torch
-
-    from albef_ds.scoring import METRICS_NAME, Request, score
-
-    kept = runs / stage.name / METRICS_NAME
-    if not kept.exists():
-        score(Request(runs / stage.name), runs / stage.name, torch.device("cpu"), lambda line: None)
-    record: dict[str, Any] = json.loads(kept.read_text())
-    return record
-
-
 def rows(records: dict[str, dict[str, Any]], ceilings: dict[str, Any]) -> list[dict[str, Any]]:
     """One row per task: the figure, the floor it has to pass, and what models can reach that lack something."""
 
@@ -173,7 +160,7 @@ def downstream(
         spent[stage.name] = run_stage(stage, runs, scenes, ranks, [*budget, *extra], launch)
         print(f"{stage.name}: {spent[stage.name]:.1f} minutes", flush=True)
         if stage.name not in ("pretrain", "nlvr_pretrain"):
-            records[stage.name] = score_stage(stage, runs)
+            records[stage.name] = scored(runs / stage.name)
     return rows(records, ceilings), spent
 
 

@@ -17,12 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from albef_ds.data.captions import clean_caption
 from albef_ds.errors import ConfigError
-from albef_ds.scoring import Request, score
-from benchmarks.training import train
+from benchmarks.training import scored, train
 from data_tools.shard_writer import ShardWriter
 
 PACKAGE = "easy-vqa"
@@ -112,7 +109,7 @@ def run(runs: Path, pretraining: int, steps: int, extra: list[str]) -> dict[str,
         f"init.checkpoint={pretrained}",
     ]
     tuned = train("scenes_vqa", runs / "vqa", [*common, *settings, *length(steps), *SETTINGS, *extra])
-    return score(Request(tuned), tuned, torch.device("cpu"))
+    return scored(tuned)
 
 
 def main() -> None:

@@ -1,10 +1,15 @@
-"""One training in this process with the plain engine, for benchmarks of many small runs."""
+"""One training in this process with the plain engine, and the scores of a run, for benchmarks of many small runs."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from albef_ds.cli.main import main as command_line
+from albef_ds.scoring import METRICS_NAME, Request, score
 
 
 def train(recipe: str, output: Path, settings: list[str]) -> Path:
@@ -16,3 +21,12 @@ def train(recipe: str, output: Path, settings: list[str]) -> Path:
             raise SystemExit(f"{output} ended with exit code {code}")
         (output / "ended").touch()
     return output
+
+
+def scored(run: Path) -> dict[str, Any]:
+    """The metrics of a fine-tuned run, `splits` among them: scored once, then read from its metrics.json."""
+    kept = run / METRICS_NAME
+    if not kept.exists():
+        score(Request(run), run, torch.device("cpu"), lambda line: None)
+    record: dict[str, Any] = json.loads(kept.read_text())
+    return record
