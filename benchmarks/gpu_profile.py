@@ -32,6 +32,7 @@ from albef_ds.planning.flops import step_flops
 from albef_ds.recipes.debug import debug
 from albef_ds.recipes.pretrain import pretrain_4m
 from albef_ds.tasks.pretrain import PretrainTask
+from benchmarks.rates import finish, rate_of_products
 from benchmarks.record import write_record
 from benchmarks.step import PLAIN, batch_of
 
@@ -60,26 +61,6 @@ def build(config: RunConfig, compute: ComputeConfig, device: torch.device) -> Lo
     task = PretrainTask(config.model, compute, config.pretraining())
     task.attach_momentum(DenseMomentum(task.base, config.pretraining().momentum))
     return LocalEngine(task.train(), config.optim, device, autocast=device.type == "cuda")
-
-
-def finish(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def rate_of_products(device: torch.device) -> float:
-    """FLOP/s of a large square matrix product, the ceiling that utilisation is held against."""
-    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (512, torch.float32)
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(10):
-        finish(device)
-        start = time.perf_counter()
-        left @ right
-        finish(device)
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
-    return best
 
 
 def with_batch(config: RunConfig, batch: int) -> RunConfig:
@@ -177,7 +158,7 @@ def main() -> None:
     device, start = torch.device(arguments.device), time.monotonic()
     config = pretrain_4m() if arguments.model == "base" else debug()
     config = replace(config, task=replace(config.pretraining(), mask_unfilled_queue=False))
-    ceiling = rate_of_products(device)
+    ceiling = rate_of_products(device, *(torch.bfloat16, 8192) if device.type == "cuda" else (torch.float32, 512))
     own, size = config.compute, arguments.batch
     recomputed = replace(own, checkpoint_visual=True, checkpoint_text=True, checkpoint_multimodal=True)
     variants = [

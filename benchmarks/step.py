@@ -30,10 +30,12 @@ from albef_ds.engine import LocalEngine
 from albef_ds.momentum import DenseMomentum
 from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.types import ImageTextBatch
+from benchmarks.rates import rate_of_products
 from benchmarks.record import write_record
 
 PLAIN = ComputeConfig(attention="plain", share_cross_kv=False, mlm_masked_only=False, itm_cls_only=False, one_fusion_call=False)
 SCHEDULE = {"alpha": 0.4}
+_PRODUCT = 2048
 _MEAN, _DEVIATION = 20.2, 16.3
 """Words of a CC12M caption."""
 
@@ -168,7 +170,16 @@ def main() -> None:
         f" queue {config.task.queue_size} full, alpha 0.4, AdamW and the momentum update included; {args.threads} thread(s), "
         f"{args.repetitions} timed steps per variant in turn. Multiply-adds count as 2 FLOPs; element-wise work is not counted.",
     ]
-    if args.captions != "full":
+    if args.captions == "full":
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        rates = {name: rate_of_products(device, dtype, _PRODUCT) / 1e9 for name, dtype in kinds.items()}
+        notes.append(
+            f"A matrix product of {_PRODUCT:,}: "
+            + ", ".join(f"{name} {rate:.0f} GFLOP/s ({rate / rates['fp32']:.2f} x fp32)" for name, rate in rates.items())
+            + ". Where bf16 is not above 1, the processor has no arithmetic for it: autocast loses, and `engine.precision=auto`"
+            " takes fp32."
+        )
+    else:
         share = batch.token_mask.double().mean().item()
         notes.append(f"Captions as long as CC12M's, cut at {args.tokens}: {share:.0%} of the text tokens are no padding.")
     write_record(args.out, "One step of the base model", notes, rows, ["torch", "timm"], {"threads": args.threads})

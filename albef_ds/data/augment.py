@@ -157,8 +157,11 @@ def _apply_tables(pixels: Pixels, tables: list[Counts]) -> Pixels:
 def _moved(pixels: Pixels, matrix: Matrix) -> Pixels:
     """Bilinear samples of `pixels` where `matrix` says; grey where that is outside."""
     words = np.append(np.ascontiguousarray(pixels).view(np.uint32).reshape(-1), _GREY_WORD)
+    neighbours = _neighbours(matrix, pixels.shape[0], pixels.shape[1])
+    if len(neighbours) == 1:  # whole pixels: nothing to weigh
+        return words.take(neighbours[0][0], mode="clip").view(np.uint8).reshape(pixels.shape)
     total = np.full(pixels.size, _UNIT // 2, np.uint16)
-    for places, weights in _neighbours(matrix, pixels.shape[0], pixels.shape[1]):
+    for places, weights in neighbours:
         part = words.take(places, mode="clip").view(np.uint8).astype(np.uint16)
         part *= weights
         total += part

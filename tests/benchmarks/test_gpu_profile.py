@@ -22,7 +22,7 @@ def _profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -
 def test_every_part_is_measured_or_says_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = _profile(tmp_path, monkeypatch)
     steps = [result for part, result in rows.items() if part.startswith("step")]
-    assert len(steps) == 5 and all("images/s" in result for result in steps)
+    assert len(steps) == 6 and all("images/s" in result for result in steps)
     shares = [float(result.split("%")[0]) for part, result in rows.items() if part.startswith("kernels")]
     assert sum(shares) == pytest.approx(100, abs=1)
     assert "TRITON_INTERPRET" in rows["Triton kernel"]
@@ -30,4 +30,4 @@ def test_every_part_is_measured_or_says_why_not(tmp_path: Path, monkeypatch: pyt
 
 def test_what_would_begin_too_late_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = _profile(tmp_path, monkeypatch, "--minutes", "0")
-    assert len(rows) == 6 and all("out of time" in result for result in rows.values())
+    assert len(rows) == 7 and all("out of time" in result for result in rows.values())
