@@ -21,7 +21,7 @@ from albef_ds.config.schema import (
 from albef_ds.config.tasks import DistillationConfig
 from albef_ds.engine import Engine, LocalEngine
 from albef_ds.errors import ConfigError
-from albef_ds.models.compilation import compile_blocks
+from albef_ds.models.compilation import BLOCKS, UNIMODAL_BLOCKS, compile_blocks
 from albef_ds.models.initial import load_mlm_head, load_text_encoder, load_visual_encoder
 from albef_ds.models.initialise import initialise
 from albef_ds.models.norms import set_norms
@@ -131,7 +131,8 @@ def build_engine(task: Task, config: RunConfig, device: torch.device, precision:
     if config.compute.wide_losses == "triton" and device.type != "cuda":
         raise ConfigError("compute.wide_losses=triton needs a GPU: use compute.wide_losses=sliced, which is the same mathematics")
     if config.compute.compile:
-        compile_blocks(task)
+        sharded = config.engine.kind == "zero" and config.engine.stage == 3
+        compile_blocks(task, UNIMODAL_BLOCKS if sharded else BLOCKS)
     if config.engine.kind == "local":
         if comm.world_size() > 1:
             raise ConfigError("engine.kind=local runs one process: use engine.kind=zero for several ranks")

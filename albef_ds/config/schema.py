@@ -129,7 +129,7 @@ class ComputeConfig:
     itm_cls_only: bool = setting(True, "compute only [CLS] in the last multimodal layer where ITM needs nothing else")
     one_fusion_call: bool = setting(True, "run positive, negative and MLM passes through the multimodal encoder together")
     packed_text: bool = setting(False, "leave padding out of everything but attention; pays where captions differ in length")
-    compile: bool = setting(False, "torch.compile of each block (minutes before the first step); ZeRO stages 0 to 2")
+    compile: bool = setting(False, "torch.compile of each block (minutes before the first step); ZeRO stage 3: unimodal ones")
     momentum_stream: bool = setting(False, "run the momentum model on a CUDA stream of its own (not yet run on a GPU)")
     wide_losses: Literal["plain", "sliced", "triton"] = setting(
         "plain",
@@ -364,12 +364,6 @@ class RunConfig:
             "engine.momentum_storage",
             "of dense needs whole parameters, which engine.stage=3 does not keep",
             "use engine.momentum_storage=value_residual, or fp32 for the exact form",
-        )
-        require(
-            not self.compute.compile or self.engine.stage < 3 or self.engine.kind == "local",
-            "compute.compile",
-            "meets hooks of engine.stage=3 at every layer, which cut its graphs to pieces",
-            "use engine.stage=2, or compute.compile=false",
         )
         require(
             not (self.compute.compile and self.compute.packed_text),

@@ -13,6 +13,7 @@ from torch import Tensor
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine import STUDENT, StepResult, finish_step, generators_kept, mean_scalars, nan_unless_finite
 from albef_ds.errors import ConfigError
+from albef_ds.models.compilation import UNIMODAL_BLOCKS
 from albef_ds.optim import parameter_groups
 from albef_ds.task import Task
 from albef_ds.zero import internals, optimizer_state
@@ -34,6 +35,9 @@ class ZeroEngine:
         self.clip_norm = config.optim.clip_norm
         self.optimizer_name = choose(config.optim.name, device)
         optimizer = build_optimizer(parameter_groups(task, config.optim, compat=config.task.compat), config.optim, device)
+        if config.compute.compile and self.stage == 3:
+            # Fetched whole, they have no hooks inside, which would cut their graphs to pieces.
+            deepspeed.utils.set_z3_leaf_modules(task, list(UNIMODAL_BLOCKS))
         self.engine, *_ = deepspeed.initialize(model=task, optimizer=optimizer, config=ds_config)
         task.move_outside(device)
         internals.check_gradients_in_every_precision(self.engine)

@@ -33,9 +33,6 @@ def test_a_step_through_compiled_blocks_has_the_same_losses_and_gradients_and_wh
         torch.testing.assert_close(same[name], gradient, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    ("setting", "mend"), [("engine.stage=3", r"use engine\.stage=2"), ("compute.packed_text=true", "switch one of them off")]
-)
-def test_what_cannot_be_compiled_is_refused_by_name(setting: str, mend: str) -> None:
-    with pytest.raises(ConfigError, match=rf"compute\.compile .* {mend}"):
-        parse_overrides(RunConfig(), ["compute.compile=true", setting])
+def test_what_cannot_be_compiled_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"compute\.compile .* switch one of them off"):
+        parse_overrides(RunConfig(), ["compute.compile=true", "compute.packed_text=true"])
