@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,9 +38,10 @@ class Entry:
     """Option that names a scratch folder."""
 
 
+_ALL_CORES = ("--threads", str(len(os.sched_getaffinity(0))))
 SUITE = [
-    Entry("Step", "step", (), ("--batch", "2", "--tokens", "12", "--repetitions", "1")),
-    Entry("Step on captions as long as CC12M's", "step", ("--captions", "cc12m"), None),
+    Entry("Step", "step", _ALL_CORES, ("--batch", "2", "--tokens", "12", "--repetitions", "1")),
+    Entry("Step on captions as long as CC12M's", "step", ("--captions", "cc12m", *_ALL_CORES), None),
     Entry("Losses", "losses", (), ("--repetitions", "1")),
     Entry("Attention", "attention", (), ("--repetitions", "1")),
     Entry("Momentum update", "momentum_update", (), ("--model", "tiny", "--repetitions", "2")),
