@@ -181,12 +181,12 @@ def _neighbours(matrix: Matrix, height: int, width: int) -> list[tuple[NDArray[n
     outside = (from_x < 0) | (from_x >= width) | (from_y < 0) | (from_y >= height)
     left, top = np.floor(from_x - 0.5).astype(np.intp), np.floor(from_y - 0.5).astype(np.intp)
     right, low = from_x - 0.5 - left, from_y - 0.5 - top
-    shares = [(1, 0, right * (1 - low)), (0, 1, (1 - right) * low), (1, 1, right * low)]
-    weights = [np.rint(share * _UNIT).astype(np.uint16) for _, _, share in shares]
-    corners = [(0, 0, (_UNIT - sum(weights)).astype(np.uint16))]
-    corners += [(dx, dy, weight) for (dx, dy, _), weight in zip(shares, weights, strict=True)]
+    # Rounded as running sums, so that no weight is negative and all of them are one unit.
+    shares = [(0, 0, (1 - right) * (1 - low)), (1, 0, right * (1 - low)), (0, 1, (1 - right) * low), (1, 1, right * low)]
+    sums = np.rint(np.cumsum([share for *_, share in shares], axis=0) * _UNIT)
+    weights = np.diff(sums, axis=0, prepend=0).astype(np.uint16)
     found = []
-    for dx, dy, weight in corners:
+    for (dx, dy, _), weight in zip(shares, weights, strict=True):
         if weight.any():
             place = np.clip(top + dy, 0, height - 1) * width + np.clip(left + dx, 0, width - 1)
             found.append((np.where(outside, height * width, place).reshape(-1), np.repeat(weight.reshape(-1), 4)))

@@ -53,6 +53,20 @@ def test_each_operation_gives_timms_pixels(number: int) -> None:
         assert difference(ours, theirs) <= 2, seed
 
 
+@pytest.mark.parametrize("number", range(5, 10), ids=NAMES[4:])
+def test_a_point_between_black_and_white_stays_between_them(number: int) -> None:
+    """Weights of neighbours that are not one unit in sum would turn a sum round: white specks in black, and the reverse."""
+    for seed in range(4):
+        black_or_white = np.random.default_rng(seed).integers(0, 2, (256, 256, 1), dtype=np.uint8) * 255
+        image = Image.fromarray(black_or_white.repeat(3, axis=2))
+        ours = augment.OPERATIONS[number](np.array(image.convert("RGBA")), random.Random(seed))
+        settings = {"translate_const": 10, "img_mean": (128, 128, 128), "interpolation": Image.Resampling.BILINEAR}
+        make: Any = AugmentOp
+        with global_generator(seed):
+            theirs = make(NAMES[number - 1], 1.0, 7, settings)(image)
+        assert difference(ours, theirs) <= 2, seed
+
+
 def test_the_same_operations_are_drawn_and_half_of_them_left_out() -> None:
     changed = 0
     for seed in range(60):
