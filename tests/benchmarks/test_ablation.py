@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -55,8 +54,22 @@ def test_a_row_has_the_end_of_pretraining_and_the_papers_mean_of_recalls(trained
     row = Ablation(tmp_path, 400).measure(1, 0)
     expected = {"ITM accuracy": 80.0, "MLM loss": 1.5, "hard, to text": 16 / 3, "hard, to image": 32 / 3}
     assert {name: row[name] for name in expected} == pytest.approx(expected)
-    shown: list[dict[str, Any]] = table({"one": [{"x": 1.0}, {"x": 3.0}], "single": [{"x": 2.0}]})
-    assert shown == [{"variant": "one", "x": "2.00 ± 1.41"}, {"variant": "single", "x": "2.00 ± 0.00"}]
+
+
+def test_the_table_has_means_spreads_and_how_often_a_row_passes_the_one_above() -> None:
+    def seed(loss: float, hard: float, unseen: float) -> dict[str, float]:
+        return {"MLM loss": loss, "hard, to text": hard, "unseen, to text": unseen}
+
+    first, second = table({"first": [seed(1, 10, 20), seed(3, 10, 20)], "second": [seed(2, 11, 20), seed(2, 12, 18)]})
+    assert first == {
+        "variant": "first",
+        "MLM loss": "2.00 ± 1.41",
+        "hard, to text": "10.00 ± 0.00",
+        "unseen, to text": "20.00 ± 0.00",
+        "seeds above the last row": "",
+    }
+    assert second["seeds above the last row"] == "1 of 2"
+    assert table({"single": [{"x": 2.0}]}) == [{"variant": "single", "x": "2.00 ± 0.00", "seeds above the last row": ""}]
 
 
 def test_the_entropy_of_single_words(tmp_path: Path) -> None:
