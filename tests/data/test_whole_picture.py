@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from albef_ds.data.transforms import crop_box
+from albef_ds.data.crop import crop_box
 
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (100, 900), (7, 7)])
