@@ -151,7 +151,12 @@ def _histograms(pixels: Pixels) -> Counts:
 
 
 def _apply_tables(pixels: Pixels, tables: list[Counts]) -> Pixels:
-    return np.array(_picture(pixels).point(np.concatenate([*tables, _VALUES]).tolist()))
+    """Red, green and blue each through its table; bytes.translate is the fastest look-up there is."""
+    result: Pixels = pixels.copy()
+    for channel, table in enumerate(tables):
+        found = pixels[..., channel].tobytes().translate(table.astype(np.uint8).tobytes())
+        result[..., channel] = np.frombuffer(found, np.uint8).reshape(pixels.shape[:2])
+    return result
 
 
 def _moved(pixels: Pixels, matrix: Matrix) -> Pixels:
