@@ -39,7 +39,7 @@ from benchmarks.data_tools_peers import photograph
 from benchmarks.record import write_record
 from data_tools.shard_writer import ShardWriter
 
-SIDE, BATCH, TURNS = 256, 32, 4
+SIDE, BATCH, TURNS = 256, 32, 12
 CAPTION = "a brown dog runs along the beach with a red ball in its mouth number {}"
 NAMES = ("AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
@@ -112,7 +112,7 @@ def wall_rate(corpus: Path, workers: int, batches: int) -> float:
 def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=128)
+    parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
     args = parser.parse_args()
