@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from albef_ds.build import build_task
 from albef_ds.config.schema import ComputeConfig, RunConfig
 from albef_ds.engine import LocalEngine
 from albef_ds.momentum import DenseMomentum
 from albef_ds.planning.flops import step_flops
 from albef_ds.recipes.debug import debug
 from albef_ds.recipes.pretrain import pretrain_4m
-from albef_ds.tasks.pretrain import PretrainTask
 from benchmarks.rates import finish, rate_of_products
 from benchmarks.record import write_record
 from benchmarks.step import PLAIN, batch_of
@@ -57,8 +57,7 @@ class Variant:
 
 def build(config: RunConfig, compute: ComputeConfig, device: torch.device) -> LocalEngine:
     """The model with a full queue, in bf16 autocast on a GPU."""
-    torch.manual_seed(0)
-    task = PretrainTask(config.model, compute, config.pretraining())
+    task = build_task(replace(config, compute=compute))
     task.attach_momentum(DenseMomentum(task.base, config.pretraining().momentum))
     return LocalEngine(task.train(), config.optim, device, autocast=device.type == "cuda")
 
