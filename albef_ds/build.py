@@ -131,8 +131,7 @@ def build_engine(task: Task, config: RunConfig, device: torch.device, precision:
     if config.compute.wide_losses == "triton" and device.type != "cuda":
         raise ConfigError("compute.wide_losses=triton needs a GPU: use compute.wide_losses=sliced, which is the same mathematics")
     if config.compute.compile:
-        sharded = config.engine.kind == "zero" and config.engine.stage == 3
-        compile_blocks(task, UNIMODAL_BLOCKS if sharded else BLOCKS)
+        compile_blocks(task, UNIMODAL_BLOCKS if _is_partitioned(config) else BLOCKS)
     if config.engine.kind == "local":
         if comm.world_size() > 1:
             raise ConfigError("engine.kind=local runs one process: use engine.kind=zero for several ranks")

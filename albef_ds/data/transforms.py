@@ -81,8 +81,8 @@ def decode_crop(data: bytes, max_pixels: int, crop: Crop) -> Pixels:
     Raises:
         BrokenSampleError: as `decode_image`.
     """
-    size = _plain_jpeg_size(data)
-    if size is not None and simplejpeg is not None:
+    size = _plain_jpeg_size(data) if simplejpeg is not None else None
+    if size is not None:
         _check_size(*size, max_pixels)
         scale = crop.scale_for(*size)
         try:
@@ -106,7 +106,7 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
             with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
                 return image.size if image.mode in ("RGB", "L") else None
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    except Exception:  # damaged: what decodes the rest decides
+    except (ValueError, OSError, Image.DecompressionBombError):  # what decodes the rest decides
         return None
     return (width, height) if space in ("YCbCr", "Gray") else None
 

@@ -18,9 +18,9 @@ NAMES = ("AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "Shear
 SIDE = 64
 
 
-def reference(probability: float) -> list[Any]:
-    """timm's operations with the released settings, the identity first."""
-    settings = {"translate_const": SIDE * 10 / 256, "img_mean": (128, 128, 128), "interpolation": Image.Resampling.BILINEAR}
+def reference(probability: float, side: int = SIDE) -> list[Any]:
+    """timm's operations with the released settings for pictures of `side`, the identity first."""
+    settings = {"translate_const": side * 10 / 256, "img_mean": (128, 128, 128), "interpolation": Image.Resampling.BILINEAR}
     make: Any = AugmentOp
     return [lambda image: image, *(make(name, probability, 7, settings) for name in NAMES)]
 
@@ -60,10 +60,8 @@ def test_a_point_between_black_and_white_stays_between_them(number: int) -> None
         black_or_white = np.random.default_rng(seed).integers(0, 2, (256, 256, 1), dtype=np.uint8) * 255
         image = Image.fromarray(black_or_white.repeat(3, axis=2))
         ours = augment.OPERATIONS[number](np.array(image.convert("RGBA")), random.Random(seed))
-        settings = {"translate_const": 10, "img_mean": (128, 128, 128), "interpolation": Image.Resampling.BILINEAR}
-        make: Any = AugmentOp
         with global_generator(seed):
-            theirs = make(NAMES[number - 1], 1.0, 7, settings)(image)
+            theirs = reference(1.0, 256)[number](image)
         assert difference(ours, theirs) <= 2, seed
 
 

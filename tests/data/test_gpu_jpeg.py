@@ -73,6 +73,16 @@ def test_what_the_gpu_does_not_decode_the_cpu_does(cpu_as_gpu: None) -> None:
         transforms.training_view(encode("JPEG"), DataConfig(jpeg_device="cuda", max_pixels=100), 64, 0, 0)
 
 
+def test_the_gpus_way_needs_no_simplejpeg(cpu_as_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    views, pictures = [], [encode("JPEG", mode) for mode in ("RGB", "L")]
+    for decoder in (transforms.simplejpeg, None):
+        monkeypatch.setattr(transforms, "simplejpeg", decoder)
+        views.append([transforms.training_view(picture, ON_GPU, 200, 0, 3) for picture in pictures])
+        assert transforms._plain_jpeg_size(encode("JPEG", "CMYK")) is None
+        assert transforms._plain_jpeg_size(b"\xff\xd8\xff") is None
+    assert all(np.array_equal(a, b) for a, b in zip(*views, strict=True))
+
+
 def test_without_a_gpu_the_setting_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"data\.jpeg_device=cuda but torch sees no GPU: use data\.jpeg_device=cpu"):
