@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from albef_ds.config.schema import OptimConfig
 from albef_ds.optim import parameter_groups
@@ -128,7 +128,7 @@ class LocalEngine:
         self.clip_norm = config.clip_norm
         self._autocast = autocast
         groups = parameter_groups(task, config, compat=compat)
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, foreach=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
@@ -151,9 +151,11 @@ class LocalEngine:
         for parameter in parameters:
             if parameter.grad is None:  # without a part in the loss: 0 as in DeepSpeed's flat groups, and AdamW counts the step
                 parameter.grad = torch.zeros_like(parameter)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm or float("inf"), foreach=True)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
         skipped = not bool(torch.isfinite(norm))
         if not skipped:
+            if self.clip_norm:
+                nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm, foreach=True)
             self.optimizer.step()
             with torch.no_grad():
                 for parameter, low, high in self.task.bounded_parameters():
@@ -188,7 +190,7 @@ class LocalEngine:
                 parameter.copy_(stored[name])
             elif name in stored and parameter.requires_grad:
                 state = self.optimizer.state[parameter]
-                state.setdefault("step", torch.tensor(0.0))
+                state.setdefault("step", torch.tensor(0.0, device=parameter.device))
                 state[part] = stored[name].to(parameter.device, parameter.dtype, copy=True)
 
     def counters(self) -> dict[str, float]:

@@ -14,6 +14,10 @@ _SCALE, _SHIFT = (1 / (255 * _STD)).float(), (-_MEAN / _STD).float()
 
 def normalise(pixels: Tensor) -> Tensor:
     """float32 (..., 3, H, W) of pictures uint8 (..., H, W, 3 or 4): each colour between 0 and 1, less MEAN, over STD."""
-    colours = pixels[..., :3].movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
-    scale, shift = (values.to(pixels.device, non_blocking=True) for values in (_SCALE, _SHIFT))
+    return normalise_colours(pixels[..., :3].movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format))
+
+
+def normalise_colours(colours: Tensor) -> Tensor:
+    """The same of grey levels in float32 (..., 3, H, W), written over them."""
+    scale, shift = (values.to(colours.device, non_blocking=True) for values in (_SCALE, _SHIFT))
     return torch.addcmul(shift, colours, scale, out=colours)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
-from albef_ds.pixels import normalise
+from albef_ds.pixels import normalise, normalise_colours
+from albef_ds.views.pending import ViewPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Batch:
 
     images: Tensor
     """float32 (B, 3, H, W), normalised; (B, I, 3, H, W) where a sample has I pictures. From a loader, before `to`: uint8
-    (B, H, W, 4) or (B, I, H, W, 4), the fourth byte meaningless."""
+    (B, H, W, 4) or (B, I, H, W, 4), the fourth byte meaningless; or a buffer that `plan` describes."""
     token_ids: Tensor
     """int64 (B, L), [CLS] first, padded with 0."""
     token_mask: Tensor
@@ -33,13 +34,17 @@ class Batch:
     """int64 (B,): place of the sample in the run's whole sequence, epochs included; unique in a run."""
     keys: tuple[str, ...] = ()
     """Names of the samples, for error reports."""
+    plan: ViewPlan | None = None
+    """What `to` makes of `images` where the loader left the views to the model's device."""
 
     def __len__(self) -> int:
-        return self.images.shape[0]
+        return self.positions.shape[0]
 
     def to(self, device: torch.device) -> Self:
-        """The same batch with every tensor on `device`, grey levels normalised there."""
+        """The same batch with every tensor on `device`, views made and grey levels normalised there."""
         moved = self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        if moved.plan is not None:
+            return replace(moved, images=normalise_colours(moved.plan.make(moved.images)), plan=None)
         return moved if moved.images.is_floating_point() else replace(moved, images=normalise(moved.images))
 
     def pin_memory(self) -> Self:
@@ -48,8 +53,13 @@ class Batch:
 
     def __getitem__(self, rows: slice) -> Self:
         """The samples in `rows`."""
-        part = self._map(lambda tensor: tensor[rows])
-        return replace(part, keys=self.keys[rows])
+        images, plan = self._views(rows)
+        part = self._map(lambda tensor: tensor if tensor is self.images else tensor[rows])
+        return replace(part, images=images, plan=plan, keys=self.keys[rows])
+
+    def _views(self, rows: slice) -> tuple[Tensor, ViewPlan | None]:
+        """`images` and `plan` of the samples in `rows`."""
+        return (self.images[rows], None) if self.plan is None else self.plan.rows(rows, self.images)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         changes: dict[str, Any] = {
@@ -115,4 +125,5 @@ class VqaBatch(Batch):
         per_answer = ("answer_ids", "answer_mask", "answer_weights")
         tensors: dict[str, Tensor] = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
         parts: dict[str, Any] = {name: tensor[chosen] if name in per_answer else tensor[rows] for name, tensor in tensors.items()}
-        return replace(self, keys=self.keys[rows], **parts)
+        parts["images"], plan = self._views(rows)
+        return replace(self, keys=self.keys[rows], plan=plan, **parts)

@@ -4,8 +4,9 @@
 
 All read the same synthetic JPEGs (640 x 480, about 160 KB) and make batches of the same views: random crop, bicubic
 resize, flip, RandAugment(2, 7), normalisation, tokens. The peers decode and augment with Pillow, torchvision and timm.
-Rates are per CPU second of one thread; the forms take turns, and the least of the turns counts. Batches through loader
-processes are timed by the clock, since that is what they are for.
+Ours is measured twice: whole, and with `data.augment_device=model`, which leaves resizing, flip and RandAugment to the
+device that the model is on. Rates are per CPU second of one thread; the forms take turns, and the least of the turns
+counts. Batches through loader processes are timed by the clock, since that is what they are for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import simplejpeg
@@ -40,6 +41,8 @@ from benchmarks.record import write_record
 from data_tools.shard_writer import ShardWriter
 
 SIDE, BATCH, TURNS = 256, 32, 12
+OURS, DECODING = "ours, whole", "ours, views left to the model's device"
+DEVICES: tuple[Literal["cpu", "model"], ...] = ("cpu", "model")
 CAPTION = "a brown dog runs along the beach with a red ball in its mouth number {}"
 NAMES = ("AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
@@ -84,9 +87,10 @@ class Folder(torch.utils.data.Dataset[Any]):
         return self.view(self.paths[row].read_bytes(), CAPTION.format(row))[0]
 
 
-def stream(corpus: Path, workers: int, start_method: str | None = None) -> ImageTextStream:
-    """Our stream over the corpus."""
-    config = DataConfig(shards=str(corpus), num_workers=workers)
+def stream(corpus: Path, workers: int, device: Literal["cpu", "model"] = "cpu") -> ImageTextStream:
+    """Our stream over the corpus, its processes spawned."""
+    config = DataConfig(shards=str(corpus), num_workers=workers, augment_device=device)
+    start_method = "spawn" if workers else None
     return ImageTextStream(
         config, seed=0, image_size=SIDE, micro_batch_size=BATCH, global_batch_size=BATCH, start_method=start_method
     )
@@ -97,9 +101,9 @@ def drain(batches: Iterator[Any], count: int) -> None:
     assert sum(1 for _ in islice(batches, count)) == count
 
 
-def wall_rate(corpus: Path, workers: int, batches: int) -> float:
+def wall_rate(corpus: Path, workers: int, batches: int, device: Literal["cpu", "model"]) -> float:
     """Images per second by the clock through spawned loader processes, once they are warm."""
-    source = stream(corpus, workers, "spawn")
+    source = stream(corpus, workers, device)
     ready = iter(source)
     drain(ready, 4 * workers)
     start = time.perf_counter()
@@ -130,7 +134,8 @@ def main() -> None:
                 (folder / f"{number:05d}.jpg").write_bytes(picture)
         view, config = PeerView(), DataConfig()
         files = torch.utils.data.DataLoader(Folder(folder, view), BATCH, shuffle=True)
-        ours = iter(stream(corpus, 0))
+        ours, decoding = (iter(stream(corpus, 0, device)) for device in DEVICES)
+        to_make = next(iter(stream(corpus, 0, "model")))
 
         def crop(number: int) -> Any:
             generator = randomness.generator(0, number, randomness.CROP)
@@ -140,7 +145,9 @@ def main() -> None:
             "decode alone, libjpeg-turbo": lambda: [simplejpeg.decode_jpeg(picture) for picture in pictures],
             "decode alone, Pillow": lambda: [Image.open(io.BytesIO(picture)).load() for picture in pictures],
             "decode, crop and resize alone": lambda: [transforms.scale_to(crop(i), SIDE) for i in range(len(pictures))],
-            "ours, whole": lambda: drain(ours, batches),
+            OURS: lambda: drain(ours, batches),
+            DECODING: lambda: drain(decoding, batches),
+            "the device's part of it, done on this processor": lambda: [to_make.to(torch.device("cpu")) for _ in range(batches)],
             "webdataset with Pillow, whole": lambda: drain(webdataset_batches(corpus, view), batches),
             "ImageFolder style with Pillow, whole": lambda: drain(iter(files), batches),
         }
@@ -152,17 +159,26 @@ def main() -> None:
                 best[name] = min(best[name], time.process_time() - start)
         rates = {name: len(pictures) / seconds for name, seconds in best.items()}
         rows = [
-            {"form": name, "pictures per CPU second": f"{rate:.0f}", "ours / this": f"{rates['ours, whole'] / rate:.2f}"}
+            {
+                "form": name,
+                "pictures per CPU second": f"{rate:.0f}",
+                "ours, whole / this": f"{rates[OURS] / rate:.2f}",
+                "views on the device / this": f"{rates[DECODING] / rate:.2f}",
+            }
             for name, rate in rates.items()
         ]
-        by_workers = {workers: wall_rate(corpus, workers, 4 * batches) for workers in args.workers}
+        by_workers = {
+            f"{workers}, data.augment_device={device}": wall_rate(corpus, workers, 4 * batches, device)
+            for workers in args.workers
+            for device in DEVICES
+        }
     size = np.mean([len(picture) for picture in pictures]) / 1000
     notes = [
         f"{len(pictures)} JPEGs of 640 x 480, {size:.0f} KB, to {SIDE} x {SIDE}, batches of {BATCH}; one thread, {TURNS} turns.",
-        "Reading, tokens, masks and collation are included in `whole`. Ours ends in bytes, which the device normalises",
-        "(`albef_ds/pixels.py`); the peers end in floats.",
+        "Reading, tokens, masks and collation are included in `ours` and `whole`. Ours ends in bytes, which the device",
+        "normalises (`albef_ds/pixels.py`), or in crops, of which it makes the views (`albef_ds/views`); the peers end in floats",
         "",
-        *(f"- {workers} spawned loader processes: {rate:.0f} pictures per second" for workers, rate in by_workers.items()),
+        *(f"- spawned loader processes: {name}: {rate:.0f} pictures per second" for name, rate in by_workers.items()),
         f"- processors this run may use: {len(os.sched_getaffinity(0))}; others used them at the same time (load average above)",
     ]
     packages = ["torch", "torchvision", "timm", "webdataset", "pillow", "simplejpeg", "numpy"]

@@ -20,6 +20,16 @@ from albef_ds.zero.momentum import ShardedMomentum
 from benchmarks.record import write_record
 
 
+class ReleasedMomentum(DenseMomentum):
+    """The dense form, updated as the released code does."""
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Tensor by tensor, each sum newly made."""
+        for twin, student in self._pairs():
+            twin.data = twin.data * self.decay + student.data * (1.0 - self.decay)
+
+
 def main() -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -32,17 +42,10 @@ def main() -> None:
     device = torch.device(arguments.device)
     config = pretrain_4m() if arguments.model == "base" else debug()
     student = build.build_task(config).base.to(device)
-    dense, sharded = DenseMomentum(student, 0.995), ShardedMomentum(student, 0.995)
+    released, dense, sharded = (form(student, 0.995) for form in (ReleasedMomentum, DenseMomentum, ShardedMomentum))
     sharded.to(device)
-    pairs = [(twin, student.get_parameter(name)) for name, twin in dense.modules.named_parameters()]
-
-    @torch.no_grad()
-    def one_by_one() -> None:
-        for twin, parameter in pairs:
-            twin.mul_(0.995).add_(parameter.detach() * 0.005)
-
     forms: dict[str, Callable[[], None]] = {
-        "tensor by tensor, fp32 (released code)": one_by_one,
+        "tensor by tensor, fp32 (released code)": released.update,
         "all tensors in one call, fp32": dense.update,
         "one rank's shard, fp16 value and residual": sharded.update,
     }

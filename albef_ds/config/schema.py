@@ -193,6 +193,9 @@ class DataConfig:
     jpeg_device: Literal["cpu", "cuda"] = setting(
         "cpu", "where loader processes decode JPEGs; cuda: nvJPEG, some 500 MB of GPU memory for each process"
     )
+    augment_device: Literal["cpu", "model"] = setting(
+        "cpu", "where crops are resized, flipped and augmented; cpu: loader processes; model: the model's device, whole batches"
+    )
     max_pixels: int = setting(89_478_485, "an image of more pixels is a broken sample", unit="pixels")
     max_broken: float = setting(0.01, "share of broken samples above which a run stops")
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from albef_ds.config.schema import ClassificationConfig, DataConfig, RunConfig, VqaConfig
@@ -34,6 +32,7 @@ from albef_ds.data.stream import SUBSTITUTES_TRIED, OrderedStream
 from albef_ds.data.tokenizer import CaptionTokenizer, pad_ids
 from albef_ds.errors import ConfigError
 from albef_ds.types import Batch, ClassificationBatch, VqaBatch
+from albef_ds.views.pending import View, together
 
 VIEWS_APART = 0x9E37
 """Added to the seed for a sample's second picture, so that its crop is drawn apart from the first's."""
@@ -127,9 +126,9 @@ class PairBuilder:
 
 @dataclass(frozen=True)
 class _Views:
-    """The pictures uint8 (I, H, W, 4) and the text's ids of one sample."""
+    """The pictures and the text's ids of one sample."""
 
-    images: Tensor
+    images: list[View]
     token_ids: Any
     position: int
     record: Any
@@ -147,11 +146,11 @@ class _ViewBuilder:
         token_ids = self.tokenizer.encode(clean_caption(text, self.config.max_words))
         if len(token_ids) < 2:
             raise BrokenSampleError("empty caption", "nothing is left after cleaning")
-        pixels = [
+        made = [
             transforms.training_view(image, self.config, self.image_size, self.seed + number * VIEWS_APART, position)
             for number, image in enumerate(images)
         ]
-        return _Views(torch.from_numpy(np.stack(pixels)), token_ids, position, record)
+        return _Views(made, token_ids, position, record)
 
 
 class StatementBuilder(_ViewBuilder):
@@ -164,8 +163,10 @@ class StatementBuilder(_ViewBuilder):
     def collate(self, samples: list[_Views]) -> ClassificationBatch:
         """One label per sample."""
         token_ids, token_mask = pad_ids([sample.token_ids for sample in samples])
+        images, plan = together([view for sample in samples for view in sample.images], len(samples[0].images))
         return ClassificationBatch(
-            images=torch.stack([sample.images for sample in samples]),
+            images=images,
+            plan=plan,
             token_ids=token_ids,
             token_mask=token_mask,
             labels=torch.tensor([sample.record.label for sample in samples]),
@@ -190,8 +191,10 @@ class QuestionBuilder(_ViewBuilder):
         token_ids, token_mask = pad_ids([sample.token_ids for sample in samples])
         answers = [pair for sample in samples for pair in sample.record.answers]
         answer_ids, answer_mask = pad_ids([self.answers.encode(answer) for answer, _ in answers])
+        images, plan = together([sample.images[0] for sample in samples])
         return VqaBatch(
-            images=torch.stack([sample.images[0] for sample in samples]),
+            images=images,
+            plan=plan,
             token_ids=token_ids,
             token_mask=token_mask,
             answer_ids=answer_ids,

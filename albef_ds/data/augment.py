@@ -1,52 +1,41 @@
-"""RandAugment as the released code uses it: two of ten operations, each with probability 1/2, at magnitude 7.
+"""RandAugment of one picture on the CPU: `views/operations.py` says what is drawn, this applies it.
 
-Hue and saturation are left alone, so that colours named in a caption stay true. The operations are Pillow's and timm's,
-written so that a picture costs a fraction of its decoding: tone curves are tables, and a movement of pixels reads tables
-of neighbours and weights that are made once per process. Results differ from Pillow's by at most two grey levels.
-
-Pixels are uint8 (H, W, 4): red, green, blue and a byte that means nothing but makes a pixel one 32-bit word.
+The operations are Pillow's and timm's, written so that a picture costs a fraction of its decoding: tone curves are tables,
+and a movement of pixels reads tables of neighbours and weights that are made once per process. Results differ from Pillow's
+by at most two grey levels.
 """
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Pixels = NDArray[np.uint8]
-Counts = NDArray[np.int64]
-Matrix = tuple[float, float, float, float, float, float]
-"""Where the output pixel at (x, y) comes from: (a x + b y + c, d x + e y + f), both at centres of pixels."""
+from albef_ds.views.operations import ENHANCE, GREY, Drawn, Matrix, Operation, movement
+from albef_ds.views.pending import Pixels
 
-LAYERS, PROBABILITY = 2, 0.5
-_STRENGTH = 0.7  # magnitude 7 of 10
-_ENHANCE = 0.1 + 1.8 * _STRENGTH
-_SHEAR = 0.3 * _STRENGTH
-_DEGREES = 30 * _STRENGTH
-_TRANSLATION = 10 / 256 * _STRENGTH  # of the side: at most the released 10 pixels at 256
-_GREY = 128  # what comes in from outside the picture
+Counts = NDArray[np.int64]
 _UNIT = 256  # weights of the neighbours of a point sum to this
 
 
-def rand_augment(pixels: Pixels, generator: random.Random) -> Pixels:
-    """`pixels` (H, W, 4) after the operations that `generator` draws."""
-    for operation in generator.choices(OPERATIONS, k=LAYERS):
-        if operation is not identity and generator.random() <= PROBABILITY:
-            pixels = operation(pixels, generator)
+def rand_augment(pixels: Pixels, drawn: Sequence[Drawn]) -> Pixels:
+    """`pixels` (H, W, 4) after the operations that were drawn."""
+    for operation, sign in drawn:
+        pixels = apply(pixels, operation, sign)
     return pixels
 
 
-def identity(pixels: Pixels, generator: random.Random) -> Pixels:
-    """The picture as it is."""
-    return pixels
+def apply(pixels: Pixels, operation: Operation, sign: int = 1) -> Pixels:
+    """`pixels` (H, W, 4) after one operation."""
+    if operation.moves:
+        return _moved(pixels, movement(operation, sign, pixels.shape[1], pixels.shape[0]))
+    return _TONES[operation](pixels)
 
 
-def auto_contrast(pixels: Pixels, generator: random.Random) -> Pixels:
+def _auto_contrast(pixels: Pixels) -> Pixels:
     """Each channel stretched so that its darkest value becomes 0 and its brightest 255."""
     return _apply_tables(pixels, [_stretched(counts) for counts in _histograms(pixels)])
 
@@ -59,7 +48,7 @@ def _stretched(counts: Counts) -> Counts:
     return table
 
 
-def equalize(pixels: Pixels, generator: random.Random) -> Pixels:
+def _equalize(pixels: Pixels) -> Pixels:
     """Each channel with its values spread so that all are about equally frequent."""
     return _apply_tables(pixels, [_equalized(counts) for counts in _histograms(pixels)])
 
@@ -71,16 +60,16 @@ def _equalized(counts: Counts) -> Counts:
     return _VALUES if step == 0 else ((step // 2 + below) // step).clip(0, 255)
 
 
-def brightness(pixels: Pixels, generator: random.Random) -> Pixels:
+def _brighter(pixels: Pixels) -> Pixels:
     """All values times 1.36."""
     return _apply_tables(pixels, [_BRIGHTER] * 3)
 
 
 _VALUES = np.arange(256)
-_BRIGHTER = (_VALUES * _ENHANCE).clip(0, 255).astype(np.int64)
+_BRIGHTER = (_VALUES * ENHANCE).clip(0, 255).astype(np.int64)
 
 
-def sharpness(pixels: Pixels, generator: random.Random) -> Pixels:
+def _sharper(pixels: Pixels) -> Pixels:
     """1.36 times the picture less 0.36 times its smoothed form; the outermost pixels stay."""
     height, width, channels = pixels.shape
     if min(height, width) < 3:
@@ -95,7 +84,7 @@ def sharpness(pixels: Pixels, generator: random.Random) -> Pixels:
     smooth += 6
     smooth //= 13
     change = middle - smooth
-    change *= round((_ENHANCE - 1) * 256)
+    change *= round((ENHANCE - 1) * 256)
     change >>= 8
     change += middle
     result: Pixels = pixels.copy()
@@ -103,41 +92,12 @@ def sharpness(pixels: Pixels, generator: random.Random) -> Pixels:
     return result
 
 
-def shear_x(pixels: Pixels, generator: random.Random) -> Pixels:
-    """Rows shifted in proportion to their height."""
-    return _moved(pixels, (1, _signed(_SHEAR, generator), 0, 0, 1, 0))
-
-
-def shear_y(pixels: Pixels, generator: random.Random) -> Pixels:
-    """Columns shifted in proportion to their place."""
-    return _moved(pixels, (1, 0, 0, _signed(_SHEAR, generator), 1, 0))
-
-
-def translate_x(pixels: Pixels, generator: random.Random) -> Pixels:
-    """The picture shifted sideways."""
-    return _moved(pixels, (1, 0, _signed(_TRANSLATION * pixels.shape[1], generator), 0, 1, 0))
-
-
-def translate_y(pixels: Pixels, generator: random.Random) -> Pixels:
-    """The picture shifted up or down."""
-    return _moved(pixels, (1, 0, 0, 0, 1, _signed(_TRANSLATION * pixels.shape[1], generator)))
-
-
-def rotate(pixels: Pixels, generator: random.Random) -> Pixels:
-    """The picture turned about its centre by 21 degrees."""
-    angle = -math.radians(_signed(_DEGREES, generator))
-    cos, sin = math.cos(angle), math.sin(angle)
-    x, y = pixels.shape[1] / 2, pixels.shape[0] / 2
-    return _moved(pixels, (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y))
-
-
-OPERATIONS: list[Callable[[Pixels, random.Random], Pixels]] = [
-    identity, auto_contrast, equalize, brightness, sharpness, shear_x, shear_y, translate_x, translate_y, rotate
-]  # fmt: skip
-
-
-def _signed(value: float, generator: random.Random) -> float:
-    return -value if generator.random() > 0.5 else value
+_TONES: dict[Operation, Callable[[Pixels], Pixels]] = {
+    Operation.AUTO_CONTRAST: _auto_contrast,
+    Operation.EQUALIZE: _equalize,
+    Operation.BRIGHTNESS: _brighter,
+    Operation.SHARPNESS: _sharper,
+}
 
 
 def _picture(pixels: Pixels) -> Image.Image:
@@ -174,7 +134,7 @@ def _moved(pixels: Pixels, matrix: Matrix) -> Pixels:
     return total.astype(np.uint8).reshape(pixels.shape)
 
 
-_GREY_WORD = np.full(4, _GREY, np.uint8).view(np.uint32)
+_GREY_WORD = np.full(4, GREY, np.uint8).view(np.uint32)
 
 
 @lru_cache(maxsize=32)  # nine movements and mirrored ones, at one size of picture

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from albef_ds.data.augment import Pixels
 from albef_ds.device import resolve_device
 from albef_ds.errors import ConfigError
+from albef_ds.views.pending import Pixels
 
 
 def check(jpeg_device: str) -> None:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness, transforms
-from albef_ds.data.augment import Pixels
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.captions import clean_caption
 from albef_ds.data.masking import IGNORED, mask_tokens
 from albef_ds.data.shards import parse_meta
 from albef_ds.data.tokenizer import CaptionTokenizer, pad_ids
 from albef_ds.types import ImageTextBatch
+from albef_ds.views.pending import View, together
 
 
 def stable_id(text: str | bytes) -> int:
@@ -32,8 +32,7 @@ def stable_id(text: str | bytes) -> int:
 class Example:
     """One sample, ready to be put into a batch."""
 
-    pixels: Pixels
-    """uint8 (H, W, 4), the fourth byte without meaning: normalised when the batch is made."""
+    view: View
     token_ids: NDArray[np.int64]
     masked_ids: NDArray[np.int64]
     mlm_labels: NDArray[np.int64]
@@ -82,8 +81,8 @@ class SampleBuilder:
             mask_id=self.tokenizer.mask_id,
             vocab_size=self.tokenizer.vocab_size,
         )
-        pixels = transforms.training_view(image, self.config, self.image_size, self.seed, position)
-        return Example(pixels, token_ids, masked_ids, labels, stable_id(image_id or key), stable_id(caption), position, key)
+        view = transforms.training_view(image, self.config, self.image_size, self.seed, position)
+        return Example(view, token_ids, masked_ids, labels, stable_id(image_id or key), stable_id(caption), position, key)
 
     def _caption(self, captions: Sequence[str], position: int) -> tuple[str, NDArray[np.int64]]:
         if not captions:
@@ -99,8 +98,10 @@ class SampleBuilder:
 def collate(examples: Sequence[Example]) -> ImageTextBatch:
     """Examples as one batch, texts padded to the longest."""
     token_ids, token_mask = pad_ids([example.token_ids for example in examples])
+    images, plan = together([example.view for example in examples])
     return ImageTextBatch(
-        images=torch.from_numpy(np.stack([example.pixels for example in examples])),
+        images=images,
+        plan=plan,
         token_ids=token_ids,
         token_mask=token_mask,
         masked_ids=pad_ids([example.masked_ids for example in examples])[0],

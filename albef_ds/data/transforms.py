@@ -2,7 +2,8 @@
 
 Whatever is random is drawn from a generator the caller gives, so an image is a pure function of (bytes, seed, position).
 JPEG goes through simplejpeg (libjpeg-turbo) when it is installed, which gives Pillow's pixels sooner; whatever it
-objects to, and every other format, goes through Pillow. What RandAugment does is in `albef_ds.data.augment`.
+objects to, and every other format, goes through Pillow. What RandAugment does is in `albef_ds.data.augment`, and what
+happens on the model's device instead of here in `albef_ds.views`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from torch import Tensor
 
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import gpu_jpeg, randomness
-from albef_ds.data.augment import Pixels, rand_augment
+from albef_ds.data.augment import rand_augment
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.crop import Crop
 from albef_ds.pixels import normalise
+from albef_ds.views.operations import draw
+from albef_ds.views.pending import PendingView, Pixels, View
 
 try:
     import simplejpeg
@@ -29,6 +32,8 @@ except ImportError:  # an extra; without it decoding takes longer
     simplejpeg = None
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+_SMALL = 6
+"""A crop of at most so many times the view's pixels goes to the model's device as it is: every JPEG's, whose decoder scales."""
 
 
 def decode_image(data: bytes, max_pixels: int, scale_for: Callable[[int, int], int] | None = None) -> Image.Image:
@@ -130,23 +135,30 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> Pixels:
+def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> View:
     """The training view of a picture: uint8 (image_size, image_size, 4), the fourth byte meaningless.
 
-    A random crop resized (bicubic), a flip, RandAugment(2, 7): the released order.
+    A random crop resized (bicubic), a flip, RandAugment(2, 7): the released order. With `data.augment_device=model` the crop
+    and what is still to be done.
 
     Raises:
         BrokenSampleError: as `decode_image`.
     """
     generator = randomness.generator(seed, position, randomness.CROP)
     crop = Crop(image_size, config.crop_scale_min, generator)
-    scaled = _gpu_view(data, config.max_pixels, crop) if config.jpeg_device == "cuda" else None
-    pixels = scale_to(decode_crop(data, config.max_pixels, crop), image_size) if scaled is None else scaled
-    if config.flip and generator.random() < 0.5:
+    pixels = _gpu_view(data, config.max_pixels, crop) if config.jpeg_device == "cuda" else None
+    if pixels is None:
+        pixels = decode_crop(data, config.max_pixels, crop)
+    flip = config.flip and generator.random() < 0.5
+    drawn = draw(randomness.generator(seed, position, randomness.AUGMENT)) if config.rand_augment else ()
+    small = pixels.shape[0] * pixels.shape[1] <= _SMALL * image_size**2
+    if config.augment_device == "model":
+        return PendingView(pixels if small else scale_to(pixels, image_size), image_size, flip, drawn)
+    if pixels.shape[:2] != (image_size, image_size):
+        pixels = scale_to(pixels, image_size)
+    if flip:
         pixels = np.ascontiguousarray(pixels.view(np.uint32)[:, ::-1]).view(np.uint8)
-    if config.rand_augment:
-        pixels = rand_augment(pixels, randomness.generator(seed, position, randomness.AUGMENT))
-    return pixels
+    return rand_augment(pixels, drawn)
 
 
 def _gpu_view(data: bytes, max_pixels: int, crop: Crop) -> Pixels | None:

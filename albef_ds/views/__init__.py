@@ -1,0 +1,1 @@
+"""Training views of pictures: RandAugment's operations, and resizing and augmenting whole batches on the model's device."""
