@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: dict[str, int] = {
     **dict.fromkeys(("config", "errors", "types", "comm", "device", "logging", "shard_format", "assets"), 0),
-    **dict.fromkeys(("apex", "rendezvous", "exit_codes", "tensor_files", "unreadable", "pixels", "side_stream", "views"), 0),
+    **dict.fromkeys(("apex", "rendezvous", "exit_codes", "tensor_files", "unreadable", "pixels", "side_stream"), 0),
+    **dict.fromkeys(("views", "allocator"), 0),
     **dict.fromkeys(("models", "losses", "kernels", "queue", "momentum", "engine", "optim", "task"), 1),
     **dict.fromkeys(("tasks", "data"), 2),
     **dict.fromkeys(("zero", "evaluators"), 3),

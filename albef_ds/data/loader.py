@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from albef_ds.allocator import keep_freed_memory
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import gpu_jpeg
 from albef_ds.data.broken import BrokenSample, BrokenTally
@@ -35,7 +36,11 @@ class Delivery:
 
 
 def start_worker(worker_id: int) -> None:
-    """Leave Ctrl-C and a cluster's warnings to the training process, which ends its workers when it is done."""
+    """Leave Ctrl-C and a cluster's warnings to the training process, which ends its workers when it is done.
+
+    What a batch took is kept for the next one.
+    """
+    keep_freed_memory()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 

@@ -12,6 +12,7 @@ This module knows numbers only: no files, ranks or batches.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -34,23 +35,23 @@ class SampleOrder:
         self.num_samples = int(self._counts.sum())
         if self.num_samples == 0:
             raise ValueError("an order needs at least one sample")
-        self._epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._epochs: dict[int, tuple[list[int], list[int], list[int]]] = {}
 
     def locate(self, position: int) -> tuple[int, int]:
         """Shard number and row of the sample at `position` (0 or more)."""
         epoch, offset = divmod(position, self.num_samples)
         shards, starts, windows = self._layout(epoch)
-        window = int(np.searchsorted(windows, offset, "right")) - 1
-        first, end = int(windows[window]), int(windows[window + 1]) if window + 1 < len(windows) else self.num_samples
+        window = bisect_right(windows, offset) - 1
+        first, end = windows[window], windows[window + 1] if window + 1 < len(windows) else self.num_samples
         groups = (end - first) // self._group_size
         group, within = divmod(offset - first, self._group_size)
         if group < groups:
-            shuffled = _permutation(groups, randomness.mix(self._seed, epoch, randomness.WINDOW, window))
+            shuffled = _permutation(groups, self._seed, epoch, window)
             offset = first + int(shuffled[group]) * self._group_size + within
-        place = int(np.searchsorted(starts, offset, "right")) - 1
-        return int(shards[place]), offset - int(starts[place])
+        place = bisect_right(starts, offset) - 1
+        return shards[place], offset - starts[place]
 
-    def _layout(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _layout(self, epoch: int) -> tuple[list[int], list[int], list[int]]:
         """Of one epoch: the shards in order, the offset at which each starts, the offsets at which windows start."""
         if epoch not in self._epochs:
             shards = randomness.permutation(len(self._counts), randomness.mix(self._seed, epoch, randomness.SHARDS))
@@ -60,10 +61,10 @@ class SampleOrder:
             windows = starts[np.unique(starts // self._window_samples, return_index=True)[1]]
             if len(self._epochs) > 1:
                 del self._epochs[min(self._epochs)]
-            self._epochs[epoch] = (shards, starts, windows)
+            self._epochs[epoch] = (shards.tolist(), starts.tolist(), windows.tolist())
         return self._epochs[epoch]
 
 
 @lru_cache(maxsize=3)
-def _permutation(size: int, key: int) -> NDArray[np.int64]:
-    return randomness.permutation(size, key)
+def _permutation(size: int, seed: int, epoch: int, window: int) -> NDArray[np.int64]:
+    return randomness.permutation(size, randomness.mix(seed, epoch, randomness.WINDOW, window))

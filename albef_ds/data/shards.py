@@ -53,7 +53,7 @@ class ShardReader:
             ConfigError: the shard cannot be opened or ends before the sample does.
         """
         file, index = self._shard(number)
-        image_offset, image_size, meta_offset, meta_size = (int(value) for value in index[row])
+        image_offset, image_size, meta_offset, meta_size = index[row].tolist()
         return self._pread(file, number, image_size, image_offset), self._pread(file, number, meta_size, meta_offset)
 
     def read_meta(self, number: int, row: int) -> bytes:
@@ -72,25 +72,27 @@ class ShardReader:
             shard = self.manifest.shards[number]
             index = load_index(self.folder, shard)
             try:
-                file = os.open(self.folder / shard.name, os.O_RDONLY | os.O_CLOEXEC)
+                file = os.open(self._path(number), os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
-                raise ConfigError(f"shard {self.folder / shard.name} cannot be opened ({error.strerror}): restore it") from None
+                raise ConfigError(f"shard {self._path(number)} cannot be opened ({error.strerror}): restore it") from None
             while len(self._open) >= OPEN_SHARDS:
                 os.close(self._open.popitem(last=False)[1][0])
             entry = self._open[number] = (file, index)
         self._open.move_to_end(number)
         return entry
 
+    def _path(self, number: int) -> Path:
+        return self.folder / self.shard_name(number)
+
     def _pread(self, file: int, number: int, size: int, offset: int) -> bytes:
-        path = self.folder / self.shard_name(number)
         try:
             data = os.pread(file, size, offset)
             while 0 < len(data) < size and (more := os.pread(file, size - len(data), offset + len(data))):
                 data += more
         except OSError as error:
-            raise ConfigError(f"shard {path} cannot be read ({error.strerror}): check its disk") from None
+            raise ConfigError(f"shard {self._path(number)} cannot be read ({error.strerror}): check its disk") from None
         if len(data) != size:
-            raise ConfigError(f"shard {path} ends early, it changed while it was read: copy it again")
+            raise ConfigError(f"shard {self._path(number)} ends early, it changed while it was read: copy it again")
         return data
 
     def __getstate__(self) -> dict[str, Any]:

@@ -92,9 +92,9 @@ class CaptionTokenizer:
 def pad_ids(rows: Sequence[NDArray[np.int64]], fill: int = 0) -> tuple[Tensor, Tensor]:
     """Rows of different lengths as one int64 (B, L) tensor filled up with `fill`, and the bool (B, L) mask of what is real."""
     longest = max((len(row) for row in rows), default=0)
-    ids = torch.full((len(rows), longest), fill, dtype=torch.int64)
-    mask = torch.zeros((len(rows), longest), dtype=torch.bool)
+    ids = np.full((len(rows), longest), fill, np.int64)
+    mask = np.zeros((len(rows), longest), np.bool_)
     for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.from_numpy(row)
+        ids[number, : len(row)] = row
         mask[number, : len(row)] = True
-    return ids, mask
+    return torch.from_numpy(ids), torch.from_numpy(mask)

@@ -9,6 +9,7 @@ happens on the model's device instead of here in `albef_ds.views`.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -32,6 +33,7 @@ except ImportError:  # an extra; without it decoding takes longer
     simplejpeg = None
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+_TURNED = re.compile(rb"Exif\0\0|tiff:Orientation")
 _SMALL = 6
 """A crop of at most so many times the view's pixels goes to the model's device as it is: every JPEG's, whose decoder scales."""
 
@@ -104,7 +106,7 @@ def decode_crop(data: bytes, max_pixels: int, crop: Crop) -> Pixels:
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Width and height of a JPEG that needs nothing but decoding: no turning, no print colours."""
-    if not data.startswith(b"\xff\xd8") or b"Exif\0\0" in data[: 1 << 16]:
+    if not data.startswith(b"\xff\xd8") or _may_be_turned(data):
         return None
     try:
         if simplejpeg is None:
@@ -114,6 +116,19 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
     except (ValueError, OSError, Image.DecompressionBombError):  # what decodes the rest decides
         return None
     return (width, height) if space in ("YCbCr", "Gray") else None
+
+
+def _may_be_turned(jpeg: bytes) -> bool:
+    """Whether EXIF or XMP may say which way up it is: read from the segments before the first scan, which takes no time."""
+    place = 2
+    while place + 4 <= len(jpeg) and jpeg[place] == 0xFF:
+        marker, length = jpeg[place + 1], int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        if marker == 0xDA:  # the scan
+            return False
+        if marker == 0xE1 and _TURNED.search(jpeg, place, place + 2 + length):
+            return True
+        place += 1 if marker == 0xFF else 2 + length
+    return True  # no JPEG that we understand
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -149,13 +164,12 @@ def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, p
     pixels = _gpu_view(data, config.max_pixels, crop) if config.jpeg_device == "cuda" else None
     if pixels is None:
         pixels = decode_crop(data, config.max_pixels, crop)
+        if config.augment_device == "cpu" or pixels.size > 4 * _SMALL * image_size**2:
+            pixels = scale_to(pixels, image_size)
     flip = config.flip and generator.random() < 0.5
     drawn = draw(randomness.generator(seed, position, randomness.AUGMENT)) if config.rand_augment else ()
-    small = pixels.shape[0] * pixels.shape[1] <= _SMALL * image_size**2
     if config.augment_device == "model":
-        return PendingView(pixels if small else scale_to(pixels, image_size), image_size, flip, drawn)
-    if pixels.shape[:2] != (image_size, image_size):
-        pixels = scale_to(pixels, image_size)
+        return PendingView(pixels, image_size, flip, drawn)
     if flip:
         pixels = np.ascontiguousarray(pixels.view(np.uint32)[:, ::-1]).view(np.uint8)
     return rand_augment(pixels, drawn)

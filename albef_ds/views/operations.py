@@ -44,6 +44,8 @@ class Operation(IntEnum):
         return self >= Operation.SHEAR_X
 
 
+_ALL = tuple(Operation)
+
 Drawn = tuple[Operation, int]
 """An operation and, where it moves pixels, which way: 1 or -1."""
 
@@ -51,7 +53,7 @@ Drawn = tuple[Operation, int]
 def draw(generator: random.Random) -> tuple[Drawn, ...]:
     """The operations for one picture: at most `LAYERS`, in order."""
     drawn = []
-    for operation in generator.choices(tuple(Operation), k=LAYERS):
+    for operation in generator.choices(_ALL, k=LAYERS):
         if operation is not Operation.IDENTITY and generator.random() <= PROBABILITY:
             drawn.append((operation, draw_sign(generator) if operation.moves else 1))
     return tuple(drawn)

@@ -103,16 +103,37 @@ def test_a_view_of_what_is_no_whole_picture_is_a_broken_sample(data: bytes) -> N
         transforms.training_view(data, DataConfig(), 32, 0, 0)
 
 
-def test_a_picture_on_its_side_is_cropped_as_it_is_seen() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
+def segment(marker: int, payload: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(payload) + 2).to_bytes(2, "big") + payload
+
+
+SIXTH = Image.Exif()
+SIXTH[0x0112] = 6
+EXIF = segment(0xE1, SIXTH.tobytes())
+XMP = segment(0xE1, b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>')
+COLOURS = 2 * segment(0xE2, bytes(60_000))
+"""As long as a colour profile may be."""
+
+
+@pytest.mark.parametrize(
+    "before", [EXIF, COLOURS + EXIF, b"\xff\xff" + EXIF, XMP], ids=["EXIF", "behind a profile", "behind fill bytes", "XMP"]
+)
+def test_a_picture_on_its_side_is_cropped_as_it_is_seen(before: bytes) -> None:
     image = Image.new("RGB", (400, 200), "red")
     image.paste("blue", (0, 0, 400, 100))  # upright: the right half
-    data = encode(image, "JPEG", exif=exif, quality=95)
+    data = encode(image, "JPEG", quality=95)
+    data = data[:2] + before + data[2:]
     for side in (40, 150):  # decoded smaller, and whole
         config = DataConfig(crop_scale_min=1.0, rand_augment=False, flip=False)
         left, right = np.split(transforms.training_view(data, config, side, 0, 0)[..., :3].mean(0), 2)
         assert left[2:-2, 0].min() > 200 and right[2:-2, 2].min() > 200
+
+
+def test_what_says_nothing_of_a_turn_leaves_a_jpeg_to_the_fast_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(noise(), "JPEG")
+    monkeypatch.setattr(transforms, "decode_image", None)
+    for before in (b"", COLOURS, segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>"), segment(0xED, EXIF)):
+        assert transforms.training_view(data[:2] + before + data[2:], DataConfig(), 32, 0, 0).shape == (32, 32, 4)
 
 
 def test_a_crop_resized_differs_from_pillows_by_two_levels_at_most() -> None:
