@@ -90,9 +90,11 @@ class ShardReader:
             while 0 < len(data) < size and (more := os.pread(file, size - len(data), offset + len(data))):
                 data += more
         except OSError as error:
-            raise ConfigError(f"shard {self._path(number)} cannot be read ({error.strerror}): check its disk") from None
+            path = self._path(number)
+            raise ConfigError(f"shard {path} cannot be read ({error.strerror}): check its disk") from None
         if len(data) != size:
-            raise ConfigError(f"shard {self._path(number)} ends early, it changed while it was read: copy it again")
+            path = self._path(number)
+            raise ConfigError(f"shard {path} ends early, it changed while it was read: copy it again")
         return data
 
     def __getstate__(self) -> dict[str, Any]:
