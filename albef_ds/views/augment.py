@@ -1,6 +1,6 @@
 """RandAugment over a batch on any device: pictures that drew the same kind of operation go through it together.
 
-Same pixels as `data/augment.py` but for rounding: at most two grey levels off per operation.
+Same pixels as `data/augment.py` but for rounding: at most one grey level off per operation.
 """
 
 from __future__ import annotations
