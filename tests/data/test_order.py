@@ -46,9 +46,11 @@ def test_windows_bound_memory_and_keep_whole_shards(monkeypatch: pytest.MonkeyPa
 
     def recorded(size: int, key: int) -> np.ndarray:
         sizes.append(size)
-        return randomness.permutation(size, key)
+        return drawn(size, key)
 
-    monkeypatch.setattr(order_module, "_permutation", recorded)
+    drawn = randomness.permutation
+    order_module._permutation.cache_clear()
+    monkeypatch.setattr(randomness, "permutation", recorded)
     order = SampleOrder([1000] * 14_000, seed=0, window_samples=20_000)
     for position in (0, 7_000_000, 13_999_999, 14_000_000):
         order.locate(position)
