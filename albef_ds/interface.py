@@ -57,8 +57,8 @@ from albef_ds.data.tokenizer import CaptionTokenizer
 from albef_ds.errors import ConfigError
 from albef_ds.evaluators.boxes import score_boxes, upscale
 from albef_ds.inputs import ImageInput, Images, Texts, batches, many, paired, pixels_of, size_of
-from albef_ds.models.bert import FusionPass
 from albef_ds.models.gradcam import ground_text, middle_layer
+from albef_ds.models.passes import FusionPass
 from albef_ds.task import Task
 from albef_ds.tasks.classification import ClassificationTask
 from albef_ds.tasks.contrastive import ContrastiveTask
@@ -197,7 +197,7 @@ class AlbefModel:
         shared = task.model.encode_image(self._to(self.prepare_images(pictures))) if alone else None
         for start in range(0, len(words), batch_size):
             ids, mask = self._tokens(words[start : start + batch_size])
-            index = torch.zeros(len(ids), dtype=torch.int64, device=self.device) if alone else None
+            index = (None,) * (len(ids) if alone else 1)  # one picture meets each text
             embeds = shared
             if embeds is None:
                 embeds = task.model.encode_image(self._to(self.prepare_images(pictures[start : start + batch_size])))

@@ -48,12 +48,10 @@ class FeatureQueue(nn.Module):
     def contents(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Valid image features, text features (F, E), image ids and caption ids (F,).
 
-        Copies: an enqueue before the backward pass must not change what the graph saved.
+        Views, which the next enqueue changes: a graph that outlives it needs copies.
         """
-        images, texts, image_ids, caption_ids = (
-            buffer[: self.filled].clone() for buffer in (self.images, self.texts, self.image_ids, self.caption_ids)
-        )
-        return images, texts, image_ids, caption_ids
+        images, texts = self.images[: self.filled], self.texts[: self.filled]
+        return images, texts, self.image_ids[: self.filled], self.caption_ids[: self.filled]
 
     @torch.no_grad()
     def enqueue(self, images: Tensor, texts: Tensor, image_ids: Tensor, caption_ids: Tensor, positions: Tensor) -> None:

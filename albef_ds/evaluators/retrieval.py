@@ -24,7 +24,7 @@ from albef_ds.errors import ConfigError
 from albef_ds.evaluators.dealing import Progress, deal, eval_mode, silent
 from albef_ds.evaluators.ranking import DirectionScores, Ranking, recall
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.bert import FusionPass
+from albef_ds.models.passes import FusionPass
 from albef_ds.tasks.contrastive import ContrastiveTask
 
 RECALL_AT = (1, 5, 10)
@@ -183,7 +183,7 @@ class RetrievalEvaluator:
             pictures, place = torch.unique(pairs[rows] // num_texts, return_inverse=True)
             texts = pairs[rows] % num_texts
             cls = torch.zeros(len(rows), 1, dtype=torch.int64, device=self.device)
-            item = FusionPass(text_embeds[texts], mask[texts], place, cls)
+            item = FusionPass(text_embeds[texts], mask[texts], (place,), cls)
             [hidden] = self.albef.fuse(self._encode_images(pictures), [item])
             logits = self.itm_head(hidden[:, 0]).float()
             return (logits[:, 1] - logits[:, 0],)

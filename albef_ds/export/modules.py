@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.bert import FusionPass
+from albef_ds.models.passes import FusionPass
 
 
 class ImageTower(nn.Module):

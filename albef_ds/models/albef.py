@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from albef_ds.config.schema import ComputeConfig, ModelConfig
-from albef_ds.models.bert import FusionPass, MultimodalEncoder, TextEncoder
+from albef_ds.models.bert import MultimodalEncoder, TextEncoder
+from albef_ds.models.passes import FusionPass
 from albef_ds.models.vit import VisualEncoder
 
 

@@ -10,7 +10,7 @@ Not responsible for: the MLM head (`models/heads.py`), loading weights (`models/
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from albef_ds.config.schema import ComputeConfig, TextConfig
 from albef_ds.models.attention import attend, merge_heads, split_heads
 from albef_ds.models.packing import Packing, packed, unpacked
+from albef_ds.models.passes import FusionPass, ImageIndex, cat, concatenate, parts_by_images, select_images
 
 
 def run_layer(layer: nn.Module, recompute: bool, *args: Any) -> Any:
@@ -107,18 +108,34 @@ class CrossAttention(nn.Module):
         """What computes the attention; `models/gradcam.py` puts one here that keeps the weights."""
 
     def forward(
-        self, hidden: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, packing: Packing | None = None
+        self,
+        hidden: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+        packing: Packing | None = None,
+        image_index: Sequence[ImageIndex] = (None,),
     ) -> Tensor:
-        """(R, L, D) or packed (T, D) with keys and values (R, heads, N, d), bool mask (R, 1, 1, N) or None -> as `hidden`."""
-        context = self.attend(
-            split_heads(unpacked(self.query(hidden), packing), self.num_heads),
-            key,
-            value,
-            mask,
-            dropout=self.dropout if self.training else 0.0,
-            implementation=self.implementation,
-        )
-        return self.output(packed(merge_heads(context), packing), hidden)
+        """Attend from texts (R, L, D), or packed (T, D), to images -> as `hidden`.
+
+        Keys and values are (B, heads, N, d), the mask bool (B, 1, 1, N) or None; `image_index` as in `FusionPass`. Parts that
+        meet the same images become queries of one call, k L per image instead of L, so that no key is copied for them.
+        """
+        query = split_heads(unpacked(self.query(hidden), packing), self.num_heads)
+        contexts = list(query.chunk(len(image_index)))
+        for index, parts in parts_by_images(image_index):
+            together = cat([contexts[part] for part in parts], dim=2)
+            found = self.attend(
+                together,
+                select_images(key, index),
+                select_images(value, index),
+                None if mask is None else select_images(mask, index),
+                dropout=self.dropout if self.training else 0.0,
+                implementation=self.implementation,
+            )
+            for part, context in zip(parts, found.chunk(len(parts), dim=2), strict=True):
+                contexts[part] = context
+        return self.output(packed(merge_heads(cat(contexts)), packing), hidden)
 
 
 class FeedForward(nn.Module):
@@ -185,41 +202,6 @@ class TextEncoder(nn.Module):
         return unpacked(hidden, packing)
 
 
-@dataclass(frozen=True)
-class FusionPass:
-    """R texts to be fused with images of the same call.
-
-    `text_embeds` (R, L, D) and `token_mask` bool (R, L); row i is fused with image `image_index[i]` (None: image i).
-    `positions` int64 (R, Q) names the tokens whose output is wanted; None: all. `causal` masks the future (answer decoder).
-    With a `packing` the `text_embeds` are the tokens (T, D) that it keeps.
-    """
-
-    text_embeds: Tensor
-    token_mask: Tensor
-    image_index: Tensor | None = None
-    positions: Tensor | None = None
-    causal: bool = False
-    packing: Packing | None = None
-
-    def with_packing(self) -> FusionPass:
-        """The same without padding."""
-        packing = Packing.of(self.token_mask)
-        return replace(self, text_embeds=packed(self.text_embeds, packing), packing=packing)
-
-    def with_padding(self) -> FusionPass:
-        """The same with `text_embeds` (R, L, D)."""
-        return replace(self, text_embeds=unpacked(self.text_embeds, self.packing), packing=None)
-
-    @property
-    def attention_mask(self) -> Tensor:
-        """bool (R, 1, 1 or L, L)."""
-        mask = self.token_mask[:, None, None, :]
-        if not self.causal:
-            return mask
-        length = self.token_mask.shape[1]
-        return mask & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-
-
 def gather_tokens(hidden: Tensor, positions: Tensor) -> Tensor:
     """The tokens at `positions` int64 (R, Q) of `hidden` (R, L, D) -> (R, Q, D)."""
     return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
@@ -247,23 +229,25 @@ class FusionLayer(nn.Module):
         `image_mask` bool (B, N) hides tokens; None hides none.
         """
         project = self.cross_attention.key_value
-        shared = project(image_embeds) if self.share_cross_kv else None
+        cross_mask = None if image_mask is None else image_mask[:, None, None, :]
+        shared = (*project(image_embeds), cross_mask) if self.share_cross_kv else None
         outputs = []
         for item in passes:
             index = item.image_index
             if shared is None:
-                key, value = project(image_embeds if index is None else image_embeds[index])
+                met = None if cross_mask is None else cat([select_images(cross_mask, part) for part in index])
+                images = (*project(cat([select_images(image_embeds, part) for part in index])), met)
+                index = (None,)
             else:
-                key, value = shared if index is None else (shared[0][index], shared[1][index])
+                images = shared
             hidden, mask, queries = item.text_embeds, item.attention_mask, None
-            cross_mask = None if image_mask is None else (image_mask if index is None else image_mask[index])[:, None, None, :]
             if last and item.positions is not None:
                 queries = gather_tokens(item.with_padding().text_embeds, item.positions)
                 if item.causal:
                     mask = mask.gather(2, item.positions[:, None, :, None].expand(-1, 1, -1, mask.shape[-1]))
             hidden = self.self_attention(hidden, mask, queries, item.packing)
             kept = item.packing if queries is None else None
-            outputs.append(self.feed_forward(self.cross_attention(hidden, key, value, cross_mask, kept)))
+            outputs.append(self.feed_forward(self.cross_attention(hidden, *images, kept, index)))
         return outputs
 
 
@@ -299,7 +283,7 @@ class MultimodalEncoder(nn.Module):
             Per pass (R, L, D), or (R, Q, D) where it names `positions`.
         """
         images = image_embeds.unbind(0) if self.num_images > 1 else (image_embeds,)
-        groups = [_concatenate(passes, image_embeds.shape[-3])] if self.one_call and len(passes) > 1 else list(passes)
+        groups = [concatenate(passes)] if self.one_call and len(passes) > 1 else list(passes)
         groups = self._without_padding(groups)
         for number, layer in enumerate(self.layers[:-1]):
             outputs = run_layer(layer, self.recompute, images[number % self.num_images], groups, False, image_mask)
@@ -321,18 +305,6 @@ class MultimodalEncoder(nn.Module):
 
     def _without_padding(self, passes: list[FusionPass]) -> list[FusionPass]:
         return [item.with_packing() for item in passes] if self.packed else passes
-
-
-def _concatenate(passes: Sequence[FusionPass], num_images: int) -> FusionPass:
-    assert len({item.causal for item in passes}) == 1, "causal and bidirectional passes cannot share a call"
-    device = passes[0].text_embeds.device
-    own = torch.arange(num_images, device=device)
-    return FusionPass(
-        text_embeds=torch.cat([item.text_embeds for item in passes]),
-        token_mask=torch.cat([item.token_mask for item in passes]),
-        image_index=torch.cat([own if item.image_index is None else item.image_index for item in passes]),
-        causal=passes[0].causal,
-    )
 
 
 def init_bert_weights(module: nn.Module) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from albef_ds.config.schema import ComputeConfig, TextConfig
-from albef_ds.models.bert import FusionPass, MultimodalEncoder, TextEmbeddings
+from albef_ds.models.bert import MultimodalEncoder, TextEmbeddings
 from albef_ds.models.heads import MLMHead
+from albef_ds.models.passes import FusionPass
 
 
 class AnswerDecoder(nn.Module):
@@ -41,7 +42,7 @@ class AnswerDecoder(nn.Module):
             question_mask: bool (B, L).
             question_index: int64 (A,), the question of each answer; None: answer i belongs to question i.
         """
-        answers = FusionPass(self.embeddings(answer_ids), answer_mask, question_index, causal=True)
+        answers = FusionPass(self.embeddings(answer_ids), answer_mask, (question_index,), causal=True)
         [hidden] = self.encoder(question_embeds, [answers], question_mask)
         return hidden
 

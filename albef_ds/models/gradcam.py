@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from albef_ds.errors import ConfigError
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.attention import Implementation
-from albef_ds.models.bert import CrossAttention, FusionLayer, FusionPass
+from albef_ds.models.bert import CrossAttention, FusionLayer
+from albef_ds.models.passes import FusionPass
 
 
 def middle_layer(albef: ALBEF) -> int:

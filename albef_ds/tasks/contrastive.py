@@ -21,7 +21,7 @@ from albef_ds.errors import ConfigError
 from albef_ds.losses.contrastive import contrastive_loss, sliced_contrastive_loss
 from albef_ds.losses.sampling import gumbel, hashed_uniform, sample_negatives
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.bert import FusionPass
+from albef_ds.models.passes import FusionPass, ImageIndex
 from albef_ds.queue import FeatureQueue
 from albef_ds.side_stream import SideStream
 from albef_ds.task import Metrics, Task
@@ -178,20 +178,19 @@ class ContrastiveTask(Task):
         """The images, and the passes of ITM over them, [CLS] wanted: the B true pairs, then 2B pairs with a negative."""
         mask = batch.token_mask
         images, all_texts, all_masks = image_embeds, text_embeds, mask
-        own = torch.arange(len(batch), device=mask.device)
+        own: ImageIndex = None
         if self.config.gather_negatives and comm.is_distributed():
             all_texts, all_masks = comm.all_gather_with_grad(text_embeds), comm.all_gather(mask)
             # Only the drawn images join the own ones: projecting every rank's would cost world_size times as much.
             images = torch.cat([image_embeds, comm.all_gather_with_grad(image_embeds)[negative_images]])
-            negative_images = own + len(batch)
-        # Without an index a pass meets the images as they are, which saves copying their keys and values.
-        index = None if images is image_embeds else own
+            negative_images = torch.arange(len(batch), 2 * len(batch), device=mask.device)
+            own = len(batch)
         cls = torch.zeros(len(batch), 1, dtype=torch.int64, device=mask.device)
-        positive = FusionPass(text_embeds, mask, index, cls)
+        positive = FusionPass(text_embeds, mask, (own,), cls)
         negatives = FusionPass(
             torch.cat([text_embeds, all_texts[negative_texts]]),
             torch.cat([mask, all_masks[negative_texts]]),
-            torch.cat([negative_images, own]),
+            (negative_images, own),
             cls.repeat(2, 1),
         )
         return images, positive, negatives

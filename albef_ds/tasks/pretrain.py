@@ -12,8 +12,8 @@ from albef_ds import comm
 from albef_ds.config.schema import ComputeConfig, ModelConfig, PretrainConfig
 from albef_ds.losses.masked_language import masked_language_loss
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.bert import FusionPass
 from albef_ds.models.heads import MLMHead, WordTarget
+from albef_ds.models.passes import FusionPass
 from albef_ds.models.text_cache import TextCache
 from albef_ds.side_stream import SideStream
 from albef_ds.task import Losses, Metrics

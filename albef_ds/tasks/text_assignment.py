@@ -13,7 +13,7 @@ from albef_ds.config.schema import ComputeConfig, ModelConfig, TextAssignmentCon
 from albef_ds.errors import ConfigError
 from albef_ds.losses.sampling import gumbel, hashed_uniform
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.bert import FusionPass
+from albef_ds.models.passes import FusionPass
 from albef_ds.task import Losses, Metrics, Task
 from albef_ds.types import ImageTextBatch
 

@@ -9,8 +9,8 @@ from albef_ds.config.schema import ComputeConfig, ModelConfig, VqaConfig
 from albef_ds.losses.distillation import distilled_cross_entropy
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.answers import generate_answers, rank_answers
-from albef_ds.models.bert import FusionPass
 from albef_ds.models.decoder import AnswerDecoder
+from albef_ds.models.passes import FusionPass
 from albef_ds.task import Losses, Metrics, Task
 from albef_ds.types import Batch, VqaBatch
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from albef_ds import interface
 from albef_ds.convert.api import read_model
 from albef_ds.convert.writing import Options, convert
-from albef_ds.models.bert import FusionPass
+from albef_ds.models.passes import FusionPass
 from albef_ds.tasks.classification import ClassificationTask
 from albef_ds.tasks.vqa import VqaTask
 from albef_ds.types import Batch, ClassificationBatch

@@ -19,7 +19,7 @@ from albef_ds.config.schema import ComputeConfig, ModelConfig, TextConfig, Visio
 from albef_ds.errors import ConfigError
 from albef_ds.evaluators.retrieval import RetrievalEvaluator, evaluate_retrieval
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.bert import FusionPass
+from albef_ds.models.passes import FusionPass
 from albef_ds.recipes import get_recipe
 from data_tools.shard_writer import ShardWriter
 from tests.distributed import run_ranks

@@ -18,7 +18,7 @@ from albef_ds import interface
 from albef_ds.convert.api import read_model
 from albef_ds.convert.writing import Options, convert
 from albef_ds.errors import ConfigError
-from albef_ds.models.bert import FusionPass
+from albef_ds.models.passes import FusionPass
 from albef_ds.tasks.contrastive import ContrastiveTask
 from tests.interface.tiny_models import model_folder, picture, tiny_config, tiny_task, vocabulary
 
@@ -57,7 +57,7 @@ def test_features_are_those_of_the_task_itself(load: Load, tmp_path: Path) -> No
         words = task.model.encode_text(ids, mask)
         expected_text = task.model.project_text(words, mask)
         cls = torch.zeros(2, 1, dtype=torch.int64)
-        [hidden] = task.model.fuse(task.model.encode_image(images), [FusionPass(words[:2], mask[:2], None, cls)])
+        [hidden] = task.model.fuse(task.model.encode_image(images), [FusionPass(words[:2], mask[:2], positions=cls)])
         expected_match = task.itm_head(hidden[:, 0]).softmax(dim=1)[:, 1]
     torch.testing.assert_close(model.encode_image([picture(1), picture(2)]), expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(model.encode_text(TEXTS), expected_text, atol=1e-6, rtol=0)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from albef_ds.config.schema import ComputeConfig, TextConfig
-from albef_ds.models.bert import FusionPass, MultimodalEncoder, TextEncoder, gather_tokens
+from albef_ds.models.bert import MultimodalEncoder, TextEncoder, gather_tokens
 from albef_ds.models.names import bert_name
+from albef_ds.models.passes import FusionPass
 
 TEXT = TextConfig(
     vocab_size=50, width=24, num_layers=3, num_fusion_layers=2, num_heads=3, intermediate_width=40, max_positions=16
@@ -111,7 +112,7 @@ def test_multimodal_encoder_equals_a_literal_post_norm_reference(
     text = torch.randn(6, 7, 24, generator=generator, dtype=torch.float64)
     _, mask = _texts(6, 7)
     index, positions = torch.tensor([2, 0, 2]), torch.tensor([[0, 1], [1, 0], [0, 0]])
-    passes = [FusionPass(text[:3], mask[:3], causal=causal), FusionPass(text[3:], mask[3:], index, positions, causal)]
+    passes = [FusionPass(text[:3], mask[:3], causal=causal), FusionPass(text[3:], mask[3:], (index,), positions, causal)]
     plain, picked = encoder(images, passes)
     for row in range(3):
         expected = _reference_fusion(encoder, text[row], mask[row], images[row], causal)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from albef_ds.config.schema import ClassificationConfig, ComputeConfig, PretrainConfig, TextAssignmentConfig, VqaConfig
 from albef_ds.errors import ConfigError
-from albef_ds.models.bert import FusionPass
+from albef_ds.models.passes import FusionPass
 from albef_ds.models.transplant import (
     multimodal_from_nlvr_layers,
     nlvr_layers_from_multimodal,

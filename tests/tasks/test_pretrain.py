@@ -86,6 +86,17 @@ def test_every_parameter_has_a_gradient(plain: dict[float, Any]) -> None:
     assert zero == set()
 
 
+@pytest.mark.parametrize("wide_losses", ["plain", "sliced"])
+def test_an_enqueue_before_the_backward_pass_changes_no_gradient(wide_losses: str, plain: dict[float, Any]) -> None:
+    task = tiny_task(compute=ComputeConfig(wide_losses=wide_losses))
+    fill_queue(task, 9)
+    losses, _ = task(random_batch(ROWS), alpha=0.4)
+    task.after_step()
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in task.named_parameters() if parameter.grad is not None}
+    _assert_same(({name: float(loss.detach()) for name, loss in losses.items()}, gradients), plain[0.4])
+
+
 def test_dropout_acts_on_the_student_only() -> None:
     task = tiny_task(model=tiny_model(dropout=0.5))
     batch, features = random_batch(ROWS), []
