@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from albef_ds import device as device_module
 from albef_ds.device import multiplies_bf16, resolve_device, resolve_precision
 from albef_ds.errors import ConfigError
 
@@ -34,7 +35,16 @@ def test_auto_precision_is_bf16_only_where_the_hardware_multiplies_it(
     assert resolve_precision("auto", GPU) == precision
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(device_module, "_is_intel", lambda: False)
     assert resolve_precision("auto", CPU) == precision and multiplies_bf16(CPU) == native
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_intel_multiplies_bf16_fast_only_with_amx(monkeypatch: pytest.MonkeyPatch, amx: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(device_module, "_is_intel", lambda: True)
+    assert multiplies_bf16(CPU) == amx
 
 
 def test_what_is_asked_for_is_given_save_fp16_on_a_cpu() -> None:

@@ -245,7 +245,7 @@ class EngineConfig:
     ds_config: str = setting("", "JSON file with further ZeRO knobs (ds_configs/ has examples)")
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
-        "auto", "auto: bf16 where the hardware multiplies it natively, else fp32", paper="fp32 (released code)"
+        "auto", "auto: bf16 where the hardware multiplies it faster than fp32, else fp32", paper="fp32 (released code)"
     )
     momentum_storage: Literal["dense", "value_residual", "fp32", "fp16_stochastic", "fp16_nearest"] = setting(
         "value_residual",

@@ -32,7 +32,7 @@ _NETWORK_VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 def devices() -> Iterator[Finding]:
     """Processor, GPUs, and whether torch and the driver agree on them."""
-    bf16 = "bf16" if multiplies_bf16(torch.device("cpu")) else "no bf16"
+    bf16 = "fast bf16" if multiplies_bf16(torch.device("cpu")) else "no fast bf16"
     threads = os.environ.get("OMP_NUM_THREADS", "not set")
     yield Finding("processor", "ok", f"{visible_cores()} cores, {bf16}, OMP_NUM_THREADS {threads}")
     report = Report(socket.gethostname())
@@ -46,7 +46,7 @@ def devices() -> Iterator[Finding]:
         yield Finding("GPU", "note", "none", "training runs on the CPU, which is for trying things out")
     for number in range(seen):
         properties, device = torch.cuda.get_device_properties(number), torch.device("cuda", number)
-        kind = f"{properties.name}, {properties.total_memory / 2**30:.0f} GB, {'bf16' if multiplies_bf16(device) else 'no bf16'}"
+        kind = f"{properties.name}, {properties.total_memory / 2**30:.0f} GB, {'fast bf16' if multiplies_bf16(device) else 'no fast bf16'}"
         yield Finding(f"GPU {number}", "ok", f"{kind}, CUDA {torch.version.cuda}")
     if seen and os.environ.get("DS_ACCELERATOR") == "cpu":
         yield Finding("DS_ACCELERATOR", "mend", "is cpu, so DeepSpeed leaves the GPUs alone", "unset DS_ACCELERATOR")
