@@ -46,7 +46,8 @@ def devices() -> Iterator[Finding]:
         yield Finding("GPU", "note", "none", "training runs on the CPU, which is for trying things out")
     for number in range(seen):
         properties, device = torch.cuda.get_device_properties(number), torch.device("cuda", number)
-        kind = f"{properties.name}, {properties.total_memory / 2**30:.0f} GB, {'fast bf16' if multiplies_bf16(device) else 'no fast bf16'}"
+        bf16 = "bf16" if multiplies_bf16(device) else "no bf16"
+        kind = f"{properties.name}, {properties.total_memory / 2**30:.0f} GB, {bf16}"
         yield Finding(f"GPU {number}", "ok", f"{kind}, CUDA {torch.version.cuda}")
     if seen and os.environ.get("DS_ACCELERATOR") == "cpu":
         yield Finding("DS_ACCELERATOR", "mend", "is cpu, so DeepSpeed leaves the GPUs alone", "unset DS_ACCELERATOR")
