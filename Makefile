@@ -63,7 +63,7 @@ clean:
 
 # DeepSpeed's source package names no build requirements, so pip's isolated build sees no torch and compiles nothing:
 # its operators are built on first use, where a GPU run wants them.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt albef_ds/data/native.c
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found: install Python 3.10 or later, or give PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "make: $$($(PYTHON) --version) is too old: Python 3.10 or later is needed, give PYTHON=/path/to/python3" >&2; exit 2; }

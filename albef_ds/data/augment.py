@@ -2,7 +2,7 @@
 
 The operations are Pillow's and timm's, written so that a picture costs a fraction of its decoding: tone curves are tables,
 and a movement of pixels reads tables of neighbours and weights that are made once per process. Results differ from Pillow's
-by at most two grey levels.
+by at most two grey levels. The loops over pixels are C where that could be compiled, else numpy.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from albef_ds.data import loops, native
 from albef_ds.views.operations import ENHANCE, GREY, Drawn, Matrix, Operation, movement
 from albef_ds.views.pending import Pixels
 
+LOOPS = loops if native.LIBRARY is None else native
 Counts = NDArray[np.int64]
 _UNIT = 256  # weights of the neighbours of a point sum to this
 
@@ -37,20 +38,23 @@ def apply(pixels: Pixels, operation: Operation, sign: int = 1) -> Pixels:
 
 def _auto_contrast(pixels: Pixels) -> Pixels:
     """Each channel stretched so that its darkest value becomes 0 and its brightest 255."""
-    return _apply_tables(pixels, [_stretched(counts) for counts in _histograms(pixels)])
+    # By columns first: a row of bytes is what numpy compares fast.
+    columns = pixels.reshape(len(pixels), -1)
+    darkest, brightest = (find(find(columns, 0).reshape(-1, 4), 0).tolist() for find in (np.min, np.max))
+    return _apply_tables(pixels, [_stretched(low, high) for low, high in zip(darkest[:3], brightest[:3], strict=True)])
 
 
-def _stretched(counts: Counts) -> Counts:
-    used = np.flatnonzero(counts)
-    scale = 255 / (used[-1] - used[0]) if used[-1] > used[0] else 1
-    first = used[0] if used[-1] > used[0] else 0
-    table: Counts = (_VALUES * scale - first * scale).clip(0, 255).astype(np.int64)
+def _stretched(low: int, high: int) -> Counts:
+    if low == high:
+        return _VALUES
+    scale = 255 / (high - low)
+    table: Counts = (_VALUES * scale - low * scale).clip(0, 255).astype(np.int64)
     return table
 
 
 def _equalize(pixels: Pixels) -> Pixels:
     """Each channel with its values spread so that all are about equally frequent."""
-    return _apply_tables(pixels, [_equalized(counts) for counts in _histograms(pixels)])
+    return _apply_tables(pixels, [_equalized(counts) for counts in LOOPS.count_values(pixels)])
 
 
 def _equalized(counts: Counts) -> Counts:
@@ -71,25 +75,7 @@ _BRIGHTER = (_VALUES * ENHANCE).clip(0, 255).astype(np.int64)
 
 def _sharper(pixels: Pixels) -> Pixels:
     """1.36 times the picture less 0.36 times its smoothed form; the outermost pixels stay."""
-    height, width, channels = pixels.shape
-    if min(height, width) < 3:
-        return pixels
-    wide = pixels.reshape(height, width * channels).astype(np.int16)
-    rows = wide[:-2] + wide[1:-1]
-    rows += wide[2:]
-    middle = wide[1:-1, channels:-channels]
-    smooth = rows[:, : -2 * channels] + rows[:, channels:-channels]
-    smooth += rows[:, 2 * channels :]
-    smooth += 4 * middle  # its weight is 5, that of its neighbours 1
-    smooth += 6
-    smooth //= 13
-    change = middle - smooth
-    change *= round((ENHANCE - 1) * 256)
-    change >>= 8
-    change += middle
-    result: Pixels = pixels.copy()
-    result.reshape(height, -1)[1:-1, channels:-channels] = np.clip(change, 0, 255, out=change)
-    return result
+    return pixels if min(pixels.shape[:2]) < 3 else LOOPS.sharpen(pixels, round((ENHANCE - 1) * 256))
 
 
 _TONES: dict[Operation, Callable[[Pixels], Pixels]] = {
@@ -100,46 +86,27 @@ _TONES: dict[Operation, Callable[[Pixels], Pixels]] = {
 }
 
 
-def _picture(pixels: Pixels) -> Image.Image:
-    """The same memory as a picture of four channels."""
-    return Image.frombuffer("RGBA", (pixels.shape[1], pixels.shape[0]), np.ascontiguousarray(pixels), "raw", "RGBA", 0, 1)
-
-
-def _histograms(pixels: Pixels) -> Counts:
-    """Counts of the values of red, green and blue, int64 (3, 256)."""
-    return np.array(_picture(pixels).histogram()[:768]).reshape(3, 256)
-
-
 def _apply_tables(pixels: Pixels, tables: list[Counts]) -> Pixels:
-    """Red, green and blue each through its table; bytes.translate is the fastest look-up there is."""
-    result: Pixels = pixels.copy()
-    for channel, table in enumerate(tables):
-        found = pixels[..., channel].tobytes().translate(table.astype(np.uint8).tobytes())
-        result[..., channel] = np.frombuffer(found, np.uint8).reshape(pixels.shape[:2])
+    result: Pixels = LOOPS.look_up(pixels, np.array(tables).astype(np.uint8))
     return result
 
 
 def _moved(pixels: Pixels, matrix: Matrix) -> Pixels:
     """Bilinear samples of `pixels` where `matrix` says; grey where that is outside."""
     words = np.append(np.ascontiguousarray(pixels).view(np.uint32).reshape(-1), _GREY_WORD)
-    neighbours = _neighbours(matrix, pixels.shape[0], pixels.shape[1])
-    if len(neighbours) == 1:  # whole pixels: nothing to weigh
-        return words.take(neighbours[0][0], mode="clip").view(np.uint8).reshape(pixels.shape)
-    total = np.full(pixels.size, _UNIT // 2, np.uint16)
-    for places, weights in neighbours:
-        part = words.take(places, mode="clip").view(np.uint8).astype(np.uint16)
-        part *= weights
-        total += part
-    total >>= 8
-    return total.astype(np.uint8).reshape(pixels.shape)
+    places, weights = _neighbours(matrix, pixels.shape[0], pixels.shape[1])
+    # Whole pixels have nothing to weigh.
+    found = words.take(places[0], mode="clip") if len(places) == 1 else LOOPS.blend(words, places, weights)
+    result: Pixels = found.view(np.uint8).reshape(pixels.shape)
+    return result
 
 
 _GREY_WORD = np.full(4, GREY, np.uint8).view(np.uint32)
 
 
 @lru_cache(maxsize=32)  # nine movements and mirrored ones, at one size of picture
-def _neighbours(matrix: Matrix, height: int, width: int) -> list[tuple[NDArray[np.intp], NDArray[np.uint16]]]:
-    """Per neighbour of the sampled points: its place among the words, (H W,), and its weight, repeated per byte, (4 H W,)."""
+def _neighbours(matrix: Matrix, height: int, width: int) -> tuple[NDArray[np.intp | np.int32], NDArray[np.uint16]]:
+    """Of the K neighbours of each sampled point, the places among the words, (K, H W), and the weights, (K, H W)."""
     a, b, c, d, e, f = matrix
     y, x = np.mgrid[:height, :width] + 0.5
     from_x, from_y = a * x + b * y + c, d * x + e * y + f
@@ -154,5 +121,6 @@ def _neighbours(matrix: Matrix, height: int, width: int) -> list[tuple[NDArray[n
     for (dx, dy, _), weight in zip(shares, weights, strict=True):
         if weight.any():
             place = np.clip(top + dy, 0, height - 1) * width + np.clip(left + dx, 0, width - 1)
-            found.append((np.where(outside, height * width, place).reshape(-1), np.repeat(weight.reshape(-1), 4)))
-    return found
+            found.append((np.where(outside, height * width, place).reshape(-1), weight.reshape(-1)))
+    places, kept = zip(*found, strict=True)
+    return np.array(places, np.intp if len(places) == 1 else LOOPS.PLACE), np.array(kept)

@@ -87,8 +87,10 @@ class SampleBuilder:
     def _caption(self, captions: Sequence[str], position: int) -> tuple[str, NDArray[np.int64]]:
         if not captions:
             raise BrokenSampleError("empty caption", "no caption at all")
-        draw = randomness.generator(self.seed, position, randomness.CAPTION).random()
-        caption = clean_caption(captions[int(draw * len(captions))], self.config.max_words)
+        chosen = 0
+        if len(captions) > 1:
+            chosen = int(randomness.generator(self.seed, position, randomness.CAPTION).random() * len(captions))
+        caption = clean_caption(captions[chosen], self.config.max_words)
         token_ids = self.tokenizer.encode(caption)
         if len(token_ids) < 2:
             raise BrokenSampleError("empty caption", "nothing is left after cleaning")

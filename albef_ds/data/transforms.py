@@ -98,7 +98,7 @@ def decode_crop(data: bytes, max_pixels: int, crop: Crop) -> Pixels:
             pass
         else:
             left, top, right, bottom = crop.box(pixels.shape[1])
-            return np.asarray(pixels[top:bottom, left:right])
+            return np.array(pixels[top:bottom, left:right])  # copied while it is in the cache; the rest is free for the next one
     image = decode_image(data, max_pixels, crop.scale_for)
     left, top, right, bottom = crop.box(image.width)
     return np.array(image.crop((left, top, right, bottom)).convert("RGBA"))
@@ -186,8 +186,8 @@ def _gpu_view(data: bytes, max_pixels: int, crop: Crop) -> Pixels | None:
 
 def scale_to(pixels: Pixels, side: int) -> Pixels:
     """`pixels` (h, w, 4) resized (bicubic, antialiased) to (side, side, 4)."""
-    # The kernel is fast where channels lie side by side and says so by its strides, which this copy makes true of a crop.
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
+    # The kernel is fast where channels lie side by side and all strides say so, that of the batch too.
+    image = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)
     scaled = F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False)
     result: Pixels = scaled[0].permute(1, 2, 0).contiguous().numpy()
     return result

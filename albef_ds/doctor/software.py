@@ -17,6 +17,7 @@ from packaging.version import Version
 
 import albef_ds
 from albef_ds.apex import nvidia_apex
+from albef_ds.data import native
 from albef_ds.doctor.finding import Finding
 from albef_ds.models.norms import choose_norm
 from albef_ds.zero.inventory import operators
@@ -103,7 +104,12 @@ def kernels() -> Iterator[Finding]:
 
 
 def compiled() -> Iterator[Finding]:
-    """DeepSpeed's operators, which are compiled at first use, and the compilers for them."""
+    """What installation compiled; DeepSpeed's operators, which are compiled at first use, and the compilers for them."""
+    if native.LIBRARY is None:
+        advice = "apt install gcc; pip install --force-reinstall --no-deps of what you installed albef-ds from"
+        yield Finding("RandAugment", "note", "numpy's loops, which take about three times as long as those in C", advice)
+    else:
+        yield Finding("RandAugment", "ok", "loops in C")
     missing = [tool for tool in COMPILERS if shutil.which(tool) is None]
     if missing:
         advice = "; ".join(COMPILERS[tool] for tool in missing)

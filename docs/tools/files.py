@@ -42,6 +42,7 @@ PHRASES = {
     "albef_ds/assets/LICENSE.bert-vocab.txt": "licence of the vocabulary",
     "albef_ds/assets/band-demo_emoji.json": "band of the demonstration's loss, for `albef-ds compare-curve`",
     "albef_ds/assets/bert-base-uncased-vocab.txt": "WordPiece vocabulary of bert-base-uncased",
+    "albef_ds/data/native.c": "RandAugment's loops over the pixels of a picture in C",
     "corpora/emoji/checksums.json": "SHA-256 of the archives",
     "corpora/emoji/flags.tar.xz": "flags, reported apart",
     "corpora/emoji/test.tar.xz": "300 held-out concepts, for reporting",

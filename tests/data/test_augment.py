@@ -12,12 +12,21 @@ import pytest
 from PIL import Image
 from timm.data.auto_augment import AugmentOp
 
-from albef_ds.data import augment
+from albef_ds.data import augment, loops, native
 from albef_ds.views.operations import Operation, draw, draw_sign
 
 NAMES = ("AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 SIDE = 64
 OPERATIONS = list(Operation)[1:]
+
+
+@pytest.fixture(autouse=True, params=[loops] if native.LIBRARY is None else [loops, native], ids=lambda form: form.__name__[-6:])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test once with numpy's loops and once with those in C."""
+    monkeypatch.setattr(augment, "LOOPS", request.param)
+    augment._neighbours.cache_clear()
+    yield
+    augment._neighbours.cache_clear()
 
 
 def reference(probability: float, side: int = SIDE) -> list[Any]:

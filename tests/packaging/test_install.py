@@ -19,17 +19,17 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("albef_ds", "data_tools", "pyproject.toml", "README.md", "LICENSE", "NOTICE")
 
 
-def call(command: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+def call(command: Sequence[str], cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")} | variables
     done = subprocess.run(list(command), cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
-def build(kind: str, source: Path, folder: Path) -> Path:
+def build(kind: str, source: Path, folder: Path, **variables: str) -> Path:
     """The file that the build backend makes of `source`."""
     code = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
-    call([sys.executable, "-c", code, str(folder)], source)
+    call([sys.executable, "-c", code, str(folder)], source, **variables)
     [made] = folder.iterdir()
     return made
 
@@ -39,20 +39,24 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = tmp_path_factory.mktemp("tree")
     for name in SOURCES:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
         else:
             shutil.copy(ROOT / name, tree)
     return build("sdist", tree, tmp_path_factory.mktemp("sdist"))
 
 
+def unpacked(archive: Path, folder: Path) -> Path:
+    """The sources in the archive."""
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    [source] = folder.iterdir()
+    return source
+
+
 @pytest.fixture(scope="module")
 def wheel(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the archive, so what the archive lacks is missed."""
-    unpacked = tmp_path_factory.mktemp("unpacked")
-    with tarfile.open(archive) as file:
-        file.extractall(unpacked, filter="data")
-    [source] = unpacked.iterdir()
-    return build("wheel", source, tmp_path_factory.mktemp("wheel"))
+    return build("wheel", unpacked(archive, tmp_path_factory.mktemp("unpacked")), tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,23 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
         held = set(file.namelist())
     assert kept <= held, sorted(kept - held)
     assert all(name.partition("/")[0] in ("albef_ds", "data_tools") or ".dist-info/" in name for name in held)
+
+
+def compiled_parts(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as file:
+        return [name for name in file.namelist() if name.endswith(".so")]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_the_wheel_holds_the_loops_in_c(wheel: Path) -> None:
+    [name] = compiled_parts(wheel)
+    assert name.startswith("albef_ds/data/_native.")
+
+
+def test_a_wheel_is_built_without_a_compiler(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "wheel").mkdir()
+    source = unpacked(archive, tmp_path / "source")
+    assert compiled_parts(build("wheel", source, tmp_path / "wheel", CC=str(tmp_path / "missing"))) == []
 
 
 def test_the_metadata_names_programs_extras_and_licence(wheel: Path) -> None:
