@@ -4,11 +4,12 @@
 
 All read the same synthetic JPEGs (640 x 480, about 160 KB) and make batches of the same views: random crop, bicubic
 resize, flip, RandAugment(2, 7), normalisation, tokens. The peers decode and augment with Pillow, torchvision and timm.
-Ours is measured twice: whole, and with `data.augment_device=model`, which leaves resizing, flip and RandAugment to the
-device that the model is on. Rates are per CPU second of one thread, by the least of the turns that the forms take; ratios
-are medians of the turns' ratios, so that what slows the machine for a while slows both. Batches through loader processes
-are timed by the clock, since that is what they are for. Freed memory is kept, as in loader processes, unless the
-environment sets the allocator up (`GLIBC_TUNABLES`).
+Ours is measured three times: whole, whole with RandAugment's loops in numpy as where no C compiler was at hand, and with
+`data.augment_device=model`, which leaves resizing, flip and RandAugment to the device that the model is on. Rates are per
+CPU second of one thread, by the least of the turns that the forms take; ratios are medians of the turns' ratios, so that
+what slows the machine for a while slows both. Batches through loader processes are timed by the clock, since that is what
+they are for. Freed memory is kept, as in loader processes, unless the environment sets the allocator up
+(`GLIBC_TUNABLES`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from torchvision.transforms import v2
 
 from albef_ds.allocator import keep_freed_memory
 from albef_ds.config.schema import DataConfig
-from albef_ds.data import randomness, transforms
+from albef_ds.data import augment, loops, native, randomness, transforms
 from albef_ds.data.crop import Crop
 from albef_ds.data.stream import ImageTextStream
 from albef_ds.data.tokenizer import CaptionTokenizer
@@ -45,7 +46,8 @@ from benchmarks.record import write_record
 from data_tools.shard_writer import ShardWriter
 
 SIDE, BATCH, TURNS = 256, 32, 24
-OURS, DECODING = "ours, whole", "ours, views left to the model's device"
+DECODE, FLOOR = "decode alone, libjpeg-turbo", "decode, crop and resize alone"
+OURS, PLAIN, DECODING = "ours, whole", "ours, whole, loops in numpy", "ours, views left to the model's device"
 DEVICES: tuple[Literal["cpu", "model"], ...] = ("cpu", "model")
 CAPTION = "a brown dog runs along the beach with a red ball in its mouth number {}"
 NAMES = ("AutoContrast", "Equalize", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -117,6 +119,14 @@ def wall_rate(corpus: Path, workers: int, batches: int, device: Literal["cpu", "
     return rate
 
 
+def drain_with(form: Any, batches: Iterator[Any], count: int) -> None:
+    """`drain` with RandAugment's loops as `form` has them."""
+    before = augment.LOOPS
+    augment.LOOPS = form
+    drain(batches, count)
+    augment.LOOPS = before
+
+
 def _ratio(seconds: list[float], ours: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(seconds, ours, strict=True))
 
@@ -143,7 +153,7 @@ def main() -> None:
                 (folder / f"{number:05d}.jpg").write_bytes(picture)
         view, config = PeerView(), DataConfig()
         files = torch.utils.data.DataLoader(Folder(folder, view), BATCH, shuffle=True)
-        ours, decoding = (iter(stream(corpus, 0, device)) for device in DEVICES)
+        ours, plain, decoding = iter(stream(corpus, 0)), iter(stream(corpus, 0)), iter(stream(corpus, 0, "model"))
         to_make = next(iter(stream(corpus, 0, "model")))
 
         def crop(number: int) -> Any:
@@ -151,10 +161,11 @@ def main() -> None:
             return transforms.decode_crop(pictures[number], config.max_pixels, Crop(SIDE, config.crop_scale_min, generator))
 
         forms: dict[str, Callable[[], Any]] = {
-            "decode alone, libjpeg-turbo": lambda: [simplejpeg.decode_jpeg(picture) for picture in pictures],
+            DECODE: lambda: [simplejpeg.decode_jpeg(picture) for picture in pictures],
             "decode alone, Pillow": lambda: [Image.open(io.BytesIO(picture)).load() for picture in pictures],
-            "decode, crop and resize alone": lambda: [transforms.scale_to(crop(i), SIDE) for i in range(len(pictures))],
+            FLOOR: lambda: [transforms.scale_to(crop(i), SIDE) for i in range(len(pictures))],
             OURS: lambda: drain(ours, batches),
+            PLAIN: lambda: drain_with(loops, plain, batches),
             DECODING: lambda: drain(decoding, batches),
             "the device's part of it, done on this processor": lambda: [to_make.to(torch.device("cpu")) for _ in range(batches)],
             "webdataset with Pillow, whole": lambda: drain(webdataset_batches(corpus, view), batches),
@@ -185,7 +196,9 @@ def main() -> None:
     notes = [
         f"{len(pictures)} JPEGs of 640 x 480, {size:.0f} KB, to {SIDE} x {SIDE}, batches of {BATCH}; one thread, {TURNS} turns.",
         "Reading, tokens, masks and collation are included in `ours` and `whole`. Ours ends in bytes, which the device",
-        "normalises (`albef_ds/pixels.py`), or in crops, of which it makes the views (`albef_ds/views`); the peers end in floats",
+        "normalises (`albef_ds/pixels.py`), or in crops, of which it makes the views (`albef_ds/views`); the peers end in",
+        "floats.",
+        f"RandAugment's loops in `ours, whole` are {'in C' if native.LIBRARY else 'numpy, since no C compiler was at hand'}.",
         "",
         *(f"- spawned loader processes: {name}: {rate:.0f} pictures per second" for name, rate in by_workers.items()),
         f"- processors this run may use: {len(os.sched_getaffinity(0))}; others used them at the same time (load average above)",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +95,7 @@ def _apply_tables(pixels: Pixels, tables: list[Counts]) -> Pixels:
 def _moved(pixels: Pixels, matrix: Matrix) -> Pixels:
     """Bilinear samples of `pixels` where `matrix` says; grey where that is outside."""
     words = np.append(np.ascontiguousarray(pixels).view(np.uint32).reshape(-1), _GREY_WORD)
-    places, weights = _neighbours(matrix, pixels.shape[0], pixels.shape[1])
+    places, weights = _neighbours(matrix, pixels.shape[0], pixels.shape[1], LOOPS.PLACE)
     # Whole pixels have nothing to weigh.
     found = words.take(places[0], mode="clip") if len(places) == 1 else LOOPS.blend(words, places, weights)
     result: Pixels = found.view(np.uint8).reshape(pixels.shape)
@@ -105,7 +106,9 @@ _GREY_WORD = np.full(4, GREY, np.uint8).view(np.uint32)
 
 
 @lru_cache(maxsize=32)  # nine movements and mirrored ones, at one size of picture
-def _neighbours(matrix: Matrix, height: int, width: int) -> tuple[NDArray[np.intp | np.int32], NDArray[np.uint16]]:
+def _neighbours(
+    matrix: Matrix, height: int, width: int, kind: type[np.signedinteger[Any]]
+) -> tuple[NDArray[np.signedinteger[Any]], NDArray[np.uint16]]:
     """Of the K neighbours of each sampled point, the places among the words, (K, H W), and the weights, (K, H W)."""
     a, b, c, d, e, f = matrix
     y, x = np.mgrid[:height, :width] + 0.5
@@ -123,4 +126,4 @@ def _neighbours(matrix: Matrix, height: int, width: int) -> tuple[NDArray[np.int
             place = np.clip(top + dy, 0, height - 1) * width + np.clip(left + dx, 0, width - 1)
             found.append((np.where(outside, height * width, place).reshape(-1), weight.reshape(-1)))
     places, kept = zip(*found, strict=True)
-    return np.array(places, np.intp if len(places) == 1 else LOOPS.PLACE), np.array(kept)
+    return np.array(places, np.intp if len(places) == 1 else kind), np.array(kept)

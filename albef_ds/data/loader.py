@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
+import os
 import signal
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
@@ -38,9 +40,11 @@ class Delivery:
 def start_worker(worker_id: int) -> None:
     """Leave Ctrl-C and a cluster's warnings to the training process, which ends its workers when it is done.
 
-    What a batch took is kept for the next one.
+    What a batch took is kept for the next one. A spawned process ends as a forked one does, without Python's tidying up: that
+    would end the thread which hands batches over in the middle of torch's C++, which aborts.
     """
     keep_freed_memory()
+    atexit.register(os._exit, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 

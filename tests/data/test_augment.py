@@ -21,12 +21,9 @@ OPERATIONS = list(Operation)[1:]
 
 
 @pytest.fixture(autouse=True, params=[loops] if native.LIBRARY is None else [loops, native], ids=lambda form: form.__name__[-6:])
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test once with numpy's loops and once with those in C."""
     monkeypatch.setattr(augment, "LOOPS", request.param)
-    augment._neighbours.cache_clear()
-    yield
-    augment._neighbours.cache_clear()
 
 
 def reference(probability: float, side: int = SIDE) -> list[Any]:
