@@ -26,8 +26,11 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from albef_ds.build import build_task
-from albef_ds.config.schema import ComputeConfig, RunConfig
+from albef_ds.config.schema import ComputeConfig, ModelConfig, RunConfig
 from albef_ds.engine import LocalEngine
+from albef_ds.kernels.soft_cross_entropy import LogitTeacher, Positives, soft_cross_entropy
+from albef_ds.losses.contrastive import contrastive_loss, sliced_contrastive_loss
+from albef_ds.losses.masked_language import masked_language_loss
 from albef_ds.momentum import DenseMomentum
 from albef_ds.planning.flops import step_flops
 from albef_ds.recipes.debug import debug
@@ -100,44 +103,60 @@ def kernel_shares(engine: LocalEngine, batch: Any, device: torch.device) -> dict
     return {kind: time_spent / total for kind, time_spent in spent.most_common()}
 
 
-def triton_rows(device: torch.device, batch: int, queue: int, width: int) -> list[dict[str, Any]]:
-    """The fused ITC kernel beside torch: largest differences of loss and gradient, and time."""
-    from albef_ds.losses.contrastive import contrastive_loss, sliced_contrastive_loss
-
+def triton_rows(device: torch.device, batch: int, queue: int, model: ModelConfig) -> list[dict[str, Any]]:
+    """The fused losses beside torch's forms: largest differences of loss and gradients, and time."""
     generator = torch.Generator().manual_seed(0)
 
-    def draw(rows: int) -> Tensor:
-        return F.normalize(torch.randn(rows, width, generator=generator), dim=1).to(device)
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
 
-    features, teacher, keys = draw(batch), draw(batch), draw(batch + queue)
+    features, teacher, keys = (F.normalize(draw(rows, model.embed_dim), dim=1) for rows in (batch, batch, batch + queue))
     mask = torch.eye(batch, batch + queue, dtype=torch.bool, device=device)
-    forms: dict[str, Callable[..., Any]] = {
-        "torch, whole rows": contrastive_loss,
-        "torch, slices": partial(sliced_contrastive_loss, num_logits=batch),
-        "Triton": partial(sliced_contrastive_loss, num_logits=batch, fused=True),
+    contrast: dict[str, Callable[..., Any]] = {
+        "torch, whole rows": lambda x, t: contrastive_loss(x, teacher, keys, mask, t, 0.4)[0],
+        "torch, slices": lambda x, t: sliced_contrastive_loss(x, teacher, keys, mask, t, 0.4, batch)[0],
+        "Triton": lambda x, t: sliced_contrastive_loss(x, teacher, keys, mask, t, 0.4, batch, fused=True)[0],
     }
+    tokens, vocabulary = 4 * batch, model.text.vocab_size
+    labels, guide = torch.randint(0, vocabulary, (tokens,), generator=generator).to(device), draw(tokens, vocabulary)
+    one = torch.ones(1, device=device)
+
+    def words(hidden: Tensor, matrix: Tensor, bias: Tensor, fused: bool) -> Tensor:
+        target = (Positives(labels=labels), LogitTeacher(guide), 0.4)
+        return soft_cross_entropy(hidden, matrix, bias, one, *target, fused=fused).sum()
+
+    mlm: dict[str, Callable[..., Any]] = {
+        "torch, whole rows": lambda h, w, b: masked_language_loss(F.linear(h, w, b), labels, guide, 0.4),
+        "torch, slices": partial(words, fused=False),
+        "Triton": partial(words, fused=True),
+    }
+    width = model.text.width
+    inputs = [draw(tokens, width), 0.02 * draw(vocabulary, width), torch.zeros(vocabulary, device=device)]
+    itc = f"ITC, one direction, batch {batch}, queue {queue}"
+    rows = compared(itc, contrast, [features, torch.full((1,), 0.07, device=device)], device)
+    return rows + compared(f"MLM, {tokens} tokens, vocabulary {vocabulary}", mlm, inputs, device)
+
+
+def compared(
+    title: str, forms: dict[str, Callable[..., Any]], inputs: list[Tensor], device: torch.device
+) -> list[dict[str, Any]]:
+    """One row per form, the first of them being what the others are held against."""
     rows, reference = [], None
     for name, loss_of in forms.items():
         best = float("inf")
         for _ in range(4):
-            own, temperature = features.clone().requires_grad_(), torch.full((1,), 0.07, device=device, requires_grad=True)
+            leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
             finish(device)
             start = time.perf_counter()
-            loss = loss_of(own, teacher, keys, mask, temperature, 0.4)[0]
-            loss.backward()
+            loss = loss_of(*leaves)
+            gradients = torch.autograd.grad(loss, leaves)
             finish(device)
             best = min(best, time.perf_counter() - start)
-        assert own.grad is not None
-        found = (loss.detach(), own.grad)
+        found = [loss.detach(), *gradients]
         reference = found if reference is None else reference
         errors = [float((ours - theirs).abs().max() / theirs.abs().max()) for ours, theirs in zip(found, reference, strict=True)]
-        rows.append(
-            {
-                "part": f"ITC, one direction, batch {batch}, queue {queue}: {name}",
-                "ms": f"{1e3 * best:.2f}",
-                "result": f"relative error of loss {errors[0]:.1e}, of gradient {errors[1]:.1e}",
-            }
-        )
+        result = f"relative error of loss {errors[0]:.1e}, of gradients {max(errors[1:]):.1e}"
+        rows.append({"part": f"{title}: {name}", "ms": f"{1e3 * best:.2f}", "result": result})
     return rows
 
 
@@ -189,11 +208,11 @@ def main() -> None:
                 rows.append({"part": f"kernels of that step: {kind}", "ms": "", "result": f"{share:.1%} of the busy time"})
         del engine, batch
     if time.monotonic() - start > 60 * arguments.minutes:
-        rows.append({"part": "Triton kernel", "ms": "", "result": "left out: out of time"})
+        rows.append({"part": "Triton kernels", "ms": "", "result": "left out: out of time"})
     elif device.type == "cpu" and not os.environ.get("TRITON_INTERPRET"):
-        rows.append({"part": "Triton kernel", "ms": "", "result": "left out: on a CPU it needs TRITON_INTERPRET=1"})
+        rows.append({"part": "Triton kernels", "ms": "", "result": "left out: on a CPU it needs TRITON_INTERPRET=1"})
     else:
-        rows += triton_rows(device, size, config.pretraining().queue_size, config.model.embed_dim)
+        rows += triton_rows(device, size, config.pretraining().queue_size, config.model)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU: a test of the program, no figures to quote"
     notes = [
         f"{name}. Measured rate of a matrix product: {ceiling / 1e12:.2f} TFLOP/s. {arguments.model} model, "

@@ -134,7 +134,7 @@ class ComputeConfig:
     wide_losses: Literal["plain", "sliced", "triton"] = setting(
         "plain",
         "ITC and MLM from whole rows of logits, or by slices of columns: less memory, products computed twice; "
-        "triton: ITC by a fused kernel (needs a GPU, not yet run on one), MLM sliced",
+        "triton: both by fused kernels (needs a GPU, not yet run on one)",
     )
     cached_texts: int = setting(
         0, "embeddings of a frozen text encoder kept in memory, for corpora whose captions come again; 0: none", unit="texts"

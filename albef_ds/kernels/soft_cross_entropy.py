@@ -7,12 +7,13 @@ lse the logarithm of the sum of exponentials over all columns,
     loss = lse(s) - alpha * E_teacher[s] - (1 - alpha) * mean over positives of s,      d loss / d s = softmax(s) - t,
 
 so one pass over the columns gives the loss, and a second one, which computes the slices again, the gradients. Neither
-logits nor probabilities are kept: of (rows, columns) at most a slice exists. Plain torch; the reference of the plain form
-(`losses/`) is what it is tested against.
+logits nor probabilities are kept: of (rows, columns) at most a slice exists. `sums` and `slope` are plain torch here, and
+Triton kernels in `triton_soft_cross_entropy.py`; the plain form (`losses/`) is what both are tested against.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from torch import Tensor
 
 COLUMNS = 4096
 """Columns of a slice: 1 MB of fp32 logits for 64 rows."""
+_FUSED_SLICE = 1 << 20
+"""Logits of a slice where launches of kernels are what takes time."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,34 @@ class Positives:
         return self.labels[:, None] == torch.arange(columns.start, columns.stop, device=self.labels.device)
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What the loss is of; see `soft_cross_entropy`."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    scale: Tensor
+    positives: Positives
+    teacher: Teacher | None
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What all columns together say of each row, (R,) each."""
+
+    log_sum: Tensor
+    """lse(s)."""
+    right: Tensor
+    """Sum of s over the positives."""
+    count: Tensor
+    """Number of positives."""
+    guide_log_sum: Tensor | None = None
+    """lse of the teacher's logits."""
+    guide_mean: Tensor | None = None
+    """E_teacher[s]."""
+
+
 def soft_cross_entropy(
     x: Tensor,
     weight: Tensor,
@@ -76,7 +107,9 @@ def soft_cross_entropy(
     positives: Positives,
     teacher: Teacher | None,
     alpha: float,
-    columns: int = COLUMNS,
+    columns: int | None = None,
+    *,
+    fused: bool = False,
 ) -> Tensor:
     """The loss of each row, (R,), fp32 or better; differentiable in `x`, `weight`, `bias` and `scale`.
 
@@ -88,11 +121,14 @@ def soft_cross_entropy(
         positives: the ground truth.
         teacher: the momentum model's logits; None where alpha is 0. Never differentiated.
         alpha: weight of the teacher.
-        columns: size of a slice.
+        columns: size of a slice; None: 4,096 or, where fused, as many as make about a million logits.
+        fused: by Triton kernels, on a GPU.
     """
     if teacher is None:
         alpha = 0.0
-    loss: Tensor = _SoftCrossEntropy.apply(x, weight, bias, scale, positives, teacher, alpha, columns)
+    if columns is None:
+        columns = max(COLUMNS, (_FUSED_SLICE // max(1, len(x))) & ~1023) if fused else COLUMNS
+    loss: Tensor = _SoftCrossEntropy.apply(x, weight, bias, scale, positives, teacher, alpha, columns, fused)
     return loss
 
 
@@ -137,6 +173,36 @@ class _Expectation:
         return self.weighted / self.mass
 
 
+def sums(problem: Problem, columns: int) -> Sums:
+    """One pass over the columns, `columns` at a time."""
+    x, weight, bias, scale, teacher = problem.x, problem.weight, problem.bias, problem.scale, problem.teacher
+    like = _wide(x)
+    student, guide = _Expectation(len(x), like), _Expectation(len(x), like)
+    right, count = like.new_zeros(len(x)), like.new_zeros(len(x))
+    for part in _slices(len(weight), columns):
+        logits = _logits(x, weight[part], scale, None if bias is None else bias[part])
+        mask = problem.positives.part(part)
+        right += (logits * mask).sum(dim=1)
+        count += mask.sum(dim=1)
+        student.add(logits)
+        if teacher is not None:
+            guide.add(teacher.logits(part, weight[part], scale), logits)
+    if teacher is None:
+        return Sums(student.log_sum, right, count)
+    return Sums(student.log_sum, right, count, guide.log_sum, guide.mean)
+
+
+def slope(problem: Problem, part: slice, found: Sums, alpha: float) -> Tensor:
+    """d loss / d s for a slice of columns, (R, C), fp32 or better."""
+    weight, bias, teacher = problem.weight[part], problem.bias, problem.teacher
+    logits = _logits(problem.x, weight, problem.scale, None if bias is None else bias[part])
+    result = torch.exp(logits - found.log_sum[:, None])
+    result -= problem.positives.part(part) * ((1.0 - alpha) / found.count)[:, None]
+    if teacher is not None and found.guide_log_sum is not None:
+        result -= alpha * torch.exp(teacher.logits(part, weight, problem.scale) - found.guide_log_sum[:, None])
+    return result
+
+
 class _SoftCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -149,54 +215,45 @@ class _SoftCrossEntropy(torch.autograd.Function):
         teacher: Teacher | None,
         alpha: float,
         columns: int,
+        fused: bool,
     ) -> Tensor:
-        like = _wide(x)
-        student, guide = _Expectation(len(x), like), _Expectation(len(x), like)
-        right, count = like.new_zeros(len(x)), like.new_zeros(len(x))
-        for part in _slices(len(weight), columns):
-            logits = _logits(x, weight[part], scale, None if bias is None else bias[part])
-            mask = positives.part(part)
-            right += (logits * mask).sum(dim=1)
-            count += mask.sum(dim=1)
-            student.add(logits)
-            if teacher is not None:
-                guide.add(teacher.logits(part, weight[part], scale), logits)
-        loss = student.log_sum - (1.0 - alpha) * right / count
-        saved = [x, weight, bias, scale, student.log_sum, count]
-        if teacher is not None:
-            loss = loss - alpha * guide.mean
-            saved.append(guide.log_sum)
-        ctx.save_for_backward(*saved)
-        ctx.settings = (positives, teacher, alpha, columns)
+        found: Sums = _form(fused).sums(Problem(x, weight, bias, scale, positives, teacher), columns)
+        loss = found.log_sum - (1.0 - alpha) * found.right / found.count
+        if found.guide_mean is not None:
+            loss = loss - alpha * found.guide_mean
+        ctx.save_for_backward(x, weight, bias, scale)
+        ctx.settings = (positives, teacher, alpha, columns, fused, found)
         return loss
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, scale, log_sum, count, *rest = ctx.saved_tensors
-        positives, teacher, alpha, columns = ctx.settings
+        x, weight, bias, scale = ctx.saved_tensors
+        positives, teacher, alpha, columns, fused, found = ctx.settings
         wants_x, wants_weight, wants_bias, wants_scale, *_ = ctx.needs_input_grad
-        grad_x = torch.zeros_like(x, dtype=log_sum.dtype) if wants_x else None
+        problem = Problem(x, weight, bias, scale, positives, teacher)
+        grad_x = torch.zeros_like(x, dtype=found.log_sum.dtype) if wants_x or wants_scale else None
         grad_weight = torch.empty_like(weight) if wants_weight else None
         grad_bias = torch.empty_like(bias) if wants_bias else None
-        grad_scale = torch.zeros_like(scale, dtype=log_sum.dtype) if wants_scale else None
         for part in _slices(len(weight), columns):
-            own_bias = None if bias is None else bias[part]
-            logits = _logits(x, weight[part], scale, own_bias)
-            slope = torch.exp(logits - log_sum[:, None])
-            slope -= positives.part(part) * ((1.0 - alpha) / count)[:, None]
-            if teacher is not None:
-                slope -= alpha * torch.exp(teacher.logits(part, weight[part], scale) - rest[0][:, None])
-            slope *= gradient[:, None]
+            steep = _form(fused).slope(problem, part, found, alpha)
+            steep *= gradient[:, None]
             if grad_bias is not None:
-                grad_bias[part] = slope.sum(dim=0)
-            if grad_scale is not None:
-                products = logits if own_bias is None else logits - own_bias
-                grad_scale += (slope * products).sum() / scale
-            slope = (slope * scale).to(x.dtype)
+                grad_bias[part] = steep.sum(dim=0)
+            steep = steep.to(x.dtype)
             if grad_x is not None:
-                grad_x += slope @ weight[part].to(x.dtype)
+                grad_x += steep @ weight[part].to(x.dtype)
             if grad_weight is not None:
-                grad_weight[part] = slope.T @ x
-        grad_x = None if grad_x is None else grad_x.to(x.dtype)
-        grad_scale = None if grad_scale is None else grad_scale.to(scale.dtype)
-        return grad_x, grad_weight, grad_bias, grad_scale, None, None, None, None
+                grad_weight[part] = (steep.T @ x) * scale
+        # Similarities are x . w: their part in the gradient of the scale is x . (slope w).
+        grad_scale = (grad_x * x).sum().to(scale.dtype).reshape(scale.shape) if wants_scale and grad_x is not None else None
+        grad_x = (grad_x * scale).to(x.dtype) if wants_x and grad_x is not None else None
+        return grad_x, grad_weight, grad_bias, grad_scale, None, None, None, None, None
+
+
+def _form(fused: bool) -> Any:
+    """What has `sums` and `slope`."""
+    if not fused:
+        return sys.modules[__name__]
+    from albef_ds.kernels import triton_soft_cross_entropy  # here: it needs Triton, and is built on this module
+
+    return triton_soft_cross_entropy

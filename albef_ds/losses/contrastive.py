@@ -72,14 +72,9 @@ def sliced_contrastive_loss(
 ) -> tuple[Tensor, Tensor]:
     """`contrastive_loss` without (B, K) tensors but the mask; the logits it returns are those of the first `num_logits` keys.
 
-    `fused` takes the Triton kernel.
+    `fused` takes the Triton kernels.
     """
     with torch.autocast(features.device.type, enabled=False):
-        if fused:
-            from albef_ds.kernels.triton_contrast import contrast
-
-            inputs = (features.float(), momentum_features.float(), keys.float(), positives, 1.0 / temperature.float())
-            return contrast(*inputs, alpha).mean(), (features @ keys[:num_logits].T / temperature).detach()
         teacher = FeatureTeacher(momentum_features) if alpha > 0.0 else None
-        loss = soft_target_loss(features, keys, None, 1.0 / temperature, Positives(mask=positives), teacher, alpha).mean()
-        return loss, (features @ keys[:num_logits].T / temperature).detach()
+        loss = soft_target_loss(features, keys, None, 1.0 / temperature, Positives(mask=positives), teacher, alpha, fused=fused)
+        return loss.mean(), (features @ keys[:num_logits].T / temperature).detach()

@@ -35,6 +35,8 @@ class WordTarget:
     """(M, V), or None where alpha is 0."""
     alpha: float
     """Weight of the momentum model (paper eq. 7)."""
+    fused: bool = False
+    """By Triton kernels."""
 
 
 class VocabularyDecoder(nn.Linear):
@@ -51,7 +53,9 @@ class VocabularyDecoder(nn.Linear):
         with torch.autocast(hidden.device.type, enabled=False):
             one = torch.ones(1, dtype=torch.float32, device=hidden.device)
             positives = Positives(labels=target.labels)
-            return soft_cross_entropy(hidden, self.weight, self.bias, one, positives, teacher, target.alpha)
+            return soft_cross_entropy(
+                hidden, self.weight, self.bias, one, positives, teacher, target.alpha, fused=target.fused
+            )
 
 
 class MLMHead(nn.Module):

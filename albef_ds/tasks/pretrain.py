@@ -175,7 +175,8 @@ class PretrainTask(ContrastiveTask):
     ) -> tuple[Tensor, Tensor]:
         """MLM loss and the number of masked tokens of this rank."""
         if self.compute.wide_losses != "plain":
-            total = self.mlm_head(hidden[tokens.chosen], WordTarget(tokens.labels, momentum_logits, alpha)).sum()
+            fused = self.compute.wide_losses == "triton"
+            total = self.mlm_head(hidden[tokens.chosen], WordTarget(tokens.labels, momentum_logits, alpha, fused)).sum()
         else:
             logits = self._vocabulary_logits(self.mlm_head, hidden, tokens)
             total = masked_language_loss(logits, tokens.labels, momentum_logits, alpha)

@@ -25,7 +25,7 @@ def test_every_part_is_measured_or_says_why_not(tmp_path: Path, monkeypatch: pyt
     assert len(steps) == 6 and all("images/s" in result for result in steps)
     shares = [float(result.split("%")[0]) for part, result in rows.items() if part.startswith("kernels")]
     assert sum(shares) == pytest.approx(100, abs=1)
-    assert "TRITON_INTERPRET" in rows["Triton kernel"]
+    assert "TRITON_INTERPRET" in rows["Triton kernels"]
 
 
 def test_what_would_begin_too_late_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
