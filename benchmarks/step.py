@@ -59,12 +59,25 @@ class Variant:
     seconds: list[float] | None = None
 
 
+def base_config(batch: int, tokens: int) -> RunConfig:
+    """Pretraining of the base model with a full queue; dropout off, so that all forms compute the same numbers."""
+    model = ModelConfig()
+    return RunConfig(
+        model=replace(model, text=replace(model.text, dropout=0.0)),
+        task=PretrainConfig(mask_unfilled_queue=False),
+        data=DataConfig(max_tokens=tokens),
+        optim=OptimConfig(),
+        train=TrainConfig(micro_batch_size=batch, global_batch_size=batch),
+    )
+
+
 def batch_of(config: RunConfig, captions: str) -> ImageTextBatch:
     """Random pictures and captions at full length or as CC12M's, 15% of the tokens masked."""
     torch.manual_seed(1)
     batch = mock_batch(config)
     batch.images.normal_()
-    batch.token_ids[:, 1:] = torch.randint(1000, config.model.text.vocab_size, batch.token_ids[:, 1:].shape)
+    words = config.model.text.vocab_size
+    batch.token_ids[:, 1:] = torch.randint(min(1000, words // 2), words, batch.token_ids[:, 1:].shape)
     batch.mlm_labels.fill_(-100)
     full = config.data.max_tokens
     lengths = torch.full((len(batch),), full) if captions == "full" else caption_lengths(len(batch), full)
@@ -85,7 +98,7 @@ def caption_lengths(count: int, most: int) -> torch.Tensor:
 
 
 def build(config: RunConfig, variant: Variant, device: torch.device, first: LocalEngine | None) -> LocalEngine:
-    """The base model with a full queue; dropout off, so that all variants compute the same numbers.
+    """Task, momentum copy and engine of one form.
 
     Variants after the `first` use its weights, momentum weights, queue and optimizer: four models would not fit.
     """
@@ -128,15 +141,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    model = ModelConfig()
-    object.__setattr__(model.text, "dropout", 0.0)
-    config = RunConfig(
-        model=model,
-        task=PretrainConfig(mask_unfilled_queue=False),
-        data=DataConfig(max_tokens=args.tokens),
-        optim=OptimConfig(),
-        train=TrainConfig(micro_batch_size=args.batch, global_batch_size=args.batch),
-    )
+    config = base_config(args.batch, args.tokens)
     variants = [
         Variant("plain, fp32", PLAIN, False),
         Variant("exact savings, fp32", ComputeConfig(), False),

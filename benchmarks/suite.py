@@ -42,6 +42,7 @@ _ALL_CORES = ("--threads", str(len(os.sched_getaffinity(0))))
 SUITE = [
     Entry("Step", "step", _ALL_CORES, ("--batch", "2", "--tokens", "12", "--repetitions", "1")),
     Entry("Step on captions as long as CC12M's", "step", ("--captions", "cc12m", *_ALL_CORES), None),
+    Entry("Parts of the step", "parts", _ALL_CORES, ("--batch", "2", "--tokens", "12", "--repetitions", "1")),
     Entry("Losses", "losses", (), ("--repetitions", "1")),
     Entry("Attention", "attention", (), ("--repetitions", "1")),
     Entry("Momentum update", "momentum_update", (), ("--model", "tiny", "--repetitions", "2")),
