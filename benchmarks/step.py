@@ -24,7 +24,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from albef_ds.build import build_task
 from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig, TrainConfig
@@ -33,6 +32,7 @@ from albef_ds.device import multiplies_bf16
 from albef_ds.engine import LocalEngine
 from albef_ds.models.compilation import compile_blocks
 from albef_ds.momentum import DenseMomentum
+from albef_ds.planning.recorder import flop_counter
 from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.types import ImageTextBatch
 from benchmarks.momentum_update import ReleasedMomentum
@@ -158,7 +158,7 @@ def main() -> None:
     batch = batch_of(config, args.captions).to(device)
     for variant in variants:
         engine = variant.engine = build(config, variant, device, variants[0].engine)
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             result = engine.train_step([batch], SCHEDULE, 0.0)
         if variant.compute.compile:  # behind the counting, which does not see into compiled code
             compile_blocks(engine.task)

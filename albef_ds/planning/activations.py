@@ -126,35 +126,44 @@ def _text(config: RunConfig, compute: Compute) -> Part:
     return Part("text encoder", total, rows * layer if recompute else 0)
 
 
-def _fusion_layer(config: RunConfig, compute: Compute, rows: int, queries: int, own_images: bool) -> int:
-    """One pass of `rows` texts through one layer. `own_images`: row i meets image i, so nothing is copied for it."""
-    vision, text, length, s = config.model.vision, config.model.text, config.data.max_tokens, compute.itemsize
-    width, tokens = text.width, vision.num_tokens
+def _fusion_layer(config: RunConfig, compute: Compute, rows: int, queries: int) -> int:
+    """`rows` texts through one layer, without keys and values of their images."""
+    text, length, s = config.model.text, config.data.max_tokens, compute.itemsize
+    width, tokens = text.width, config.model.vision.num_tokens
     # Query, context, norm input, norm output of the cross-attention, and its dropout mask.
     cross = queries * (4 * width * s + width * compute.mask + _STATISTICS) + compute.weights(queries, tokens, text.num_heads)
     gathered = queries * width * s if queries < length else 0
-    images = 2 * tokens * width * s
-    if not config.compute.share_cross_kv and not own_images:
-        images += tokens * vision.width * s
-    return rows * (_text_layer(text, compute, queries, length) + cross + gathered + images)
+    return rows * (_text_layer(text, compute, queries, length) + cross + gathered)
+
+
+def _images_met(config: RunConfig, compute: Compute, one_call: bool, itm: int) -> int:
+    """Keys and values in one layer, and what is copied to bring texts and images together; `itm` tokens of an ITM text ask."""
+    size, vision, width = config.train.micro_batch_size, config.model.vision, config.model.text.width
+    pair = 2 * vision.num_tokens * width * compute.itemsize
+    if config.compute.share_cross_kv:
+        # Projected once; those of the negative images are picked out, those drawn from other ranks joined the own ones.
+        pairs = (3 if config.pretraining().gather_negatives else 2) * size * pair
+        # Queries and contexts are there whole and by the images that they meet.
+        return pairs + 2 * (4 if one_call else 2) * size * itm * width * compute.itemsize
+    copied = (4 if one_call else 2) * size * vision.num_tokens * vision.width * compute.itemsize
+    return 4 * size * pair + copied
 
 
 def _multimodal(config: RunConfig, compute: Compute) -> Part:
     text, length, s = config.model.text, config.data.max_tokens, compute.itemsize
     size, settings, positions = config.train.micro_batch_size, config.compute, masked_tokens(config)
-    apart = not config.pretraining().gather_negatives  # positives and MLM meet their own images without an index
-    shared = size * 2 * config.model.vision.num_tokens * text.width * s if apart and settings.share_cross_kv else 0
     cls = 1 if settings.itm_cls_only else length
     asked = positions if settings.itm_cls_only and settings.mlm_masked_only else length
 
     def three_passes(itm: int, mlm: int) -> int:
-        passes = ((size, itm, apart), (2 * size, itm, False), (size, mlm, apart))
-        return sum(_fusion_layer(config, compute, *one) for one in passes) - shared
+        passes = ((size, itm), (2 * size, itm), (size, mlm))
+        return sum(_fusion_layer(config, compute, *one) for one in passes)
 
-    layer = _fusion_layer(config, compute, 4 * size, length, False) if settings.one_fusion_call else three_passes(length, length)
-    last = three_passes(cls, asked)
+    layer = three_passes(length, length) + _images_met(config, compute, settings.one_fusion_call, length)
+    last = three_passes(cls, asked) + _images_met(config, compute, False, cls)
     text_input = 4 * size * length * text.width * s
-    drawn = 2 * size * config.model.vision.num_tokens * config.model.vision.width * s if not apart else 0
+    images = size * config.model.vision.num_tokens * config.model.vision.width * s
+    drawn = 2 * images if config.pretraining().gather_negatives else 0
     head = 3 * size * cls * text.width * s
     if settings.checkpoint_multimodal:
         return Part("multimodal encoder", text.num_fusion_layers * text_input + drawn + head, max(layer, last))

@@ -121,6 +121,25 @@ def test_multimodal_encoder_equals_a_literal_post_norm_reference(
         torch.testing.assert_close(picked[row], expected[positions[row]], rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("one_call", [True, False])
+def test_each_part_of_a_pass_meets_the_images_that_its_entry_names(one_call: bool, share: bool) -> None:
+    encoder = MultimodalEncoder(TEXT, ComputeConfig(one_fusion_call=one_call, share_cross_kv=share), IMAGE_WIDTH).double().eval()
+    _randomize(encoder)
+    generator = torch.Generator().manual_seed(4)
+    images = torch.randn(5, 4, IMAGE_WIDTH, generator=generator, dtype=torch.float64)
+    text = torch.randn(8, 7, 24, generator=generator, dtype=torch.float64)
+    _, mask = _texts(8, 7)
+    first, second = torch.tensor([4, 1]), torch.tensor([0, 0])
+    # By number, the first two, other numbers, the first two again.
+    meets = [4, 1, 0, 1, 0, 0, 0, 1]
+    passes = [FusionPass(text[:4], mask[:4], (first, 2)), FusionPass(text[4:], mask[4:], (second, 2))]
+    found = torch.cat(encoder(images, passes))
+    for row, image in enumerate(meets):
+        expected = _reference_fusion(encoder, text[row], mask[row], images[image], False)
+        torch.testing.assert_close(found[row][mask[row]], expected[mask[row]], rtol=0, atol=1e-12)
+
+
 def test_gathered_tokens_are_those_named() -> None:
     hidden = torch.arange(24.0).reshape(2, 4, 3)
     got = gather_tokens(hidden, torch.tensor([[3, 0], [1, 1]]))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from albef_ds.config.schema import ComputeConfig, RunConfig
 from albef_ds.data.mock import mock_batch
@@ -20,8 +21,8 @@ RECOMPUTED = {"checkpoint_visual": True, "checkpoint_text": True, "checkpoint_mu
 
 
 def _config(compute: dict[str, Any], **sections: dict[str, Any]) -> RunConfig:
-    """A tiny run of the plain engine; torch's counter does not know the CPU's fused attention, hence the plain form."""
-    config = tiny_config(compute=ComputeConfig(attention="plain", **compute))
+    """A tiny run of the plain engine, and of plain attention: the fused form's backward pass computes scores again."""
+    config = tiny_config(compute=ComputeConfig(**{"attention": "plain", **compute}))
     config = with_engine(config, kind="local", device="cpu", momentum_storage="dense")
     task = replace(config.pretraining(), mask_unfilled_queue=False, **sections.get("task", {}))
     model = replace(
@@ -60,3 +61,15 @@ def test_the_base_model_needs_247_gflop_per_image() -> None:
     config = pretrain_4m()
     total = sum(part.model for part in step_flops(config)) / config.train.micro_batch_size
     assert total / 1e9 == pytest.approx(247.2, abs=0.1)
+
+
+def test_the_cpus_fused_attention_is_counted_like_the_plain_one() -> None:
+    found = []
+    for attention in ("plain", "sdpa"):
+        _, engine = make(_config({"attention": attention}))
+        batch = mock_batch(engine_config := _config({"attention": attention}))
+        assert isinstance(batch, ImageTextBatch) and engine_config.compute.attention == attention
+        with torch.no_grad(), recorded() as counts:
+            engine.task(batch, alpha=0.4)
+        found.append(counts.flops)
+    assert found[0] == found[1] > 0
