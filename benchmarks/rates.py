@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -13,14 +14,20 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def rate_of_products(device: torch.device, dtype: torch.dtype, size: int, times: int = 5) -> float:
-    """FLOP/s of a square matrix product, the best of `times`; a multiply-add counts as 2."""
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = 0.0
+def rates_of_products(device: torch.device, dtypes: Sequence[torch.dtype], size: int, times: int = 5) -> list[float]:
+    """FLOP/s of a square matrix product in each precision, the best of `times` in turn; a multiply-add counts as 2."""
+    factors = [[torch.randn(size, size, device=device).to(dtype) for _ in range(2)] for dtype in dtypes]
+    best = [0.0] * len(dtypes)
     for _ in range(times):
-        finish(device)
-        start = time.perf_counter()
-        left @ right
-        finish(device)
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+        for number, (left, right) in enumerate(factors):
+            finish(device)
+            start = time.perf_counter()
+            left @ right
+            finish(device)
+            best[number] = max(best[number], 2 * size**3 / (time.perf_counter() - start))
     return best
+
+
+def rate_of_products(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """The same in one precision."""
+    return rates_of_products(device, [dtype], size)[0]

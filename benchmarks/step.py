@@ -36,7 +36,7 @@ from albef_ds.planning.recorder import flop_counter
 from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.types import ImageTextBatch
 from benchmarks.momentum_update import ReleasedMomentum
-from benchmarks.rates import rate_of_products
+from benchmarks.rates import rates_of_products
 from benchmarks.record import write_record
 
 PLAIN = ComputeConfig(attention="plain", share_cross_kv=False, mlm_masked_only=False, itm_cls_only=False, one_fusion_call=False)
@@ -197,12 +197,12 @@ def main() -> None:
     ]
     if any(variant.autocast for variant in variants):
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        rates = {name: rate_of_products(device, dtype, _PRODUCT) / 1e9 for name, dtype in kinds.items()}
+        found = rates_of_products(device, list(kinds.values()), _PRODUCT, times=40)
+        rates = {name: rate / 1e9 for name, rate in zip(kinds, found, strict=True)}
         notes.append(
             f"A matrix product of {_PRODUCT:,}: "
             + ", ".join(f"{name} {rate:.3g} GFLOP/s ({rate / rates['fp32']:.2g} x fp32)" for name, rate in rates.items())
-            + ". Where bf16 is not above 1, the processor has no arithmetic for it: autocast loses, and `engine.precision=auto`"
-            " takes fp32."
+            + ". Where bf16 is not above 1, autocast loses, and `engine.precision=auto` takes fp32."
         )
     if args.captions != "full":
         share = batch.token_mask.double().mean().item()
