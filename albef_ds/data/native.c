@@ -1,8 +1,8 @@
 /* RandAugment's loops over the pixels of a picture, as C.
  *
- * Optional: `native.py` calls these where they were built. They give the pixels of the numpy forms in `augment.py`, which
- * serve elsewhere (tests/data/test_native.py). Pictures are rows of 32-bit words: red, green, blue and a byte that means
- * nothing. Sizes are checked by the caller.
+ * Optional: `native.py` calls these where they were built. They give the pixels of the numpy forms in `loops.py`, which serve
+ * elsewhere (tests/data/test_native.py). Pictures are rows of 32-bit words: red, green, blue and a byte that means nothing.
+ * Sizes are the caller's to check.
  */
 
 #include <stddef.h>
