@@ -90,7 +90,7 @@ def take_snapshot(
             "stage": config.engine.stage,
             "counters": counters,
             "outside": plain,
-            "window": sorted(window[0]) if window else [],
+            "window": list(window[0]) if window else [],
             "metrics": dict(metrics),
             "versions": versions(),
             "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -201,7 +201,7 @@ def _generators(device: torch.device) -> dict[str, Tensor]:
 
 
 def _as_rows(window: Window) -> Tensor:
-    names = sorted(window[0]) if window else []
+    names = list(window[0]) if window else []
     return torch.tensor([[row[name] for name in names] for row in window], dtype=torch.float64).reshape(len(window), len(names))
 
 

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from albef_ds.config.schema import ComputeConfig, TextConfig
 from albef_ds.models.attention import attend, merge_heads, split_heads
 from albef_ds.models.packing import Packing, packed, unpacked
-from albef_ds.models.passes import FusionPass, ImageIndex, cat, concatenate, parts_by_images, select_images
+from albef_ds.models.passes import FusionPass, ImageIndex, cat, concatenate, parts_by_images, select_images, split
 
 
 def run_layer(layer: nn.Module, recompute: bool, *args: Any) -> Any:
@@ -122,7 +122,7 @@ class CrossAttention(nn.Module):
         meet the same images become queries of one call, k L per image instead of L, so that no key is copied for them.
         """
         query = split_heads(unpacked(self.query(hidden), packing), self.num_heads)
-        contexts = list(query.chunk(len(image_index)))
+        contexts = split(query, len(image_index))
         for index, parts in parts_by_images(image_index):
             together = cat([contexts[part] for part in parts], dim=2)
             found = self.attend(
@@ -133,7 +133,7 @@ class CrossAttention(nn.Module):
                 dropout=self.dropout if self.training else 0.0,
                 implementation=self.implementation,
             )
-            for part, context in zip(parts, found.chunk(len(parts), dim=2), strict=True):
+            for part, context in zip(parts, split(found, len(parts), dim=2), strict=True):
                 contexts[part] = context
         return self.output(packed(merge_heads(cat(contexts)), packing), hidden)
 

@@ -35,6 +35,11 @@ def cat(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
 
 
+def split(whole: Tensor, num_parts: int, dim: int = 0) -> list[Tensor]:
+    """Equal parts. A single one is the whole itself: `chunk` would bind an exported program to the size that it saw."""
+    return [whole] if num_parts == 1 else list(whole.chunk(num_parts, dim=dim))
+
+
 @dataclass(frozen=True)
 class FusionPass:
     """R texts to be fused with images of the same call.
