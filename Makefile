@@ -24,7 +24,7 @@ endif
 help:
 	@echo "make demo   train on the shipped emoji corpus in minutes and show what it retrieves"
 	@echo "make downstream  fine-tune the five tasks on generated scenes and print each figure beside its ceilings"
-	@echo "make bench  run every benchmark (35 minutes on two cores) and write benchmarks/suite.md; QUICK=1: tiny sizes, minutes"
+	@echo "make bench  run every benchmark (20 to 35 minutes on two cores) and write benchmarks/suite.md; QUICK=1: tiny sizes, minutes"
 	@echo "make test   lint (ruff, mypy) and the tests"
 	@echo "make lint   lint alone"
 	@echo "make slurm  install Slurm for the tests (Debian; part of make test, which skips its tests elsewhere)"

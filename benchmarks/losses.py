@@ -121,8 +121,8 @@ def main() -> None:
     ratio = totals["sliced"] / totals["plain"]
     notes = [
         f"Sliced over plain, first two losses together: {ratio:.2f} of the memory. 256 masked tokens; the momentum model's",
-        "logits of MLM are given (31 MB, in neither figure). Where the matrix of the vocabulary learns, its gradient (94 MB)",
-        "comes on top of either form. fp32, one thread; seconds are medians of a machine that also did other work.",
+        "logits of MLM are given (31 MB, in neither figure). Where the matrix of the vocabulary learns, its gradient (89 MB) is",
+        "counted: the plain form has its peak before there is one. fp32, one thread; seconds are medians.",
     ]
     write_record(
         arguments.out,

@@ -1,6 +1,6 @@
 """Every benchmark of the training system's parts in one run: pairs of ours and the plain or a peer's form.
 
-    make bench                                  # 35 minutes on two cores
+    make bench                                  # 20 to 35 minutes on two cores
     python -m benchmarks.suite --quick          # minutes, tiny sizes: shows that all run, no figures to quote
 
 Writes benchmarks/suite.json and .md (with --quick benchmarks/suite_quick). Each benchmark runs in a process of its own, one

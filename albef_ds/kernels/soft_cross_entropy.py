@@ -195,8 +195,8 @@ def sums(problem: Problem, columns: int) -> Sums:
 def slope(problem: Problem, part: slice, found: Sums, alpha: float) -> Tensor:
     """d loss / d s for a slice of columns, (R, C), fp32 or better."""
     weight, bias, teacher = problem.weight[part], problem.bias, problem.teacher
-    logits = _logits(problem.x, weight, problem.scale, None if bias is None else bias[part])
-    result = torch.exp(logits - found.log_sum[:, None])
+    result = _logits(problem.x, weight, problem.scale, None if bias is None else bias[part])
+    result.sub_(found.log_sum[:, None]).exp_()
     result -= problem.positives.part(part) * ((1.0 - alpha) / found.count)[:, None]
     if teacher is not None and found.guide_log_sum is not None:
         result -= alpha * torch.exp(teacher.logits(part, weight, problem.scale) - found.guide_log_sum[:, None])
@@ -239,14 +239,15 @@ class _SoftCrossEntropy(torch.autograd.Function):
             steep *= gradient[:, None]
             if grad_bias is not None:
                 grad_bias[part] = steep.sum(dim=0)
+            steep *= scale
             steep = steep.to(x.dtype)
             if grad_x is not None:
                 grad_x += steep @ weight[part].to(x.dtype)
             if grad_weight is not None:
-                grad_weight[part] = (steep.T @ x) * scale
-        # Similarities are x . w: their part in the gradient of the scale is x . (slope w).
-        grad_scale = (grad_x * x).sum().to(scale.dtype).reshape(scale.shape) if wants_scale and grad_x is not None else None
-        grad_x = (grad_x * scale).to(x.dtype) if wants_x and grad_x is not None else None
+                grad_weight[part] = steep.T @ x
+        # s is scale * (x . w) + b: its sum over the slopes without the bias is x . (gradient of x).
+        grad_scale = ((grad_x * x).sum() / scale).to(scale.dtype) if wants_scale and grad_x is not None else None
+        grad_x = grad_x.to(x.dtype) if wants_x and grad_x is not None else None
         return grad_x, grad_weight, grad_bias, grad_scale, None, None, None, None, None
 
 
