@@ -12,15 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import write_record
 from tests.distributed import run_ranks
 from tests.planning.census import SETTINGS, few_million, held_at_every_setting, planned, with_setting
 from tests.planning.saved import saved_bytes
 from tests.planning.test_activations import RECOMPUTE, RELEASED, planned_bytes, small
-
-try:
-    from benchmarks.record import write_record
-except ImportError:
-    from benchmarks.record import write_record
 
 ACTIVATIONS: list[tuple[str, str, float, dict[str, Any]]] = [
     ("plain attention", "fp32", 0.1, {}),
@@ -30,6 +26,8 @@ ACTIVATIONS: list[tuple[str, str, float, dict[str, Any]]] = [
     ("everything recomputed", "fp32", 0.1, RECOMPUTE),
     ("everything recomputed", "bf16", 0.1, RECOMPUTE),
     ("visual encoder recomputed", "fp32", 0.1, {"checkpoint_visual": True}),
+    ("one call per pass", "fp32", 0.1, {"one_fusion_call": False}),
+    ("one call per pass, fused attention, no dropout", "fp32", 0.0, {"one_fusion_call": False, "attention": "sdpa"}),
     ("the released code's form", "fp32", 0.1, RELEASED),
 ]
 

@@ -55,7 +55,7 @@ def activations(config: RunConfig, compute: Compute, world_size: int) -> list[Pa
         Part("input batch", config.train.micro_batch_size * 4 * 3 * config.model.vision.image_size**2),
         _visual(config, compute),
         _text(config, compute),
-        _multimodal(config, compute),
+        _multimodal(config, compute, world_size),
         _masked_language(config, compute),
         _contrastive(config, world_size),
     ]
@@ -140,16 +140,17 @@ def _images_met(config: RunConfig, compute: Compute, one_call: bool, itm: int) -
     """Keys and values in one layer, and what is copied to bring texts and images together; `itm` tokens of an ITM text ask."""
     size, vision, width = config.train.micro_batch_size, config.model.vision, config.model.text.width
     pair = 2 * vision.num_tokens * width * compute.itemsize
+    if config.compute.share_cross_kv and not compute.fused:
+        # Copies in the order of the products, one of all images that a call meets: own and negative ones.
+        return (2 if one_call else 4) * size * pair
     if config.compute.share_cross_kv:
-        # Projected once; those of the negative images are picked out, those drawn from other ranks joined the own ones.
-        pairs = (3 if config.pretraining().gather_negatives else 2) * size * pair
-        # Queries and contexts are there whole and by the images that they meet.
-        return pairs + 2 * (4 if one_call else 2) * size * itm * width * compute.itemsize
+        # The own images' projections and the negatives'. Queries that meet the same images are joined, contexts put back.
+        return 2 * size * pair + (3 + 4 if one_call else 2) * size * itm * width * compute.itemsize
     copied = (4 if one_call else 2) * size * vision.num_tokens * vision.width * compute.itemsize
     return 4 * size * pair + copied
 
 
-def _multimodal(config: RunConfig, compute: Compute) -> Part:
+def _multimodal(config: RunConfig, compute: Compute, world_size: int) -> Part:
     text, length, s = config.model.text, config.data.max_tokens, compute.itemsize
     size, settings, positions = config.train.micro_batch_size, config.compute, masked_tokens(config)
     cls = 1 if settings.itm_cls_only else length
@@ -163,7 +164,7 @@ def _multimodal(config: RunConfig, compute: Compute) -> Part:
     last = three_passes(cls, asked) + _images_met(config, compute, False, cls)
     text_input = 4 * size * length * text.width * s
     images = size * config.model.vision.num_tokens * config.model.vision.width * s
-    drawn = 2 * images if config.pretraining().gather_negatives else 0
+    drawn = 2 * images if config.pretraining().gather_negatives and world_size > 1 else 0
     head = 3 * size * cls * text.width * s
     if settings.checkpoint_multimodal:
         return Part("multimodal encoder", text.num_fusion_layers * text_input + drawn + head, max(layer, last))
