@@ -10,15 +10,15 @@ from torch import Tensor
 
 from albef_ds.models.packing import Packing, packed, unpacked
 
-ImageIndex = Tensor | int | None
-"""Which images a part of the texts meets, one each: those at int64 positions, the first so many, or all in their order."""
+ImageIndex = Tensor | range | None
+"""Which images a part of the texts meets, one each: those at int64 positions, neighbours, or all in their order."""
 
 
 def select_images(images: Tensor, index: ImageIndex) -> Tensor:
     """The images (B, ...) that `index` names; nothing is copied where they lie side by side."""
     if index is None:
         return images
-    return images[:index] if isinstance(index, int) else images.index_select(0, index)
+    return images[index.start : index.stop] if isinstance(index, range) else images.index_select(0, index)
 
 
 def parts_by_images(image_index: Sequence[ImageIndex]) -> list[tuple[ImageIndex, list[int]]]:
@@ -36,8 +36,12 @@ def cat(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 
 def split(whole: Tensor, num_parts: int, dim: int = 0) -> list[Tensor]:
-    """Equal parts. A single one is the whole itself: `chunk` would bind an exported program to the size that it saw."""
-    return [whole] if num_parts == 1 else list(whole.chunk(num_parts, dim=dim))
+    """Equal parts. A single one is the whole itself: a division would bind an exported program to the size that it saw."""
+    if num_parts == 1:
+        return [whole]
+    size, rest = divmod(whole.shape[dim], num_parts)
+    assert rest == 0, f"{whole.shape[dim]} rows are not {num_parts} equal parts"
+    return list(torch.split(whole, size, dim=dim))
 
 
 @dataclass(frozen=True)

@@ -179,18 +179,18 @@ class ContrastiveTask(Task):
         mask = batch.token_mask
         images, all_texts, all_masks = image_embeds, text_embeds, mask
         own: ImageIndex = None
+        drawn: ImageIndex = negative_images
         if self.config.gather_negatives and comm.is_distributed():
             all_texts, all_masks = comm.all_gather_with_grad(text_embeds), comm.all_gather(mask)
             # Only the drawn images join the own ones: projecting every rank's would cost world_size times as much.
             images = torch.cat([image_embeds, comm.all_gather_with_grad(image_embeds)[negative_images]])
-            negative_images = torch.arange(len(batch), 2 * len(batch), device=mask.device)
-            own = len(batch)
+            own, drawn = range(len(batch)), range(len(batch), 2 * len(batch))
         cls = torch.zeros(len(batch), 1, dtype=torch.int64, device=mask.device)
         positive = FusionPass(text_embeds, mask, (own,), cls)
         negatives = FusionPass(
             torch.cat([text_embeds, all_texts[negative_texts]]),
             torch.cat([mask, all_masks[negative_texts]]),
-            (negative_images, own),
+            (drawn, own),
             cls.repeat(2, 1),
         )
         return images, positive, negatives

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel
 from albef_ds.config.schema import ComputeConfig, TextConfig
 from albef_ds.models.bert import MultimodalEncoder, TextEncoder, gather_tokens
 from albef_ds.models.names import bert_name
-from albef_ds.models.passes import FusionPass
+from albef_ds.models.passes import FusionPass, split
 
 TEXT = TextConfig(
     vocab_size=50, width=24, num_layers=3, num_fusion_layers=2, num_heads=3, intermediate_width=40, max_positions=16
@@ -128,16 +128,22 @@ def test_each_part_of_a_pass_meets_the_images_that_its_entry_names(one_call: boo
     _randomize(encoder)
     generator = torch.Generator().manual_seed(4)
     images = torch.randn(5, 4, IMAGE_WIDTH, generator=generator, dtype=torch.float64)
-    text = torch.randn(8, 7, 24, generator=generator, dtype=torch.float64)
-    _, mask = _texts(8, 7)
+    text = torch.randn(10, 7, 24, generator=generator, dtype=torch.float64)
+    _, mask = _texts(10, 7)
     first, second = torch.tensor([4, 1]), torch.tensor([0, 0])
-    # By number, the first two, other numbers, the first two again.
-    meets = [4, 1, 0, 1, 0, 0, 0, 1]
-    passes = [FusionPass(text[:4], mask[:4], (first, 2)), FusionPass(text[4:], mask[4:], (second, 2))]
+    # By number, the first two, other numbers, the first two again, two in the middle.
+    meets = [4, 1, 0, 1, 0, 0, 0, 1, 2, 3]
+    own = range(2)
+    passes = [FusionPass(text[:4], mask[:4], (first, own)), FusionPass(text[4:], mask[4:], (second, own, range(2, 4)))]
     found = torch.cat(encoder(images, passes))
     for row, image in enumerate(meets):
         expected = _reference_fusion(encoder, text[row], mask[row], images[image], False)
         torch.testing.assert_close(found[row][mask[row]], expected[mask[row]], rtol=0, atol=1e-12)
+
+
+def test_rows_that_are_no_equal_parts_are_refused() -> None:
+    with pytest.raises(AssertionError, match="6 rows are not 4 equal parts"):
+        split(torch.zeros(6, 2), 4)
 
 
 def test_gathered_tokens_are_those_named() -> None:
