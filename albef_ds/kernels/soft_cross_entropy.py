@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -111,7 +111,9 @@ def soft_cross_entropy(
     *,
     fused: bool = False,
 ) -> Tensor:
-    """The loss of each row, (R,), fp32 or better; differentiable in `x`, `weight`, `bias` and `scale`.
+    """The loss of each row, (R,), fp32 (fp64 from fp64); differentiable in `x`, `weight`, `bias` and `scale`.
+
+    Under autocast products are in its precision, those of the backward pass too.
 
     Args:
         x: (R, D).
@@ -122,8 +124,13 @@ def soft_cross_entropy(
         teacher: the momentum model's logits; None where alpha is 0. Never differentiated.
         alpha: weight of the teacher.
         columns: size of a slice; None: 4,096 or, where fused, as many as make about a million logits.
-        fused: by Triton kernels, on a GPU.
+        fused: by Triton kernels, on a GPU; their products are in the precision of `x`.
+
+    Raises:
+        ValueError: fp64 and fused.
     """
+    if fused and x.dtype == torch.float64:
+        raise ValueError("fused=True computes in fp32: give features of fp32, fp16 or bf16, or fused=False")
     if teacher is None:
         alpha = 0.0
     if columns is None:
@@ -150,7 +157,7 @@ class _Expectation:
     """log sum exp of logits that come in slices, and the mean of a second quantity under their softmax."""
 
     def __init__(self, rows: int, like: Tensor) -> None:
-        self.peak = like.new_full((rows,), -torch.inf)
+        self.peak = like.new_full((rows,), torch.finfo(like.dtype).min)  # finite: a slice may hold -inf alone
         self.mass = like.new_zeros(rows)
         self.weighted = like.new_zeros(rows)
 
@@ -182,7 +189,7 @@ def sums(problem: Problem, columns: int) -> Sums:
     for part in _slices(len(weight), columns):
         logits = _logits(x, weight[part], scale, None if bias is None else bias[part])
         mask = problem.positives.part(part)
-        right += (logits * mask).sum(dim=1)
+        right += logits.masked_fill(~mask, 0.0).sum(dim=1)
         count += mask.sum(dim=1)
         student.add(logits)
         if teacher is not None:
@@ -221,33 +228,39 @@ class _SoftCrossEntropy(torch.autograd.Function):
         loss = found.log_sum - (1.0 - alpha) * found.right / found.count
         if found.guide_mean is not None:
             loss = loss - alpha * found.guide_mean
-        ctx.save_for_backward(x, weight, bias, scale)
-        ctx.settings = (positives, teacher, alpha, columns, fused, found)
+        taught = teacher.features if isinstance(teacher, FeatureTeacher) else teacher and teacher.values
+        sums = (getattr(found, field.name) for field in fields(Sums))
+        ctx.save_for_backward(x, weight, bias, scale, positives.mask, positives.labels, taught, *sums)
+        ctx.settings = (type(teacher), alpha, columns, fused)
+        device = x.device.type
+        ctx.precision = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         return loss
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, scale = ctx.saved_tensors
-        positives, teacher, alpha, columns, fused, found = ctx.settings
+        x, weight, bias, scale, mask, labels, taught, *sums = ctx.saved_tensors
+        kind, alpha, columns, fused = ctx.settings
         wants_x, wants_weight, wants_bias, wants_scale, *_ = ctx.needs_input_grad
-        problem = Problem(x, weight, bias, scale, positives, teacher)
+        problem = Problem(x, weight, bias, scale, Positives(mask, labels), None if taught is None else kind(taught))
+        found = Sums(*sums)
+        scaled = (x * scale).to(x.dtype) if wants_weight else x
         grad_x = torch.zeros_like(x, dtype=found.log_sum.dtype) if wants_x or wants_scale else None
         grad_weight = torch.empty_like(weight) if wants_weight else None
         grad_bias = torch.empty_like(bias) if wants_bias else None
-        for part in _slices(len(weight), columns):
-            steep = _form(fused).slope(problem, part, found, alpha)
-            steep *= gradient[:, None]
-            if grad_bias is not None:
-                grad_bias[part] = steep.sum(dim=0)
-            steep *= scale
-            steep = steep.to(x.dtype)
-            if grad_x is not None:
-                grad_x += steep @ weight[part].to(x.dtype)
-            if grad_weight is not None:
-                grad_weight[part] = steep.T @ x
-        # s is scale * (x . w) + b: its sum over the slopes without the bias is x . (gradient of x).
-        grad_scale = ((grad_x * x).sum() / scale).to(scale.dtype) if wants_scale and grad_x is not None else None
-        grad_x = grad_x.to(x.dtype) if wants_x and grad_x is not None else None
+        with ctx.precision:
+            for part in _slices(len(weight), columns):
+                steep = _form(fused).slope(problem, part, found, alpha)
+                steep *= gradient[:, None]
+                if grad_bias is not None:
+                    grad_bias[part] = steep.sum(dim=0)
+                steep = steep.to(x.dtype)
+                if grad_x is not None:
+                    grad_x += steep @ weight[part].to(x.dtype)
+                if grad_weight is not None:
+                    grad_weight[part] = steep.T @ scaled
+        # Similarities are x . w: their part in the gradient of the scale is x . (slope w).
+        grad_scale = (grad_x * x).sum().to(scale.dtype).reshape(scale.shape) if wants_scale and grad_x is not None else None
+        grad_x = (grad_x * scale).to(x.dtype) if wants_x and grad_x is not None else None
         return grad_x, grad_weight, grad_bias, grad_scale, None, None, None, None, None
 
 

@@ -21,6 +21,7 @@ from albef_ds.kernels.soft_cross_entropy import FeatureTeacher, Problem, Sums
 _COLUMNS = 64
 _SHARES = 64
 """Programs per block of rows in `sums`: a batch has few rows and a queue many columns."""
+_LOWEST = tl.constexpr(-3.0e38)  # finite: a tile may hold -inf alone
 _NO_TEACHER, _FEATURES_TEACH, _LOGITS_TEACH = 0, 1, 2
 
 
@@ -80,8 +81,8 @@ def _sums_kernel(  # type: ignore[no-untyped-def]
     factor = tl.load(scale)
     first = part * share
     end = tl.minimum(first + share, num_columns)
-    peak = tl.full((ROWS,), float("-inf"), tl.float32)
-    guide_peak = tl.full((ROWS,), float("-inf"), tl.float32)
+    peak = tl.full((ROWS,), _LOWEST, tl.float32)
+    guide_peak = tl.full((ROWS,), _LOWEST, tl.float32)
     mass = tl.zeros((ROWS,), tl.float32)
     guide_mass = tl.zeros((ROWS,), tl.float32)
     weighted = tl.zeros((ROWS,), tl.float32)
@@ -95,7 +96,7 @@ def _sums_kernel(  # type: ignore[no-untyped-def]
             ROWS, COLUMNS, FEATURES, BIASED, TEACHER,
         )  # fmt: skip
         is_right = _right_tile(positives, rows, columns, row_mask, column_mask, num_columns, LABELS)
-        right += tl.sum(own * is_right, 1)
+        right += tl.sum(tl.where(is_right > 0.0, own, 0.0), 1)
         count += tl.sum(is_right, 1)
         valid = tl.where(column_mask[None, :], own, float("-inf"))
         highest = tl.maximum(peak, tl.max(valid, 1))
@@ -191,7 +192,7 @@ def _inputs(problem: Problem) -> tuple[list[Tensor], dict[str, Any]]:
         "LABELS": labels is not None,
         "TEACHER": kind,
     }
-    bias = x if problem.bias is None else problem.bias
+    bias = x if problem.bias is None else problem.bias.contiguous()
     return [x, teacher, weight, bias, positives.contiguous(), problem.scale], switches
 
 

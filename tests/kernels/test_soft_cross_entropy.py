@@ -93,3 +93,65 @@ def test_no_tensor_as_wide_as_the_queue_is_kept_for_backward() -> None:
         soft_cross_entropy(x, keys, None, one, Positives(labels=torch.arange(ROWS)), FeatureTeacher(x.detach()), 0.4, 7)
     assert (TOTAL, WIDTH) in kept, "the queue itself is kept, as it is alive anyway"
     assert (ROWS, TOTAL) not in kept
+
+
+def test_words_that_cannot_be_said_fill_whole_slices() -> None:
+    hidden, weight, bias = _tensor(ROWS, WIDTH, seed=0), _tensor(TOTAL, WIDTH, seed=1), _tensor(TOTAL, seed=2)
+    bias[:20] = bias[70:] = -torch.inf
+    labels, one = torch.arange(20, 20 + ROWS), torch.ones(1, dtype=torch.float64)
+
+    def plain(hidden: Tensor) -> Tensor:
+        return F.cross_entropy(hidden @ weight.T + bias, labels, reduction="sum")
+
+    def sliced(hidden: Tensor) -> Tensor:
+        return soft_cross_entropy(hidden, weight, bias, one, Positives(labels=labels), None, 0.0, 10).sum()
+
+    expected, [expected_gradient] = _gradients(plain, [hidden])
+    value, [gradient] = _gradients(sliced, [hidden])
+    assert torch.allclose(value, expected, rtol=1e-12)
+    assert torch.allclose(gradient, expected_gradient, rtol=1e-10, atol=1e-13)
+
+
+def test_a_scale_of_zero_has_the_plain_forms_gradient() -> None:
+    x, keys, zero = _tensor(ROWS, WIDTH, seed=0), _tensor(TOTAL, WIDTH, seed=1), torch.zeros(1, dtype=torch.float64)
+    labels = torch.arange(ROWS)
+
+    def sliced(x: Tensor, scale: Tensor) -> Tensor:
+        return soft_cross_entropy(x, keys, None, scale, Positives(labels=labels), None, 0.0, 9).sum()
+
+    _, expected = _gradients(lambda x, scale: F.cross_entropy(x @ keys.T * scale, labels, reduction="sum"), [x, zero])
+    _, found = _gradients(sliced, [x, zero])
+    assert expected[1].abs() > 0.1
+    for own, other in zip(found, expected, strict=True):
+        assert torch.allclose(own, other, rtol=1e-10, atol=1e-13)
+
+
+def test_the_backward_pass_computes_in_the_precision_of_the_forward_pass() -> None:
+    x, keys = _tensor(ROWS, WIDTH, seed=0, dtype=torch.float32), _tensor(TOTAL, WIDTH, seed=1, dtype=torch.float32)
+
+    def gradients(forward: bool, backward: bool) -> list[Tensor]:
+        leaves = [x.clone().requires_grad_(), torch.full((1,), 9.0, requires_grad=True)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=forward):
+            loss = soft_cross_entropy(leaves[0], keys, None, leaves[1], Positives(labels=torch.arange(ROWS)), None, 0.0, 9).sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=backward):
+            return list(torch.autograd.grad(loss, leaves))
+
+    for forward in (False, True):
+        outside, inside = gradients(forward, False), gradients(forward, True)
+        assert all(torch.equal(own, other) for own, other in zip(outside, inside, strict=True))
+    assert not torch.equal(gradients(True, True)[0], gradients(False, False)[0])
+
+
+def test_what_the_backward_pass_reads_must_not_change_before_it() -> None:
+    x, teacher = _tensor(ROWS, WIDTH, seed=0).requires_grad_(), _tensor(ROWS, TOTAL, seed=3)
+    one, labels = torch.ones(1, dtype=torch.float64), Positives(labels=torch.arange(ROWS))
+    loss = soft_cross_entropy(x, _tensor(TOTAL, WIDTH, seed=1), None, one, labels, LogitTeacher(teacher), 0.4, 9).sum()
+    teacher.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_triton_refuses_double_precision() -> None:
+    x, one = _tensor(ROWS, WIDTH, seed=0), torch.ones(1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="fused=False"):
+        soft_cross_entropy(x, x, None, one, Positives(labels=torch.arange(ROWS)), None, 0.0, fused=True)

@@ -39,6 +39,7 @@ def words(rows: int, width: int, total: int, alpha: float) -> tuple[Loss, list[T
     def loss(hidden: Tensor, matrix: Tensor, bias: Tensor, fused: bool) -> Tensor:
         guide = LogitTeacher(teacher.to(hidden.dtype)) if alpha else None
         one = torch.ones(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        bias = bias.repeat_interleave(2)[::2]  # not contiguous
         return soft_cross_entropy(hidden, matrix, bias, one, Positives(labels=labels), guide, alpha, 128, fused=fused)
 
     return loss, [hidden, 0.3 * matrix, torch.randn(total, generator=generator)]
