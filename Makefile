@@ -59,7 +59,7 @@ docs: $(READY)
 	@echo "docs: open site/index.html, or with search: $(VENV)/bin/python -m http.server --directory site"
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build site *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build site *.egg-info albef_ds/data/_native*.so
 
 # DeepSpeed's source package names no build requirements, so pip's isolated build sees no torch and compiles nothing:
 # its operators are built on first use, where a GPU run wants them.

@@ -41,7 +41,8 @@ def start_worker(worker_id: int) -> None:
     """Leave Ctrl-C and a cluster's warnings to the training process, which ends its workers when it is done.
 
     What a batch took is kept for the next one. A spawned process ends as a forked one does, without Python's tidying up: that
-    would end the thread which hands batches over in the middle of torch's C++, which aborts.
+    would end the thread which hands batches over in the middle of torch's C++, which aborts. Its status is 0 whatever happened:
+    errors reach the training process as items, and a worker that is missing is noticed by its absence.
     """
     keep_freed_memory()
     atexit.register(os._exit, 0)

@@ -12,6 +12,8 @@ from albef_ds.views.pending import Pixels
 
 PLACE = np.int32
 """What `blend` takes places as."""
+_VERSION = 1
+"""Of the functions' names and arguments, as in native.c."""
 
 
 def _load() -> ctypes.CDLL | None:
@@ -20,7 +22,10 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(found.origin)
-    except OSError:  # built for another machine
+        version = ctypes.c_int.in_dll(library, "albef_ds_loops_version").value
+    except (OSError, ValueError):  # built for another machine, or before there was a version
+        return None
+    if version != _VERSION:
         return None
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     library.count_values.argtypes = [pointer, size, pointer]
@@ -44,14 +49,16 @@ def count_values(pixels: Pixels) -> NDArray[np.int64]:
 def look_up(pixels: Pixels, tables: NDArray[np.uint8]) -> Pixels:
     """See `loops.look_up`."""
     assert LIBRARY is not None
-    result = np.array(pixels, order="C")
-    LIBRARY.look_up(result.ctypes.data, result.size // 4, np.ascontiguousarray(tables).ctypes.data)
+    # Both bound: an address does not keep its array alive.
+    result, tables = np.array(pixels, order="C"), np.ascontiguousarray(tables)
+    LIBRARY.look_up(result.ctypes.data, result.size // 4, tables.ctypes.data)
     return result
 
 
 def blend(words: NDArray[np.uint32], places: NDArray[np.int32], weights: NDArray[np.uint16]) -> NDArray[np.uint32]:
     """See `loops.blend`; both tables are contiguous."""
     assert LIBRARY is not None
+    assert words.dtype == np.uint32 and places.dtype == PLACE and weights.dtype == np.uint16, "C reads them as these"
     neighbours, number = places.shape
     result = np.empty(number, np.uint32)
     LIBRARY.blend(words.ctypes.data, number, neighbours, places.ctypes.data, weights.ctypes.data, result.ctypes.data)

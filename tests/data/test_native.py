@@ -67,3 +67,17 @@ def test_pixels_of_a_view_with_gaps_are_read_where_they_are() -> None:
     assert np.array_equal(native.count_values(pixels), loops.count_values(pixels))
     assert np.array_equal(native.look_up(pixels, tables), loops.look_up(pixels, tables))
     assert np.array_equal(native.sharpen(pixels, 92)[..., :3], loops.sharpen(pixels, 92)[..., :3])
+
+
+@compiled
+def test_a_library_of_another_version_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert native._load() is not None
+    monkeypatch.setattr(native, "_VERSION", native._VERSION + 1)
+    assert native._load() is None
+
+
+@compiled
+def test_places_of_another_width_are_refused() -> None:
+    places, weights = np.zeros((1, 4), np.int64), np.full((1, 4), 256, np.uint16)
+    with pytest.raises(AssertionError, match="C reads"):
+        native.blend(np.zeros(9, np.uint32), places, weights)  # type: ignore[arg-type]
