@@ -26,6 +26,12 @@ def _check_collectives() -> dict[str, object]:
     for dtype in dtypes:
         expected = torch.cat([_rows(r, dtype) for r in range(world)])
         gathered[str(dtype)] = bool(torch.equal(comm.all_gather(_rows(rank, dtype)), expected))
+    # An odd number of bytes before each of the wider ones.
+    together = [_rows(rank, torch.bool)[:, :1], *(_rows(rank, dtype) for dtype in dtypes), _rows(rank, torch.int64)[:, 0]]
+    found = comm.all_gather_together(together)
+    gathered["together"] = all(
+        torch.equal(own, comm.all_gather(one)) and own.dtype == one.dtype for own, one in zip(found, together, strict=True)
+    )
     grads = {}
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         x = _rows(rank, dtype).requires_grad_()
@@ -70,6 +76,8 @@ def test_one_process_without_a_group_is_rank_0_of_1() -> None:
     assert (comm.rank(), comm.world_size(), comm.is_distributed()) == (0, 1, False)
     assert torch.equal(comm.all_gather(x), x) and not comm.all_gather(x).requires_grad
     assert comm.all_gather_with_grad(x) is x
+    [same] = comm.all_gather_together([x])
+    assert torch.equal(same, x) and not same.requires_grad
     assert comm.all_reduce_mean({"a": 1.0}, CPU) == {"a": 1.0}
     assert comm.max_over_ranks(3, CPU) == 3
     assert comm.broadcast_object("x") == "x"

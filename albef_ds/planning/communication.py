@@ -172,10 +172,9 @@ def _features(config: RunConfig, dtype: str, world_size: int, accumulation: int)
     # What is enqueued is every micro-batch's, gathered as one.
     enqueued = rows * accumulation
     gathered = rows * accumulation if config.pretraining().gather_negatives else 0
-    found = [
-        Traffic("features", "all_gather", "int64", 3 * 8 * (enqueued + gathered), 3 * times),
-        Traffic("features", "all_gather", "float32", 2 * 4 * config.model.embed_dim * (enqueued + gathered), 2 * times),
-    ]
+    # Three numbers of 8 bytes and two fp32 features of a sample, in one message.
+    row = 3 * 8 + 2 * 4 * config.model.embed_dim
+    found = [Traffic("features", "all_gather", "uint8", row * (enqueued + gathered), times)]
     if gathered:
         length, vision = config.data.max_tokens, config.model.vision
         embeds = gathered * (length * config.model.text.width + vision.num_tokens * vision.width) * ITEMSIZE[dtype]

@@ -100,7 +100,7 @@ class ContrastiveTask(Task):
         own = torch.arange(len(batch), device=image_feat_m.device)
         self._pending.append(local)
         if self.config.gather_negatives:
-            local = [comm.all_gather(part) for part in local]
+            local = comm.all_gather_together(local)
             own = own + comm.rank() * len(batch)
         return Candidates(own, *local)
 
@@ -218,9 +218,8 @@ class ContrastiveTask(Task):
 
     def after_step(self) -> None:
         """Enqueue the momentum features of the step, all ranks', in sample order."""
-        image_ids, caption_ids, positions, images, texts = (
-            comm.all_gather(torch.cat(parts)) for parts in zip(*self._pending, strict=True)
-        )
+        local = [torch.cat(parts) for parts in zip(*self._pending, strict=True)]
+        image_ids, caption_ids, positions, images, texts = comm.all_gather_together(local)
         self._pending.clear()
         self.queue.enqueue(images, texts, image_ids, caption_ids, positions)
 
