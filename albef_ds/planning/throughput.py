@@ -9,9 +9,11 @@ throttled links. Not modelled: stragglers, congestion, checkpoints, evaluation, 
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
 from albef_ds.config.schema import RunConfig
+from albef_ds.errors import ConfigError
 from albef_ds.planning import states
 from albef_ds.planning.communication import Traffic, step_traffic
 from albef_ds.planning.counts import ModelCounts
@@ -172,10 +174,21 @@ def at(config: RunConfig, world_size: int, stage: int, fixed_batch: bool) -> Run
     return replace(config, train=train, engine=replace(config.engine, kind="zero", stage=stage, ds_config=file))
 
 
+def stages_allowed(config: RunConfig) -> tuple[int, ...]:
+    """Those of 1 to 3 that the other settings of `config` go with."""
+    allowed = []
+    for stage in (1, 2, 3):
+        with contextlib.suppress(ConfigError):
+            replace(config, engine=replace(config.engine, kind="zero", stage=stage, ds_config=""))
+            allowed.append(stage)
+    return tuple(allowed)
+
+
 def scaling(
-    config: RunConfig, counts: ModelCounts, hardware: Hardware, fixed_batch: bool, stages: tuple[int, ...] = (1, 2, 3)
+    config: RunConfig, counts: ModelCounts, hardware: Hardware, fixed_batch: bool, stages: tuple[int, ...] | None = None
 ) -> list[dict[int, Forecast]]:
-    """One row per number of ranks in `WORLD_SIZES`, one forecast per stage."""
+    """One row per number of ranks in `WORLD_SIZES`, one forecast per stage; None: each that is allowed."""
+    stages = stages_allowed(config) if stages is None else stages
     smallest = 1 if config.pretraining().gather_negatives or config.pretraining().itm_weight == 0 else 2
     rows = []
     for world_size in WORLD_SIZES:

@@ -24,7 +24,7 @@ def render(one: Forecast, rows: list[dict[int, Forecast]], fixed_batch: bool) ->
     for name, pairs in PAIRS.items():
         text.append(f"{name} pairs x {EPOCHS} epochs: {one.hours(pairs, EPOCHS):,.1f} hours")
     kept = "global batch" if fixed_batch else "micro-batch"
-    text += ["", f"images/s and efficiency against one GPU, the same {kept} everywhere", *_table(rows), ""]
+    text += ["", f"images/s and efficiency against one GPU, the same {kept} everywhere", *_table(rows), *_left_out(rows), ""]
     text.append("a model with assumed speeds, not a measurement; docs/performance.md says what it holds and leaves out")
     return "\n".join(text)
 
@@ -52,6 +52,11 @@ def _table(rows: list[dict[int, Forecast]]) -> list[str]:
         cells = [f"{one.images_per_second:>12,.0f} {efficiency(one, rows[0][stage]):>6.1%}" for stage, one in row.items()]
         lines.append(f"  {next(iter(row.values())).world_size:>4}" + "".join(f"{cell:>20}" for cell in cells))
     return lines
+
+
+def _left_out(rows: list[dict[int, Forecast]]) -> list[str]:
+    missing = [f"ZeRO-{stage}" for stage in (1, 2, 3) if stage not in rows[0]]
+    return [f"{' and '.join(missing)} left out: other settings do not go with it"] if missing else []
 
 
 def efficiency(one: Forecast, single: Forecast) -> float:

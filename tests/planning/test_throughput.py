@@ -97,6 +97,15 @@ def test_the_command_prints_a_step_hours_and_all_sizes(capsys: pytest.CaptureFix
     assert "14M pairs x 30 epochs" in text and "ZeRO-3" in text and "not a measurement" in text
 
 
+def test_a_stage_that_other_settings_do_not_allow_is_left_out_and_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["plan", "--recipe", "pretrain_4m", "--gpus", "8", "--throughput", "engine.momentum_storage=dense"]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "ZeRO-2" in text and "ZeRO-3 left out" in text
+    assert main([*command, "--json"]) == 0
+    assert {row["stage"] for row in json.loads(capsys.readouterr().out)["scaling"]} == {1, 2}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
