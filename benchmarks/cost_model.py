@@ -5,8 +5,8 @@
 Needs root on Linux, iproute2 and the tbf queueing discipline; everything it makes lies in namespaces of its own. Each rank
 is a process of one thread behind a link of its own to a bridge, throttled in both directions. The computation of a step is
 measured for every stage and number of ranks over links that are not throttled, since ranks share this machine's cores. The
-model predicts what throttling adds from the formula's bytes and the link's rate alone. Bytes that really left a rank are
-read from its interface.
+model predicts what throttling adds from the formula's bytes and the rate that one all-reduce and one all-gather of 4 MB reach
+over the same links. Bytes that really left a rank are read from its interface.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ PORT = 29500
 SUBNET = "10.77.0"
 _NEW_NETWORK = 0x40000000
 _MICRO_BATCH = 2
-_PAYLOAD = 1448 / 1514
-"""Share of a full Ethernet frame that is TCP payload."""
+_CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+"""Of the namespace that a process is in. Reno is in every kernel, and its steps take the same time turn after turn."""
 _SCHEDULE = {"alpha": 0.4}
 
-Turn = list[tuple[float, float]]
-"""Per round, seconds of a step and bytes that a rank sent in it."""
+_PROBE = 4_000_000
+"""Bytes of the tensor whose all-reduce and all-gather give a link's rate."""
+
+Turn = list[tuple[float, float, float]]
+"""Per round: seconds of a step, bytes that a rank sent in it, bytes a second that the probe sent."""
 
 
 class Network:
@@ -96,6 +99,7 @@ def _serve(connection: Connection, namespace: str, rank: int, world_size: int) -
     handle = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
     if ctypes.CDLL(None, use_errno=True).setns(handle, _NEW_NETWORK):
         raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {namespace}")
+    _CONGESTION.write_text("reno")
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR=f"{SUBNET}.1", MASTER_PORT=str(PORT)
     )
@@ -119,7 +123,21 @@ def _serve(connection: Connection, namespace: str, rank: int, world_size: int) -
         for _ in range(order):
             engine.train_step(batches, _SCHEDULE, 1e-4)
         torch.distributed.barrier()
-        connection.send(((time.perf_counter() - start) / order, (_sent_bytes() - sent) / order))
+        seconds, sent = time.perf_counter() - start, _sent_bytes() - sent
+        connection.send((seconds / order, sent / order, _probe(world_size)))
+
+
+def _probe(world_size: int) -> float:
+    """Bytes a second that this rank sends in an all-reduce and an all-gather."""
+    import torch
+
+    from albef_ds import comm
+
+    part = torch.zeros(_PROBE // 4 // world_size)
+    start = time.perf_counter()
+    comm.all_reduce_sum(comm.all_gather(part))
+    torch.distributed.barrier()
+    return 3 * _PROBE * (world_size - 1) / world_size / (time.perf_counter() - start)
 
 
 @contextmanager
@@ -167,9 +185,10 @@ def measure(config: RunConfig, world_size: int, rates: list[int | None], rounds:
                 for number, rate in enumerate(rates):
                     network.throttle(rate)
                     answers = ask(connections, steps)
-                    turns[number].append((max(a[0] for a in answers), statistics.mean(a[1] for a in answers)))
+                    seconds, sent, rate_reached = zip(*answers, strict=True)
+                    turns[number].append((max(seconds), statistics.mean(sent), min(rate_reached)))
             found[stage] = turns
-            medians = [round(statistics.median(seconds for seconds, _ in turn), 2) for turn in turns]
+            medians = [round(statistics.median(one[0] for one in turn), 2) for turn in turns]
             print(f"{world_size} ranks, stage {stage}: {medians} s", flush=True)
     return found
 
@@ -221,8 +240,9 @@ def record(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         f"A model of 2.8M parameters in fp32, micro-batch {_MICRO_BATCH}, gloo; a process of one thread and a network namespace",
         f"per rank. Each figure is the median of {arguments.rounds} turns of {arguments.steps} step(s), the rates in turn.",
         "Computation is taken from `not throttled`, since ranks share the cores: that row has no error of its own. A link's",
-        f"payload is {_PAYLOAD:.3f} of its rate. Gloo makes a reduce-scatter of an all-reduce, so ZeRO-3's gradients travel",
-        "twice. Bandwidth alone is throttled: the latency is this machine's.",
+        f"rate is what one all-reduce and one all-gather of {_PROBE / 1e6:.0f} MB reach over it, after each step. Gloo makes a",
+        "reduce-scatter of an all-reduce, so ZeRO-3's gradients travel twice. Bandwidth alone is throttled: the latency is",
+        "this machine's. TCP with Reno's congestion control.",
     ]
     facts = {"largest_error": max(errors), "mean_error": statistics.mean(errors)}
     write_record(arguments.out, "The throughput model against throttled links", notes, rows, ["torch", "deepspeed"], facts)
@@ -234,12 +254,11 @@ def compare(config: RunConfig, world_size: int, rates: list[int | None], turns: 
     from albef_ds.planning.hardware import Hardware, Link, Overlap
     from albef_ds.planning.throughput import forecast
 
-    measured = [statistics.median(seconds for seconds, _ in turn) for turn in turns]
-    sent = [statistics.median(num_bytes for _, num_bytes in turn) for turn in turns]
+    measured, sent, reached = ([statistics.median(one[what] for one in turn) for turn in turns] for what in range(3))
     counts = count(config)
     rows = []
     for number, rate in enumerate(rates):
-        link = Link(rate * 1e6 / 8 * _PAYLOAD if rate else math.inf, 0.0)
+        link = Link(reached[number] if rate else math.inf, 0.0)
         # DeepSpeed on a CPU waits for the collectives it starts; the momentum model's own prefetch runs on.
         overlap = Overlap(gradients=False, parameters=False)
         gloo = Hardware("gloo", 1.0, 1.0, 1.0, 1, link, link, trees=False, scatters=False, overlap=overlap)
@@ -250,6 +269,7 @@ def compare(config: RunConfig, world_size: int, rates: list[int | None], turns: 
                 "ranks": world_size,
                 "stage": config.engine.stage,
                 "Mbit/s per link": rate or "not throttled",
+                "reached": f"{reached[number] * 8e-6:.1f}" if rate else "",
                 "measured, s": f"{measured[number]:.3f}",
                 "predicted, s": f"{planned.step:.3f}" if rate else "calibration",
                 "predicted / measured": f"{planned.step / measured[number]:.2f}" if rate else "",
