@@ -27,8 +27,9 @@ class FeatureQueue(nn.Module):
         self.size = size
         generator = torch.Generator().manual_seed(size)
         for name in ("images", "texts"):
-            # float(): while ZeRO-3 constructs a model, whatever torch creates has the weights' precision.
-            self.register_buffer(name, F.normalize(torch.randn(size, embed_dim, generator=generator).float(), dim=1))
+            # While ZeRO-3 constructs a model, whatever torch creates has the weights' precision and their GPU, unless it is told.
+            drawn = torch.randn(size, embed_dim, generator=generator, device="cpu").float()
+            self.register_buffer(name, F.normalize(drawn, dim=1))
         self.register_buffer("image_ids", torch.full((size,), NO_ID, dtype=torch.int64))
         self.register_buffer("caption_ids", torch.full((size,), NO_ID, dtype=torch.int64))
         # Plain numbers: reading them from a GPU tensor would stall the device once per step.

@@ -3,8 +3,9 @@
     python -m benchmarks.gpu_profile --out benchmarks/gpu_profile
 
 Not yet run on a GPU: it is tested with `--device cpu --model tiny`. Sections run in order of worth, and one that would begin
-after `--minutes` is left out and named. Utilisation is the model's FLOPs (no recomputation, `albef_ds/planning/flops.py`) over
-the rate of a bf16 matrix product of 8,192 that is measured first, and over `--peak` where that is given.
+after `--minutes` is left out and named; one that fails says why, and the record is written after each. Utilisation is the
+model's FLOPs (no recomputation, `albef_ds/planning/flops.py`) over the rate of a bf16 matrix product of 8,192 that is measured
+first, and over `--peak` where that is given.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from benchmarks.record import write_record
 from benchmarks.step import PLAIN, batch_of
 
 KINDS = {
-    "attention": ("flash", "fmha", "attention", "mem_eff"),
+    "attention": ("flash", "fmha", "attention", "mem_eff", "sdpa"),
     "matrix products": ("gemm", "cutlass", "nvjet", "matmul", "addmm", "::mm", "::bmm", "wgmma", "conv"),
-    "norms and softmax": ("layer_norm", "layernorm", "softmax", "group_norm"),
+    "norms and softmax": ("layer_norm", "layernorm", "softmax", "group_norm", "gammabeta", "cucompute"),
     "optimizer and momentum": ("adam", "multi_tensor", "foreach", "lerp"),
     "copies": ("memcpy", "memset", "copy", "cat", "index", "gather"),
 }
@@ -187,40 +188,52 @@ def main() -> None:
         Variant("losses by slices", replace(own, wide_losses="sliced"), size),
         Variant("momentum model on its own stream", replace(own, momentum_stream=True), size),
     ]
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU: a test of the program, no figures to quote"
     rows: list[dict[str, Any]] = []
-    for number, variant in enumerate(variants):
-        part = f"step, batch {variant.batch}, {variant.name}"
+
+    def write(quiet: bool = True) -> None:
+        notes = [
+            f"{name}. Measured rate of a matrix product: {ceiling / 1e12:.2f} TFLOP/s. {arguments.model} model, "
+            f"{config.data.max_tokens} tokens, {'bf16 autocast' if device.type == 'cuda' else 'fp32'}, AdamW and momentum "
+            "included; utilisation counts the FLOPs of the exact savings whatever a variant spends. "
+            f"{(time.monotonic() - start) / 60:.1f} minutes.",
+        ]
+        facts = {"device": name, "ceiling": ceiling}
+        write_record(arguments.out, "Profile of one device", notes, rows, ["torch", "timm"], facts, quiet=quiet)
+
+    def attempt(part: str, measured: Callable[[], list[dict[str, Any]]]) -> None:
+        """Add a part's rows, or why there are none; what was measured before is kept whatever happens."""
         if time.monotonic() - start > 60 * arguments.minutes:
             rows.append({"part": part, "ms": "", "result": "left out: out of time"})
-            continue
-        try:
-            engine, batch, seconds, peak = measure(config, variant, device, arguments.steps)
-        except torch.OutOfMemoryError:
-            rows.append({"part": part, "ms": "", "result": "out of memory"})
-            continue
+        else:
+            try:
+                rows.extend(measured())
+            except Exception as error:  # whatever it is, the other parts are worth having
+                reason = str(error).strip().partition("\n")[0]
+                rows.append({"part": part, "ms": "", "result": f"failed: {type(error).__name__}: {reason}"})
+        write()
+
+    def step(variant: Variant, part: str, with_shares: bool) -> list[dict[str, Any]]:
+        engine, batch, seconds, peak = measure(config, variant, device, arguments.steps)
         flops = sum(p.model for p in step_flops(replace(with_batch(config, variant.batch), compute=own), masked=_masked(config)))
         result = f"{variant.batch / seconds:.0f} images/s, {flops / seconds / ceiling:.1%} of the measured product rate"
         if arguments.peak:
             result += f", {flops / seconds / arguments.peak / 1e12:.1%} of the peak"
-        rows.append({"part": part, "ms": f"{1e3 * seconds:.1f}", "result": f"{result}, peak {peak / 2**30:.2f} GB"})
-        if number == 0:
-            for kind, share in kernel_shares(engine, batch, device).items():
-                rows.append({"part": f"kernels of that step: {kind}", "ms": "", "result": f"{share:.1%} of the busy time"})
-        del engine, batch
-    if time.monotonic() - start > 60 * arguments.minutes:
-        rows.append({"part": "Triton kernels", "ms": "", "result": "left out: out of time"})
-    elif device.type == "cpu" and not os.environ.get("TRITON_INTERPRET"):
-        rows.append({"part": "Triton kernels", "ms": "", "result": "left out: on a CPU it needs TRITON_INTERPRET=1"})
+        found = [{"part": part, "ms": f"{1e3 * seconds:.1f}", "result": f"{result}, peak {peak / 2**30:.2f} GB"}]
+        shares = kernel_shares(engine, batch, device) if with_shares else {}
+        for kind, share in shares.items():
+            found.append({"part": f"kernels of that step: {kind}", "ms": "", "result": f"{share:.1%} of the busy time"})
+        return found
+
+    for number, variant in enumerate(variants):
+        part = f"step, batch {variant.batch}, {variant.name}"
+        attempt(part, partial(step, variant, part, number == 0))
+    if device.type == "cpu" and not os.environ.get("TRITON_INTERPRET"):
+        reason = "left out: on a CPU it needs TRITON_INTERPRET=1"
+        attempt("Triton kernels", lambda: [{"part": "Triton kernels", "ms": "", "result": reason}])
     else:
-        rows += triton_rows(device, size, config.pretraining().queue_size, config.model)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU: a test of the program, no figures to quote"
-    notes = [
-        f"{name}. Measured rate of a matrix product: {ceiling / 1e12:.2f} TFLOP/s. {arguments.model} model, "
-        f"{config.data.max_tokens} tokens, {'bf16 autocast' if device.type == 'cuda' else 'fp32'}, AdamW and momentum included; "
-        "utilisation counts the FLOPs of the exact savings whatever a variant spends. "
-        f"{(time.monotonic() - start) / 60:.1f} minutes.",
-    ]
-    write_record(arguments.out, "Profile of one device", notes, rows, ["torch", "timm"], {"device": name, "ceiling": ceiling})
+        attempt("Triton kernels", lambda: triton_rows(device, size, config.pretraining().queue_size, config.model))
+    write(quiet=False)
 
 
 def _masked(config: RunConfig) -> float:

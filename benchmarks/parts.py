@@ -130,7 +130,7 @@ def measure(engine: LocalEngine, parts: list[Part], clock: Clock, turns: int) ->
     task = engine.task
     for _ in range(turns + 1):
         for part in parts:
-            with torch.autocast(clock.device.type, enabled=clock.device.type == "cuda"):
+            with torch.autocast(clock.device.type, torch.bfloat16, enabled=clock.device.type == "cuda"):
                 with clock.time(f"{part.name}, forward"):
                     outputs = part.student()
                 if part.momentum is not None:

@@ -23,9 +23,16 @@ def hardware() -> str:
 
 
 def write_record(
-    out: Path, title: str, notes: list[str], rows: list[dict[str, Any]], packages: list[str], facts: dict[str, Any]
+    out: Path,
+    title: str,
+    notes: list[str],
+    rows: list[dict[str, Any]],
+    packages: list[str],
+    facts: dict[str, Any],
+    *,
+    quiet: bool = False,
 ) -> None:
-    """Write OUT.json and OUT.md; `rows` become a table whose columns are the keys of the first."""
+    """Write OUT.json and OUT.md and, unless `quiet`, print it; `rows` become a table whose columns are the keys of the first."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     command = shlex.join(["python", "-m", Path(sys.argv[0]).stem.join(["benchmarks.", ""]), *sys.argv[1:]])
     head = {"command": command, "date": date.today().isoformat(), "hardware": hardware(), "versions": versions, **facts}
@@ -40,4 +47,5 @@ def write_record(
         lines += ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
         lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    if not quiet:
+        print("\n".join(lines))

@@ -89,3 +89,10 @@ def test_keeps_its_own_precision() -> None:
     features = torch.ones(1, 3, dtype=torch.bfloat16)
     queue.enqueue(features, features, torch.tensor([1]), torch.tensor([1]), torch.tensor([1]))
     assert queue.images.dtype == torch.float32 and queue.filled == 1
+
+
+def test_the_first_features_are_drawn_on_the_cpu_whatever_device_is_the_default() -> None:
+    with torch.device("meta"):
+        queue = FeatureQueue(4, 3)
+    assert queue.images.device.type == queue.texts.device.type == "cpu"
+    assert torch.equal(queue.images, FeatureQueue(4, 3).images)

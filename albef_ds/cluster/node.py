@@ -145,6 +145,10 @@ def main(argv: list[str]) -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
     ranks = ranks_per_node(os.environ)
     cores = len(os.sched_getaffinity(0))
+    workers = config.data.num_workers if config is not None else 0
+    if cores < ranks * (1 + bool(workers)):
+        asked = "ask sbatch for more, such as --cpus-per-gpu=8 in ALBEF_SBATCH_OPTIONS of slurm/site.env"
+        print(f"slurm: {cores} core(s) for {ranks} rank(s) with {workers} loader processes each: {asked}", flush=True)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
     command = [sys.executable, "-m", "torch.distributed.run", *torchrun_arguments(os.environ, argv)]
     sys.stdout.flush()

@@ -6,26 +6,33 @@ step a run was resumed.
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 
+Word = TypeVar("Word", Tensor, int)
 _MASK32 = 0xFFFFFFFF
 
 
-def _mix(x: Tensor) -> Tensor:
+def _mix(x: Word) -> Word:
     # A 32-bit finaliser with full avalanche. A product may wrap int64; its low 32 bits, all that is kept, stay exact.
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK32
     x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK32
     return x ^ (x >> 16)
 
 
-def hashed_uniform(seed: int, *keys: Tensor) -> Tensor:
-    """fp64 numbers in (0, 1), one per broadcast element of the int64 `keys`; equal keys give equal numbers."""
-    state = torch.tensor(seed & _MASK32, dtype=torch.int64, device=keys[0].device)
+def hashed_uniform(seed: int, *keys: Tensor | int) -> Tensor:
+    """fp64 numbers in (0, 1), one per broadcast element of the int64 `keys`; equal keys give equal numbers.
+
+    A key that is one number for all is given as that: a GPU would have to wait for a tensor of it.
+    """
+    state: Any = seed & _MASK32
     for key in keys:
         state = _mix(state ^ (key & _MASK32))
         state = _mix((state + 0x9E3779B9) & _MASK32 ^ ((key >> 32) & _MASK32))
-    return (state.double() + 0.5) / 2.0**32
+    uniform: Tensor = (state.double() + 0.5) / 2.0**32
+    return uniform
 
 
 def gumbel(uniform: Tensor) -> Tensor:

@@ -160,10 +160,9 @@ class ContrastiveTask(Task):
         self, sim: Tensor, allowed: Tensor, own: Tensor, rows: Tensor, columns: Tensor, random_share: float, tag: int
     ) -> Tensor:
         """Draw one allowed column per row of `sim` (B, K), keyed by the samples' positions `rows` (B,) and `columns` (K,)."""
-        tags = torch.tensor(tag, device=sim.device)
-        noise = gumbel(hashed_uniform(self.seed, rows[:, None], columns[None, :], tags))
+        noise = gumbel(hashed_uniform(self.seed, rows[:, None], columns[None, :], tag))
         if random_share > 0.0:
-            uniform = hashed_uniform(self.seed, rows, tags, torch.tensor(_UNIFORM_DRAW, device=sim.device)) < random_share
+            uniform = hashed_uniform(self.seed, rows, tag, _UNIFORM_DRAW) < random_share
             sim = torch.where(uniform[:, None], torch.zeros_like(sim), sim)
         return sample_negatives(sim, allowed, own, noise)
 

@@ -23,12 +23,15 @@ from albef_ds.types import ImageTextBatch
 
 @dataclass(frozen=True)
 class _MaskedTokens:
-    """Where MLM predicts. Hidden states come per `positions`; `chosen` picks the masked ones among them."""
+    """Where MLM predicts. Hidden states come per `positions`; `of_states` picks the masked ones among them.
+
+    A GPU is asked how many there are here, before the encoders have work for it, and not again.
+    """
 
     positions: Tensor | None
     """int64 (B, Q): masked positions of each row first, then fillers; None: all L positions."""
     chosen: Tensor
-    """bool (B, Q) or (B, L)."""
+    """int64 (M,): which of the B Q or B L states, row by row."""
     labels: Tensor
     """int64 (M,), row by row."""
 
@@ -36,11 +39,18 @@ class _MaskedTokens:
     def of(cls, mlm_labels: Tensor, only_masked: bool) -> _MaskedTokens:
         """From labels (B, L); `only_masked` asks for no other position's hidden state."""
         masked = mlm_labels >= 0
-        if not only_masked:
-            return cls(None, masked, mlm_labels[masked])
-        widest = max(int(masked.sum(dim=1).max()), 1)
-        positions = masked.int().argsort(dim=1, descending=True, stable=True)[:, :widest]
-        return cls(positions, masked.gather(1, positions), mlm_labels[masked])
+        positions = None
+        if only_masked:
+            widest = max(int(masked.sum(dim=1).max()), 1)
+            positions = masked.int().argsort(dim=1, descending=True, stable=True)[:, :widest]
+            mlm_labels = mlm_labels.gather(1, positions)
+        labels = mlm_labels.flatten()
+        chosen = (labels >= 0).nonzero().squeeze(1)
+        return cls(positions, chosen, labels[chosen])
+
+    def of_states(self, states: Tensor) -> Tensor:
+        """(B, Q or L, D) -> the M masked ones (M, D)."""
+        return states.flatten(0, 1).index_select(0, self.chosen)
 
 
 class PretrainTask(ContrastiveTask):
@@ -167,8 +177,10 @@ class PretrainTask(ContrastiveTask):
 
     def _vocabulary_logits(self, head: nn.Module, hidden: Tensor, tokens: _MaskedTokens) -> Tensor:
         """(M, V) at the masked tokens; the plain form computes every position's logits first, as released."""
-        logits: Tensor = head(hidden[tokens.chosen]) if self.compute.mlm_masked_only else head(hidden)[tokens.chosen]
-        return logits
+        if self.compute.mlm_masked_only:
+            logits: Tensor = head(tokens.of_states(hidden))
+            return logits
+        return tokens.of_states(head(hidden))
 
     def _predict_words(
         self, tokens: _MaskedTokens, hidden: Tensor, momentum_logits: Tensor | None, alpha: float
@@ -176,11 +188,11 @@ class PretrainTask(ContrastiveTask):
         """MLM loss and the number of masked tokens of this rank."""
         if self.compute.wide_losses != "plain":
             fused = self.compute.wide_losses == "triton"
-            total = self.mlm_head(hidden[tokens.chosen], WordTarget(tokens.labels, momentum_logits, alpha, fused)).sum()
+            total = self.mlm_head(tokens.of_states(hidden), WordTarget(tokens.labels, momentum_logits, alpha, fused)).sum()
         else:
             logits = self._vocabulary_logits(self.mlm_head, hidden, tokens)
             total = masked_language_loss(logits, tokens.labels, momentum_logits, alpha)
-        num_masked = tokens.chosen.sum()
+        num_masked = tokens.labels.new_full((), len(tokens.labels))
         divisor = num_masked.to(total.dtype)
         if self.config.gather_negatives:
             # One rank would divide by the tokens of the whole batch; data-parallel averaging divides by the ranks again.

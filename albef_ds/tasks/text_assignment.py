@@ -86,13 +86,9 @@ class TextAssignmentTask(Task):
 
     def draw_cases(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Two uniform numbers per sample: below 1/3 for two other images, and below 1/2 for the own image first."""
-        case, order = (
-            hashed_uniform(self.seed, positions, torch.tensor(tag, device=positions.device)) for tag in (_CASE, _ORDER)
-        )
-        return case, order
+        return hashed_uniform(self.seed, positions, _CASE), hashed_uniform(self.seed, positions, _ORDER)
 
     def draw_two(self, logits: Tensor, positions: Tensor) -> Tensor:
         """int64 (B, 2): two different columns per row, drawn without replacement from the softmax of `logits` (B, B)."""
-        tag = torch.tensor(_IMAGE, device=logits.device)
-        noise = gumbel(hashed_uniform(self.seed, positions[:, None], positions[None, :], tag))
+        noise = gumbel(hashed_uniform(self.seed, positions[:, None], positions[None, :], _IMAGE))
         return (logits + noise).topk(2, dim=1).indices

@@ -31,3 +31,13 @@ def test_every_part_is_measured_or_says_why_not(tmp_path: Path, monkeypatch: pyt
 def test_what_would_begin_too_late_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = _profile(tmp_path, monkeypatch, "--minutes", "0")
     assert len(rows) == 7 and all("out of time" in result for result in rows.values())
+
+
+def test_a_part_that_fails_says_why_and_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUPTI is not there\nand more")
+
+    monkeypatch.setattr(gpu_profile, "kernel_shares", broken)
+    rows = _profile(tmp_path, monkeypatch)
+    assert sum("images/s" in result for result in rows.values()) == 5
+    assert [result for result in rows.values() if "failed" in result] == ["failed: RuntimeError: CUPTI is not there"]

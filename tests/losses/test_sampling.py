@@ -33,6 +33,13 @@ def test_hashed_numbers_are_uniform_and_differ_by_every_key() -> None:
         assert abs(float(correlation)) < 0.02
 
 
+def test_a_plain_number_is_the_key_that_a_tensor_of_it_is() -> None:
+    rows = torch.arange(50)
+    for number in (0, 7, -3, 2**40):
+        assert torch.equal(hashed_uniform(5, rows, number), hashed_uniform(5, rows, torch.tensor(number)))
+        assert torch.equal(hashed_uniform(5, number, rows), hashed_uniform(5, torch.tensor(number), rows))
+
+
 def test_positions_beyond_32_bits_are_told_apart() -> None:
     low = torch.arange(1000)
     assert not bool((hashed_uniform(0, low) == hashed_uniform(0, low + 2**32)).any())
