@@ -47,7 +47,7 @@ def clamp(parameter: nn.Parameter, low: float, high: float) -> None:
     """Clamp a small parameter on the fp32 master and on the copy that the forward sees; all ranks call it together."""
     if not is_partitioned(parameter):
         # Every rank holds the whole low-precision copy, equal everywhere: no communication unless a bound is crossed.
-        if low <= float(parameter.detach().min()) and float(parameter.detach().max()) <= high:
+        if bool(((parameter >= low) & (parameter <= high)).all()):
             return
         if hasattr(parameter, "_hp_mapping"):
             master: Tensor = safe_get_full_fp32_param(parameter)

@@ -90,7 +90,9 @@ def test_without_a_gpu_the_setting_is_refused_before_anything_is_read(monkeypatc
 
 
 @pytest.mark.parametrize(("given", "started"), [(None, "spawn"), ("forkserver", "forkserver")])
-def test_its_processes_are_spawned(given: str | None, started: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_processes_are_spawned(
+    given: str | None, started: str, cpu_as_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A forked process cannot use its parent's GPU."""
     methods: list[str | None] = []
 
@@ -104,3 +106,16 @@ def test_its_processes_are_spawned(given: str | None, started: str, monkeypatch:
     with pytest.raises(RuntimeError, match="far enough"):
         next(loader.deliveries([], config, sampler=None, pin_memory=False, start_method=given))
     assert methods == [started]
+
+
+def test_a_torchvision_without_the_decoder_is_refused_at_the_start(cpu_as_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    gpu_jpeg.check("cuda")
+
+    def absent(*_: Any, **__: Any) -> None:
+        raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support\nstack")
+
+    monkeypatch.setattr(gpu_jpeg, "decode_jpeg", absent)
+    with pytest.raises(ConfigError, match=r"decodes no JPEG on it \(decode_jpegs_cuda: .*support\): use data.jpeg_device=cpu"):
+        gpu_jpeg.check("cuda")
+    gpu_jpeg.check("cpu")
