@@ -130,15 +130,17 @@ def test_the_backward_pass_computes_in_the_precision_of_the_forward_pass() -> No
     x, keys = _tensor(ROWS, WIDTH, seed=0, dtype=torch.float32), _tensor(TOTAL, WIDTH, seed=1, dtype=torch.float32)
 
     def gradients(forward: bool, backward: bool) -> list[Tensor]:
-        leaves = [x.clone().requires_grad_(), torch.full((1,), 9.0, requires_grad=True)]
+        leaves = [x.clone().requires_grad_(), torch.zeros(TOTAL, requires_grad=True), torch.full((1,), 9.0, requires_grad=True)]
         with torch.autocast("cpu", torch.bfloat16, enabled=forward):
-            loss = soft_cross_entropy(leaves[0], keys, None, leaves[1], Positives(labels=torch.arange(ROWS)), None, 0.0, 9).sum()
+            loss = soft_cross_entropy(leaves[0], keys, *leaves[1:], Positives(labels=torch.arange(ROWS)), None, 0.0, 9).sum()
         with torch.autocast("cpu", torch.bfloat16, enabled=backward):
             return list(torch.autograd.grad(loss, leaves))
 
     for forward in (False, True):
         outside, inside = gradients(forward, False), gradients(forward, True)
         assert all(torch.equal(own, other) for own, other in zip(outside, inside, strict=True))
+        # Softmax less target sums to nothing where the logits are those that the sum of exponentials was of.
+        assert abs(float(outside[1].sum())) < 1e-5
     assert not torch.equal(gradients(True, True)[0], gradients(False, False)[0])
 
 

@@ -30,6 +30,15 @@ def test_bytes_of_a_step_equal_the_formula_on_every_rank(world_size: int) -> Non
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_our_own_messages_are_as_many_as_the_formula_says(world_size: int) -> None:
+    for name, found in measured(world_size).items():
+        real = [Traffic(**one) for one in found["ranks"][0]["traffic"]]
+        for purpose in ("features", "momentum"):  # DeepSpeed's depend on where its buckets end
+            own, planned = (sum(one.calls for one in kind if one.purpose == purpose) for kind in (real, found["planned"]))
+            assert own == planned > 0, f"{name}, {purpose}"
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_a_step_counts_what_it_counted_when_it_was_committed(world_size: int) -> None:
     committed, now = json.loads(file_of(world_size).read_text()), table(world_size)
     changed = [
