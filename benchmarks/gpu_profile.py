@@ -15,7 +15,7 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -201,29 +201,31 @@ def main() -> None:
         facts = {"device": name, "ceiling": ceiling}
         write_record(arguments.out, "Profile of one device", notes, rows, ["torch", "timm"], facts, quiet=quiet)
 
-    def attempt(part: str, measured: Callable[[], list[dict[str, Any]]]) -> None:
-        """Add a part's rows, or why there are none; what was measured before is kept whatever happens."""
+    def attempt(part: str, measured: Callable[[], Iterable[dict[str, Any]]]) -> None:
+        """Add a part's rows, or why there are no more; what was measured before is kept whatever happens."""
         if time.monotonic() - start > 60 * arguments.minutes:
             rows.append({"part": part, "ms": "", "result": "left out: out of time"})
         else:
+            already = len(rows)
             try:
-                rows.extend(measured())
+                for row in measured():
+                    rows.append(row)
             except Exception as error:  # whatever it is, the other parts are worth having
                 reason = str(error).strip().partition("\n")[0]
-                rows.append({"part": part, "ms": "", "result": f"failed: {type(error).__name__}: {reason}"})
+                rest = ": the rest" if len(rows) > already else ""
+                rows.append({"part": part + rest, "ms": "", "result": f"failed: {type(error).__name__}: {reason}"})
         write()
 
-    def step(variant: Variant, part: str, with_shares: bool) -> list[dict[str, Any]]:
+    def step(variant: Variant, part: str, with_shares: bool) -> Iterator[dict[str, Any]]:
         engine, batch, seconds, peak = measure(config, variant, device, arguments.steps)
         flops = sum(p.model for p in step_flops(replace(with_batch(config, variant.batch), compute=own), masked=_masked(config)))
         result = f"{variant.batch / seconds:.0f} images/s, {flops / seconds / ceiling:.1%} of the measured product rate"
         if arguments.peak:
             result += f", {flops / seconds / arguments.peak / 1e12:.1%} of the peak"
-        found = [{"part": part, "ms": f"{1e3 * seconds:.1f}", "result": f"{result}, peak {peak / 2**30:.2f} GB"}]
+        yield {"part": part, "ms": f"{1e3 * seconds:.1f}", "result": f"{result}, peak {peak / 2**30:.2f} GB"}
         shares = kernel_shares(engine, batch, device) if with_shares else {}
         for kind, share in shares.items():
-            found.append({"part": f"kernels of that step: {kind}", "ms": "", "result": f"{share:.1%} of the busy time"})
-        return found
+            yield {"part": f"kernels of that step: {kind}", "ms": "", "result": f"{share:.1%} of the busy time"}
 
     for number, variant in enumerate(variants):
         part = f"step, batch {variant.batch}, {variant.name}"

@@ -130,6 +130,14 @@ def _needed(environment: Mapping[str, str], name: str) -> str:
     return value
 
 
+def too_few_cores(cores: int, ranks: int, workers: int) -> str:
+    """What to say where a rank and its `workers` loader processes have not two cores (without any, one); else nothing."""
+    if cores >= ranks * (1 + bool(workers)):
+        return ""
+    asked = "ask sbatch for more, such as --cpus-per-gpu=8 in ALBEF_SBATCH_OPTIONS of slurm/site.env"
+    return f"slurm: {cores} core(s) for {ranks} rank(s) with {workers} loader processes each: {asked}"
+
+
 def main(argv: list[str]) -> int:
     """Stage, then replace this process by torchrun; comes back only with the exit code of a mistake."""
     # torchrun would pass a signal on and kill its ranks half a minute later, saved or not. Slurm signals every process of a
@@ -145,10 +153,8 @@ def main(argv: list[str]) -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
     ranks = ranks_per_node(os.environ)
     cores = len(os.sched_getaffinity(0))
-    workers = config.data.num_workers if config is not None else 0
-    if cores < ranks * (1 + bool(workers)):
-        asked = "ask sbatch for more, such as --cpus-per-gpu=8 in ALBEF_SBATCH_OPTIONS of slurm/site.env"
-        print(f"slurm: {cores} core(s) for {ranks} rank(s) with {workers} loader processes each: {asked}", flush=True)
+    if note := too_few_cores(cores, ranks, config.data.num_workers if config is not None else 0):
+        print(note, flush=True)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
     command = [sys.executable, "-m", "torch.distributed.run", *torchrun_arguments(os.environ, argv)]
     sys.stdout.flush()

@@ -180,14 +180,14 @@ def measure_all_reduce(place: Place, port: int, *, cpu: bool) -> float:
         started = 0.0
         for turn in range(_ROUNDS + 1):
             if turn == 1:  # the first brings up the connections
-                total = float(values[0].item())  # waits for it
+                values[0].item()  # waits for it
                 started = time.perf_counter()
             dist.all_reduce(values)
             values /= ranks  # exact: every number is 1 again, however many nodes and rounds
-        total = ranks * float(values[0].item())
+        mean = float(values[0].item())
         seconds = time.perf_counter() - started
         if not bool((values == 1.0).all()):
-            raise ValueError(f"the sum over {ranks} nodes is {total}, not {ranks}")
+            raise ValueError(f"the sum over {ranks} nodes is {ranks * mean}, not {ranks}")
         return values.nbytes * _ROUNDS / seconds * 2 * (ranks - 1) / ranks / 1e9
     finally:
         dist.destroy_process_group()

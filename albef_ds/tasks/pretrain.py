@@ -177,10 +177,9 @@ class PretrainTask(ContrastiveTask):
 
     def _vocabulary_logits(self, head: nn.Module, hidden: Tensor, tokens: _MaskedTokens) -> Tensor:
         """(M, V) at the masked tokens; the plain form computes every position's logits first, as released."""
-        if self.compute.mlm_masked_only:
-            logits: Tensor = head(tokens.of_states(hidden))
-            return logits
-        return tokens.of_states(head(hidden))
+        pick = tokens.of_states
+        logits: Tensor = head(pick(hidden)) if self.compute.mlm_masked_only else pick(head(hidden))
+        return logits
 
     def _predict_words(
         self, tokens: _MaskedTokens, hidden: Tensor, momentum_logits: Tensor | None, alpha: float

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from albef_ds.cluster.node import ranks_per_node, time_limit, torchrun_arguments
+from albef_ds.cluster.node import ranks_per_node, time_limit, too_few_cores, torchrun_arguments
 from albef_ds.errors import ConfigError
 
 JOB = {
@@ -48,3 +48,9 @@ def test_training_is_told_to_stop_before_the_time_limit(capsys: pytest.CaptureFi
     assert time_limit({}) == time_limit({"ALBEF_STOP_AT": ""}) == []
     assert time_limit({"ALBEF_STOP_AT": "1"}) == []
     assert "shorter than ALBEF_STOP_MARGIN" in capsys.readouterr().out
+
+
+def test_a_node_says_when_its_cores_are_too_few() -> None:
+    assert "1 core(s) for 8 rank(s) with 4 loader processes each" in too_few_cores(1, 8, 4)
+    assert "--cpus-per-gpu" in too_few_cores(15, 8, 4) and not too_few_cores(16, 8, 4)
+    assert too_few_cores(7, 8, 0) and not too_few_cores(8, 8, 0)
