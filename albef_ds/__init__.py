@@ -1,12 +1,19 @@
 """ALBEF (align before fuse, arXiv 2107.07651) for large-scale vision-language pretraining on DeepSpeed ZeRO.
 
-`albef_ds.load(path)` gives a trained model, see `albef_ds.interface`; nothing heavy is imported before it is asked for.
+`albef_ds.load(path)` returns a trained model, see `albef_ds.inference.model`. Importing the package imports nothing heavy.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from albef_ds.inference.model import load as load
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name == "load":
-        return __import__("albef_ds.interface", fromlist=["load"]).load
+        from albef_ds.inference.model import load  # here: start-up, this imports torch
+
+        return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """`albef-ds train` for launchers: `deepspeed albef_ds/train.py ...`, `torchrun -m albef_ds.train ...`, `srun python -m ...`.
 
-Run by its path, Python puts this file's folder first on the search path, where our `logging`, `types` and `queue` would be
-taken for the standard library's. So that entry gives way to the repository's root before anything else is imported.
+Run by its path, Python puts this file's folder first on the search path, where its packages (`config`, `data`, ...) could be
+taken for other projects'. That entry is replaced by the root of the repository before anything else is imported.
 """
 
 import os

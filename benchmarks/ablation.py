@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from albef_ds.data.shards import ShardReader
-from albef_ds.scenes.corpus import Counts, SceneSettings, write_scenes
+from albef_ds.data.shards.reader import ShardReader
 from benchmarks.training import scored, train
+from data_tools.scenes.corpus import Counts, SceneSettings, write_scenes
 
 NOISE = 0.3
 ITM_BASE_RATE = 2 / 3

@@ -20,16 +20,19 @@ from typing import Any
 
 import torch
 
-from albef_ds import build, comm
-from albef_ds.checkpoint import Saver, find_checkpoint, restore, restore_progress
+from albef_ds.checkpoint.find import find_checkpoint
+from albef_ds.checkpoint.saver import Saver
+from albef_ds.checkpoint.snapshot import restore, restore_progress
+from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.common import comm
+from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import RunConfig
-from albef_ds.progress import Progress
-from albef_ds.recipes import get_recipe
-from albef_ds.zero import optimizer_state
-from albef_ds.zero.setup import init_distributed
+from albef_ds.engine import build
+from albef_ds.engine.zero import optimizer_state
+from albef_ds.engine.zero.setup import init_distributed
 from benchmarks.record import write_record
 from tests.distributed import run_ranks
-from tests.zero.common import tiny_config, with_engine
+from tests.engine.zero.common import tiny_config, with_engine
 
 CPU = torch.device("cpu")
 

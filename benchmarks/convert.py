@@ -36,11 +36,11 @@ def make(folder: Path) -> None:
     """One rank's part of making the checkpoint."""
     import torch
 
-    from albef_ds import build
-    from albef_ds.checkpoint import Saver
+    from albef_ds.checkpoint.saver import Saver
+    from albef_ds.checkpoint.training_progress import Progress
     from albef_ds.config.schema import EngineConfig, OptimConfig, RunConfig, TrainConfig
-    from albef_ds.progress import Progress
-    from albef_ds.zero.setup import init_distributed
+    from albef_ds.engine import build
+    from albef_ds.engine.zero.setup import init_distributed
 
     config = replace(
         RunConfig(),

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from albef_ds.cli.demo import cache_folder
-from albef_ds.convert.api import read_model
-from albef_ds.data.demo_corpus import emoji_corpus
-from albef_ds.data.evaluation import RetrievalSet
-from albef_ds.evaluators.ranking import DirectionScores, Ranking, recall
-from albef_ds.export.programs import export, run_onnx
-from albef_ds.interface import AlbefModel
+from albef_ds.checkpoint.formats.read import read_model
+from albef_ds.cli.demo.command import cache_folder
+from albef_ds.cli.demo.corpus import emoji_corpus
+from albef_ds.data.evaluation_sets.corpus import RetrievalSet
+from albef_ds.evaluation.ranking import DirectionScores, Ranking, recall
+from albef_ds.inference.export.programs import export, run_onnx
+from albef_ds.inference.model import AlbefModel
 from benchmarks.record import write_record
 
 RANKINGS: tuple[Ranking, ...] = ("itc", "itm", "itm_itc")

@@ -107,7 +107,7 @@ def _serve(connection: Connection, namespace: str, rank: int, world_size: int) -
     import torch
 
     from albef_ds.data.mock import mock_batch
-    from tests.zero.common import make
+    from tests.engine.zero.common import make
 
     torch.set_num_threads(1)
     engine: Any = None
@@ -131,7 +131,7 @@ def _probe(world_size: int) -> float:
     """Bytes a second that this rank sends in an all-reduce and an all-gather."""
     import torch
 
-    from albef_ds import comm
+    from albef_ds.common import comm
 
     part = torch.zeros(_PROBE // 4 // world_size)
     start = time.perf_counter()
@@ -213,10 +213,10 @@ def main() -> None:
         sys.exit("benchmarks.cost_model: making network namespaces needs root: run it as root, or in a container of your own")
     import torch
 
-    from albef_ds.zero.setup import prepare_environment
+    from albef_ds.engine.zero.setup import prepare_environment
 
     prepare_environment(torch.device("cpu"))
-    from tests.planning.census import few_million
+    from tests.launch.planning.census import few_million
 
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -250,9 +250,9 @@ def record(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
 
 def compare(config: RunConfig, world_size: int, rates: list[int | None], turns: list[Turn]) -> list[dict[str, Any]]:
     """Rows of one stage and number of ranks."""
-    from albef_ds.planning.counts import count
-    from albef_ds.planning.hardware import Hardware, Link, Overlap
-    from albef_ds.planning.throughput import forecast
+    from albef_ds.launch.planning.hardware import Hardware, Link, Overlap
+    from albef_ds.launch.planning.parameter_counts import count
+    from albef_ds.launch.planning.throughput import forecast
 
     measured, sent, reached = ([statistics.median(one[what] for one in turn) for turn in turns] for what in range(3))
     counts = count(config)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools import scan, shard
 from data_tools.cli import main
-from data_tools.executors import run_tasks
+from data_tools.execution.executors import run_tasks
+from data_tools.stages import scan, write_shards
 
 
 @dataclass(frozen=True)
@@ -42,5 +42,5 @@ def logged_tasks(function: Callable[[Any], Any], *arguments: Any, **settings: An
 
 
 if __name__ == "__main__":
-    scan.run_tasks = shard.run_tasks = logged_tasks  # type: ignore[assignment]
+    scan.run_tasks = write_shards.run_tasks = logged_tasks  # type: ignore[assignment]
     sys.exit(main(sys.argv[2:]))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.record import write_record
 from data_tools.cli import main as albef_data
-from data_tools.stage import load_stage
+from data_tools.execution.stage_folder import load_stage
 
 PICTURES = "usr/share/openclipart/png"
 

@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from albef_ds.data.shards import ShardReader, parse_meta
+from albef_ds.data.shards.reader import ShardReader, parse_meta
 from benchmarks.record import write_record
-from data_tools import captions as text
-from data_tools import hamming, images
-from data_tools.caption_duplicates import SetFile, near_clusters, similarity
-from data_tools.shard_writer import ShardWriter
+from data_tools.content import captions as text
+from data_tools.content import images
+from data_tools.files.shard_writer import ShardWriter
+from data_tools.matching import hamming
+from data_tools.matching.caption_duplicates import SetFile, near_clusters, similarity
 
 Row = dict[str, Any]
 TURNS = 3
@@ -234,7 +235,7 @@ def tars(folder: Path) -> list[Row]:
                 json.loads(sample["json"])
 
         readers: dict[str, Callable[[], Any]] = {"ours": read_ours} | ({"webdataset": read_theirs} if webdataset else {})
-        notes = {"ours": "`albef_ds.data.shards`, in random order", "webdataset": "in order"}
+        notes = {"ours": "`albef_ds.data.shards.reader`, in random order", "webdataset": "in order"}
         rows += rows_of(
             f"tar reading, {size // 1000} KB", "per CPU second", dict.fromkeys(readers, float(count)), least(readers), notes
         )

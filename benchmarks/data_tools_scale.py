@@ -26,19 +26,19 @@ import pyarrow as pa
 
 from benchmarks.data_tools_peers import planted_hashes
 from benchmarks.record import write_record
-from data_tools import hamming
-from data_tools.arrays import distinct
-from data_tools.catalog import SCHEMA as CATALOG_SCHEMA
-from data_tools.decontaminate import DecontaminateConfig, Known, decontaminate_stage
-from data_tools.dedup import DedupConfig, dedup_stage
-from data_tools.executors import Parallel, run_tasks
-from data_tools.filters import FilterConfig, filter_stage
-from data_tools.hashes import SCHEMA as HASHES_SCHEMA
-from data_tools.images import COLOUR_BYTES
-from data_tools.plan import PlanConfig, plan_stage
-from data_tools.scan import describe_captions
-from data_tools.stage import Stage
-from data_tools.storage import save_json, save_table
+from data_tools.content.images import COLOUR_BYTES
+from data_tools.execution.executors import Parallel, run_tasks
+from data_tools.execution.stage_folder import Stage
+from data_tools.files.storage import save_json, save_table
+from data_tools.matching import hamming
+from data_tools.matching.distinct import distinct
+from data_tools.stages.catalog import SCHEMA as CATALOG_SCHEMA
+from data_tools.stages.decontaminate import DecontaminateConfig, Known, decontaminate_stage
+from data_tools.stages.dedup import DedupConfig, dedup_stage
+from data_tools.stages.filter import FilterConfig, filter_stage
+from data_tools.stages.fingerprints import SCHEMA as HASHES_SCHEMA
+from data_tools.stages.plan import PlanConfig, plan_stage
+from data_tools.stages.scan import describe_captions
 
 CHUNK = 20_000
 EVALUATION = 40_000

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albef_ds.demo.launch import free_port, visible_cores
-from albef_ds.scenes.corpus import Counts, SceneSettings, write_scenes
+from albef_ds.launch.local_ranks import free_port, visible_cores
 from benchmarks.training import scored
+from data_tools.scenes.corpus import Counts, SceneSettings, write_scenes
 
 ROOT = Path(__file__).resolve().parent.parent
 Launch = Callable[[list[str], int, Path], int]

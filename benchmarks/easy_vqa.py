@@ -17,10 +17,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from albef_ds.data.captions import clean_caption
-from albef_ds.errors import ConfigError
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.text.clean import clean_caption
 from benchmarks.training import scored, train
-from data_tools.shard_writer import ShardWriter
+from data_tools.files.shard_writer import ShardWriter
 
 PACKAGE = "easy-vqa"
 HELD_OUT = 500

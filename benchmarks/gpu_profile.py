@@ -4,8 +4,8 @@
 
 Not yet run on a GPU: it is tested with `--device cpu --model tiny`. Sections run in order of worth, and one that would begin
 after `--minutes` is left out and named; one that fails says why, and the record is written after each. Utilisation is the
-model's FLOPs (no recomputation, `albef_ds/planning/flops.py`) over the rate of a bf16 matrix product of 8,192 that is measured
-first, and over `--peak` where that is given.
+model's FLOPs (no recomputation, `albef_ds/launch/planning/flops.py`) over the rate of a bf16 matrix product of 8,192 that is
+measured first, and over `--peak` where that is given.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from albef_ds.build import build_task
+from albef_ds.config.recipes.debug import debug
+from albef_ds.config.recipes.pretrain import pretrain_4m
 from albef_ds.config.schema import ComputeConfig, ModelConfig, RunConfig
-from albef_ds.engine import LocalEngine
-from albef_ds.kernels.soft_cross_entropy import LogitTeacher, Positives, soft_cross_entropy
-from albef_ds.losses.contrastive import contrastive_loss, sliced_contrastive_loss
-from albef_ds.losses.masked_language import masked_language_loss
-from albef_ds.momentum import DenseMomentum
-from albef_ds.planning.flops import step_flops
-from albef_ds.recipes.debug import debug
-from albef_ds.recipes.pretrain import pretrain_4m
+from albef_ds.engine.build import build_task
+from albef_ds.engine.local import LocalEngine
+from albef_ds.launch.planning.flops import step_flops
+from albef_ds.models.losses.contrastive import contrastive_loss, sliced_contrastive_loss
+from albef_ds.models.losses.masked_language import masked_language_loss
+from albef_ds.models.losses.sliced import soft_cross_entropy
+from albef_ds.models.losses.sliced_problem import LogitTeacher, Positives
+from albef_ds.models.momentum import DenseMomentum
 from benchmarks.rates import finish, rate_of_products
 from benchmarks.record import write_record
 from benchmarks.step import PLAIN, batch_of

@@ -34,16 +34,17 @@ from PIL import Image
 from timm.data.auto_augment import AugmentOp
 from torchvision.transforms import v2
 
-from albef_ds.allocator import keep_freed_memory
 from albef_ds.config.schema import DataConfig
-from albef_ds.data import augment, loops, native, randomness, transforms
-from albef_ds.data.crop import Crop
-from albef_ds.data.stream import ImageTextStream
-from albef_ds.data.tokenizer import CaptionTokenizer
-from albef_ds.pixels import MEAN, STD
+from albef_ds.data import randomness
+from albef_ds.data.images import decode, pixel_loops, pixel_loops_c, rand_augment_numpy
+from albef_ds.data.images.crop import Crop
+from albef_ds.data.images.normalise import MEAN, STD
+from albef_ds.data.stream.allocator import keep_freed_memory
+from albef_ds.data.stream.corpus import ImageTextStream
+from albef_ds.data.text.tokenizer import CaptionTokenizer
 from benchmarks.data_tools_peers import photograph
 from benchmarks.record import write_record
-from data_tools.shard_writer import ShardWriter
+from data_tools.files.shard_writer import ShardWriter
 
 SIDE, BATCH, TURNS = 256, 32, 24
 DECODE, FLOOR = "decode alone, libjpeg-turbo", "decode, crop and resize alone"
@@ -121,10 +122,10 @@ def wall_rate(corpus: Path, workers: int, batches: int, device: Literal["cpu", "
 
 def drain_with(form: Any, batches: Iterator[Any], count: int) -> None:
     """`drain` with RandAugment's loops as `form` has them."""
-    before = augment.LOOPS
-    augment.LOOPS = form
+    before = rand_augment_numpy.LOOPS
+    rand_augment_numpy.LOOPS = form
     drain(batches, count)
-    augment.LOOPS = before
+    rand_augment_numpy.LOOPS = before
 
 
 def _ratio(seconds: list[float], ours: list[float]) -> float:
@@ -158,14 +159,14 @@ def main() -> None:
 
         def crop(number: int) -> Any:
             generator = randomness.generator(0, number, randomness.CROP)
-            return transforms.decode_crop(pictures[number], config.max_pixels, Crop(SIDE, config.crop_scale_min, generator))
+            return decode.decode_crop(pictures[number], config.max_pixels, Crop(SIDE, config.crop_scale_min, generator))
 
         forms: dict[str, Callable[[], Any]] = {
             DECODE: lambda: [simplejpeg.decode_jpeg(picture) for picture in pictures],
             "decode alone, Pillow": lambda: [Image.open(io.BytesIO(picture)).load() for picture in pictures],
-            FLOOR: lambda: [transforms.scale_to(crop(i), SIDE) for i in range(len(pictures))],
+            FLOOR: lambda: [decode.scale_to(crop(i), SIDE) for i in range(len(pictures))],
             OURS: lambda: drain(ours, batches),
-            PLAIN: lambda: drain_with(loops, plain, batches),
+            PLAIN: lambda: drain_with(pixel_loops, plain, batches),
             DECODING: lambda: drain(decoding, batches),
             "the device's part of it, done on this processor": lambda: [to_make.to(torch.device("cpu")) for _ in range(batches)],
             "webdataset with Pillow, whole": lambda: drain(webdataset_batches(corpus, view), batches),
@@ -193,12 +194,13 @@ def main() -> None:
             for device in DEVICES
         }
     size = np.mean([len(picture) for picture in pictures]) / 1000
+    loops = "in C" if pixel_loops_c.LIBRARY else "numpy, since no C compiler was at hand"
     notes = [
         f"{len(pictures)} JPEGs of 640 x 480, {size:.0f} KB, to {SIDE} x {SIDE}, batches of {BATCH}; one thread, {TURNS} turns.",
         "Reading, tokens, masks and collation are included in `ours` and `whole`. Ours ends in bytes, which the device",
-        "normalises (`albef_ds/pixels.py`), or in crops, of which it makes the views (`albef_ds/views`); the peers end in",
-        "floats.",
-        f"RandAugment's loops in `ours, whole` are {'in C' if native.LIBRARY else 'numpy, since no C compiler was at hand'}.",
+        "normalises (`albef_ds/data/images/normalise.py`), or in crops, of which it makes the views",
+        "(`albef_ds/data/images/view.py`); the peers end in floats.",
+        f"RandAugment's loops in `ours, whole` are {loops}.",
         "",
         *(f"- spawned loader processes: {name}: {rate:.0f} pictures per second" for name, rate in by_workers.items()),
         f"- processors this run may use: {len(os.sched_getaffinity(0))}; others used them at the same time (load average above)",

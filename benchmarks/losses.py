@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from albef_ds.kernels.soft_cross_entropy import LogitTeacher, Positives, soft_cross_entropy
-from albef_ds.losses.contrastive import contrastive_loss, sliced_contrastive_loss
-from albef_ds.losses.masked_language import masked_language_loss
+from albef_ds.models.losses.contrastive import contrastive_loss, sliced_contrastive_loss
+from albef_ds.models.losses.masked_language import masked_language_loss
+from albef_ds.models.losses.sliced import soft_cross_entropy
+from albef_ds.models.losses.sliced_problem import LogitTeacher, Positives
 from benchmarks.record import write_record
 
 ALPHA = 0.4

@@ -24,14 +24,15 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from albef_ds import build, comm
+from albef_ds.common import comm
+from albef_ds.config.recipes.pretrain import pretrain_4m
+from albef_ds.config.recipes.scale import pretrain_large
 from albef_ds.config.schema import ComputeConfig, RunConfig
 from albef_ds.data.mock import mock_batch
-from albef_ds.momentum import DenseMomentum
-from albef_ds.optim import parameter_groups
-from albef_ds.recipes.pretrain import pretrain_4m
-from albef_ds.recipes.scale import pretrain_large
-from albef_ds.zero.setup import init_distributed
+from albef_ds.engine import build
+from albef_ds.engine.optim import parameter_groups
+from albef_ds.engine.zero.setup import init_distributed
+from albef_ds.models.momentum import DenseMomentum
 from benchmarks.record import write_record
 from tests.distributed import run_ranks
 

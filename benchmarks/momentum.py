@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from albef_ds import build, comm
-from albef_ds.recipes.pretrain import pretrain_4m
-from albef_ds.zero.momentum import ShardedMomentum
-from albef_ds.zero.setup import init_distributed
+from albef_ds.common import comm
+from albef_ds.config.recipes.pretrain import pretrain_4m
+from albef_ds.engine import build
+from albef_ds.engine.zero.momentum import ShardedMomentum
+from albef_ds.engine.zero.setup import init_distributed
 from benchmarks.record import write_record
 from tests.distributed import run_ranks
 
@@ -55,7 +56,7 @@ def main() -> None:
         )
     notes = [
         "fp16 value and fp16 residual, 4 bytes per parameter over all ranks. What exceeds 1 in the third column is padding.",
-        "While the momentum model computes, at most two units are whole at a time (tests/zero/test_momentum.py).",
+        "While the momentum model computes, at most two units are whole at a time (tests/engine/zero/test_momentum.py).",
     ]
     write_record(arguments.out, "The momentum model's bytes per rank, ALBEF base", notes, rows, ["torch", "deepspeed"], {})
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from albef_ds import build
-from albef_ds.momentum import DenseMomentum
-from albef_ds.recipes.debug import debug
-from albef_ds.recipes.pretrain import pretrain_4m
-from albef_ds.zero.momentum import ShardedMomentum
+from albef_ds.config.recipes.debug import debug
+from albef_ds.config.recipes.pretrain import pretrain_4m
+from albef_ds.engine import build
+from albef_ds.engine.zero.momentum import ShardedMomentum
+from albef_ds.models.momentum import DenseMomentum
 from benchmarks.record import write_record
 
 

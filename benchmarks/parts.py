@@ -2,7 +2,7 @@
 
     python -m benchmarks.parts --out benchmarks/parts
 
-The form with the exact savings. FLOPs are the formula's (`albef_ds/planning/flops.py`); the rate is held against that of a
+The form with the exact savings. FLOPs are the formula's (`albef_ds/launch/planning/flops.py`); the rate is held against that of a
 matrix product. Forward and backward passes are timed apart, each part fed with leaves, so that nothing but itself is
 computed. The optimizer and the momentum average do hardly any arithmetic: their figure is bytes per second.
 """
@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from albef_ds.engine.local import LocalEngine
 from torch import Tensor
 
 from albef_ds.config.schema import ComputeConfig, RunConfig
-from albef_ds.engine import LocalEngine
-from albef_ds.losses.masked_language import masked_language_loss
+from albef_ds.data.batch import ImageTextBatch
+from albef_ds.launch.planning.flops import step_flops
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.passes import FusionPass
-from albef_ds.planning.flops import step_flops
+from albef_ds.models.fusion_pass import FusionPass
+from albef_ds.models.losses.masked_language import masked_language_loss
 from albef_ds.tasks.pretrain import PretrainTask
-from albef_ds.types import ImageTextBatch
 from benchmarks.rates import finish, rate_of_products
 from benchmarks.record import write_record
 from benchmarks.step import Variant, base_config, batch_of, build

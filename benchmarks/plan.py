@@ -14,9 +14,9 @@ from typing import Any
 
 from benchmarks.record import write_record
 from tests.distributed import run_ranks
-from tests.planning.census import SETTINGS, few_million, held_at_every_setting, planned, with_setting
-from tests.planning.saved import saved_bytes
-from tests.planning.test_activations import RECOMPUTE, RELEASED, planned_bytes, small
+from tests.launch.planning.census import SETTINGS, few_million, held_at_every_setting, planned, with_setting
+from tests.launch.planning.saved import saved_bytes
+from tests.launch.planning.test_activations import RECOMPUTE, RELEASED, planned_bytes, small
 
 ACTIVATIONS: list[tuple[str, str, float, dict[str, Any]]] = [
     ("plain attention", "fp32", 0.1, {}),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import write_record
-from data_tools.shard_writer import ShardWriter
+from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
 from tests.slurm.cluster import SlurmCluster
 

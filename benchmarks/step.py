@@ -23,18 +23,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from albef_ds.engine.local import LocalEngine
 from torch import nn
 
-from albef_ds.build import build_task
+from albef_ds.common.device import multiplies_bf16
 from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig, TrainConfig
+from albef_ds.data.batch import ImageTextBatch
 from albef_ds.data.mock import mock_batch
-from albef_ds.device import multiplies_bf16
-from albef_ds.engine import LocalEngine
+from albef_ds.engine.build import build_task
+from albef_ds.launch.planning.recorder import flop_counter
 from albef_ds.models.compilation import compile_blocks
-from albef_ds.momentum import DenseMomentum
-from albef_ds.planning.recorder import flop_counter
+from albef_ds.models.momentum import DenseMomentum
 from albef_ds.tasks.pretrain import PretrainTask
-from albef_ds.types import ImageTextBatch
 from benchmarks.momentum_update import ReleasedMomentum
 from benchmarks.rates import rates_of_products
 from benchmarks.record import write_record

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from albef_ds.cli.main import main as command_line
-from albef_ds.scoring import METRICS_NAME, Request, score
+from albef_ds.evaluation.score_run import METRICS_NAME, Request, score
 
 
 def train(recipe: str, output: Path, settings: list[str]) -> Path:

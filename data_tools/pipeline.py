@@ -8,23 +8,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from albef_ds.errors import ConfigError
-from albef_ds.shard_format import Manifest
-from data_tools import images
-from data_tools.catalog import CHUNK_ROWS, build_catalog
-from data_tools.columns import Columns
-from data_tools.decontaminate import DecontaminateConfig, Known, decontaminate_stage
-from data_tools.dedup import DedupConfig, dedup_stage
-from data_tools.executors import Parallel
-from data_tools.filters import FilterConfig, filter_stage
-from data_tools.hashes import FINGERPRINTS_NAME, save_hashes
-from data_tools.plan import PlanConfig, plan_stage
-from data_tools.report import write_report
-from data_tools.scan import scan
-from data_tools.shard import ResizeConfig, shard_stage
-from data_tools.source import SourceSpec
-from data_tools.storage import load_json
-from data_tools.verify import verify
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.shards.format import Manifest
+from data_tools.content import images
+from data_tools.execution.executors import Parallel
+from data_tools.files.storage import load_json
+from data_tools.readers.source import SourceSpec
+from data_tools.stages.catalog import CHUNK_ROWS, build_catalog
+from data_tools.stages.decontaminate import DecontaminateConfig, Known, decontaminate_stage
+from data_tools.stages.dedup import DedupConfig, dedup_stage
+from data_tools.stages.filter import FilterConfig, filter_stage
+from data_tools.stages.fingerprints import FINGERPRINTS_NAME, save_hashes
+from data_tools.stages.plan import PlanConfig, plan_stage
+from data_tools.stages.report import write_report
+from data_tools.stages.scan import scan
+from data_tools.stages.scan_columns import Columns
+from data_tools.stages.verify import verify
+from data_tools.stages.write_shards import ResizeConfig, shard_stage
 
 REPORT_NAME = "report.html"
 

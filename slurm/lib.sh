@@ -2,7 +2,7 @@
 # What the batch scripts share: the site file, the meeting point, one task per node, preflight, and starting again.
 # Everything about training is in the arguments that pass through; everything about the place is in site.env.
 
-REQUEUE=75 # exit code of albef_ds.cluster.job: start this job again
+REQUEUE=75 # exit code of albef_ds.cli.slurm.job: start this job again
 BAD_NODE=3 # exit code of preflight: nodes are named, the others are fine
 
 say() { echo "slurm: $*"; }
@@ -142,7 +142,7 @@ preflight() {
         say "stop: preflight failed (exit code $code)"
         exit $code
     fi
-    here -m albef_ds.cluster.job bad-nodes "$bad" train "$@"
+    here -m albef_ds.cli.slurm.job bad-nodes "$bad" train "$@"
     if [ $? != $REQUEUE ] || [ "${ALBEF_EXCLUDE_BAD_NODES:-1}" != 1 ]; then
         say "stop: unfit nodes: $bad: submit again with --exclude=$bad, or mend them"
         exit $BAD_NODE
@@ -159,16 +159,16 @@ survive() {
     load_site
     meeting_point
     say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, on $ALBEF_NODES, meeting at $MASTER_ADDR:$MASTER_PORT"
-    here -m albef_ds.cluster.job begin "$@" || exit $?
+    here -m albef_ds.cli.slurm.job begin "$@" || exit $?
     local command=$1 code follows
     if [ "$command" = train ]; then
         preflight "${@:2}"
         ALBEF_STOP_AT=$(stop_at)
         export ALBEF_STOP_AT
     fi
-    on_every_node -m albef_ds.cluster.node "$@"
+    on_every_node -m albef_ds.cli.slurm.node "$@"
     code=$?
-    here -m albef_ds.cluster.job end "$code" "$@"
+    here -m albef_ds.cli.slurm.job end "$code" "$@"
     follows=$?
     if [ $follows = $REQUEUE ]; then requeue; fi
     exit $follows

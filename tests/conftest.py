@@ -24,7 +24,7 @@ for _name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of few small scenes with every task's files."""
-    from tests.scenes.tiny import tiny_scenes
+    from tests.data_tools.scenes.tiny import tiny_scenes
 
     folder = tmp_path_factory.mktemp("scenes")
     tiny_scenes(folder)

@@ -1,8 +1,13 @@
-"""Imports go down only: checked over the syntax trees, so an import inside a function counts too."""
+"""The architecture: packages from top to bottom, each of which imports only from those below it.
+
+`FLOORS` names every entry of `albef_ds/`; README.md and docs/architecture.md are checked against it. Imports are read from the
+syntax trees, so an import inside a function counts too.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,21 +16,34 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-FLOORS: dict[str, int] = {
-    **dict.fromkeys(("config", "errors", "types", "comm", "device", "logging", "shard_format", "assets"), 0),
-    **dict.fromkeys(("apex", "rendezvous", "exit_codes", "tensor_files", "unreadable", "pixels", "side_stream"), 0),
-    **dict.fromkeys(("views", "allocator"), 0),
-    **dict.fromkeys(("models", "losses", "kernels", "queue", "momentum", "engine", "optim", "task"), 1),
-    **dict.fromkeys(("tasks", "data"), 2),
-    **dict.fromkeys(("zero", "evaluators"), 3),
-    **dict.fromkeys(("cli", "cluster", "doctor", "train"), 5),
-}
-COMPOSITION = 4  # build, trainer, checkpoint, recipes and whatever is not named above
-SIBLINGS = (2, 3)  # floors whose packages do not know each other
-MATHEMATICS = ("models", "losses")
-MATHEMATICS_MAY_IMPORT = ("models", "losses", "kernels", "config", "errors", "apex", "unreadable")
-RECIPES_MAY_IMPORT = ("recipes", "config", "errors")
-DATA_TOOLS_MAY_IMPORT = ("shard_format", "errors")
+ORDER = (
+    ("train", "cli"),
+    ("training", "inference"),
+    ("evaluation",),
+    ("checkpoint", "launch"),
+    ("engine",),
+    ("tasks",),
+    ("models", "data"),
+    ("config",),
+    ("common",),
+)
+"""Floors from top to bottom. Packages on one floor do not import each other; only `train` is `cli` under a launcher."""
+FLOORS = {name: floor for floor, names in enumerate(reversed(ORDER)) for name in names}
+TOGETHER = ("train", "cli")
+NO_CODE = ("__init__", "py.typed", "assets")
+DATA_TOOLS_ORDER = (
+    ("emoji",),
+    ("cli", "pipeline"),
+    ("stages", "scenes"),
+    ("readers", "execution", "matching"),
+    ("files", "content"),
+)
+DATA_TOOLS_FLOORS = {name: floor for floor, names in enumerate(reversed(DATA_TOOLS_ORDER)) for name in names}
+DATA_TOOLS_MAY_IMPORT = ("common.errors", "common.atomic_files", "common.exit_codes", "common.progress", "data.shards")
+"""What data_tools shares with albef_ds; albef_ds imports nothing of data_tools."""
+SCENES_COMMAND = "data_tools/scenes/command.py"
+"""A command of `albef-ds` that writes a corpus: it may use that command line. `cli/main.py` names it in its table."""
+MATHEMATICS = ("models",)
 DISTRIBUTION = ("torch.distributed", "torch.nn.parallel", "torch.multiprocessing")
 
 
@@ -47,77 +65,141 @@ def within(name: str, *modules: str) -> bool:
     return any(name == module or name.startswith(module + ".") for module in modules)
 
 
-def floor(room: str) -> int:
-    return FLOORS.get(room, COMPOSITION)
-
-
-def fault(room: str, name: str) -> str | None:
+def fault(room: str, name: str, file: str = "") -> str | None:
     """What is wrong with `albef_ds/<room>` importing `name`, or None."""
-    if within(name, "deepspeed") and room != "zero":
-        return "deepspeed belongs to zero/"
+    if room not in FLOORS:
+        return f"{room} has no floor: give it one in tests/test_floors.py"
+    if within(name, "deepspeed") and not file.startswith("albef_ds/engine/zero/"):
+        return "deepspeed belongs to engine/zero/"
     if room in MATHEMATICS:
         if within(name, *DISTRIBUTION):
             return f"{room} knows nothing of distribution"
         top = name.partition(".")[0]
-        if top not in ("albef_ds", "torch", "timm", "__future__") and top not in sys.stdlib_module_names:
-            return f"{room} imports torch, timm and the configuration"
+        if top not in ("albef_ds", "torch", "timm", "triton", "__future__") and top not in sys.stdlib_module_names:
+            return f"{room} imports torch, timm, Triton and the configuration"
+    if within(name, "data_tools"):
+        return "albef_ds imports nothing of data_tools"
     if not within(name, "albef_ds"):
         return None
-    _, _, inside = name.partition(".")
-    target = inside.partition(".")[0]
-    if room in MATHEMATICS and target not in MATHEMATICS_MAY_IMPORT:
-        return f"{room} imports torch, timm and the configuration"
-    if room == "recipes" and target not in RECIPES_MAY_IMPORT:
-        return "recipes import the configuration only"
-    if floor(target) > floor(room):
-        return f"floor {floor(room)} imports from floor {floor(target)}"
-    if floor(target) == floor(room) in SIBLINGS and target != room:
+    target = name.partition(".")[2].partition(".")[0]
+    if target in ("", "__version__"):
+        return None
+    if target not in FLOORS:
+        return f"{target} has no floor: give it one in tests/test_floors.py"
+    if FLOORS[target] > FLOORS[room]:
+        return f"{room} imports from {target} above it"
+    if FLOORS[target] == FLOORS[room] and target != room and not {target, room} <= set(TOGETHER):
         return f"{room} and {target} are siblings"
+    return None
+
+
+def data_tools_fault(file: str, name: str) -> str | None:
+    """What is wrong with the file of data_tools importing `name`, or None."""
+    room = file.split("/")[1].removesuffix(".py")
+    if room not in DATA_TOOLS_FLOORS:
+        return f"{room} has no floor: give it one in tests/test_floors.py"
+    if within(name, "albef_ds"):
+        allowed = (*DATA_TOOLS_MAY_IMPORT, *(("cli",) if file == SCENES_COMMAND else ()))
+        return None if within(name, *(f"albef_ds.{module}" for module in allowed)) else "data_tools shares the shard format only"
+    if not within(name, "data_tools"):
+        return None
+    target = name.partition(".")[2].partition(".")[0]
+    if target not in DATA_TOOLS_FLOORS:
+        return f"{target} has no floor: give it one in tests/test_floors.py"
+    if DATA_TOOLS_FLOORS[target] > DATA_TOOLS_FLOORS[room]:
+        return f"{room} imports from {target} above it"
     return None
 
 
 def violations(root: Path) -> list[str]:
     """Every import under `root` that breaks the order of the floors, one line each."""
     found = []
-    for path in sorted(root.glob("albef_ds/**/*.py")):
+    for path in sorted([*root.glob("albef_ds/**/*.py"), *root.glob("data_tools/**/*.py")]):
         relative = path.relative_to(root)
-        package = ".".join(relative.parent.parts)
-        room = relative.parts[1].removesuffix(".py")
+        package, room = ".".join(relative.parent.parts), relative.parts[1].removesuffix(".py")
         if room == "__init__":
             continue
         for line, name in imports(path, package):
-            if problem := fault(room, name):
+            ours = relative.parts[0] == "albef_ds"
+            problem = fault(room, name, str(relative)) if ours else data_tools_fault(str(relative), name)
+            if problem:
                 found.append(f"{relative}:{line} imports {name}: {problem}")
-    for path in sorted(root.glob("data_tools/**/*.py")):
-        relative = path.relative_to(root)
-        for line, name in imports(path, ".".join(relative.parent.parts)):
-            if within(name, "albef_ds") and not within(name, *(f"albef_ds.{room}" for room in DATA_TOOLS_MAY_IMPORT)):
-                found.append(f"{relative}:{line} imports {name}: data_tools shares the shard format only")
     return found
+
+
+def file_circles(root: Path) -> list[list[str]]:
+    """Groups of files that import each other, at whatever depth."""
+    paths = [*root.glob("albef_ds/**/*.py"), *root.glob("data_tools/**/*.py")]
+    modules = {".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+    graph: dict[str, set[str]] = {name: set() for name in modules}
+    for name, path in modules.items():
+        for _, target in imports(path, ".".join(path.relative_to(root).parent.parts)):
+            while target and target not in modules:
+                target = target.rpartition(".")[0]
+            if target and target != name and not name.startswith(target + "."):
+                graph[name].add(target)
+    reach = {name: _reachable(graph, name) for name in graph}
+    circles = {tuple(sorted(other for other in reach[name] if name in reach[other])) for name in graph if name in reach[name]}
+    return [list(circle) for circle in sorted(circles)]
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = list(graph[start])
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += graph[name]
+    return seen
 
 
 def test_imports_go_down_only() -> None:
     assert violations(ROOT) == []
 
 
-def test_the_package_itself_imports_nothing() -> None:
-    assert list(imports(ROOT / "albef_ds" / "__init__.py", "albef_ds")) == []
+def test_no_files_import_each_other() -> None:
+    assert file_circles(ROOT) == []
+
+
+def test_every_entry_has_a_floor() -> None:
+    entries = {path.name.removesuffix(".py") for path in (ROOT / "albef_ds").iterdir() if path.name != "__pycache__"}
+    assert entries == {*FLOORS, *NO_CODE}
+    tools = {path.name.removesuffix(".py") for path in (ROOT / "data_tools").iterdir() if path.name != "__pycache__"}
+    assert tools == {*DATA_TOOLS_FLOORS, "__init__", "py.typed"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+def test_pages_show_the_floors_in_this_order(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    block = next(part for part in re.findall(r"```text\n(.*?)```", text, re.DOTALL) if "common/" in part)
+    shown = re.findall(r"^  (\w+)(?:/|\.py) ", block, re.MULTILINE)
+    assert [FLOORS[name] for name in shown] == sorted((FLOORS[name] for name in shown), reverse=True)
+    assert set(shown) == set(FLOORS)
+    tools = re.search(r"^data_tools/.*?(?=^\w|\Z)", block, re.MULTILINE | re.DOTALL)
+    assert tools and all(f"{name}" in tools[0] for name in DATA_TOOLS_FLOORS)
 
 
 @pytest.mark.parametrize(
     ("file", "source"),
     [
         ("albef_ds/models/vit.py", "from albef_ds.tasks.pretrain import PretrainTask"),
-        ("albef_ds/models/vit.py", "from .. import comm"),
+        ("albef_ds/models/vit.py", "from ..common import comm\nimport torch.distributed"),
         ("albef_ds/models/vit.py", "def f():\n    import torch.distributed as dist"),
-        ("albef_ds/losses/itc.py", "from transformers import BertModel"),
-        ("albef_ds/optim.py", "from deepspeed.ops.adam import FusedAdam"),
+        ("albef_ds/models/losses/itc.py", "from transformers import BertModel"),
+        ("albef_ds/models/losses/itc.py", "from albef_ds.data.batch import Batch"),
+        ("albef_ds/engine/optim.py", "from deepspeed.ops.adam import FusedAdam"),
         ("albef_ds/config/schema.py", "from albef_ds import engine"),
-        ("albef_ds/tasks/pretrain.py", "from ..data.stream import open_stream"),
-        ("albef_ds/data/stream.py", "import albef_ds.trainer"),
-        ("albef_ds/zero/engine.py", "from albef_ds.cli.main import main"),
-        ("albef_ds/recipes/debug.py", "from albef_ds.models.albef import ALBEF"),
+        ("albef_ds/data/stream/corpus.py", "import albef_ds.training.trainer"),
+        ("albef_ds/launch/local.py", "from albef_ds.checkpoint.find import newest"),
+        ("albef_ds/engine/zero/engine.py", "from albef_ds.cli.main import main"),
+        ("albef_ds/config/recipes/debug.py", "from albef_ds.models.albef import ALBEF"),
+        ("albef_ds/new_room.py", "import albef_ds.common.errors"),
+        ("albef_ds/cli/train.py", "from data_tools.stages.scan import scan"),
         ("data_tools/cli.py", "from albef_ds.config.schema import RunConfig"),
+        ("data_tools/scenes/corpus.py", "from albef_ds.cli.arguments import CommandParser"),
+        ("data_tools/files/storage.py", "from data_tools.stages.scan import scan"),
+        ("data_tools/new_room.py", "import data_tools.cli"),
     ],
 )
 def test_a_planted_import_is_caught(tmp_path: Path, file: str, source: str) -> None:
@@ -131,10 +213,12 @@ def test_a_planted_import_is_caught(tmp_path: Path, file: str, source: str) -> N
     ("file", "source"),
     [
         ("albef_ds/models/vit.py", "import math\nimport torch\nfrom timm.layers import PatchEmbed"),
-        ("albef_ds/losses/itc.py", "from albef_ds.config.schema import PretrainConfig"),
-        ("albef_ds/zero/engine.py", "import deepspeed\nfrom albef_ds.engine import StepResult\nfrom albef_ds import comm"),
-        ("albef_ds/trainer.py", "from albef_ds.zero.engine import ZeroEngine"),
-        ("data_tools/cli.py", "from albef_ds.errors import ConfigError\nfrom albef_ds.shard_format import Manifest"),
+        ("albef_ds/models/losses/itc.py", "from albef_ds.config.schema import PretrainConfig"),
+        ("albef_ds/engine/zero/engine.py", "import deepspeed\nfrom albef_ds.engine.interface import StepResult"),
+        ("albef_ds/training/trainer.py", "from albef_ds.engine.zero.engine import ZeroEngine"),
+        ("albef_ds/train.py", "from albef_ds.cli.main import main"),
+        ("data_tools/cli.py", "from albef_ds.common.errors import ConfigError\nfrom albef_ds.data.shards.format import Manifest"),
+        (SCENES_COMMAND, "from albef_ds.cli.arguments import CommandParser"),
     ],
 )
 def test_a_downward_import_passes(tmp_path: Path, file: str, source: str) -> None:
@@ -142,3 +226,11 @@ def test_a_downward_import_passes(tmp_path: Path, file: str, source: str) -> Non
     planted.parent.mkdir(parents=True)
     planted.write_text(source, encoding="utf-8")
     assert violations(tmp_path) == []
+
+
+def test_a_planted_circle_is_caught(tmp_path: Path) -> None:
+    for name, other in (("first", "second"), ("second", "first")):
+        path = tmp_path / "albef_ds" / "models" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"from albef_ds.models import {other}", encoding="utf-8")
+    assert file_circles(tmp_path) == [["albef_ds.models.first", "albef_ds.models.second"]]

@@ -13,26 +13,3 @@
 
 docs/checkpoints.md has the rules. Nothing here is pickled.
 """
-
-from albef_ds.checkpoint.content import STATE_NAME, read_state, restore, restore_progress, seed_generators
-from albef_ds.checkpoint.find import AUTO, find_checkpoint, problem_of
-from albef_ds.checkpoint.saver import FOLDER, Saver, SaveResult
-from albef_ds.checkpoint.tensor_file import TensorFile
-from albef_ds.checkpoint.weights import load_config, load_task_weights
-
-__all__ = [
-    "AUTO",
-    "FOLDER",
-    "STATE_NAME",
-    "SaveResult",
-    "Saver",
-    "TensorFile",
-    "find_checkpoint",
-    "load_config",
-    "load_task_weights",
-    "problem_of",
-    "read_state",
-    "restore",
-    "restore_progress",
-    "seed_generators",
-]

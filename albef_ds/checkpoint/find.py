@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from albef_ds import comm
-from albef_ds.checkpoint.content import STATE_NAME
-from albef_ds.checkpoint.marker import MARKER_NAME, DamageError, check_file, read_marker
+from albef_ds.checkpoint.complete import MARKER_NAME, DamageError, check_file, read_marker
 from albef_ds.checkpoint.retention import complete_steps, folder_name
 from albef_ds.checkpoint.saver import FOLDER
-from albef_ds.errors import ConfigError
+from albef_ds.checkpoint.snapshot import STATE_NAME
+from albef_ds.common import comm
+from albef_ds.common.errors import ConfigError
 
 AUTO = "auto"
 

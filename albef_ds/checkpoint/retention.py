@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from albef_ds.checkpoint.marker import MARKER_NAME
+from albef_ds.checkpoint.complete import MARKER_NAME
 
 BEST_NAME, SCORES_NAME = "best.json", "scores.json"
 LOWER = "-"

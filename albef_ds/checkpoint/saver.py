@@ -17,17 +17,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from albef_ds import comm
-from albef_ds.checkpoint.content import Snapshot, Window, take_snapshot
-from albef_ds.checkpoint.marker import check_file, write_marker
+from albef_ds.checkpoint.complete import check_file, write_marker
 from albef_ds.checkpoint.retention import complete_steps, folder_name, record_scores, tidy
+from albef_ds.checkpoint.snapshot import Snapshot, Window, take_snapshot
+from albef_ds.checkpoint.tensor_files.hashed import Entry, write_text
+from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
+from albef_ds.checkpoint.tensor_files.safetensors_form import write_safetensors
+from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.common import comm
 from albef_ds.config.schema import RunConfig
-from albef_ds.engine import Engine
-from albef_ds.progress import Progress
-from albef_ds.task import Task
-from albef_ds.tensor_files.hashed import Entry, write_text
-from albef_ds.tensor_files.lazy import LazyTensor
-from albef_ds.tensor_files.safetensors_form import write_safetensors
+from albef_ds.engine.interface import Engine
+from albef_ds.tasks.base import Task
 
 FOLDER = "checkpoints"
 _REPLACED = ".replaced.tmp"

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser, whole_number
-from albef_ds.cli.bars import waiting
-from albef_ds.whole_file import check_target, write_whole
+from albef_ds.cli.progress_bar import waiting
+from albef_ds.common.atomic_files import check_target, write_whole
 
 EXAMPLES = """\
   from the official files

@@ -12,13 +12,13 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.ds_config import load_ds_config
 from albef_ds.config.files import load
 from albef_ds.config.overrides import parse_overrides
+from albef_ds.config.recipes import RECIPES, get_recipe
 from albef_ds.config.schema import RunConfig
 from albef_ds.config.settings import all_settings, nearest_path
-from albef_ds.errors import ConfigError
-from albef_ds.recipes import RECIPES, get_recipe
 
 _inspected: ContextVar[bool] = ContextVar("inspected", default=False)
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.cli.bars import waiting
+from albef_ds.cli.progress_bar import waiting
 
 EXAMPLES = """\
   written freely
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     command.add_argument("--json", action="store_true", help="print a JSON object of questions and answers")
     arguments = command.parse_args(argv)
     from albef_ds.data.annotations.vqa import read_answer_list
-    from albef_ds.interface import load
+    from albef_ds.inference.model import load
 
     answers = read_answer_list(arguments.answers) if arguments.answers else None
     with waiting("reading the model"):

@@ -6,9 +6,9 @@ from datetime import date
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.files import load
-from albef_ds.curves import Band, BandMonitor, band_of, largest_difference, make_band, read_curve
-from albef_ds.errors import ConfigError
+from albef_ds.training.loss_band import Band, BandMonitor, band_of, largest_difference, make_band, read_curve
 
 EXAMPLES = """\
   a run against the band that comes with its recipe

@@ -12,9 +12,9 @@ from typing import Literal, get_args, get_origin
 
 from albef_ds.cli.arguments import CommandParser, ParserFound, inspecting
 from albef_ds.cli.main import COMMANDS
+from albef_ds.config.recipes import RECIPES, get_recipe
 from albef_ds.config.schema import PretrainConfig
 from albef_ds.config.settings import Setting, all_settings
-from albef_ds.recipes import RECIPES, get_recipe
 
 EXAMPLES = """\
   bash, in ~/.bashrc

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.cli.bars import waiting
+from albef_ds.cli.progress_bar import waiting
 
 EXAMPLES = """\
   a released file as a model folder, with the weights that are used for features
@@ -28,9 +28,9 @@ attention heads of an uncommon width, is given as section.field=value. Nothing i
 def main(argv: list[str]) -> int:
     """Convert as `argv` says. Raises `ConfigError` for anything the user can mend."""
     arguments = _parser().parse_intermixed_args(argv)
-    from albef_ds.convert.api import read_model
-    from albef_ds.convert.encoders import read_encoders
-    from albef_ds.convert.writing import Options, convert, mapping
+    from albef_ds.checkpoint.formats.read import read_model
+    from albef_ds.checkpoint.formats.write import Options, convert, mapping
+    from albef_ds.checkpoint.initial.from_encoders import read_encoders
 
     options = Options(
         form=arguments.to,

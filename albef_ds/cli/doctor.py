@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.errors import ConfigError
+from albef_ds.common.errors import ConfigError
 
 EXAMPLES = """\
   this machine
@@ -30,8 +30,8 @@ def main(argv: list[str]) -> int:
     arguments = command.parse_args(argv)
     if not arguments.folder.is_dir():
         raise ConfigError(f"--folder {arguments.folder} is no folder: give one that runs will be written to")
-    from albef_ds.doctor import machine, software
-    from albef_ds.doctor.finding import findings
+    from albef_ds.launch.checks.doctor import machine, software
+    from albef_ds.launch.checks.doctor.finding import findings
 
     checks = {
         "packages": software.versions,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.cli.bars import Bars
-from albef_ds.errors import ConfigError
+from albef_ds.cli.progress_bar import Bars
+from albef_ds.common.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +38,10 @@ def main(argv: list[str]) -> int:
         raise ConfigError("no model is named: give a run, a checkpoint or a file of weights")
     import torch.distributed as dist
 
-    from albef_ds import comm
-    from albef_ds.device import resolve_device
-    from albef_ds.evaluators.dealing import silent
-    from albef_ds.scoring import METRICS_NAME, Request, score
+    from albef_ds.common import comm
+    from albef_ds.common.device import resolve_device
+    from albef_ds.common.progress import silent
+    from albef_ds.evaluation.score_run import METRICS_NAME, Request, score
 
     device = resolve_device(arguments.device)
     launched = _start_ranks(device)
@@ -75,7 +75,7 @@ def _start_ranks(device: torch.device) -> bool:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from albef_ds.evaluators.vqa_submission import validate_submission
+    from albef_ds.evaluation.vqa_submission import validate_submission
 
     if not arguments.questions:
         raise ConfigError("--validate needs the questions that the answers are for: add --questions FILE")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.cli.bars import waiting
+from albef_ds.cli.progress_bar import waiting
 
 EXAMPLES = """\
   a run's newest checkpoint as ONNX files (needs `pip install albef-ds[onnx]`)
@@ -25,8 +25,8 @@ def main(argv: list[str]) -> int:
     command.add_argument("--weights", choices=("student", "momentum"), default="student", help="which weights (student)")
     command.add_argument("overrides", nargs="*", metavar="section.field=value", help="what a released file does not say")
     arguments = command.parse_intermixed_args(argv)
-    from albef_ds.convert.api import read_model
-    from albef_ds.export.programs import FORMATS, export
+    from albef_ds.checkpoint.formats.read import read_model
+    from albef_ds.inference.export.programs import FORMATS, export
 
     with waiting("reading the model"):
         model = read_model(arguments.model, arguments.overrides).model.select(arguments.weights, queues=False)

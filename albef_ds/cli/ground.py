@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.cli.bars import waiting
-from albef_ds.errors import ConfigError
-from albef_ds.whole_file import check_target
+from albef_ds.cli.progress_bar import waiting
+from albef_ds.common.atomic_files import check_target
+from albef_ds.common.errors import ConfigError
 
 EXAMPLES = """\
   the whole sentence and each word, over the picture
@@ -39,8 +39,8 @@ def main(argv: list[str]) -> int:
     boxes = [_box(text) for text in arguments.box]
     from PIL import Image
 
-    from albef_ds.demo.heat import overlay, panels, save_png
-    from albef_ds.interface import load
+    from albef_ds.evaluation.heatmap import overlay, panels, save_png
+    from albef_ds.inference.model import load
 
     with waiting("reading the model"):
         model = load(arguments.model, device=arguments.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.cli.bars import waiting
+from albef_ds.cli.progress_bar import waiting
 
 EXAMPLES = """\
   a downloaded file
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     command.add_argument("--tensors", action="store_true", help="list every tensor")
     command.add_argument("overrides", nargs="*", metavar="section.field=value", help="what a released file does not say")
     arguments = command.parse_intermixed_args(argv)
-    from albef_ds.convert.inspection import inspect
+    from albef_ds.checkpoint.formats.inspect import inspect
 
     with waiting("reading the file"):
         lines = list(inspect(Path(arguments.file), arguments.overrides, tensors=arguments.tensors))

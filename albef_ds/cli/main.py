@@ -13,17 +13,17 @@ import sys
 from collections.abc import Callable, Sequence
 
 import albef_ds
-from albef_ds.errors import ConfigError
+from albef_ds.common.errors import ConfigError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("albef_ds.cli.demo", "train on the shipped emoji corpus in minutes and retrieve by words"),
+    "demo": ("albef_ds.cli.demo.command", "train on the shipped emoji corpus in minutes and retrieve by words"),
     "train": ("albef_ds.cli.train", "pretrain from a recipe or a configuration file"),
     "evaluate": ("albef_ds.cli.evaluate", "score a model by its task's official measure, on validation and test"),
     "search": ("albef_ds.cli.search", "rank a folder of pictures by a text"),
     "ask": ("albef_ds.cli.ask", "answer a question about a picture"),
     "ground": ("albef_ds.cli.ground", "show where a text is in a picture"),
     "answers": ("albef_ds.cli.answers", "build the list of answers that VQA ranks"),
-    "scenes": ("albef_ds.cli.scenes", "write generated scenes for all tasks, with known ceilings"),
+    "scenes": ("data_tools.scenes.command", "write generated scenes for all tasks, with known ceilings"),
     "runs": ("albef_ds.cli.runs", "list runs with their state, step, loss, speed and last metric"),
     "report": ("albef_ds.cli.report", "write one page about a run: curves, evaluations, data, configuration"),
     "compare-curve": ("albef_ds.cli.compare_curve", "is a run's loss where its recipe's band or another run has it"),

@@ -7,8 +7,8 @@ import json
 from dataclasses import replace
 
 from albef_ds.cli.arguments import CommandParser, add_config_arguments, config_from
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
-from albef_ds.errors import ConfigError
 
 EXAMPLES = """\
   the paper's run on 8 GPUs of 40 GB: settings that fit, to copy
@@ -90,16 +90,16 @@ def main(argv: list[str]) -> int:
     # DeepSpeed reads its environment at import; planning needs no accelerator.
     import torch
 
-    from albef_ds.zero.setup import prepare_environment
+    from albef_ds.engine.zero.setup import prepare_environment
 
     prepare_environment(torch.device("cpu"))
     if arguments.throughput:
         _print_throughput(config, arguments)
         return 0
-    from albef_ds.planning import plan as planning
-    from albef_ds.planning.counts import count
-    from albef_ds.planning.search import PRESETS, recommend
-    from albef_ds.planning.table import render, to_json
+    from albef_ds.launch.planning import plan as planning
+    from albef_ds.launch.planning.parameter_counts import count
+    from albef_ds.launch.planning.plan_table import render, to_json
+    from albef_ds.launch.planning.settings_search import PRESETS, recommend
 
     gpus, gigabytes = PRESETS[arguments.preset] if arguments.preset else (arguments.gpus or 1, arguments.memory)
     memory = None if gigabytes is None else int(gigabytes * planning.GB)
@@ -124,12 +124,12 @@ def main(argv: list[str]) -> int:
 
 
 def _print_throughput(config: RunConfig, arguments: argparse.Namespace) -> None:
-    from albef_ds.planning.counts import count
-    from albef_ds.planning.hardware import PRESETS, Link
-    from albef_ds.planning.plan import check_micro_batch
-    from albef_ds.planning.search import PRESETS as SIZES
-    from albef_ds.planning.throughput import forecast, scaling
-    from albef_ds.planning.throughput_table import render, to_json
+    from albef_ds.launch.planning.hardware import PRESETS, Link
+    from albef_ds.launch.planning.parameter_counts import count
+    from albef_ds.launch.planning.plan import check_micro_batch
+    from albef_ds.launch.planning.settings_search import PRESETS as SIZES
+    from albef_ds.launch.planning.throughput import forecast, scaling
+    from albef_ds.launch.planning.throughput_table import render, to_json
 
     gpus = SIZES[arguments.preset][0] if arguments.preset else (arguments.gpus or 1)
     check_micro_batch(config, gpus)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from albef_ds.cli import train
 from albef_ds.cli.arguments import config_from
-from albef_ds.errors import ConfigError
+from albef_ds.common.errors import ConfigError
 
 EXAMPLES = """\
   this machine
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
             min_free = _positive(os.environ.get("ALBEF_MIN_FREE_GB") or "10")
         except argparse.ArgumentTypeError as error:
             raise ConfigError(f"ALBEF_MIN_FREE_GB: {error}") from None
-    from albef_ds.cluster import preflight
+    from albef_ds.launch.checks import preflight
 
     return preflight.run(
         config,

@@ -6,7 +6,7 @@ import inspect
 import json
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.recipes import RECIPES, get_recipe, summary
+from albef_ds.config.recipes import RECIPES, get_recipe, summary
 
 EXAMPLES = """\
   all of them, one line each

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.whole_file import check_target, write_whole
+from albef_ds.common.atomic_files import check_target, write_whole
 
 EXAMPLES = """\
   the page in the run's folder
@@ -20,8 +20,8 @@ def main(argv: list[str]) -> int:
     command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, which may still be running")
     command.add_argument("--output", type=Path, metavar="FILE", help="the page (RUN/report.html)")
     arguments = command.parse_args(argv)
-    from albef_ds.report.sheet import PAGE_NAME, build_page
-    from albef_ds.report.state import require_run
+    from albef_ds.training.report.page import PAGE_NAME, build_page
+    from albef_ds.training.report.state import require_run
 
     require_run(arguments.run)
     target = arguments.output or arguments.run / PAGE_NAME

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.errors import ConfigError
-from albef_ds.report.state import RunState, find_runs, state_of
+from albef_ds.common.errors import ConfigError
+from albef_ds.training.report.state import RunState, find_runs, state_of
 
 EXAMPLES = """\
   those in runs/

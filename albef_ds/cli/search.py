@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser, whole_number
-from albef_ds.cli.bars import Bars, waiting
-from albef_ds.whole_file import check_target
+from albef_ds.cli.progress_bar import Bars, waiting
+from albef_ds.common.atomic_files import check_target
 
 EXAMPLES = """\
   the first time indexes the folder, later only what is new in it
@@ -30,8 +30,8 @@ def main(argv: list[str]) -> int:
     command.add_argument("--json", action="store_true", help="print a JSON object")
     arguments = command.parse_args(argv)
     check_target(arguments.output, "--output")
-    from albef_ds.interface import load
-    from albef_ds.search import index_folder, search, write_page
+    from albef_ds.inference.model import load
+    from albef_ds.inference.search import index_folder, search, write_page
 
     with waiting("reading the model"):
         model = load(arguments.model, device=arguments.device)

@@ -6,8 +6,8 @@ import argparse
 import os
 
 from albef_ds.cli.arguments import CommandParser, add_config_arguments, config_from
-from albef_ds.errors import ConfigError
-from albef_ds.signals import parse_duration
+from albef_ds.common.errors import ConfigError
+from albef_ds.training.stop import parse_duration
 
 EXAMPLES = """\
   a run of seconds that shows everything works
@@ -64,6 +64,6 @@ def main(argv: list[str]) -> int:
 
     # The trace of a lost connection is pages of torch's frames; the watchdog says it in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from albef_ds.run import run  # torch and DeepSpeed load only after the command line has been found good
+    from albef_ds.training.run import run  # torch and DeepSpeed load only after the command line has been found good
 
     return run(config, arguments.resume, stop_after=stop_after, overwrite=arguments.overwrite)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.files import read_json_object
 from albef_ds.config.settings import nearest
-from albef_ds.errors import ConfigError
 
 OWNED = {
     "train_batch_size": "train.global_batch_size",

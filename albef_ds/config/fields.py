@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any
 
-from albef_ds.errors import ConfigError
+from albef_ds.common.errors import ConfigError
 
 
 def setting(default: Any, doc: str, *, unit: str = "", paper: str = "") -> Any:

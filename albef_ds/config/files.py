@@ -11,9 +11,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
 from albef_ds.config.settings import describe_field, find_setting, section_choices, section_types, task_types
-from albef_ds.errors import ConfigError
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.files import from_dict, to_dict
 from albef_ds.config.schema import RunConfig
 from albef_ds.config.settings import all_settings, find_setting
-from albef_ds.errors import ConfigError
 
 
 def parse_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:

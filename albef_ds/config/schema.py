@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.fields import not_negative, positive, require, setting, share
 from albef_ds.config.tasks import (
     ClassificationConfig,
@@ -19,7 +20,6 @@ from albef_ds.config.tasks import (
     TextAssignmentConfig,
     VqaConfig,
 )
-from albef_ds.errors import ConfigError
 
 __all__ = [
     "ClassificationConfig",

@@ -13,8 +13,8 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import PretrainConfig, RunConfig
-from albef_ds.errors import ConfigError
 
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from albef_ds.errors import ConfigError
+from albef_ds.common.errors import ConfigError
 
 Reason = Literal["undecodable picture", "too many pixels", "empty caption", "unreadable JSON"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from albef_ds.config.schema import ClassificationConfig, RunConfig, VqaConfig
-from albef_ds.types import Batch, ClassificationBatch, ImageTextBatch, VqaBatch
+from albef_ds.data.batch import Batch, ClassificationBatch, ImageTextBatch, VqaBatch
 
 _WORD = 1000
 """Any ordinary token id."""

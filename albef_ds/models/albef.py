@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from albef_ds.config.schema import ComputeConfig, ModelConfig
 from albef_ds.models.bert import MultimodalEncoder, TextEncoder
-from albef_ds.models.passes import FusionPass
+from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.vit import VisualEncoder
 
 
@@ -17,7 +17,7 @@ class ALBEF(nn.Module):
     """The model that every task builds on. Tasks call its methods; it has no `forward` of its own."""
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, *, projections: bool = True, num_images: int = 1) -> None:
-        """Weights as torch leaves them: `models/initialise.py` draws them.
+        """Weights as torch leaves them: `models/random_weights.py` draws them.
 
         Without `projections` there are no ITC features; `num_images` are fused with each text.
         """

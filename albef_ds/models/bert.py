@@ -1,10 +1,10 @@
 """The BERT layers of the text encoder and the multimodal encoder (paper section 3.1).
 
 Post-norm transformer layers whose parameters correspond one to one to `bert-base-uncased` and to the released ALBEF
-files (names are mapped in `models/names.py`). They are ours because the stock cross-attention layer forces causal
+files (names are mapped in `checkpoint/initial/names.py`). They are ours because the stock cross-attention layer forces causal
 self-attention and cannot share the keys and values of an image between passes.
 
-Not responsible for: the MLM head (`models/heads.py`), loading weights (`models/initial.py`).
+Not responsible for: the MLM head (`models/heads.py`), loading weights (`checkpoint/initial/encoders.py`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from albef_ds.config.schema import ComputeConfig, TextConfig
 from albef_ds.models.attention import attend, merge_heads, split_heads
+from albef_ds.models.fusion_pass import FusionPass, ImageIndex, cat, concatenate, parts_by_images, select_images, split
 from albef_ds.models.packing import Packing, packed, unpacked
-from albef_ds.models.passes import FusionPass, ImageIndex, cat, concatenate, parts_by_images, select_images, split
 
 
 def run_layer(layer: nn.Module, recompute: bool, *args: Any) -> Any:

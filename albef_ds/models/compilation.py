@@ -2,7 +2,7 @@
 
 The block's `forward` is compiled and not the module, so whatever hooks an engine puts on it stay outside the graph, and
 recomputation wraps the compiled block. Under ZeRO-3, where every layer inside a block has hooks as well, the blocks of the
-unimodal encoders are fetched whole (`zero/engine.py`) and compiled; those of the multimodal encoder, which take more than
+unimodal encoders are fetched whole (`engine/zero/engine.py`) and compiled; those of the multimodal encoder, which take more than
 plain tensors, are left as they are.
 """
 

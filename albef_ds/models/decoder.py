@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from albef_ds.config.schema import ComputeConfig, TextConfig
 from albef_ds.models.bert import MultimodalEncoder, TextEmbeddings
+from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.heads import MLMHead
-from albef_ds.models.passes import FusionPass
 
 
 class AnswerDecoder(nn.Module):

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from albef_ds.errors import ConfigError
+from albef_ds.common.errors import ConfigError
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.attention import Implementation
 from albef_ds.models.bert import CrossAttention, FusionLayer
-from albef_ds.models.passes import FusionPass
+from albef_ds.models.fusion_pass import FusionPass
 
 
 def middle_layer(albef: ALBEF) -> int:

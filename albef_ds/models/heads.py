@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from albef_ds.config.schema import TextConfig
-from albef_ds.kernels.soft_cross_entropy import LogitTeacher, Positives, soft_cross_entropy
+from albef_ds.models.losses.sliced import soft_cross_entropy
+from albef_ds.models.losses.sliced_problem import LogitTeacher, Positives
 
 
 class ClassificationHead(nn.Module):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from albef_ds.apex import nvidia_apex
-from albef_ds.errors import ConfigError
+from albef_ds.common.apex import nvidia_apex
+from albef_ds.common.errors import ConfigError
 
 
 def choose_norm(name: str) -> str:

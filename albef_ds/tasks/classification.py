@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from albef_ds.config.schema import ClassificationConfig, ComputeConfig, ModelConfig
-from albef_ds.losses.distillation import distilled_cross_entropy
+from albef_ds.data.batch import ClassificationBatch
 from albef_ds.models.albef import ALBEF
+from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.heads import ClassificationHead
-from albef_ds.models.passes import FusionPass
-from albef_ds.task import Losses, Metrics, Task
-from albef_ds.types import ClassificationBatch
+from albef_ds.models.losses.distillation import distilled_cross_entropy
+from albef_ds.tasks.base import Losses, Metrics, Task
 
 
 class ClassificationTask(Task):

@@ -14,18 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from albef_ds import comm
+from albef_ds.common import comm
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import ComputeConfig, ModelConfig
 from albef_ds.config.tasks import ContrastiveConfig
-from albef_ds.errors import ConfigError
-from albef_ds.losses.contrastive import contrastive_loss, sliced_contrastive_loss
-from albef_ds.losses.sampling import gumbel, hashed_uniform, sample_negatives
+from albef_ds.data.batch import ImageTextBatch
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.passes import FusionPass, ImageIndex
-from albef_ds.queue import FeatureQueue
-from albef_ds.side_stream import SideStream
-from albef_ds.task import Metrics, Task
-from albef_ds.types import ImageTextBatch
+from albef_ds.models.feature_queue import FeatureQueue
+from albef_ds.models.fusion_pass import FusionPass, ImageIndex
+from albef_ds.models.losses.contrastive import contrastive_loss, sliced_contrastive_loss
+from albef_ds.models.losses.negatives import gumbel, hashed_uniform, sample_negatives
+from albef_ds.tasks.base import Metrics, Task
+from albef_ds.tasks.side_stream import SideStream
 
 # Tags keep the streams of random numbers apart.
 _TEXT_FOR_IMAGE, _IMAGE_FOR_TEXT, _UNIFORM_DRAW = 1, 2, 3

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from albef_ds import comm
+from albef_ds.common import comm
 from albef_ds.config.schema import ComputeConfig, ModelConfig, PretrainConfig
-from albef_ds.losses.masked_language import masked_language_loss
+from albef_ds.data.batch import ImageTextBatch
 from albef_ds.models.albef import ALBEF
+from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.heads import MLMHead, WordTarget
-from albef_ds.models.passes import FusionPass
+from albef_ds.models.losses.masked_language import masked_language_loss
 from albef_ds.models.text_cache import TextCache
-from albef_ds.side_stream import SideStream
-from albef_ds.task import Losses, Metrics
+from albef_ds.tasks.base import Losses, Metrics
 from albef_ds.tasks.contrastive import Candidates, ContrastiveTask
-from albef_ds.types import ImageTextBatch
+from albef_ds.tasks.side_stream import SideStream
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from albef_ds.config.schema import ComputeConfig, ModelConfig, RetrievalConfig
-from albef_ds.task import Losses, Metrics
+from albef_ds.data.batch import ImageTextBatch
+from albef_ds.tasks.base import Losses, Metrics
 from albef_ds.tasks.contrastive import ContrastiveTask
-from albef_ds.types import ImageTextBatch
 
 
 class RetrievalTask(ContrastiveTask):

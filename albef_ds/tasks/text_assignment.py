@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import ComputeConfig, ModelConfig, TextAssignmentConfig
-from albef_ds.errors import ConfigError
-from albef_ds.losses.sampling import gumbel, hashed_uniform
+from albef_ds.data.batch import ImageTextBatch
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.passes import FusionPass
-from albef_ds.task import Losses, Metrics, Task
-from albef_ds.types import ImageTextBatch
+from albef_ds.models.fusion_pass import FusionPass
+from albef_ds.models.losses.negatives import gumbel, hashed_uniform
+from albef_ds.tasks.base import Losses, Metrics, Task
 
 FIRST, SECOND, NEITHER = 0, 1, 2
 """The classes: the text describes the first image, the second, or neither."""

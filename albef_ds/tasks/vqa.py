@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from albef_ds.config.schema import ComputeConfig, ModelConfig, VqaConfig
-from albef_ds.losses.distillation import distilled_cross_entropy
+from albef_ds.data.batch import Batch, VqaBatch
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.answers import generate_answers, rank_answers
 from albef_ds.models.decoder import AnswerDecoder
-from albef_ds.models.passes import FusionPass
-from albef_ds.task import Losses, Metrics, Task
-from albef_ds.types import Batch, VqaBatch
+from albef_ds.models.fusion_pass import FusionPass
+from albef_ds.models.losses.distillation import distilled_cross_entropy
+from albef_ds.tasks.base import Losses, Metrics, Task
 
 
 class VqaTask(Task):

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from albef_ds.errors import ConfigError
+from albef_ds.common.errors import ConfigError
 from data_tools.emoji.build import build_and_pack
 from data_tools.emoji.sources import fetch
 

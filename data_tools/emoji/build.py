@@ -14,19 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from albef_ds.errors import ConfigError
-from albef_ds.shard_format import Manifest
-from data_tools.dedup import DedupConfig
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.shards.format import Manifest
 from data_tools.emoji.concepts import Concept, captions, draw, read_concepts, split_concepts
 from data_tools.emoji.sources import EMOJIBASE, PACKAGES, locate
 from data_tools.emoji.styles import QUALITY, SIZE, Style, read_styles
-from data_tools.executors import Parallel
-from data_tools.hashes import FINGERPRINTS_NAME
+from data_tools.execution.executors import Parallel
+from data_tools.files.shard_writer import member_blocks, tar_header
 from data_tools.pipeline import ChainConfig
 from data_tools.pipeline import build as chain
-from data_tools.plan import DECISIONS_NAME, PlanConfig
-from data_tools.shard_writer import member_blocks, tar_header
-from data_tools.source import SourceSpec
+from data_tools.readers.source import SourceSpec
+from data_tools.stages.dedup import DedupConfig
+from data_tools.stages.fingerprints import FINGERPRINTS_NAME
+from data_tools.stages.plan import DECISIONS_NAME, PlanConfig
 
 SPLITS = ("train", "val", "test", "flags")
 SEED = 0

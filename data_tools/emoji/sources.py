@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from albef_ds.errors import ConfigError
+from albef_ds.common.errors import ConfigError
 
 
 @dataclass(frozen=True)

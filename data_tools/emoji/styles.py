@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from albef_ds.errors import ConfigError
+from albef_ds.common.errors import ConfigError
 from data_tools.emoji.families import normal_code
 from data_tools.emoji.sources import FLUENT_3D, FLUENT_FLAT, NOTO, TWEMOJI
 

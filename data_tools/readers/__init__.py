@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from albef_ds.errors import ConfigError
+from albef_ds.common.errors import ConfigError
 from data_tools.readers import folders, json_lists, official, openclipart, tables, tars, url_lists
-from data_tools.source import Problems, Record, SourceSpec
+from data_tools.readers.source import Problems, Record, SourceSpec
 
 Parts = Callable[[SourceSpec], list[str]]
 Read = Callable[[SourceSpec, str, Problems], Iterator[Record]]

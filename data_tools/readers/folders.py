@@ -6,9 +6,9 @@ import json
 import os
 from collections.abc import Iterator
 
-from albef_ds.errors import ConfigError
-from data_tools.source import IMAGE_SUFFIXES, Problems, Record, SourceSpec, caption_list
-from data_tools.storage import is_url
+from albef_ds.common.errors import ConfigError
+from data_tools.files.storage import is_url
+from data_tools.readers.source import IMAGE_SUFFIXES, Problems, Record, SourceSpec, caption_list
 
 
 def parts(spec: SourceSpec) -> list[str]:

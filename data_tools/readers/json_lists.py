@@ -12,9 +12,9 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-from albef_ds.errors import ConfigError
-from data_tools.source import Problems, Record, SourceSpec, caption_list
-from data_tools.storage import list_files, open_source
+from albef_ds.common.errors import ConfigError
+from data_tools.files.storage import list_files, open_source
+from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
 
 _CHUNK = 1 << 20
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from albef_ds.errors import ConfigError
-from data_tools.source import Problems, Record, SourceSpec, caption_list
-from data_tools.storage import load_json
+from albef_ds.common.errors import ConfigError
+from data_tools.files.storage import load_json
+from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
 
 
 def one_file(spec: SourceSpec) -> list[str]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from data_tools.readers import folders
-from data_tools.source import Problems, Record, SourceSpec, caption_list
+from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
 
 _BLOCK = re.compile(r"<metadata\b.*?</metadata>", re.DOTALL)
 _TITLE = re.compile(r"<dc:title[^>]*>(.*?)</dc:title>", re.DOTALL)

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from albef_ds.errors import ConfigError
-from data_tools.source import Problems, Record, SourceSpec, caption_list
-from data_tools.storage import list_files, open_source
+from albef_ds.common.errors import ConfigError
+from data_tools.files.storage import list_files, open_source
+from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
 
 IMAGE_COLUMNS = ("image", "path", "file", "file_name", "filename", "image_path", "filepath")
 CAPTION_COLUMNS = ("captions", "caption", "text", "title", "alt_text")

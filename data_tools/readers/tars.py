@@ -18,10 +18,10 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-from albef_ds.errors import ConfigError
-from albef_ds.shard_format import Manifest, load_index, sample_key
-from data_tools.source import IMAGE_SUFFIXES, Problems, Record, SourceSpec, caption_list
-from data_tools.storage import is_url, join, list_files, open_source
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.shards.format import Manifest, load_index, sample_key
+from data_tools.files.storage import is_url, join, list_files, open_source
+from data_tools.readers.source import IMAGE_SUFFIXES, Problems, Record, SourceSpec, caption_list
 
 _TEXT_SUFFIXES = (".txt", ".caption", ".text")
 _CAPTION_FIELDS = ("captions", "caption", "text", "alt", "title")

@@ -13,9 +13,9 @@ from itertools import zip_longest
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from albef_ds.errors import ConfigError
-from data_tools.source import Problems, Record, SourceSpec, caption_list
-from data_tools.storage import list_files, load_json, open_source
+from albef_ds.common.errors import ConfigError
+from data_tools.files.storage import list_files, load_json, open_source
+from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
 
 _FIELD = re.compile(r"\{(index|basename)(?::(\d{1,2}))?\}")
 

@@ -22,9 +22,9 @@ ERRORS = ("ConfigError", "ArgumentTypeError", "DamageError", "FileExistsError")
 
 PASSED_ON = {
     "albef_ds/config/files.py": "a message of the settings with the file's name before it",
-    "albef_ds/data/loader.py": "a message that a loader process raised",
-    "albef_ds/rendezvous.py": "the ranks that have not come, with their hosts",
-    "albef_ds/trainer.py": "a message that rank 0 raised",
+    "albef_ds/data/stream/loader.py": "a message that a loader process raised",
+    "albef_ds/engine/zero/rendezvous.py": "the ranks that have not come, with their hosts",
+    "albef_ds/training/trainer.py": "a message that rank 0 raised",
 }
 """Files that raise a text which stands elsewhere, and whose it is."""
 
@@ -40,31 +40,37 @@ class Subject:
 
 SUBJECTS = (
     Subject(
+        "The demonstration and generated scenes",
+        ("albef_ds/cli/demo/", "data_tools/scenes/"),
+        "See [demo.md](demo.md).",
+    ),
+    Subject(
+        "Slurm",
+        ("albef_ds/launch/slurm/", "albef_ds/launch/checks/", "albef_ds/cli/slurm/", "slurm/"),
+        "Site settings are in `slurm/site.env`; [slurm.md](slurm.md) has the checks of preflight and what follows each event.",
+    ),
+    Subject(
         "The command line and settings",
-        ("albef_ds/cli/", "albef_ds/config/", "albef_ds/recipes/", "albef_ds/signals.py", "albef_ds/exit_codes.py"),
+        ("albef_ds/cli/", "albef_ds/config/", "albef_ds/training/stop.py"),
         "`albef-ds COMMAND --help` shows the arguments, `albef-ds config` every setting with its unit and range "
         "([configuration.md](configuration.md)). Nothing has been started or written when one of these appears.",
     ),
     Subject(
-        "Building and starting a run",
-        (
-            "albef_ds/build.py",
-            "albef_ds/device.py",
-            "albef_ds/run.py",
-            "albef_ds/trainer.py",
-            "albef_ds/output_folder.py",
-            "albef_ds/rendezvous.py",
-            "albef_ds/watchdog.py",
-            "albef_ds/zero/",
-            "albef_ds/tasks/",
-            "albef_ds/models/norms.py",
-            "albef_ds/engine.py",
-            "albef_ds/logging.py",
-            "albef_ds/bad_steps.py",
-            "albef_ds/visuals",
-        ),
+        "Building, starting and reporting a run",
+        ("albef_ds/engine/", "albef_ds/training/", "albef_ds/tasks/", "albef_ds/models/", "albef_ds/common/"),
         "The settings do not fit the machine, the ranks do not find each other, or the output folder is taken. "
         "`albef-ds doctor` checks the machine, [pretraining.md](pretraining.md) has what to watch.",
+    ),
+    Subject(
+        "Initial weights",
+        ("albef_ds/checkpoint/initial/",),
+        "The file is not the one the settings ask for: compare `albef-ds inspect FILE` with the `model.` settings. "
+        "Nothing is loaded in part ([finetuning.md](finetuning.md#where-the-weights-come-from)).",
+    ),
+    Subject(
+        "Conversion and files of weights",
+        ("albef_ds/checkpoint/formats/", "albef_ds/checkpoint/tensor_files/"),
+        "The source is never changed, and a destination is whole or absent ([conversion.md](conversion.md)).",
     ),
     Subject(
         "Checkpoints and resuming",
@@ -72,60 +78,25 @@ SUBJECTS = (
         "Older checkpoints stay until a newer one is whole, so `--resume auto` finds one ([checkpoints.md](checkpoints.md)).",
     ),
     Subject(
-        "Initial weights",
-        ("albef_ds/models/", "albef_ds/pretrained.py"),
-        "The file is not the one the settings ask for: compare `albef-ds inspect FILE` with the `model.` settings. "
-        "Nothing is loaded in part ([finetuning.md](finetuning.md#where-the-weights-come-from)).",
-    ),
-    Subject(
-        "Conversion, export and files of weights",
-        ("albef_ds/convert/", "albef_ds/export/", "albef_ds/tensor_files/"),
-        "The source is never changed, and a destination is whole or absent ([conversion.md](conversion.md)).",
-    ),
-    Subject(
         "Shards and the stream",
-        ("albef_ds/data/", "albef_ds/shard_format.py"),
+        ("albef_ds/data/",),
         "`albef-data verify FOLDER` names what is damaged in a corpus; annotation files are described in "
         "[evaluation.md](evaluation.md#annotation-files).",
     ),
     Subject(
         "Evaluation, and a model on your own pictures",
-        (
-            "albef_ds/evaluat",
-            "albef_ds/scoring.py",
-            "albef_ds/protocols.py",
-            "albef_ds/inputs.py",
-            "albef_ds/interface.py",
-            "albef_ds/search.py",
-            "albef_ds/curves.py",
-            "albef_ds/lineage.py",
-        ),
+        ("albef_ds/evaluation/", "albef_ds/inference/"),
         "See [evaluation.md](evaluation.md) and, for calls from Python, [conversion.md](conversion.md#in-python).",
     ),
     Subject(
-        "The demonstration, scenes and reports",
-        ("albef_ds/demo/", "albef_ds/scenes/", "albef_ds/report", "albef_ds/doctor", "albef_ds/runs"),
-        "See [demo.md](demo.md).",
-    ),
-    Subject(
-        "Planning",
-        ("albef_ds/planning/",),
+        "Planning and local ranks",
+        ("albef_ds/launch/",),
         "The plan names its largest part; [memory.md](memory.md) says what makes it smaller.",
-    ),
-    Subject(
-        "Slurm",
-        ("albef_ds/cluster/", "slurm/"),
-        "Site settings are in `slurm/site.env`; [slurm.md](slurm.md) has the checks of preflight and what follows each event.",
     ),
     Subject(
         "Data tools",
         ("data_tools/",),
         "The same command goes on where it stopped ([data_tools.md](data_tools.md)).",
-    ),
-    Subject(
-        "Everything else",
-        ("albef_ds/",),
-        "The text behind the colon says what to do.",
     ),
     Subject(
         "Installation",
@@ -175,7 +146,7 @@ def in_python(source: str, path: str) -> Iterator[str]:
         elif name == "require" and len(call.args) == 4:
             setting, problem, fix = (template(part) or placeholder(part) for part in call.args[1:])
             yield f"{setting} {problem}: {fix}"
-        elif name == "_end" and path == "albef_ds/watchdog.py" and (text := template(call.args[0])) is not None:
+        elif name == "_end" and path == "albef_ds/training/watchdog.py" and (text := template(call.args[0])) is not None:
             yield text
 
 

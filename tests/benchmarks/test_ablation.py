@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import ablation
 from benchmarks.ablation import VARIANTS, Ablation, table, word_entropy
-from data_tools.shard_writer import ShardWriter
+from data_tools.files.shard_writer import ShardWriter
 
 
 @pytest.fixture

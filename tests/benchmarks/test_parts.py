@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from albef_ds.engine.local import LocalEngine
 from torch.utils.flop_counter import FlopCounterMode
 
 from albef_ds.config.schema import ComputeConfig
-from albef_ds.engine import LocalEngine
-from albef_ds.planning.flops import step_flops
+from albef_ds.data.batch import ImageTextBatch
+from albef_ds.launch.planning.flops import step_flops
 from albef_ds.tasks.pretrain import PretrainTask
-from albef_ds.types import ImageTextBatch
 from benchmarks.parts import Clock, measure, parts_of, rows_of
 from benchmarks.step import Variant, batch_of, build
-from tests.zero.common import tiny_config
+from tests.engine.zero.common import tiny_config
 
 # torch's counter does not know the CPU's fused attention.
 PLAIN_ATTENTION = ComputeConfig(attention="plain")

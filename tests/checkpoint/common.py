@@ -8,13 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from albef_ds import comm
-from albef_ds.checkpoint import Saver, find_checkpoint, restore, restore_progress
+from albef_ds.checkpoint.find import find_checkpoint
+from albef_ds.checkpoint.saver import Saver
+from albef_ds.checkpoint.snapshot import restore, restore_progress
+from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.common import comm
 from albef_ds.config.schema import RunConfig
-from albef_ds.engine import MOMENTS, Engine
-from albef_ds.progress import Progress
-from albef_ds.task import Task
-from tests.zero.common import CPU, make, micro_batches, tiny_config, with_engine
+from albef_ds.engine.interface import MOMENTS, Engine
+from albef_ds.tasks.base import Task
+from tests.engine.zero.common import CPU, make, micro_batches, tiny_config, with_engine
 
 SCHEDULE = {"alpha": 0.4, "random_negatives": 0.3}
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from albef_ds.checkpoint import FOLDER, Saver, find_checkpoint
-from albef_ds.errors import ConfigError
-from albef_ds.progress import Progress
+from albef_ds.checkpoint.find import find_checkpoint
+from albef_ds.checkpoint.saver import FOLDER, Saver
+from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.common.errors import ConfigError
 from tests.checkpoint.common import config_for, save, train
-from tests.zero.common import make
+from tests.engine.zero.common import make
 
 FILES = [
     "complete.json",

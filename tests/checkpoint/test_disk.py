@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from albef_ds.checkpoint import FOLDER, Saver, find_checkpoint
+from albef_ds.checkpoint.find import find_checkpoint
+from albef_ds.checkpoint.saver import FOLDER, Saver
+from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.cli.main import main
-from albef_ds.progress import Progress
-from data_tools.shard_writer import ShardWriter
+from data_tools.files.shard_writer import ShardWriter
 from tests.checkpoint.common import config_for, train
 from tests.data.conftest import sample
-from tests.zero.common import make
+from tests.engine.zero.common import make
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from albef_ds.checkpoint.marker import MARKER_NAME
+from albef_ds.checkpoint.complete import MARKER_NAME
 from albef_ds.checkpoint.retention import best_step, complete_steps, folder_name, keep, record_scores, tidy
 
 

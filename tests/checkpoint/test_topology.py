@@ -10,7 +10,7 @@ import torch
 
 from tests.checkpoint.common import config_for, leg, with_dropout
 from tests.distributed import run_ranks
-from tests.zero.common import largest_difference
+from tests.engine.zero.common import largest_difference
 
 STEPS = 4
 

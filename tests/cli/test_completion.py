@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from albef_ds import exit_codes
 from albef_ds.cli import compare_curve, doctor
 from albef_ds.cli.completion import SCRIPTS, candidates, parser_of
 from albef_ds.cli.main import COMMANDS, EXIT_BROKEN_PIPE, main
-from albef_ds.cluster.preflight import BAD_NODE
+from albef_ds.common import exit_codes
+from albef_ds.config.recipes import RECIPES
 from albef_ds.config.settings import all_settings
-from albef_ds.recipes import RECIPES
+from albef_ds.launch.checks.preflight import BAD_NODE
 from tests.terminal import converse
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from albef_ds.cli.main import main
-from albef_ds.recipes import RECIPES
-from tests.interface.tiny_models import model_folder, picture
+from albef_ds.config.recipes import RECIPES
+from tests.inference.tiny_models import model_folder, picture
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from albef_ds.cli.main import COMMANDS, guarded
-from albef_ds.recipes import RECIPES
+from albef_ds.config.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
 AS_COMMAND = ("-m", "albef_ds.cli.main")
@@ -36,7 +36,7 @@ def test_help_lists_every_command_and_loads_neither_torch_nor_argparse() -> None
     assert result.returncode == 0
     assert all(name in result.stdout and text in result.stdout for name, (_, text) in COMMANDS.items())
     loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "albef_ds.errors" in loaded
+    assert "albef_ds.common.errors" in loaded
     assert loaded.isdisjoint({"torch", "deepspeed", "numpy", "argparse"})
 
 

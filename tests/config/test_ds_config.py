@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.ds_config import OWNED, load_ds_config
 from albef_ds.config.settings import all_settings
-from albef_ds.errors import ConfigError
 
 SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
 STAGES = {"zero1.json": 1, "zero2.json": 2, "zero3.json": 3, "zero3_offload.json": 3}

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.files import from_dict, load, save, to_dict
 from albef_ds.config.overrides import parse_overrides
+from albef_ds.config.recipes import RECIPES, get_recipe
 from albef_ds.config.schema import RunConfig
-from albef_ds.errors import ConfigError
-from albef_ds.recipes import RECIPES, get_recipe
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))

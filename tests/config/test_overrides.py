@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import RunConfig
-from albef_ds.errors import ConfigError
 
 DEFAULT = RunConfig()
 

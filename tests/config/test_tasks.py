@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.describe import describe
 from albef_ds.config.files import from_dict, load, to_dict
 from albef_ds.config.overrides import parse_overrides
@@ -18,7 +19,6 @@ from albef_ds.config.schema import (
     TextAssignmentConfig,
     VqaConfig,
 )
-from albef_ds.errors import ConfigError
 
 KINDS = (
     PretrainConfig(queue_size=3),

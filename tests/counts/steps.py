@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from albef_ds.config.schema import RunConfig
-from albef_ds.planning.communication import Traffic, step_traffic
-from albef_ds.planning.counts import count
-from albef_ds.planning.recorder import recorded
+from albef_ds.launch.planning.communication import Traffic, step_traffic
+from albef_ds.launch.planning.parameter_counts import count
+from albef_ds.launch.planning.recorder import recorded
 from tests.distributed import run_ranks
-from tests.zero.common import make, micro_batches, tiny_config, with_engine
+from tests.engine.zero.common import make, micro_batches, tiny_config, with_engine
 
 FOLDER = Path(__file__).parent
 WORLD_SIZES = (2, 4)

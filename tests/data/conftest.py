@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.shard_writer import ShardWriter
+from data_tools.files.shard_writer import ShardWriter
 
 MakeCorpus = Callable[..., Path]
 

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from albef_ds.data.demo_corpus import emoji_corpus
-from albef_ds.errors import ConfigError
-from albef_ds.shard_format import Manifest
+from albef_ds.cli.demo.corpus import emoji_corpus
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.shards.format import Manifest
 from data_tools.cli import main
+from data_tools.execution.stage_folder import load_stage
 from data_tools.readers import reader_for
-from data_tools.source import Problems, SourceSpec
-from data_tools.stage import load_stage
+from data_tools.readers.source import Problems, SourceSpec
 from tests.data_tools.pictures import encoded, folder_corpus, jpeg, tar_of
 
 SIZE = ["--samples-per-shard", "50", "--workers", "1"]

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from data_tools import captions
+from data_tools.content import captions
 
 WORDS = ["cat", "dog", "sits", "on", "a", "mat", "été", "42", "red", "house"]
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import webdataset
 
-from albef_ds.errors import ConfigError
-from albef_ds.shard_format import Manifest
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.shards.format import Manifest
 from data_tools.cli import main
-from data_tools.executors import Parallel, run_tasks
+from data_tools.execution.executors import Parallel, run_tasks
 from tests.data_tools.pictures import encoded, folder_corpus, jpeg, scene
 from tests.data_tools.workers import answer_or_die
 

@@ -11,20 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from albef_ds.errors import ConfigError
-from albef_ds.shard_format import Manifest
-from data_tools import duplicates
-from data_tools.columns import Columns
-from data_tools.decontaminate import DecontaminateConfig, Known, decontaminate_stage
-from data_tools.dedup import DedupConfig, dedup_stage
-from data_tools.executors import Parallel
-from data_tools.filters import PRESETS, FilterConfig, filter_stage
-from data_tools.hashes import load_hashes
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.shards.format import Manifest
+from data_tools.execution.decisions import Verdicts
+from data_tools.execution.executors import Parallel
+from data_tools.matching import duplicates
+from data_tools.matching.semantic import semantic_duplicates
 from data_tools.pipeline import ChainConfig, append, build, make_hashes
-from data_tools.plan import PlanConfig, permutation, plan_stage, planned_samples, shard_bounds
-from data_tools.semantic import semantic_duplicates
-from data_tools.source import SourceSpec
-from data_tools.verdicts import Verdicts
+from data_tools.readers.source import SourceSpec
+from data_tools.stages.decontaminate import DecontaminateConfig, Known, decontaminate_stage
+from data_tools.stages.dedup import DedupConfig, dedup_stage
+from data_tools.stages.filter import PRESETS, FilterConfig, filter_stage
+from data_tools.stages.fingerprints import load_hashes
+from data_tools.stages.plan import PlanConfig, permutation, plan_stage, planned_samples, shard_bounds
+from data_tools.stages.scan_columns import Columns
 from tests.data_tools.pictures import encoded, folder_corpus, jpeg, scene
 
 ONE = Parallel(workers=1)
@@ -33,8 +33,8 @@ Pictures = dict[str, tuple[bytes, list[str]]]
 
 def scanned(tmp_path: Path, pictures: Pictures) -> tuple[Path, list[str]]:
     """A working folder up to the scan, and the ids of its rows."""
-    from data_tools.catalog import build_catalog
-    from data_tools.scan import scan
+    from data_tools.stages.catalog import build_catalog
+    from data_tools.stages.scan import scan
 
     folder_corpus(tmp_path / "raw", pictures)
     build_catalog(tmp_path / "work", [SourceSpec("raw", "folder", str(tmp_path / "raw"))], ONE, chunk_rows=3)

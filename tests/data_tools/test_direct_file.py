@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from data_tools.direct_file import BUFFER, DirectFile
+from data_tools.files.direct_write import BUFFER, DirectFile
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from albef_ds.errors import ConfigError
-from data_tools import hamming
+from albef_ds.common.errors import ConfigError
+from data_tools.matching import hamming
 
 
 def planted(count: int, seed: int) -> NDArray[np.uint64]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools import images
+from data_tools.content import images
 from tests.data_tools.pictures import encoded, jpeg, scene
 
 

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from albef_ds.errors import ConfigError
-from data_tools.catalog import to_table
+from albef_ds.common.errors import ConfigError
+from data_tools.files.shard_writer import ShardWriter
+from data_tools.files.storage import ByteReader
 from data_tools.readers import reader_for
 from data_tools.readers.json_lists import iterate_array
 from data_tools.readers.openclipart import read_rdf
+from data_tools.readers.source import Problems, Record, SourceSpec
 from data_tools.readers.url_lists import fill_pattern
-from data_tools.shard_writer import ShardWriter
-from data_tools.source import Problems, Record, SourceSpec
-from data_tools.storage import ByteReader
+from data_tools.stages.catalog import to_table
 from tests.data_tools.pictures import jpeg, tar_of
 
 

@@ -13,9 +13,9 @@ import pytest
 import webdataset
 import xxhash
 
-from albef_ds.errors import ConfigError
-from albef_ds.shard_format import Manifest, load_index
-from data_tools.shard_writer import ShardWriter, write_shard
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.shards.format import Manifest, load_index
+from data_tools.files.shard_writer import ShardWriter, write_shard
 
 
 def samples(count: int) -> list[tuple[bytes, str, dict[str, object]]]:

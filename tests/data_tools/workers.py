@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from data_tools.executors import Parallel, run_tasks
+from data_tools.execution.executors import Parallel, run_tasks
 
 
 def answer_or_die(number: int) -> int:

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from data_tools.shard_writer import ShardWriter
-from tests.convert.released_files import state_dict
+from data_tools.files.shard_writer import ShardWriter
+from tests.checkpoint.formats.released_files import state_dict
 from tests.data.conftest import sample
 from tests.data_tools.pictures import jpeg, tar_of
-from tests.interface.tiny_models import model_folder, picture
+from tests.inference.tiny_models import model_folder, picture
 
 TINY_ENCODERS = (
     "model.vision.image_size=32",
@@ -30,7 +30,7 @@ TINY_ENCODERS = (
     "model.text.max_positions=25",
     "model.embed_dim=8",
 )
-"""The settings of `tests.interface.tiny_models`, for recipes of the paper's size."""
+"""The settings of `tests.inference.tiny_models`, for recipes of the paper's size."""
 ONE_STEP = (
     "engine.kind=local",
     "engine.precision=fp32",

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from albef_ds.engine.local import LocalEngine
+from albef_ds.tasks.registry import TASKS
 
-from albef_ds.build import TASKS, build_task
+from albef_ds.common.errors import ConfigError
 from albef_ds.config import files, settings, tasks
 from albef_ds.config.schema import ComputeConfig, OptimConfig
-from albef_ds.engine import LocalEngine
-from albef_ds.errors import ConfigError
+from albef_ds.engine.build import build_task
 from tests.tasks.tiny import random_batch, tiny_model
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding_a_task.md"
@@ -44,7 +45,7 @@ def test_the_loss_falls(example: Any) -> None:
 def test_two_lines_in_tables_make_it_a_task_of_the_system(example: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from albef_ds.recipes.debug import debug
+    from albef_ds.config.recipes.debug import debug
 
     config = replace(debug(), task=example.InBatchContrastConfig(temperature=0.2))
     monkeypatch.setitem(TASKS, example.InBatchContrastConfig, example.InBatchContrastTask)

@@ -22,5 +22,5 @@ def test_a_file_without_a_phrase_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_phrases() -> None:
     assert first_sentence("One thing: and\nthe rest. More (a.b) follows.\n\nBody.") == "One thing: and the rest"
     assert first_sentence("Reads `x.py`; writes nothing.") == "Reads `x.py`"
-    assert phrase("albef_ds/queue.py") and phrase("docs/slurm.md") and phrase("Makefile")
+    assert phrase("albef_ds/models/feature_queue.py") and phrase("docs/slurm.md") and phrase("Makefile")
     assert phrase("tests/__init__.py") == "" and first_sentence(None) is None

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from albef_ds.cli import demo
+from albef_ds.cli.demo import command
 from albef_ds.cli.main import main
-from albef_ds.cluster.site import Site
+from albef_ds.launch.slurm.site import Site
 from data_tools.cli import main as data_main
-from tests.convert.released_files import HEADS
+from tests.checkpoint.formats.released_files import HEADS
+from tests.data_tools.scenes.tiny import tiny_scenes
 from tests.docs.readme_world import ONE_STEP, TINY_ENCODERS, write_world
-from tests.scenes.tiny import tiny_scenes
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import slurm_cluster as slurm_cluster  # a fixture
 
@@ -87,8 +87,8 @@ def launched(words: Sequence[str]) -> int:
 def planned_demo(words: Sequence[str]) -> int:
     """All but the training, which `tests/demo` runs."""
     assert words[:2] == ["albef-ds", "demo"]
-    arguments = demo._parser().parse_intermixed_args(words[2:])
-    config, _, _ = demo._plan(arguments)
+    arguments = command._parser().parse_intermixed_args(words[2:])
+    config, _, _ = command._plan(arguments)
     assert config.task.alpha == 0.2 and arguments.output == "runs/alpha"  # type: ignore[union-attr]
     print(f"{config.train.max_minutes:g} minutes")
     return 0

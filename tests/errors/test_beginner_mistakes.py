@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from albef_ds.cli.main import main
-from data_tools.shard_writer import ShardWriter
+from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
-from tests.interface.tiny_models import model_folder, picture
+from tests.inference.tiny_models import model_folder, picture
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBUG = ["train", "--recipe", "debug", "--output", "run"]

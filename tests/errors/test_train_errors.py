@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from albef_ds.cli.main import main
-from data_tools.shard_writer import ShardWriter
+from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
 
 ROOT = Path(__file__).resolve().parents[2]

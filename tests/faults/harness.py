@@ -41,7 +41,8 @@ SMALL = [
 
 def _context() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["albef_ds.run", "albef_ds.recipes", "albef_ds.zero.engine", "torch.utils.tensorboard"])
+    preloaded = ["albef_ds.training.run", "albef_ds.config.recipes", "albef_ds.engine.zero.engine", "torch.utils.tensorboard"]
+    context.set_forkserver_preload(preloaded)
     return context
 
 
@@ -55,7 +56,7 @@ def _rank_main(arguments: list[str], rank: int, world_size: int, port: int, fold
 
     torch.set_num_threads(1)
     from albef_ds.cli.main import main
-    from albef_ds.trainer import Trainer
+    from albef_ds.training.trainer import Trainer
 
     samples = open(Path(folder) / "samples.jsonl", "a", buffering=1)  # noqa: SIM115
     fetch = Trainer._fetch

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.shard_writer import ShardWriter
+from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
 from tests.faults import harness
 

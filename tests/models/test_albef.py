@@ -9,7 +9,7 @@ from torch import nn
 from albef_ds.config.schema import ComputeConfig
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.heads import MLMHead
-from albef_ds.models.initialise import initialise
+from albef_ds.models.random_weights import initialise
 from tests.tasks.tiny import EMBED_DIM, random_batch, tiny_model
 
 

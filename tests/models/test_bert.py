@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from albef_ds.checkpoint.initial.names import bert_name
 from albef_ds.config.schema import ComputeConfig, TextConfig
 from albef_ds.models.bert import MultimodalEncoder, TextEncoder, gather_tokens
-from albef_ds.models.names import bert_name
-from albef_ds.models.passes import FusionPass, split
+from albef_ds.models.fusion_pass import FusionPass, split
 
 TEXT = TextConfig(
     vocab_size=50, width=24, num_layers=3, num_fusion_layers=2, num_heads=3, intermediate_width=40, max_positions=16

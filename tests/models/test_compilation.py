@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import ComputeConfig, RunConfig
-from albef_ds.errors import ConfigError
 from albef_ds.models.compilation import compile_blocks
 from tests.tasks.tiny import fill_queue, random_batch, tiny_task
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import ComputeConfig, RetrievalConfig
-from albef_ds.errors import ConfigError
 from albef_ds.models.bert import FusionLayer
 from albef_ds.models.gradcam import ground_text, itm_gradcam, middle_layer
 from albef_ds.tasks.retrieval import RetrievalTask

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from albef_ds.errors import ConfigError
+from albef_ds.common.errors import ConfigError
 from albef_ds.models.norms import choose_norm, set_norms
 
 

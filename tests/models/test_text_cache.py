@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import ComputeConfig
-from albef_ds.errors import ConfigError
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.text_cache import TextCache
-from tests.zero.common import tiny_config
+from tests.engine.zero.common import tiny_config
 
 
 def _texts(seed: int) -> tuple[Tensor, Tensor]:

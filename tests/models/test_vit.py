@@ -6,8 +6,8 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from albef_ds.checkpoint.initial.names import timm_name
 from albef_ds.config.schema import ComputeConfig, VisionConfig
-from albef_ds.models.names import timm_name
 from albef_ds.models.vit import VisualEncoder
 
 SHAPE = VisionConfig(image_size=16, patch_size=8, width=24, depth=2, num_heads=3, mlp_ratio=2.0)

@@ -90,7 +90,7 @@ def compiled_parts(wheel: Path) -> list[str]:
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_the_wheel_holds_the_loops_in_c(wheel: Path) -> None:
     [name] = compiled_parts(wheel)
-    assert name.startswith("albef_ds/data/_native.")
+    assert name.startswith("albef_ds/data/images/_pixel_loops.")
 
 
 def test_a_wheel_is_built_without_a_compiler(archive: Path, tmp_path: Path) -> None:

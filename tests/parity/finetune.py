@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from albef_ds.engine.local import LocalEngine
+from albef_ds.tasks.registry import TASKS
 from torch import Tensor
 
-from albef_ds.build import TASKS
 from albef_ds.config.schema import (
     ClassificationConfig,
     ComputeConfig,
@@ -20,14 +21,14 @@ from albef_ds.config.schema import (
     TaskConfig,
     VqaConfig,
 )
-from albef_ds.engine import LocalEngine, StepResult
-from albef_ds.losses.sampling import sample_negatives
-from albef_ds.momentum import DenseMomentum
-from albef_ds.task import Task
+from albef_ds.data.batch import Batch, ClassificationBatch, ImageTextBatch, VqaBatch
+from albef_ds.engine.interface import StepResult
+from albef_ds.models.losses.negatives import sample_negatives
+from albef_ds.models.momentum import DenseMomentum
+from albef_ds.tasks.base import Task
 from albef_ds.tasks.classification import ClassificationTask
 from albef_ds.tasks.retrieval import RetrievalTask
 from albef_ds.tasks.vqa import VqaTask
-from albef_ds.types import Batch, ClassificationBatch, ImageTextBatch, VqaBatch
 from tests.golden import recipe
 from tests.parity.case import Deviations, GoldenCase, compare_array, compare_fingerprint
 from tests.parity.names import finetuned_name

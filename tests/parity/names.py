@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from albef_ds.models.names import bert_name, released_name, timm_name
+from albef_ds.checkpoint.initial.names import bert_name, released_name, timm_name
 
 _CLS_HEAD = {"dense": "0", "output": "2"}
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from albef_ds.engine.local import LocalEngine
 from torch import Tensor
 
+from albef_ds.checkpoint.initial.names import released_name
 from albef_ds.config.schema import ComputeConfig, ModelConfig, OptimConfig, PretrainConfig, TextConfig, VisionConfig
-from albef_ds.engine import LocalEngine
-from albef_ds.losses.sampling import sample_negatives
-from albef_ds.models.names import released_name
-from albef_ds.momentum import DenseMomentum
+from albef_ds.data.batch import ImageTextBatch
+from albef_ds.models.losses.negatives import sample_negatives
+from albef_ds.models.momentum import DenseMomentum
 from albef_ds.tasks.pretrain import PretrainTask
-from albef_ds.types import ImageTextBatch
 from tests.golden import recipe
 from tests.parity.case import Deviations, GoldenCase, compare_array, compare_fingerprint
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from data_tools.shard_writer import ShardWriter
+from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
 from tests.slurm.cluster import SlurmCluster
 
@@ -84,7 +84,7 @@ class Job:
             process
             for process, variables in self.cluster.processes().items()
             if variables.get("SLURM_JOB_ID") == self.number
-            and "albef_ds.cluster.rank" in self.cluster.command_line(process)
+            and "albef_ds.cli.slurm.rank" in self.cluster.command_line(process)
             and "RANK" in variables
         ]
         for rank in ranks:

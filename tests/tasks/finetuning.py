@@ -7,18 +7,12 @@ from typing import Any
 
 import torch
 
-from albef_ds import build, comm
-from albef_ds.config.schema import (
-    ClassificationConfig,
-    RetrievalConfig,
-    RunConfig,
-    TaskConfig,
-    TextAssignmentConfig,
-    VqaConfig,
-)
-from albef_ds.types import Batch, ClassificationBatch, ImageTextBatch, VqaBatch
-from albef_ds.zero.setup import init_distributed
-from tests.zero.common import CPU, VOCAB, tiny_batch, tiny_config
+from albef_ds.common import comm
+from albef_ds.config.schema import ClassificationConfig, RetrievalConfig, RunConfig, TaskConfig, TextAssignmentConfig, VqaConfig
+from albef_ds.data.batch import Batch, ClassificationBatch, ImageTextBatch, VqaBatch
+from albef_ds.engine import build
+from albef_ds.engine.zero.setup import init_distributed
+from tests.engine.zero.common import CPU, VOCAB, tiny_batch, tiny_config
 
 TASKS: dict[str, TaskConfig] = {
     "retrieval": RetrievalConfig(queue_size=30, momentum=0.9),

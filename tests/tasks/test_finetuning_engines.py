@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.distributed import run_ranks
+from tests.engine.zero.common import with_checkpointing, with_engine
 from tests.tasks.finetuning import TASKS, run_task, task_config
-from tests.zero.common import with_checkpointing, with_engine
 
 BOUND = 1e-5
 # AdamW turns the rounding of a gradient near 0 into a step of up to the learning rate (1e-3) times the number of steps.

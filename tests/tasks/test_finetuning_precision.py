@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from albef_ds import build
-from albef_ds.momentum import DenseMomentum
+from albef_ds.engine import build
+from albef_ds.models.momentum import DenseMomentum
+from tests.engine.zero.common import with_engine
 from tests.tasks.finetuning import task_batch, task_config
-from tests.zero.common import with_engine
 
 
 @pytest.mark.parametrize("name", ["retrieval", "entailment", "nlvr2", "vqa"])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from albef_ds import comm
+from albef_ds.common import comm
 from albef_ds.config.schema import ComputeConfig, PretrainConfig
-from albef_ds.types import ImageTextBatch
+from albef_ds.data.batch import ImageTextBatch
 from tests.distributed import run_ranks
 from tests.tasks.tiny import fill_queue, random_batch, shortest_form, tiny_model, tiny_task
 

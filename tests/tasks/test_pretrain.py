@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import ComputeConfig, PretrainConfig
-from albef_ds.errors import ConfigError
-from albef_ds.losses.contrastive import contrastive_loss
+from albef_ds.models.losses.contrastive import contrastive_loss
 from albef_ds.tasks.pretrain import PretrainTask
 from tests.tasks.tiny import fill_queue, losses_and_gradients, random_batch, shortest_form, tiny_model, tiny_task
 

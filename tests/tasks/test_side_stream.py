@@ -8,13 +8,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from albef_ds import side_stream
 from albef_ds.config.schema import ComputeConfig, ModelConfig, PretrainConfig, RetrievalConfig
-from albef_ds.momentum import DenseMomentum
-from albef_ds.side_stream import SideStream
-from albef_ds.tasks import contrastive
+from albef_ds.models.momentum import DenseMomentum
+from albef_ds.tasks import contrastive, side_stream
 from albef_ds.tasks.contrastive import ContrastiveTask
 from albef_ds.tasks.retrieval import RetrievalTask
+from albef_ds.tasks.side_stream import SideStream
 from tests.tasks.tiny import random_batch, tiny_model, tiny_task
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")

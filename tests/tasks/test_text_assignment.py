@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import ComputeConfig, TextAssignmentConfig
-from albef_ds.errors import ConfigError
-from albef_ds.models.passes import FusionPass
+from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.tasks.text_assignment import FIRST, NEITHER, SECOND, TextAssignmentTask
 from tests.tasks.tiny import random_batch, tiny_model
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from albef_ds.config.schema import ComputeConfig, ModelConfig, PretrainConfig, TextConfig, VisionConfig
-from albef_ds.momentum import DenseMomentum
+from albef_ds.data.batch import ImageTextBatch
+from albef_ds.models.momentum import DenseMomentum
 from albef_ds.tasks.pretrain import PretrainTask
-from albef_ds.types import ImageTextBatch
 
 VOCAB, LENGTH, IMAGE_SIZE, EMBED_DIM = 40, 7, 16, 8
 

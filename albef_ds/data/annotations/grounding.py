@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from albef_ds.data.annotations.files import entries, field, read_json, texts
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.annotations.json_files import entries, field, read_json, texts
 from albef_ds.data.annotations.records import Box, CaptionRecord, ExpressionRecord
-from albef_ds.errors import ConfigError
 
 SPLITS = ("val", "testA", "testB")
 _KIND = "a list of {image, text, ref_id}"

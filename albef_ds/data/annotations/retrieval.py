@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from albef_ds.data.annotations.files import entries, field, read_json, texts
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.annotations.json_files import entries, field, read_json, texts
 from albef_ds.data.annotations.records import CaptionRecord
-from albef_ds.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
 

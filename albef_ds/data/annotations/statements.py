@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from albef_ds.data.annotations.files import entries, field, read_json
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.annotations.json_files import entries, field, read_json
 from albef_ds.data.annotations.records import StatementRecord
-from albef_ds.errors import ConfigError
 
 NLVR_LABELS = {"False": 0, "True": 1}
 ENTAILMENT_LABELS = {"contradiction": 0, "neutral": 1, "entailment": 2}

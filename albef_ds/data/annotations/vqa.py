@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from albef_ds.data.annotations.files import entries, field, read_json, texts
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.annotations.json_files import entries, field, read_json, texts
 from albef_ds.data.annotations.records import QuestionRecord
 from albef_ds.data.annotations.vqa_text import normalize_answer
-from albef_ds.errors import ConfigError
 
 VG_WEIGHT = 0.5
 _KIND = "a list of {image, question, question_id, answer, dataset}, or the official questions JSON"

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from albef_ds.data.annotations.files import require_pictures
+from albef_ds.common.errors import ConfigError
 from albef_ds.data.annotations.grounding import read_expressions, read_grounding_train
+from albef_ds.data.annotations.json_files import require_pictures
 from albef_ds.data.annotations.retrieval import read_retrieval
 from albef_ds.data.annotations.statements import read_entailment, read_nlvr
 from albef_ds.data.annotations.vqa import build_answer_list, read_answer_list, read_vqa
-from albef_ds.errors import ConfigError
 
 
 def saved(folder: Path, content: Any, name: str = "file.json") -> Path:

@@ -1,0 +1,68 @@
+"""`complete.json`: the list of a checkpoint's files with size and SHA-256, written last.
+
+A folder without it was never finished. Knows nothing of what the files mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from albef_ds.checkpoint.tensor_files.hashed import Entry, digest, write_text
+
+MARKER_NAME = "complete.json"
+FORMAT = 1
+
+
+class DamageError(ValueError):
+    """A checkpoint that cannot be trusted; the text names the file and what is wrong with it."""
+
+
+def _encode(entries: Mapping[str, Entry]) -> str:
+    files = {name: asdict(entries[name]) for name in sorted(entries)}
+    own = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"files": files, "format": FORMAT, "sha256": own}, indent=1) + "\n"
+
+
+def write_marker(folder: Path, entries: Mapping[str, Entry]) -> None:
+    """Declare `folder` complete with these files."""
+    write_text(folder / MARKER_NAME, _encode(entries))
+
+
+def read_marker(folder: Path) -> dict[str, Entry]:
+    """The files of a complete checkpoint.
+
+    Raises:
+        DamageError: no marker, or any byte of it is not as written.
+    """
+    path = folder / MARKER_NAME
+    try:
+        raw = path.read_bytes()
+        content = json.loads(raw)
+        version = content["format"]
+        entries = {str(name): Entry(int(entry["bytes"]), str(entry["sha256"])) for name, entry in content["files"].items()}
+    except FileNotFoundError:
+        raise DamageError(f"no {MARKER_NAME}: it was never finished, or written by an earlier version") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DamageError(f"{MARKER_NAME} is damaged") from None
+    if version != FORMAT:
+        raise DamageError(f"it is of format {version}, this version reads {FORMAT}")
+    if raw != _encode(entries).encode():
+        raise DamageError(f"{MARKER_NAME} is damaged")
+    return entries
+
+
+def check_file(folder: Path, name: str, entry: Entry) -> str:
+    """What is wrong with one file of the list; empty if nothing is."""
+    try:
+        size = (folder / name).stat().st_size
+        if size != entry.bytes:
+            return f"{name} has {size} bytes instead of {entry.bytes}"
+        return "" if digest(folder / name) == entry else f"{name} has another SHA-256 than it was written with"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"

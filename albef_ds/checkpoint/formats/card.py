@@ -1,0 +1,77 @@
+"""The model card: what a model is, where it comes from and how to use it, from its configuration and lineage alone."""
+
+from __future__ import annotations
+
+from albef_ds.checkpoint.formats.released_names import MOMENTUM, QUEUE
+from albef_ds.checkpoint.formats.whole_model import WholeModel
+
+USES = {
+    "pretrain": ("encode_image", "encode_text", "match", "ground"),
+    "retrieval": ("encode_image", "encode_text", "match", "ground"),
+    "classification": ("classify",),
+    "text_assignment": (),
+    "vqa": ("answer",),
+}
+"""Kind of task -> the methods of `albef_ds.load(...)` that it was trained for."""
+
+
+def model_card(model: WholeModel) -> str:
+    """The text of README.md."""
+    config = model.config
+    vision, text = config.model.vision, config.model.text
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in model.student.values()})
+    lines = [
+        "---",
+        "library_name: albef_ds",
+        "pipeline_tag: image-text-to-text" if model.kind == "vqa" else "pipeline_tag: zero-shot-image-classification",
+        "---",
+        "",
+        f"# ALBEF, {model.kind}",
+        "",
+        "Align before Fuse (Li et al., arXiv 2107.07651) as written by `albef_ds`.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| parameters | {model.parameters:,} ({', '.join(dtypes)}) |",
+        f"| image encoder | ViT, {vision.depth} blocks of width {vision.width}, {vision.num_heads} heads, "
+        f"patch {vision.patch_size}, {vision.image_size} px |",
+        f"| text encoder | {text.num_layers} BERT layers of width {text.width}, {text.num_heads} heads |",
+        f"| multimodal encoder | {text.num_fusion_layers} layers |",
+        f"| momentum copy | {'yes' if model.part(MOMENTUM) else 'no'} |",
+        f"| feature queue | {'yes' if model.part(QUEUE) else 'no'} |",
+        "",
+        "## Where it comes from",
+        "",
+        *[f"{number}. {line}" for number, line in enumerate(lineage_lines(model), start=1)],
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import albef_ds",
+        "",
+        'model = albef_ds.load("FOLDER")',
+        *_example(model.kind),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def lineage_lines(model: WholeModel) -> list[str]:
+    """One line per step of the lineage."""
+    lines = []
+    for step in model.lineage:
+        rest = ", ".join(f"{key} {value}" for key, value in step.items() if key != "what" and value not in ("", None))
+        lines.append(f"{step.get('what', 'unknown')}{': ' if rest else ''}{rest}")
+    return lines or ["unknown"]
+
+
+def _example(kind: str) -> list[str]:
+    if kind == "vqa":
+        return ['model.answer("picture.jpg", "what is on the table")']
+    if kind in ("classification", "text_assignment"):
+        return ["model.task  # the torch module"]
+    return [
+        'features = model.encode_image(["picture.jpg"]), model.encode_text(["a red cup"])',
+        'model.match(["picture.jpg"], ["a red cup"])',
+    ]

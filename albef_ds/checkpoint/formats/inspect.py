@@ -1,0 +1,123 @@
+"""What a file or folder is: form, kind, sizes, lineage, hash, and what it can be converted to. Writes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from albef_ds.checkpoint.formats.card import USES, lineage_lines
+from albef_ds.checkpoint.formats.read import Found, read_model
+from albef_ds.checkpoint.formats.released_names import MOMENTUM, QUEUE, RELEASED
+from albef_ds.checkpoint.formats.whole_model import WholeModel
+from albef_ds.checkpoint.formats.write import FORMS, Options, prepared
+from albef_ds.checkpoint.tensor_files.hashed import digest
+from albef_ds.checkpoint.tensor_files.lazy import StoredTensors
+from albef_ds.checkpoint.tensor_files.opening import PICKLE_SUFFIXES, open_tensors
+from albef_ds.common.errors import ConfigError
+
+_PARTS = (
+    ("image encoder", "base.albef.visual_encoder."),
+    ("text encoder", "base.albef.text_encoder."),
+    ("multimodal encoder", "base.albef.multimodal_encoder."),
+    ("answer decoder", "base.decoder."),
+)
+_ENCODERS = {
+    "blocks.0.attn.qkv.weight": "a ViT or DeiT file: init.visual_encoder, or SRC of `albef-ds convert --bert BERT`",
+    "embeddings.word_embeddings.weight": "a BERT file: init.text_encoder, or `albef-ds convert VIT DST --bert FILE`",
+    "bert.embeddings.word_embeddings.weight": "a BERT file: init.text_encoder, or `albef-ds convert VIT DST --bert FILE`",
+}
+
+
+def inspect(path: Path, overrides: Sequence[str] = (), *, tensors: bool = False) -> Iterator[str]:
+    """Lines about `path`; with `tensors` one per tensor too.
+
+    Raises:
+        ConfigError: nothing with weights in it, or a damaged one.
+    """
+    stored = open_tensors(path) if path.is_file() else None
+    if stored is not None and (use := _encoder(stored)):
+        yield f"{path}: {use}"
+        yield from _numbers("tensors", {name: tensor.numel for name, tensor in stored.tensors.items()}, stored)
+        yield f"  sha256       {digest(path).sha256}"
+        return
+    found = read_model(path, overrides)
+    model = found.model
+    yield f"{path}: {_form(found)}, a model of kind {model.kind}"
+    yield from _about(model)
+    for number, line in enumerate(lineage_lines(model)):
+        yield f"  {'lineage' if number == 0 else '':<12} {number + 1}. {line}"
+    for remark in model.remarks:
+        yield f"  note         {remark}"
+    for file in _files(found):
+        yield f"  sha256       {digest(file).sha256}  {file.name}"
+    yield f"  serves       {', '.join(USES[model.kind]) or 'fine-tuning'} of albef_ds.load"
+    yield f"  converts to  {', '.join(_possible(model))}"
+    if tensors:
+        for name, tensor in model.tensors.items():
+            yield f"    {name}  {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _about(model: WholeModel) -> Iterator[str]:
+    config = model.config.model
+    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in model.student.values())
+    count = f"{model.parameters:,} in {len(model.student)} tensors ({', '.join(dtypes)})"
+    yield f"  parameters   {count}, {model.nbytes / 1e6:,.1f} MB in all"
+    for name, prefix in _PARTS:
+        if part := model.part(prefix):
+            yield f"  {'':<12} {sum(tensor.numel for tensor in part.values()):>13,} {name}"
+    yield (
+        f"  images       {config.vision.image_size} px, patches of {config.vision.patch_size}, {config.vision.depth} blocks "
+        f"of width {config.vision.width}, {config.vision.num_heads} heads"
+    )
+    yield (
+        f"  texts        {config.text.num_layers} + {config.text.num_fusion_layers} layers of width {config.text.width}, "
+        f"{config.text.num_heads} heads, {config.text.vocab_size:,} word pieces"
+    )
+    settings = ", ".join(f"{name} {value}" for name, value in _task_settings(model).items())
+    yield f"  task         {settings}"
+    yield f"  momentum     {'yes' if model.part(MOMENTUM) else 'no'}"
+    queue = model.part(QUEUE)
+    yield f"  queue        {queue['queue.images'].shape[0]:,} features" if queue else "  queue        no"
+    if carried := model.part(RELEASED):
+        yield f"  carried      {', '.join(carried)}"
+
+
+def _task_settings(model: WholeModel) -> dict[str, object]:
+    wanted = ("kind", "num_classes", "num_images", "decoder_layers", "queue_size", "temperature")
+    return {name: getattr(model.config.task, name) for name in wanted if hasattr(model.config.task, name)}
+
+
+def _possible(model: WholeModel) -> Iterator[str]:
+    for form in FORMS:
+        try:
+            prepared(model, Options(form))
+        except ConfigError as error:
+            yield f"not {form} ({str(error).partition(':')[0]})"
+        else:
+            yield form
+
+
+def _form(found: Found) -> str:
+    names = {
+        "checkpoint": f"checkpoint folder {found.path.name}",
+        "folder": "model folder",
+        "safetensors": "albef_ds safetensors",
+        "released": "released ALBEF or LAVIS file",
+    }
+    return names[found.form]
+
+
+def _files(found: Found) -> list[Path]:
+    if found.path.is_file():
+        return [found.path]
+    return sorted(path for path in found.path.iterdir() if path.suffix in (".safetensors", *PICKLE_SUFFIXES))
+
+
+def _encoder(stored: StoredTensors) -> str:
+    return next((use for name, use in _ENCODERS.items() if name in stored.tensors), "")
+
+
+def _numbers(what: str, counts: dict[str, int], stored: StoredTensors) -> Iterator[str]:
+    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in stored.tensors.values())
+    yield f"  {what:<12} {len(counts)}, {sum(counts.values()):,} numbers ({', '.join(dtypes)})"

@@ -1,0 +1,130 @@
+"""Reading a whole model from whatever holds one, and filling a task with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from albef_ds.checkpoint.formats import native, released, run
+from albef_ds.checkpoint.formats.released_names import MOMENTUM
+from albef_ds.checkpoint.formats.whole_model import WholeModel, check_complete
+from albef_ds.checkpoint.tensor_files.opening import PICKLE_SUFFIXES, open_tensors
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.overrides import parse_overrides
+from albef_ds.config.schema import ModelConfig, RunConfig
+from albef_ds.config.tasks import ContrastiveConfig
+from albef_ds.models.parameters import WHOLE, ParameterAccess
+from albef_ds.tasks.base import Task
+from albef_ds.tasks.registry import TASKS
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model and the form it was found in."""
+
+    model: WholeModel
+    form: str
+    """`checkpoint`, `folder`, `safetensors` (ours) or `released`."""
+    path: Path
+    """The folder or file that was read; of a run, its newest checkpoint."""
+
+
+def read_model(path: str | Path, overrides: Sequence[str] = (), like: ModelConfig | None = None) -> Found:
+    """The model at `path`: a run or checkpoint folder, a model folder, one of our safetensors files, a released or LAVIS file.
+
+    Args:
+        path: file or folder.
+        overrides: `section.field=value`; for a released file what shapes do not show, else settings that leave shapes alone.
+        like: the model that this one is read for; a released file of uncommon width has as many attention heads.
+
+    Raises:
+        ConfigError: nothing that holds a whole model, or one that is damaged or incomplete.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: give a model folder, a run, a checkpoint folder or a file of weights")
+    if path.is_dir():
+        if (folder := run.find(path)) is not None:
+            return Found(_changed(run.from_checkpoint(folder), overrides), "checkpoint", folder)
+        return Found(_changed(native.from_folder(path), overrides), "folder", path)
+    stored = open_tensors(path)
+    if native.is_native(stored):
+        return Found(_changed(native.from_native(stored, path), overrides), "safetensors", path)
+    if released.is_released_file(stored):
+        return Found(released.from_released(stored, path.name, overrides, like), "released", path)
+    raise ConfigError(
+        f"{path} is no whole ALBEF model: a ViT or BERT file goes to init.visual_encoder or init.text_encoder, "
+        f"a model is a folder, a .safetensors or a {' / '.join(PICKLE_SUFFIXES)} file with all of its parts"
+    )
+
+
+def build_for_inference(model: WholeModel, device: torch.device, dtype: torch.dtype) -> Task:
+    """The task of `model`, filled with its student, on `device` in `dtype`, in eval mode, frozen and without a feature queue."""
+    settings = model.config.task
+    if isinstance(settings, ContrastiveConfig):
+        settings = replace(settings, queue_size=0)
+    with torch.random.fork_rng(devices=[]):
+        task = TASKS[type(settings)](model.config.model, model.config.compute, settings, seed=0)
+    fill_task(task, model)
+    return task.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def fill_task(task: Task, model: WholeModel, access: ParameterAccess = WHOLE) -> str:
+    """Fill the student, and the momentum model if one is attached; returns a line for the log.
+
+    A momentum model without a copy in the file becomes equal to the student.
+
+    Args:
+        task: changed in place.
+        model: of the task's kind and shape.
+        access: how the task's parameters are written.
+
+    Raises:
+        ConfigError: another model than the task's.
+    """
+    own, student = dict(task.named_parameters()), model.student
+    different = sorted(own.keys() ^ student.keys())
+    different = different or sorted(name for name in own if tuple(access.shape(own[name])) != student[name].shape)
+    if different:
+        raise ConfigError(
+            f"the model of kind {model.kind} differs from this run's in {len(different)} tensors, first {different[0]}: "
+            "use the model settings that it was made with"
+        )
+    for name, parameter in own.items():
+        access.write(parameter, student[name].read())
+    said = [f"{len(own)} tensors, {model.parameters:,} parameters (100.0%)"]
+    if task.has_momentum:
+        said.append(_fill_momentum(task, model))
+    return "; ".join(said)
+
+
+def _fill_momentum(task: Task, model: WholeModel) -> str:
+    copy = model.part(MOMENTUM)
+    if not copy:
+        task.momentum.copy_from_student()
+        return "momentum model equal to the student, the file has none"
+    state = {name.removeprefix(MOMENTUM): tensor.read() for name, tensor in copy.items()}
+    for name in task.base.state_dict():  # whole state dicts name a tied tensor twice
+        if name not in state:
+            twin = _tied_to(task, name)
+            state[name] = state[twin]
+    task.momentum.load_full_state_dict(state)
+    return f"momentum model, {len(copy)} tensors"
+
+
+def _tied_to(task: Task, name: str) -> str:
+    """The parameter of `task.base` that `name` is another name of."""
+    parameter = task.base.get_parameter(name)
+    return next(first for first, other in task.base.named_parameters() if other is parameter)
+
+
+def _changed(model: WholeModel, overrides: Sequence[str]) -> WholeModel:
+    if not overrides:
+        return model
+    changed: RunConfig = parse_overrides(model.config, overrides)
+    model = replace(model, config=changed)
+    check_complete(model, "the model with these settings")
+    return model

@@ -1,0 +1,201 @@
+"""Released ALBEF files of every kind, and LAVIS's, whose names are the same: a state dict, bare or in a training dict.
+
+Read with `weights_only=True` through a memory map. Written from the table in `released_names.py`; the queue is transposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from albef_ds.checkpoint.formats import released_names
+from albef_ds.checkpoint.formats.released_shapes import is_released, released_config
+from albef_ds.checkpoint.formats.whole_model import WholeModel, check_complete, shapes_of, unique
+from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors, equal, listing
+from albef_ds.checkpoint.tensor_files.torch_form import write_torch_file
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import ModelConfig
+from albef_ds.config.tasks import ContrastiveConfig
+from albef_ds.models.feature_queue import NO_ID
+
+
+def is_released_file(stored: StoredTensors) -> bool:
+    """Whether the tensors carry released names."""
+    return is_released({released_names.plain_name(name): None for name in stored.tensors})
+
+
+def from_released(
+    stored: StoredTensors, source: str, overrides: Sequence[str] = (), like: ModelConfig | None = None
+) -> WholeModel:
+    """The model in a released file.
+
+    Args:
+        stored: the file's content.
+        source: its name, for messages and lineage.
+        overrides: settings that shapes do not show, `section.field=value`.
+        like: as in `released_config`.
+
+    Raises:
+        ConfigError: no ALBEF model, a tensor missing, left over, of another shape, or one of a tied pair that differs.
+    """
+    original = unique(stored.tensors, released_names.plain_name)
+    tensors = {plain: stored.tensors[name] for plain, name in original.items()}
+    config = released_config(tensors, overrides, source, like)
+    start = WholeModel(config, {})
+    kind, text_layers = start.table, config.model.text.num_layers
+    shapes = shapes_of(config)
+    wanted = dict(shapes.student)
+    if any(name.startswith("visual_encoder_m.") for name in tensors):
+        wanted |= shapes.momentum
+    taken: dict[str, LazyTensor] = {}
+    source_names, used = {}, set()
+    for ours in wanted:
+        place = released_names.place_of(ours, kind, text_layers)
+        if place is None or place.name not in tensors:
+            continue  # `check_complete` refuses what is missing
+        used |= {place.name, *(name for name in place.tied if name in tensors)}
+        for other in place.tied:
+            if other in tensors and not equal(tensors[other].read(), tensors[place.name].read()):
+                raise ConfigError(f"{source}: {original[other]} and {original[place.name]} differ: give a file that ties them")
+        taken[ours] = _scalar_as_one(tensors[place.name], wanted[ours])
+        source_names[ours] = original[place.name]
+    queue = _read_queue(tensors, source)
+    left_over = [name for name in tensors if name not in used and name not in released_names.RELEASED_QUEUES]
+    carried = {name for name in left_over if kind in released_names.CARRIED and released_names.CARRIED[kind].fullmatch(name)}
+    taken |= {released_names.RELEASED + name: tensors[name] for name in carried}
+    left_over = [name for name in left_over if name not in carried]
+    refused = [original[name] for name in left_over if not released_names.LEFT_OVER.fullmatch(name)]
+    if refused:
+        what = f"{len(refused)} tensors without a place in a {kind} model ({listing(refused)})"
+        raise ConfigError(f"{source} holds {what}: give a file of the released ALBEF alone")
+    lineage = {"what": "released file", "kind": kind, **_beside(stored.beside)}
+    if isinstance(config.task, ContrastiveConfig) and "temperature" in taken:
+        value = float(taken["temperature"].read())
+        config = replace(config, task=replace(config.task, temperature=_within(value, config.task)))
+    model = replace(
+        start,
+        config=config,
+        tensors=taken | queue,
+        lineage=(lineage,),
+        source_names=source_names,
+        unused=tuple(original[name] for name in left_over),
+        remarks=_remarks(stored, config.model.vision.num_heads, config.model.text.num_heads),
+        layout={"wrapped": stored.wrapped, "bert": any(name != plain for plain, name in original.items())},
+    )
+    check_complete(model, source)
+    return model
+
+
+def to_released(model: WholeModel) -> dict[str, LazyTensor]:
+    """The tensors under released names, tied ones under each of theirs, the queue transposed, position counters made again.
+
+    Raises:
+        ConfigError: a model that the released code cannot express.
+    """
+    if model.config.model.vision.stem != "patch":
+        raise ConfigError("a model with model.vision.stem=convolution has no released form: take --to safetensors or folder")
+    if model.config.model.text.pooling != "cls":
+        raise ConfigError("a model with model.text.pooling=mean has no released form: take --to safetensors or folder")
+    text_layers = model.config.model.text.num_layers
+    released: dict[str, LazyTensor] = {}
+    for ours, tensor in model.tensors.items():
+        if ours.startswith(released_names.QUEUE):
+            continue
+        if ours.startswith(released_names.RELEASED):
+            released[ours.removeprefix(released_names.RELEASED)] = tensor
+            continue
+        place = released_names.place_of(ours, model.table, text_layers)
+        if place is None:
+            continue  # named in the report by `without_place`
+        if ours == "temperature":
+            tensor = tensor.then(lambda value: value.reshape(()), ())
+        for name in (place.name, *place.tied):
+            released[name] = tensor
+    released |= _write_queue(model)
+    for prefix in [name.removesuffix("word_embeddings.weight") for name in released if name.endswith("word_embeddings.weight")]:
+        length = released[f"{prefix}position_embeddings.weight"].shape[0]
+        released[f"{prefix}position_ids"] = LazyTensor.of(torch.arange(length).expand(1, -1))
+    if model.layout.get("bert", model.kind == "pretrain"):
+        released = {released_names.bert_name(name): tensor for name, tensor in released.items()}
+    return released
+
+
+def without_place(model: WholeModel) -> list[str]:
+    """Tensors that a released file has no room for."""
+    text_layers = model.config.model.text.num_layers
+    weights = [name for name in model.tensors if not name.startswith((released_names.QUEUE, released_names.RELEASED))]
+    queue = {"queue.caption_ids", "queue.filled"} | ({"queue.image_ids"} if model.kind == "pretrain" else set())
+    return [name for name in weights if released_names.place_of(name, model.table, text_layers) is None] + sorted(
+        queue & model.tensors.keys()
+    )
+
+
+def save_released(model: WholeModel, path: Path, *, wrapped: bool) -> None:
+    """Write the new file `path`; with `wrapped` under the key `model`, as the released code and LAVIS read it."""
+    write_torch_file(path, to_released(model), under="model" if wrapped else None)
+
+
+def _scalar_as_one(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
+    """The temperature is a scalar there and of shape (1,) here."""
+    return tensor.then(lambda value: value.reshape(1), (1,)) if tensor.shape == () and shape == (1,) else tensor
+
+
+def _read_queue(tensors: Mapping[str, LazyTensor], source: str) -> dict[str, LazyTensor]:
+    if "image_queue" not in tensors:
+        return {}
+    for name in ("text_queue", "queue_ptr"):
+        if name not in tensors:
+            raise ConfigError(f"{source} has image_queue without {name}: fetch it again, or take the queues out of it")
+    size = tensors["image_queue"].shape[1]
+
+    def rows(name: str) -> LazyTensor:
+        stored = tensors[name]
+        return stored.then(lambda queue: queue.T.contiguous(), stored.shape[::-1])
+
+    ids = LazyTensor.of(torch.full((size,), NO_ID))
+    image_ids = tensors["idx_queue"].then(lambda ids: ids.reshape(-1), (size,)) if "idx_queue" in tensors else ids
+    return {
+        "queue.images": rows("image_queue"),
+        "queue.texts": rows("text_queue"),
+        "queue.image_ids": image_ids,
+        "queue.caption_ids": ids,
+        "queue.pointer": tensors["queue_ptr"].then(lambda pointer: pointer.reshape(()), ()),
+        "queue.filled": LazyTensor.of(torch.tensor(size)),
+    }
+
+
+def _write_queue(model: WholeModel) -> dict[str, LazyTensor]:
+    if "queue.images" not in model.tensors:
+        return {}
+    queue = model.part(released_names.QUEUE)
+    images, texts, pointer = queue["queue.images"], queue["queue.texts"], queue["queue.pointer"]
+    written = {
+        "image_queue": images.then(lambda rows: rows.T.contiguous(), images.shape[::-1]),
+        "text_queue": texts.then(lambda rows: rows.T.contiguous(), texts.shape[::-1]),
+        "queue_ptr": pointer.then(lambda value: value.reshape(1), (1,)),
+    }
+    if model.kind == "retrieval":
+        ids = queue["queue.image_ids"]
+        written["idx_queue"] = ids.then(lambda value: value.reshape(1, -1), (1, *ids.shape))
+    return written
+
+
+def _within(temperature: float, settings: ContrastiveConfig) -> float:
+    return min(max(temperature, settings.temperature_min), settings.temperature_max)
+
+
+def _beside(beside: Mapping[str, Any]) -> dict[str, Any]:
+    """What a training dict says of itself that is worth keeping."""
+    epoch = beside.get("epoch")
+    return {"epoch": epoch} if isinstance(epoch, int) else {}
+
+
+def _remarks(stored: StoredTensors, vision_heads: int, text_heads: int) -> tuple[str, ...]:
+    remarks = [f"attention heads are not in the file: {vision_heads} for images, {text_heads} for texts"]
+    if stored.beside:
+        remarks.append(f"left behind: {', '.join(sorted(map(str, stored.beside)))}")
+    return tuple(remarks)

@@ -1,0 +1,86 @@
+"""A run's checkpoint folder as a whole model. Needs no rank but this one, whatever wrote it: tensors lie there whole.
+
+What is used is first checked against the checkpoint's list of sizes and hashes; optimizer state is not looked at.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from albef_ds.checkpoint.complete import MARKER_NAME, DamageError, check_file, read_marker
+from albef_ds.checkpoint.find import find_checkpoint
+from albef_ds.checkpoint.formats.released_names import BASE, MOMENTUM, QUEUE
+from albef_ds.checkpoint.formats.task_weights import load_config
+from albef_ds.checkpoint.formats.whole_model import WholeModel, check_complete, shapes_of
+from albef_ds.checkpoint.saver import FOLDER
+from albef_ds.checkpoint.snapshot import CONFIG_NAME, MOMENTUM_NAME, STATE_NAME, STUDENT_NAME, read_state
+from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
+from albef_ds.checkpoint.tensor_files.opening import open_tensors
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import RunConfig
+
+QUEUE_NAME = "queue.safetensors"
+_USED = (STATE_NAME, CONFIG_NAME, STUDENT_NAME, MOMENTUM_NAME, QUEUE_NAME)
+
+
+def find(path: Path) -> Path | None:
+    """The checkpoint folder that `path` is, or the newest whole one of the run that it is; None for any other folder.
+
+    Raises:
+        ConfigError: a run that has none.
+    """
+    if any((path / name).is_file() for name in (MARKER_NAME, STATE_NAME)):
+        return path
+    if (path / FOLDER).is_dir():
+        folder = find_checkpoint(path, "auto")
+        if folder is None:
+            raise ConfigError(f"{path} is a run without a whole checkpoint: give another, or wait for its first save")
+        return folder
+    return None
+
+
+def from_checkpoint(folder: Path) -> WholeModel:
+    """The model in a checkpoint folder. Raises `ConfigError` where it is damaged or does not fit its configuration."""
+    try:
+        entries = read_marker(folder)
+        problem = next((found for name in _USED if name in entries and (found := check_file(folder, name, entries[name]))), "")
+    except DamageError as error:
+        problem = str(error)
+    if problem:
+        raise ConfigError(f"{folder} is damaged: {problem}: take another checkpoint")
+    config, state = load_config(folder), read_state(folder)
+    tensors = dict(open_tensors(folder / STUDENT_NAME).tensors)
+    if MOMENTUM_NAME in entries:
+        tensors |= _momentum(config, tensors, open_tensors(folder / MOMENTUM_NAME).tensors)
+    if QUEUE_NAME in entries:
+        numbers = state["outside"]["queue"]["_extra_state"]
+        tensors |= {QUEUE + name: tensor for name, tensor in open_tensors(folder / QUEUE_NAME).tensors.items()}
+        tensors |= {QUEUE + name: LazyTensor.of(torch.tensor(int(numbers[name]))) for name in ("pointer", "filled")}
+    model = WholeModel(config, tensors, (_origin(config, state),))
+    check_complete(model, str(folder))
+    return model
+
+
+def _momentum(config: RunConfig, student: dict[str, LazyTensor], stored: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The momentum copy; what is frozen is not averaged, not stored, and the student's."""
+    copy = {}
+    for name in shapes_of(config).momentum:
+        inner = name.removeprefix(MOMENTUM)
+        copy[name] = stored[inner] if inner in stored else student[BASE + inner]
+    return copy
+
+
+def _origin(config: RunConfig, state: dict[str, Any]) -> dict[str, Any]:
+    starts = {name: getattr(config.init, name) for name in ("visual_encoder", "text_encoder", "checkpoint")}
+    return {
+        "what": "trained with albef_ds",
+        "kind": str(config.task.kind),
+        "recipe": config.recipe,
+        "step": state.get("step"),
+        "samples": state.get("samples"),
+        "saved": state.get("saved"),
+        **{f"started from {name}": Path(value).name for name, value in starts.items() if value},
+    }

@@ -1,0 +1,1 @@
+"""Initial weights of a run: published encoders, another model, or random numbers."""

@@ -1,0 +1,229 @@
+"""What a checkpoint holds, and how it gets out of a run and into one again.
+
+Every tensor is whole and under the task's parameter names, so the number of ranks, the ZeRO stage and the engine that
+wrote a checkpoint do not matter to those that read it. Files are written and checked elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from albef_ds.checkpoint.tensor_files.tensor_file import TensorFile
+from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.common import comm
+from albef_ds.common.errors import ConfigError
+from albef_ds.config import files
+from albef_ds.config.schema import RunConfig, TrainConfig
+from albef_ds.data.randomness import mix
+from albef_ds.engine.interface import MOMENTS, STUDENT, Engine, first_line
+from albef_ds.tasks.base import Task
+
+STATE_NAME, CONFIG_NAME = "state.json", "config.json"
+STUDENT_NAME, MOMENTUM_NAME = "student.safetensors", "momentum.safetensors"
+_DROPOUT = 0x5EED
+"""Purpose of the generators that dropout draws from, beside those in `albef_ds.data.randomness`."""
+
+Window = list[dict[str, float]]
+"""Numbers of the steps since the last log line, on one rank."""
+
+
+@dataclass
+class Snapshot:
+    """This rank's share of a checkpoint, in memory and independent of the run that goes on."""
+
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """File name to tensors on the CPU."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """File name to content."""
+
+
+def rank_file(rank: int) -> str:
+    """Name of the file of what belongs to one rank: its generators and the numbers not yet logged."""
+    return f"rank-{rank:05d}.safetensors"
+
+
+def take_snapshot(
+    config: RunConfig, engine: Engine, task: Task, progress: Progress, window: Window, metrics: Mapping[str, float]
+) -> Snapshot:
+    """Copy the state of the run to the CPU; all ranks call it together.
+
+    Parameters are gathered one by one, and each file is kept by one rank only: no rank holds more than its files and the
+    largest parameter.
+    """
+    parts: list[tuple[str, Iterable[tuple[str, Tensor]]]] = [
+        (f"{part}.safetensors", engine.tensors(part)) for part in (STUDENT, *MOMENTS)
+    ]
+    if task.has_momentum:
+        parts.append((MOMENTUM_NAME, task.momentum.parameters()))
+    plain: dict[str, dict[str, Any]] = {}
+    for name, part in task.outside.items():
+        if name != "momentum":
+            state = part.state_dict()
+            parts.append((f"{name}.safetensors", ((key, value) for key, value in state.items() if isinstance(value, Tensor))))
+            plain[name] = {key: value for key, value in state.items() if not isinstance(value, Tensor)}
+    snapshot = Snapshot()
+    for number, (name, tensors) in enumerate(parts):
+        if number % comm.world_size() == comm.rank():
+            snapshot.tensors[name] = {key: tensor.detach().to("cpu", copy=True) for key, tensor in tensors}
+        else:
+            for _ in tensors:  # every rank takes part in gathering what another one keeps
+                pass
+    counters = engine.counters()
+    snapshot.tensors[rank_file(comm.rank())] = {**_generators(engine.device), "window": _as_rows(window)}
+    if comm.rank() == 0:
+        state = {
+            **{name: value for name, value in asdict(progress).items() if name not in ("config", "num_samples")},
+            "world_size": comm.world_size(),
+            "engine": config.engine.kind,
+            "stage": config.engine.stage,
+            "counters": counters,
+            "outside": plain,
+            "window": list(window[0]) if window else [],
+            "metrics": dict(metrics),
+            "versions": versions(),
+            "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        snapshot.texts[STATE_NAME] = json.dumps(state, indent=1) + "\n"
+        snapshot.texts[CONFIG_NAME] = json.dumps(files.to_dict(config), indent=2, ensure_ascii=False) + "\n"
+    return snapshot
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """`state.json` of a checkpoint. Raises `ConfigError` where it is missing or damaged."""
+    return files.read_json_object(folder / STATE_NAME)
+
+
+def restore_progress(folder: Path, config: TrainConfig) -> Progress:
+    """Where the run stood when `folder` was written.
+
+    Raises:
+        ConfigError: the state is missing or damaged.
+    """
+    state = read_state(folder)
+    try:
+        return Progress(
+            config,
+            step=int(state["step"]),
+            samples=int(state["samples"]),
+            seconds=float(state["seconds"]),
+            skipped_samples=int(state["skipped_samples"]),
+            holes=[(int(start), int(end)) for start, end in state["holes"]],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{folder / STATE_NAME} lacks or misstates {error}: take another checkpoint") from None
+
+
+def restore(folder: Path, engine: Engine, task: Task, config: RunConfig) -> Window:
+    """Put the state in `folder` into a run of any number of ranks and any engine; all ranks call it together.
+
+    Returns:
+        The numbers of the steps that were not logged yet, for this rank.
+
+    Raises:
+        ConfigError: a file that is missing or damaged, or of another model or task.
+    """
+    state = read_state(folder)
+    student = TensorFile(folder / STUDENT_NAME)
+    shapes = {name: parameter_shape(parameter) for name, parameter in task.named_parameters()}
+    check_fit(student, shapes)
+    moments = {part: TensorFile(folder / f"{part}.safetensors") for part in MOMENTS}
+    try:
+        engine.load_tensors(STUDENT, student)
+        for part, tensors in moments.items():
+            engine.load_tensors(part, tensors)
+        engine.load_counters(state["counters"])
+        if task.has_momentum:
+            task.momentum.load_full_state_dict(TensorFile(folder / MOMENTUM_NAME))
+        for name, part_ in task.outside.items():
+            if name != "momentum":
+                part_.load_state_dict({**TensorFile(folder / f"{name}.safetensors"), **state["outside"][name]})
+        return _restore_rank(folder, state, engine.device, config.train.seed)
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"{folder} does not fit this run ({first_line(error)}): keep the settings in {folder / CONFIG_NAME}"
+        ) from None
+
+
+def parameter_shape(parameter: Tensor) -> torch.Size:
+    """Shape of a parameter, of which ZeRO-3 leaves a flat remainder with the true shape as an attribute."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def check_fit(stored: TensorFile, shapes: Mapping[str, torch.Size]) -> None:
+    """Raise `ConfigError` unless the file holds exactly these names and shapes."""
+    different = sorted(stored.names ^ shapes.keys()) or sorted(n for n in shapes if stored.shape(n) != shapes[n])
+    if different:
+        folder = stored.path.parent
+        raise ConfigError(
+            f"{folder} does not fit this run: {len(different)} parameters differ, first {different[0]}: keep the model settings "
+            f"in {folder / CONFIG_NAME}"
+        )
+
+
+def seed_generators(seed: int, step: int) -> None:
+    """Give dropout generators of its own on each rank, as a function of (seed, step, rank)."""
+    torch.manual_seed(mix(seed, step, comm.rank(), _DROPOUT) >> 1)
+
+
+def _restore_rank(folder: Path, state: Mapping[str, Any], device: torch.device, seed: int) -> Window:
+    ranks, names = int(state["world_size"]), [str(name) for name in state["window"]]
+    if ranks == comm.world_size():
+        own = TensorFile(folder / rank_file(comm.rank()))
+        torch.set_rng_state(own["generator.cpu"])
+        if device.type == "cuda" and "generator.cuda" in own:
+            torch.cuda.set_rng_state(own["generator.cuda"], device)
+        rows = own["window"]
+    else:
+        seed_generators(seed, int(state["step"]))
+        rows = torch.stack([TensorFile(folder / rank_file(rank))["window"] for rank in range(ranks)]).mean(dim=0)
+    return [dict(zip(names, row, strict=True)) for row in rows.tolist()] if names else []
+
+
+def _generators(device: torch.device) -> dict[str, Tensor]:
+    states = {"generator.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["generator.cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _as_rows(window: Window) -> Tensor:
+    names = list(window[0]) if window else []
+    return torch.tensor([[row[name] for name in names] for row in window], dtype=torch.float64).reshape(len(window), len(names))
+
+
+@functools.lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Versions of what computed, and the commit of this package where it runs from a repository."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("albef_ds", "deepspeed", "timm", "transformers"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {**found, "commit": _commit(Path(__file__).resolve().parents[1])}
+
+
+def _commit(package: Path) -> str:
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy may lie inside of a repository that is not ours
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,107 @@
+"""Tensors that are read when asked for, of a shape and type known before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from albef_ds.common.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that `read` fetches, of a shape and dtype known beforehand."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> LazyTensor:
+        """One that is in memory already."""
+        return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+    @property
+    def numel(self) -> int:
+        """Numbers in it."""
+        return torch.Size(self.shape).numel()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of them."""
+        return self.numel * self.dtype.itemsize
+
+    def content(self) -> memoryview | bytes:
+        """Its bytes, in the memory of what `read` gives where that lies in one piece."""
+        tensor = self.read().detach()
+        assert (tuple(tensor.shape), tensor.dtype) == (self.shape, self.dtype), (tensor.shape, tensor.dtype)
+        return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
+
+    def then(
+        self, change: Callable[[Tensor], Tensor], shape: tuple[int, ...] | None = None, dtype: torch.dtype | None = None
+    ) -> LazyTensor:
+        """The tensor after `change`, which makes it of `shape` and `dtype` (None: as they are)."""
+        return LazyTensor(shape or self.shape if shape is None else shape, dtype or self.dtype, lambda: change(self.read()))
+
+    def to(self, dtype: torch.dtype) -> LazyTensor:
+        """In another precision; tensors that are no floats stay as they are."""
+        if not self.dtype.is_floating_point or dtype == self.dtype:
+            return self
+        return self.then(lambda tensor: tensor.to(dtype), dtype=dtype)
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """What a file or a set of shards holds."""
+
+    tensors: dict[str, LazyTensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    """Of a safetensors file."""
+    beside: dict[str, Any] = field(default_factory=dict)
+    """What a training file keeps under other keys than `model` (optimizer, config, epoch)."""
+    wrapped: bool = False
+    """Whether the tensors lay under the key `model`."""
+
+
+def read_at(path: Path, start: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
+    """A function that reads the `size` bytes from `start` on; it raises `ConfigError` if the file has become shorter."""
+
+    def read() -> Tensor:
+        if size == 0:
+            return torch.empty(shape, dtype=dtype)
+        data = bytearray(size)
+        with open(path, "rb", buffering=0) as file:
+            file.seek(start)
+            view, done = memoryview(data), 0
+            while done < size:
+                got = file.readinto(view[done:])
+                if not got:
+                    raise ConfigError(f"{path} became shorter while it was read: write it again")
+                done += got
+        return torch.frombuffer(data, dtype=dtype).view(shape)
+
+    return read
+
+
+def equal(left: Tensor, right: Tensor) -> bool:
+    """Bit for bit, in shape, type and value: NaN equals itself, 0 and -0 differ."""
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    flat = [tensor.detach().contiguous().reshape(-1) for tensor in (left, right)]
+    return not left.numel() or torch.equal(flat[0].view(torch.uint8), flat[1].view(torch.uint8))
+
+
+def listing(names: Iterable[str]) -> str:
+    """The first names and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line of at most 200 characters."""
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -1,0 +1,75 @@
+"""Safetensors files, written one tensor at a time in a pass that also hashes them, and read by position.
+
+The library serialises a whole file in memory and maps it to read; with it the memory of a conversion would be that of the
+file. The library still checks every header.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from albef_ds.checkpoint.tensor_files.hashed import Entry, new_file
+from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors, read_at
+from albef_ds.checkpoint.tensor_files.read_errors import why_unreadable
+from albef_ds.common.errors import ConfigError
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None) -> Entry:
+    """Write `tensors` one by one to the new file `path`, on disk when this returns. Raises `OSError` as the disk does."""
+    # Widest elements first keeps every tensor aligned without gaps, which the format forbids.
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    place = 0
+    for name in order:
+        entry = tensors[name]
+        end = place + entry.nbytes
+        header[name] = {"dtype": _NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with new_file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(tensors[name].content())
+    return file.entry()
+
+
+def open_safetensors(path: Path) -> StoredTensors:
+    """The tensors of one file. Raises `ConfigError`: missing, damaged, or with a type that torch lacks."""
+    try:
+        with safe_open(path, framework="pt"):  # checks the header against the size of the file
+            pass
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header: dict[str, Any] = json.loads(file.read(length))
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = why_unreadable(path, error)
+        raise ConfigError(f"{path} cannot be read as safetensors ({reason}): fetch or write it again") from None
+    metadata = header.pop("__metadata__", {})
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise ConfigError(f"{path}: {name} is of type {entry['dtype']}: save it as one of {', '.join(_DTYPES)}")
+        dtype, shape, (start, end) = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+        tensors[name] = LazyTensor(shape, dtype, read_at(path, 8 + length + start, end - start, dtype, shape))
+    return StoredTensors(tensors, metadata)

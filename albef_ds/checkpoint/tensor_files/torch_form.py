@@ -1,0 +1,177 @@
+"""State dicts in torch's own zip form, written one tensor at a time and read by position.
+
+`torch.save` needs every tensor in memory at once, and a memory map counts every page that was looked at. The form is stable
+since torch 1.6: `data.pkl` describes the tensors, `data/N` holds the bytes of storage N. Reading leaves the description to
+`torch.load(weights_only=True)`; nothing is unpickled here.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import sys
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors, listing, read_at
+from albef_ds.checkpoint.tensor_files.read_errors import why_unreadable
+from albef_ds.common.errors import ConfigError
+
+_ALIGNMENT = 64
+_ROOT = "archive"
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_ZIP64_EXTRA = 20
+_STORAGES = {
+    torch.float64: torch.DoubleStorage,
+    torch.float32: torch.FloatStorage,
+    torch.float16: torch.HalfStorage,
+    torch.bfloat16: torch.BFloat16Storage,
+    torch.int64: torch.LongStorage,
+    torch.int32: torch.IntStorage,
+    torch.int16: torch.ShortStorage,
+    torch.int8: torch.CharStorage,
+    torch.uint8: torch.ByteStorage,
+    torch.bool: torch.BoolStorage,
+}
+
+
+class _Storage:
+    """Stands for the bytes of `data/key` in the description."""
+
+    def __init__(self, key: int, dtype: torch.dtype, numel: int) -> None:
+        self.id = ("storage", _STORAGES[dtype], str(key), "cpu", numel)
+
+
+class _Described:
+    """Stands for a tensor in the description."""
+
+    def __init__(self, storage: _Storage, shape: tuple[int, ...]) -> None:
+        self._storage, self._shape = storage, shape
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        stride = torch.empty(self._shape, device="meta").stride()
+        return torch._utils._rebuild_tensor_v2, (self._storage, 0, self._shape, stride, False, OrderedDict())
+
+
+class _Description(pickle.Pickler):
+    """Writes the description; a storage becomes a reference."""
+
+    def persistent_id(self, value: object) -> Any:
+        return value.id if isinstance(value, _Storage) else None
+
+
+def write_torch_file(path: Path, tensors: Mapping[str, LazyTensor], *, under: str | None) -> None:
+    """Write `tensors` to the new file `path`, on disk when this returns, holding one of them at a time.
+
+    Args:
+        path: the file, which `torch.load` of any version since 1.6 reads.
+        tensors: name -> tensor; names with the same `LazyTensor` share one storage.
+        under: the key that the dict of tensors lies under, None: none.
+
+    Raises:
+        OSError: as the disk does.
+    """
+    storages: dict[int, tuple[_Storage, LazyTensor]] = {}
+    for entry in tensors.values():
+        storages.setdefault(id(entry), (_Storage(len(storages), entry.dtype, entry.numel), entry))
+    described = {name: _Described(storages[id(entry)][0], entry.shape) for name, entry in tensors.items()}
+    text = io.BytesIO()
+    _Description(text, protocol=2).dump({under: described} if under is not None else described)
+    with open(path, "wb") as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            _add(archive, file, "data.pkl", text.getbuffer())
+            _add(archive, file, "byteorder", sys.byteorder.encode())
+            for number, (_, entry) in enumerate(storages.values()):
+                _add(archive, file, f"data/{number}", entry.content())
+            _add(archive, file, "version", b"3\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: bytes | memoryview) -> None:
+    """One uncompressed member whose bytes start at a multiple of 64, as torch's own files have it for memory maps."""
+    member = zipfile.ZipInfo(f"{_ROOT}/{name}")  # of 1980: the same tensors give the same file
+    start = file.tell() + _LOCAL_HEADER.size + len(member.filename) + _ZIP64_EXTRA + 4
+    padding = -start % _ALIGNMENT
+    member.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
+    with archive.open(member, "w", force_zip64=True) as room:
+        room.write(data)
+
+
+def open_torch_file(path: Path) -> StoredTensors:
+    """The state dict of one file, bare or under the key `model`. Raises `ConfigError`: damaged, with code, no state dict."""
+    try:
+        # A memory map needs the zip form; older files are read whole.
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except MemoryError:
+        raise
+    except Exception as error:  # a reader fed foreign bytes may raise anything; the file is what is at fault
+        fix = "nothing of it was run; fetch it again, or save its tensors alone"
+        raise ConfigError(f"{path} cannot be read as weights ({why_unreadable(path, error)}): {fix}") from None
+    beside: dict[str, Any] = {}
+    wrapped = isinstance(loaded, dict) and isinstance(loaded.get("model"), dict)
+    if wrapped:
+        beside = {key: value for key, value in loaded.items() if key != "model"}
+        loaded = loaded["model"]
+    if not isinstance(loaded, dict) or not loaded:
+        raise ConfigError(f"{path} holds no state dict: give a dict of tensors, or one under the key `model`")
+    odd = [str(name) for name, value in loaded.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if odd:
+        raise ConfigError(f"{path} holds more than tensors ({listing(odd)}): give a file with the state dict alone")
+    if zipfile.is_zipfile(path):
+        tensors = _by_position(path, loaded, beside)
+    else:
+        tensors = {name: LazyTensor.of(tensor) for name, tensor in loaded.items()}
+    return StoredTensors(tensors, {}, beside, wrapped)
+
+
+def _by_position(path: Path, tensors: Mapping[str, Tensor], beside: object) -> dict[str, LazyTensor]:
+    """The tensors that a memory map of the zip file `path` shows, as ones that are read from the file when asked for.
+
+    All tensors of the file, those `beside` included, lie in one map, so their addresses differ as their places in the file
+    do. What does not lie as expected (a view, a compressed member) stays mapped.
+    """
+    held = {start: size for start, size in _starts(path).items() if size}
+    everything = [*tensors.values(), *_tensors_in(beside)]
+    addresses = {tensor.untyped_storage().data_ptr() for tensor in everything if tensor.untyped_storage().nbytes()}
+    first = min(addresses, default=0) - min(held, default=0)
+    known = {address - first for address in addresses} == held.keys()
+    lazy = {}
+    for name, tensor in tensors.items():
+        start = tensor.data_ptr() - first
+        whole = known and tensor.is_contiguous() and held.get(start) == tensor.nbytes
+        lazy[name] = _at(path, start, tensor) if whole else LazyTensor.of(tensor)
+    return lazy
+
+
+def _tensors_in(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_in(part)
+
+
+def _at(path: Path, start: int, tensor: Tensor) -> LazyTensor:
+    shape, dtype = tuple(tensor.shape), tensor.dtype  # not the tensor, which would keep the map
+    return LazyTensor(shape, dtype, read_at(path, start, tensor.nbytes, dtype, shape))
+
+
+def _starts(path: Path) -> dict[int, int]:
+    """First byte -> size of every uncompressed storage in the file."""
+    starts = {}
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        for member in archive.infolist():
+            if "/data/" in member.filename and member.compress_type == zipfile.ZIP_STORED:
+                file.seek(member.header_offset)
+                header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+                starts[file.tell() + header[-2] + header[-1]] = member.file_size
+    return starts

@@ -1,0 +1,97 @@
+"""After the training: evaluates the run's last checkpoint on the held-out splits and writes page, picture and metrics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from albef_ds.checkpoint.find import find_checkpoint
+from albef_ds.checkpoint.formats.task_weights import load_config, load_task_weights
+from albef_ds.checkpoint.saver import FOLDER
+from albef_ds.checkpoint.snapshot import STATE_NAME
+from albef_ds.cli.demo.page import write_page
+from albef_ds.cli.demo.plots import overview_png
+from albef_ds.cli.demo.results import PREFIX, SPLITS, Report, best_ranking, make_panels, score_split, table
+from albef_ds.common.atomic_files import write_whole
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.files import read_json_object
+from albef_ds.engine.build import build_task
+from albef_ds.tasks.pretrain import PretrainTask
+from albef_ds.training.report.history import History
+from albef_ds.training.run_log import METRICS_NAME as LOG_NAME
+
+K_TEST = 32
+"""Candidates per query that are re-ranked."""
+EXAMPLES_SHOWN = 12, 8
+"""Queries on the page: words to pictures, pictures to words."""
+PAGE_NAME, PICTURE_NAME, METRICS_NAME = "demo.html", "demo.png", "demo_metrics.json"
+
+
+def show_run(output: Path) -> str:
+    """Evaluate and show the run in `output`, trained on the emoji corpus; returns the lines to end with.
+
+    Raises:
+        ConfigError: no checkpoint in `output`, or one of another model or corpus.
+    """
+    folder = find_checkpoint(output, "auto")
+    if folder is None:
+        raise ConfigError(f"{output} holds no checkpoint: give the folder of a run that has saved one")
+    config, state = load_config(folder), read_json_object(folder / STATE_NAME)
+    device = torch.device("cuda" if torch.cuda.is_available() and config.engine.device != "cpu" else "cpu")
+    task = build_task(config)
+    assert isinstance(task, PretrainTask)
+    load_task_weights(task, folder)
+    task.to(device)
+    corpus = Path(config.data.shards).parent
+    metrics, scores = {}, {}
+    for split in SPLITS:
+        print(f"evaluating {split} ...", flush=True)
+        scores[split] = score_split(task, config, corpus / split, device, K_TEST)
+        metrics[split] = dict(scores[split].metrics(PREFIX))
+    ranking = best_ranking(metrics["val"], scores["val"].rankings)
+    words, pictures = make_panels(corpus / "test", config, scores["test"], ranking, EXAMPLES_SHOWN)
+    history = History.read(output / LOG_NAME)
+    facts = (
+        ("trained", f"{state['seconds'] / 60:.1f} min on {state['world_size']} {device.type.upper()} ranks"),
+        ("steps", f"{state['step']:,}"),
+        ("pairs seen", f"{state['samples']:,}"),
+        ("pairs/s", f"{state['samples'] / max(state['seconds'], 1e-9):.0f}"),
+        ("parameters", f"{sum(p.numel() for p in task.parameters()) / 1e6:.1f} M"),
+    )
+    files = (
+        (str(output / PICTURE_NAME), "this page as a picture"),
+        (str(output / METRICS_NAME), "every figure on it"),
+        (str(output / LOG_NAME), "the log of the training, one JSON object per line"),
+        (str(output / "tensorboard"), "the same for `tensorboard --logdir`"),
+        (str(output / "config.json"), "all settings, for `albef-ds train --config`"),
+        (str(output / FOLDER), "weights, optimizer and stream position"),
+    )
+    report = Report(facts, metrics, ranking, words, pictures, history, files)
+    document = {"metrics": metrics, "ranking": ranking, "k_test": K_TEST, "training": state}
+    write_whole(output / METRICS_NAME, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+    write_whole(output / PICTURE_NAME, overview_png(report))
+    write_page(report, output / PAGE_NAME)
+    return _closing(output, metrics)
+
+
+def _closing(output: Path, metrics: dict[str, dict[str, float]]) -> str:
+    lines = []
+    for split in ("test", "flags"):
+        size = f"{metrics[split]['retrieval/num_images']:.0f}"
+        lines += ["", f"{split}: {size} pictures; recall@1/5/10 in per cent, ties count against the model"]
+        lines.append(f"  {'':<25}  {'picture to words':>18}  {'words to picture':>18}")
+        for name, values in table(metrics[split]):
+            shown = [" ".join(f"{value:5.1f}" for value in part) for part in (values[:3], values[3:])]
+            lines.append(f"  {name:<25}  {shown[0]:>18}  {shown[1]:>18}")
+    lines += [
+        "",
+        f"page      {output / PAGE_NAME}",
+        f"picture   {output / PICTURE_NAME}",
+        f"metrics   {output / METRICS_NAME}",
+        f"curves    tensorboard --logdir {output}",
+        "go on     albef-ds demo --minutes 30     (longer learns more)",
+        "          albef-ds recipes               (the paper's runs, and larger)",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,165 @@
+"""`python -m albef_ds.cli.slurm.node COMMAND ARGS`: the one task that srun starts on each node.
+
+Stages shards where the site has node-local scratch, then becomes torchrun, which starts one rank per GPU of the allocation. The
+address and port of the meeting point come from the batch script, everything about training from the arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import albef_ds
+from albef_ds.cli.main import guarded
+from albef_ds.cli.slurm.job import run_config
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import RunConfig
+from albef_ds.data.shards.format import MANIFEST_NAME, Manifest
+from albef_ds.launch.slurm.attempts import newest_step
+
+LEFT_TO_THE_RANKS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def torchrun_arguments(environment: Mapping[str, str], argv: Sequence[str]) -> list[str]:
+    """Arguments of `torch.distributed.run` for this node.
+
+    Raises:
+        ConfigError: a variable that Slurm or the batch script should have set is missing.
+    """
+    nodes, number = _needed(environment, "SLURM_JOB_NUM_NODES"), _needed(environment, "SLURM_NODEID")
+    meeting = f"{_needed(environment, 'MASTER_ADDR')}:{_needed(environment, 'MASTER_PORT')}"
+    return [
+        f"--nnodes={nodes}",
+        f"--nproc-per-node={ranks_per_node(environment)}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={meeting}",
+        f"--rdzv-id={_needed(environment, 'SLURM_JOB_ID')}.{environment.get('SLURM_RESTART_COUNT', '0')}",
+        # Told, not guessed: torchrun compares host names, which differ on machines with several interfaces.
+        f"--rdzv-conf=is_host={int(number == '0')}",
+        f"--local-addr={_needed(environment, 'SLURMD_NODENAME')}",
+        "--max-restarts=0",
+        "-m",
+        "albef_ds.cli.slurm.rank",
+        *argv,
+    ]
+
+
+def ranks_per_node(environment: Mapping[str, str]) -> int:
+    """One per GPU of the allocation, or ALBEF_RANKS_PER_NODE, or one where there is no GPU.
+
+    Raises:
+        ConfigError: ALBEF_RANKS_PER_NODE is no number.
+    """
+    text = environment.get("ALBEF_RANKS_PER_NODE") or environment.get("SLURM_GPUS_ON_NODE") or "1"
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"ALBEF_RANKS_PER_NODE={text} is no number of ranks: give 1 or more, or leave it out")
+    return int(text)
+
+
+def shards_here(config: RunConfig, environment: Mapping[str, str]) -> str:
+    """What this node reads for `data.shards`: variables of the node put in, and its copy in ALBEF_SCRATCH if there is one.
+
+    ALBEF_SCRATCH may hold variables too, ALBEF_SCRATCH_GB bounds all copies together. Where the scratch cannot be used, training
+    reads the shared file system as before, and a line says so.
+
+    Raises:
+        ConfigError: a shard that is not what the manifest says, or a size that is no number.
+    """
+    shards = os.path.expandvars(config.data.shards)
+    scratch, source = environment.get("ALBEF_SCRATCH"), Path(shards)
+    if not scratch or not (source / MANIFEST_NAME).is_file():
+        return shards
+    from albef_ds.launch.slurm import staging
+
+    node = environment.get("SLURMD_NODENAME", "this node")
+    nodes = sorted(environment.get("ALBEF_NODES", node).split())
+    batch, train = config.train.global_batch_size, config.train
+    part = batch // len(nodes)
+    place = nodes.index(node) if node in nodes else 0
+    counts = [shard.num_samples for shard in Manifest.load(source).shards]
+    start = newest_step(Path(config.output)) * batch
+    ends = [train.max_steps * batch] * bool(train.max_steps) + [int(train.epochs * sum(counts))] * bool(train.epochs)
+    share = slice(place * part, (place + 1) * part)
+    needed = staging.needed_shards(counts, train.seed, start, max(0, min(ends) - start) if ends else None, batch, share)
+    folder = Path(os.path.expandvars(scratch))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        limit = _scratch_bytes(environment, folder)
+        staged, mark = staging.stage(source, folder, environment.get("SLURM_JOB_ID", "job"), needed, limit)
+    except OSError as error:
+        print(f"slurm: {node}: {folder} cannot be used ({error}): reading {source} from the shared file system", flush=True)
+        return shards
+    os.set_inheritable(mark, True)  # torchrun takes this process over and keeps the view in use until it ends
+    print(f"slurm: {node}: {staged}; reading {staged.folder}", flush=True)
+    return str(staged.folder)
+
+
+def time_limit(environment: Mapping[str, str]) -> list[str]:
+    """`--stop-after` for a job with a time limit: what is left, after staging, until ALBEF_STOP_AT (seconds since 1970)."""
+    stop_at = environment.get("ALBEF_STOP_AT") or ""
+    if not stop_at.isdecimal():
+        return []
+    left = int(stop_at) - int(time.time())
+    if left > 0:
+        return ["--stop-after", f"{left}s"]
+    # Too short a limit to leave that much room: the signal that Slurm sends before it must do.
+    print("slurm: the time limit is shorter than ALBEF_STOP_MARGIN: training stops at Slurm's signal", flush=True)
+    return []
+
+
+def _scratch_bytes(environment: Mapping[str, str], folder: Path) -> int:
+    text = environment.get("ALBEF_SCRATCH_GB") or ""
+    if not text:
+        kept = sum(path.stat().st_size for path in (folder / "albef-ds" / "shards").glob("*.tar"))
+        return int(kept + 0.9 * shutil.disk_usage(folder).free)
+    try:
+        return int(float(text) * 1e9)
+    except (ValueError, OverflowError):
+        raise ConfigError(f"ALBEF_SCRATCH_GB={text} is no number: give GB, or leave it out for nine tenths of the disk") from None
+
+
+def _needed(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name)
+    if not value:
+        raise ConfigError(f"{name} is not set: submit a script of slurm/, which sets it, in place of starting this by hand")
+    return value
+
+
+def too_few_cores(cores: int, ranks: int, workers: int) -> str:
+    """What to say where a rank and its `workers` loader processes have not two cores (without any, one); else nothing."""
+    if cores >= ranks * (1 + bool(workers)):
+        return ""
+    asked = "ask sbatch for more, such as --cpus-per-gpu=8 in ALBEF_SBATCH_OPTIONS of slurm/site.env"
+    return f"slurm: {cores} core(s) for {ranks} rank(s) with {workers} loader processes each: {asked}"
+
+
+def main(argv: list[str]) -> int:
+    """Stage, then replace this process by torchrun; comes back only with the exit code of a mistake."""
+    # torchrun would pass a signal on and kill its ranks half a minute later, saved or not. Slurm signals every process of a
+    # task, so the ranks hear it themselves; they set their own handlers, torchrun keeps ignoring.
+    for number in LEFT_TO_THE_RANKS:
+        signal.signal(number, signal.SIG_IGN)
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGINT"
+    config = run_config(argv)
+    if config is not None and (shards := shards_here(config, os.environ)) != config.data.shards:
+        argv = [*argv, f"data.shards={shards}"]
+    argv = [*argv, *time_limit(os.environ)]
+    source = str(Path(albef_ds.__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    ranks = ranks_per_node(os.environ)
+    cores = len(os.sched_getaffinity(0))
+    if note := too_few_cores(cores, ranks, config.data.num_workers if config is not None else 0):
+        print(note, flush=True)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
+    command = [sys.executable, "-m", "torch.distributed.run", *torchrun_arguments(os.environ, argv)]
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

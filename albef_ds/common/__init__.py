@@ -1,0 +1,1 @@
+"""Helpers that know nothing of ALBEF: errors, collectives, devices, atomic files, exit codes. Imports nothing."""

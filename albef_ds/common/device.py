@@ -1,0 +1,46 @@
+"""Which device and precision a run gets. Decided from the hardware, said in one line, refused where it cannot work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import torch
+
+from albef_ds.common.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `engine.device` stands for; `ConfigError` for cuda on a machine without it."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("engine.device=cuda but torch sees no GPU: use engine.device=cpu, or install a CUDA build and driver")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bf16 faster than fp32.
+
+    Asked of the processor and not measured, so that all ranks and every resumption hear the same. AVX-512's instruction for
+    bf16 is twice as fast as fp32's on AMD and half as fast on Intel (benchmarks/step.md), where the fast way is AMX.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_amx_tile_supported()) or (torch.cpu._is_avx512_bf16_supported() and not _is_intel())
+
+
+def _is_intel() -> bool:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as processors:
+        return any("GenuineIntel" in line for line in processors)
+    return False
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """fp32, bf16 or fp16 for `engine.precision`; `ConfigError` for fp16 on a CPU."""
+    if name == "auto":
+        return "bf16" if multiplies_bf16(device) else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError("engine.precision=fp16 does not train on a CPU: use engine.precision=bf16 or fp32")
+    return name

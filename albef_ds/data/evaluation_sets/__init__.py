@@ -1,0 +1,1 @@
+"""Image and text sets that an evaluation walks through once."""

@@ -1,0 +1,151 @@
+"""Annotated samples for evaluation: every sample once, in the file's order, with nothing random.
+
+Texts are tokenised once and padded to one length, so a sample's tensors do not depend on the batch it stands in. A
+picture that does not decode is an error here, never left out: it would change what a score means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import DataConfig
+from albef_ds.data.annotations.pictures import Pictures
+from albef_ds.data.annotations.records import CaptionRecord, ExpressionRecord, QuestionRecord, Record, StatementRecord
+from albef_ds.data.batch import Batch, ClassificationBatch
+from albef_ds.data.broken import BrokenSampleError
+from albef_ds.data.images import decode
+from albef_ds.data.text.clean import clean_caption
+from albef_ds.data.text.tokenizer import CaptionTokenizer
+
+R = TypeVar("R", StatementRecord, QuestionRecord, ExpressionRecord)
+
+
+class _Reader:
+    """Pictures and cleaned texts to tensors."""
+
+    def __init__(self, config: DataConfig, image_size: int, records: Sequence[Record]) -> None:
+        self.pictures = Pictures(config)
+        self.pictures.require(records)
+        self.config, self.image_size = config, image_size
+        self.tokenizer = CaptionTokenizer.from_config(config)
+
+    def images(self, record: Record) -> Tensor:
+        """float32 (I, 3, H, W). Raises `ConfigError`: a picture that does not decode."""
+        try:
+            return torch.stack(
+                [decode.resize(data, self.config.max_pixels, self.image_size) for data in self.pictures.read(record)]
+            )
+        except BrokenSampleError as error:
+            raise ConfigError(f"a picture of the evaluation cannot be used ({record!s:.120}: {error}): restore it") from None
+
+    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids int64 (T, L) and mask bool (T, L). Raises `ConfigError`: a text of which nothing is left."""
+        cleaned = [clean_caption(text, self.config.max_words) for text in texts]
+        ids, mask = self.tokenizer(cleaned)
+        empty = (mask.sum(dim=1) < 2).nonzero().flatten().tolist()
+        if empty:
+            raise ConfigError(f"text {texts[empty[0]]!r} of the evaluation is empty after cleaning: mend the annotation file")
+        return ids, mask
+
+
+class TextImageSet(Generic[R]):
+    """Samples of one text each: statements, questions or referring expressions.
+
+    Args:
+        records: the samples.
+        config: the data section: picture folder, cleaning, tokenizer.
+        image_size: side of the images in pixels.
+
+    Raises:
+        ConfigError: missing pictures, or a text that is empty after cleaning.
+    """
+
+    def __init__(self, records: Sequence[R], config: DataConfig, image_size: int) -> None:
+        self.records: list[R] = list(records)
+        self._reader = _Reader(config, image_size, self.records)
+        self._ids, self._mask = self._reader.tokens([record_text(record) for record in self.records])
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The samples `rows`: a ClassificationBatch of statements, else a plain Batch of one picture each."""
+        chosen = [self.records[row] for row in rows]
+        pictures = torch.stack([self._reader.images(record) for record in chosen])
+        index = torch.tensor(list(rows))
+        ids, mask = self._ids[index], self._mask[index]
+        if isinstance(chosen[0], StatementRecord):
+            labels = torch.tensor([record.label for record in chosen if isinstance(record, StatementRecord)])
+            return ClassificationBatch(images=pictures, token_ids=ids, token_mask=mask, labels=labels, positions=index)
+        return Batch(images=pictures[:, 0], token_ids=ids, token_mask=mask, positions=index)
+
+    def tokens(self, row: int) -> list[str]:
+        """The tokens of sample `row` as text, [CLS] first."""
+        return self._reader.tokenizer.decode(self._ids[row][self._mask[row]].tolist())
+
+
+def record_text(record: Record) -> str:
+    """The text of a sample that has one."""
+    if isinstance(record, StatementRecord):
+        return record.sentence
+    if isinstance(record, QuestionRecord):
+        return record.question
+    assert isinstance(record, ExpressionRecord)
+    return record.text
+
+
+class PairSet:
+    """Pictures and captions for recall@k (`evaluators.retrieval.RetrievalData`).
+
+    Records of one `image_id` count as one picture, whose captions are the distinct ones of them all.
+
+    Args:
+        records: pictures with captions.
+        config: the data section.
+        image_size: side of the images in pixels.
+        limit: take the first so many records; 0 takes all.
+
+    Raises:
+        ConfigError: missing pictures, or a caption that is empty after cleaning.
+    """
+
+    def __init__(self, records: Sequence[CaptionRecord], config: DataConfig, image_size: int, limit: int = 0) -> None:
+        chosen = list(records)[: limit or None]
+        self._reader = _Reader(config, image_size, chosen)
+        self._records: list[CaptionRecord] = []
+        number_of: dict[str, int] = {}
+        pairs: dict[tuple[int, str], None] = {}
+        for record in chosen:
+            if record.image_id not in number_of:
+                number_of[record.image_id] = len(self._records)
+                self._records.append(record)
+            for caption in record.captions:
+                pairs[number_of[record.image_id], clean_caption(caption, config.max_words)] = None
+        self.captions = [caption for _, caption in pairs]
+        self.caption_image = torch.tensor([owner for owner, _ in pairs])
+        """int64 (num_captions,): the picture each caption belongs to."""
+        self._ids, self._mask = self._reader.tokens(self.captions)
+
+    @property
+    def keys(self) -> list[str]:
+        """Paths of the pictures."""
+        return [record.image for record in self._records]
+
+    @property
+    def num_images(self) -> int:
+        """Pictures."""
+        return len(self._records)
+
+    def images(self, rows: Sequence[int]) -> Tensor:
+        """The pictures `rows`, float32 (len(rows), 3, H, W)."""
+        return torch.cat([self._reader.images(self._records[row]) for row in rows])
+
+    def text_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All captions in batches of ids int64 (B, L) and mask bool (B, L)."""
+        for start in range(0, len(self.captions), batch_size):
+            yield self._ids[start : start + batch_size], self._mask[start : start + batch_size]

@@ -1,0 +1,131 @@
+"""The retrieval set: every picture and every caption of a corpus once, in a fixed order, with nothing random.
+
+This module prepares inputs; it computes no features and no recall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import DataConfig
+from albef_ds.data.broken import BrokenSampleError
+from albef_ds.data.images import decode
+from albef_ds.data.shards.format import sample_key
+from albef_ds.data.shards.reader import ShardReader
+from albef_ds.data.stream.samples import read_text
+from albef_ds.data.text.clean import clean_caption
+from albef_ds.data.text.tokenizer import CaptionTokenizer
+
+
+class RetrievalSet:
+    """Pictures and captions of the corpus folder `folder` for recall@k.
+
+    Samples with the same `image_id` count as one picture (the first), whose captions are the distinct ones of them all.
+    A caption is a query once per picture it belongs to. A broken sample is an error here, never left out: it would
+    change what a score means.
+
+    Args:
+        folder: a corpus folder.
+        config: the data section: caption cleaning, tokenizer, `max_pixels`.
+        image_size: side of the images in pixels.
+        limit: take the first so many samples; 0 takes all.
+
+    Raises:
+        ConfigError: the corpus is missing or damaged, or a caption is empty after cleaning.
+    """
+
+    def __init__(self, folder: str | Path, config: DataConfig, image_size: int, limit: int = 0) -> None:
+        self._reader = ShardReader(Path(folder))
+        self._max_pixels, self._image_size = config.max_pixels, image_size
+        self._tokenizer = CaptionTokenizer.from_config(config)
+        self._places: list[tuple[int, int]] = []
+        self.keys: list[str] = []
+        """Names of the pictures."""
+        self.captions: list[str] = []
+        """Cleaned captions."""
+        owners: list[int] = []
+        image_of: dict[str, int] = {}
+        known: set[tuple[int, str]] = set()
+        for number, (shard, row) in enumerate(self._samples(limit)):
+            texts, image_id = self._texts(shard, row, sample_key(number))
+            if image_id not in image_of:
+                image_of[image_id] = len(self._places)
+                self._places.append((shard, row))
+                self.keys.append(sample_key(number))
+            owner = image_of[image_id]
+            for text in texts:
+                caption = clean_caption(text, config.max_words)
+                if len(self._tokenizer.encode(caption)) < 2:
+                    raise self._error(sample_key(number), shard, "has a caption that is empty after cleaning")
+                if (owner, caption) not in known:
+                    known.add((owner, caption))
+                    self.captions.append(caption)
+                    owners.append(owner)
+        self.caption_image = torch.tensor(owners)
+        """int64 (num_captions,): the picture each caption belongs to."""
+
+    @property
+    def num_images(self) -> int:
+        """Pictures."""
+        return len(self._places)
+
+    @property
+    def num_captions(self) -> int:
+        """Captions."""
+        return len(self.captions)
+
+    def images(self, rows: Sequence[int]) -> Tensor:
+        """The pictures `rows`, float32 (len(rows), 3, H, W).
+
+        Raises:
+            ConfigError: a picture cannot be decoded, or a shard cannot be read.
+        """
+        pixels = []
+        for number in rows:
+            shard, row = self._places[number]
+            try:
+                pixels.append(decode.resize(self._reader.read(shard, row)[0], self._max_pixels, self._image_size))
+            except BrokenSampleError as error:
+                raise self._error(self.keys[number], shard, f"has a broken picture: {error}") from None
+        return torch.stack(pixels)
+
+    def text_batches(self, batch_size: int, rows: Iterable[int] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """All captions, or those of `rows`, in batches of ids int64 (B, L) and mask bool (B, L)."""
+        for chunk in _chunks(range(self.num_captions) if rows is None else rows, batch_size):
+            yield self._tokenizer([self.captions[number] for number in chunk])
+
+    def _samples(self, limit: int) -> Iterator[tuple[int, int]]:
+        left = limit or self._reader.manifest.num_samples
+        for shard, count in enumerate(self._reader.counts):
+            for row in range(min(count, left)):
+                yield shard, row
+            left -= min(count, left)
+
+    def _texts(self, shard: int, row: int, key: str) -> tuple[list[str], str]:
+        try:
+            texts, image_id = read_text(self._reader.read_meta(shard, row))
+        except BrokenSampleError as error:
+            raise self._error(key, shard, f"cannot be used: {error}") from None
+        if not texts:
+            raise self._error(key, shard, "has no caption")
+        return texts, image_id or key
+
+    def _error(self, key: str, shard: int, problem: str) -> ConfigError:
+        path = self._reader.folder / self._reader.shard_name(shard)
+        return ConfigError(f"evaluation sample {key} in {path} {problem}; write the corpus again without it")
+
+
+def _chunks(rows: Iterable[int], size: int) -> Iterator[list[int]]:
+    chunk: list[int] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

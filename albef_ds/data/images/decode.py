@@ -1,0 +1,200 @@
+"""Picture bytes to pixels: decoding, the training view, the evaluation resize.
+
+Whatever is random is drawn from a generator the caller gives, so an image is a pure function of (bytes, seed, position).
+JPEG goes through simplejpeg (libjpeg-turbo) when it is installed, which gives Pillow's pixels sooner; whatever it
+objects to, and every other format, goes through Pillow. RandAugment is in `rand_augment.py`; views made on the model's device
+are in `view.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from albef_ds.config.schema import DataConfig
+from albef_ds.data import randomness
+from albef_ds.data.broken import BrokenSampleError
+from albef_ds.data.images import gpu_jpeg
+from albef_ds.data.images.crop import Crop
+from albef_ds.data.images.normalise import normalise
+from albef_ds.data.images.rand_augment import draw
+from albef_ds.data.images.rand_augment_numpy import rand_augment
+from albef_ds.data.images.view import PendingView, Pixels, View
+
+try:
+    import simplejpeg
+except ImportError:  # an extra; without it decoding takes longer
+    simplejpeg = None
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+_TURNED = re.compile(rb"Exif\0\0|tiff:Orientation")
+_SMALL = 6
+"""A crop of at most so many times the view's pixels goes to the model's device as it is: every JPEG's, whose decoder scales."""
+
+
+def decode_image(data: bytes, max_pixels: int, scale_for: Callable[[int, int], int] | None = None) -> Image.Image:
+    """An upright RGB picture; transparency becomes white.
+
+    `scale_for` is told the upright picture's width and height and says by which of 1, 2, 4 or 8 a JPEG may be decoded
+    smaller; other formats stay as they are.
+
+    Raises:
+        BrokenSampleError: not a whole JPEG, PNG or WebP, or more than `max_pixels`.
+    """
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is checked below, before any pixel is decoded
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image.width, image.height, max_pixels)
+        if scale_for is not None:
+            width, height = image.size[:: -1 if _is_on_its_side(image) else 1]
+            scale = scale_for(width, height)
+            if scale > 1 and image.format == "JPEG":
+                image.draft(None, (image.width // scale, image.height // scale))
+        image.load()
+        return _to_rgb(_upright(image))
+    except (BrokenSampleError, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise BrokenSampleError("undecodable picture", "of no known format") from None
+    except Exception as error:  # a decoder fed foreign bytes may raise anything; the sample is what is at fault
+        raise BrokenSampleError("undecodable picture", f"{type(error).__name__}: {error}") from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise BrokenSampleError("too many pixels", f"{width} x {height}")
+
+
+def _is_on_its_side(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except Exception:  # as in `_upright`
+        return False
+
+
+def decode_crop(data: bytes, max_pixels: int, crop: Crop) -> Pixels:
+    """The `crop` of a picture, uint8 (h, w, 4), the fourth byte meaningless.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the crop keeps its side both ways.
+
+    Raises:
+        BrokenSampleError: as `decode_image`.
+    """
+    size = _plain_jpeg_size(data) if simplejpeg is not None else None
+    if size is not None:
+        _check_size(*size, max_pixels)
+        scale = crop.scale_for(*size)
+        try:
+            pixels = simplejpeg.decode_jpeg(data, "RGBX", min_width=-(-size[0] // scale), min_height=-(-size[1] // scale))
+        except ValueError:  # damaged, or merely odd: Pillow decides
+            pass
+        else:
+            left, top, right, bottom = crop.box(pixels.shape[1])
+            return np.array(pixels[top:bottom, left:right])  # copied while it is in the cache; the rest is free for the next one
+    image = decode_image(data, max_pixels, crop.scale_for)
+    left, top, right, bottom = crop.box(image.width)
+    return np.array(image.crop((left, top, right, bottom)).convert("RGBA"))
+
+
+def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG that needs nothing but decoding: no turning, no print colours."""
+    if not data.startswith(b"\xff\xd8") or _may_be_turned(data):
+        return None
+    try:
+        if simplejpeg is None:
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+                return image.size if image.mode in ("RGB", "L") else None
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, OSError, Image.DecompressionBombError):  # what decodes the rest decides
+        return None
+    return (width, height) if space in ("YCbCr", "Gray") else None
+
+
+def _may_be_turned(jpeg: bytes) -> bool:
+    """Whether EXIF or XMP may say which way up it is: read from the segments before the first scan, which takes no time."""
+    place = 2
+    while place + 4 <= len(jpeg) and jpeg[place] == 0xFF:
+        marker, length = jpeg[place + 1], int.from_bytes(jpeg[place + 2 : place + 4], "big")
+        if marker == 0xDA:  # the scan
+            return False
+        if marker == 0xE1 and _TURNED.search(jpeg, place, place + 2 + length):
+            return True
+        place += 1 if marker == 0xFF else 2 + length
+    return True  # no JPEG that we understand
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF says nothing about the pixels, which were decoded
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel: PIL's own conversion would clip at 255
+        values = np.asarray(image).astype(np.float64)
+        if values.max(initial=0) > 255:
+            values /= 257
+        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> View:
+    """The training view of a picture: uint8 (image_size, image_size, 4), the fourth byte meaningless.
+
+    A random crop resized (bicubic), a flip, RandAugment(2, 7): the released order. With `data.augment_device=model` the crop
+    and what is still to be done.
+
+    Raises:
+        BrokenSampleError: as `decode_image`.
+    """
+    generator = randomness.generator(seed, position, randomness.CROP)
+    crop = Crop(image_size, config.crop_scale_min, generator)
+    pixels = _gpu_view(data, config.max_pixels, crop) if config.jpeg_device == "cuda" else None
+    if pixels is None:
+        pixels = decode_crop(data, config.max_pixels, crop)
+        if config.augment_device == "cpu" or pixels.size > 4 * _SMALL * image_size**2:
+            pixels = scale_to(pixels, image_size)
+    flip = config.flip and generator.random() < 0.5
+    drawn = draw(randomness.generator(seed, position, randomness.AUGMENT)) if config.rand_augment else ()
+    if config.augment_device == "model":
+        return PendingView(pixels, image_size, flip, drawn)
+    if flip:
+        pixels = np.ascontiguousarray(pixels.view(np.uint32)[:, ::-1]).view(np.uint8)
+    return rand_augment(pixels, drawn)
+
+
+def _gpu_view(data: bytes, max_pixels: int, crop: Crop) -> Pixels | None:
+    """The resized crop of a plain JPEG, made on the GPU; None where the CPU has to do it."""
+    size = _plain_jpeg_size(data)
+    if size is None:
+        return None
+    _check_size(*size, max_pixels)
+    return gpu_jpeg.cropped_view(data, crop.place(*size), crop.side, gpu_jpeg.device())
+
+
+def scale_to(pixels: Pixels, side: int) -> Pixels:
+    """`pixels` (h, w, 4) resized (bicubic, antialiased) to (side, side, 4)."""
+    # The kernel is fast where channels lie side by side and all strides say so, that of the batch too.
+    image = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)
+    scaled = F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False)
+    result: Pixels = scaled[0].permute(1, 2, 0).contiguous().numpy()
+    return result
+
+
+def resize(data: bytes, max_pixels: int, image_size: int) -> Tensor:
+    """The evaluation view: the whole picture resized (bicubic) to a square, float32 (3, image_size, image_size)."""
+    image = decode_image(data, max_pixels).resize((image_size, image_size), Image.Resampling.BICUBIC)
+    return normalise(torch.from_numpy(np.array(image)))

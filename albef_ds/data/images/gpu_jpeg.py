@@ -1,0 +1,59 @@
+"""JPEGs decoded, cropped and resized on a GPU (`data.jpeg_device=cuda`): torchvision's nvJPEG. Not yet run on a GPU.
+
+Each loader process opens the GPU for itself and hands back ordinary pixels, so that everything behind stays as it is.
+The whole picture is decoded: nvJPEG does not scale. What it cannot decode is left to the CPU.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+
+from albef_ds.common.device import resolve_device
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.images.view import Pixels
+
+
+def check(jpeg_device: str) -> None:
+    """Refuse `data.jpeg_device=cuda` where it would leave all to the CPU.
+
+    Raises:
+        ConfigError: torch sees no GPU, or torchvision was built without its decoder.
+    """
+    if jpeg_device != "cuda":
+        return
+    if not torch.cuda.is_available():
+        raise ConfigError("data.jpeg_device=cuda but torch sees no GPU: use data.jpeg_device=cpu")
+    try:
+        decode_jpeg(encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8)), ImageReadMode.RGB, device=device())
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"data.jpeg_device=cuda but torchvision decodes no JPEG on it ({reason}): use data.jpeg_device=cpu"
+        ) from None
+
+
+@cache
+def device() -> torch.device:
+    """This rank's GPU."""
+    return resolve_device("cuda")
+
+
+def cropped_view(data: bytes, box: tuple[int, int, int, int], side: int, device: torch.device) -> Pixels | None:
+    """The `box` (left, top, right, bottom) of a JPEG resized (bicubic, antialiased), uint8 (side, side, 4) on the CPU.
+
+    The fourth byte is meaningless. None: the decoder objects to the file, or the resizing to so large a picture.
+    """
+    left, top, right, bottom = box
+    try:
+        picture = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB, device=device)
+        crop = picture[None, :, top:bottom, left:right].float()
+        scaled = F.interpolate(crop, (side, side), mode="bicubic", antialias=True, align_corners=False)
+    except RuntimeError:
+        return None
+    colours = scaled[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0)
+    result: Pixels = F.pad(colours, (0, 1)).cpu().numpy()
+    return result

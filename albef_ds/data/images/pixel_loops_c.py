@@ -1,0 +1,74 @@
+"""The loops of `loops.py` in C (`native.c`), where installation could compile them: `LIBRARY` is None where it could not."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+
+import numpy as np
+from numpy.typing import NDArray
+
+from albef_ds.data.images.view import Pixels
+
+PLACE = np.int32
+"""What `blend` takes places as."""
+_VERSION = 1
+"""Of the functions' names and arguments, as in native.c."""
+
+
+def _load() -> ctypes.CDLL | None:
+    found = importlib.util.find_spec("albef_ds.data.images._pixel_loops")
+    if found is None or found.origin is None:
+        return None
+    try:
+        library = ctypes.CDLL(found.origin)
+        version = ctypes.c_int.in_dll(library, "albef_ds_loops_version").value
+    except (OSError, ValueError):  # built for another machine, or before there was a version
+        return None
+    if version != _VERSION:
+        return None
+    pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    library.count_values.argtypes = [pointer, size, pointer]
+    library.look_up.argtypes = [pointer, size, pointer]
+    library.blend.argtypes = [pointer, size, number, pointer, pointer, pointer]
+    library.sharpen.argtypes = [pointer, number, number, number, pointer]
+    return library
+
+
+LIBRARY = _load()
+
+
+def count_values(pixels: Pixels) -> NDArray[np.int64]:
+    """See `loops.count_values`."""
+    assert LIBRARY is not None
+    pixels, counts = np.ascontiguousarray(pixels), np.empty((3, 256), np.int64)
+    LIBRARY.count_values(pixels.ctypes.data, pixels.size // 4, counts.ctypes.data)
+    return counts
+
+
+def look_up(pixels: Pixels, tables: NDArray[np.uint8]) -> Pixels:
+    """See `loops.look_up`."""
+    assert LIBRARY is not None
+    # Both bound: an address does not keep its array alive.
+    result, tables = np.array(pixels, order="C"), np.ascontiguousarray(tables)
+    LIBRARY.look_up(result.ctypes.data, result.size // 4, tables.ctypes.data)
+    return result
+
+
+def blend(words: NDArray[np.uint32], places: NDArray[np.int32], weights: NDArray[np.uint16]) -> NDArray[np.uint32]:
+    """See `loops.blend`; both tables are contiguous."""
+    assert LIBRARY is not None
+    assert words.dtype == np.uint32 and places.dtype == PLACE and weights.dtype == np.uint16, "C reads them as these"
+    neighbours, number = places.shape
+    result = np.empty(number, np.uint32)
+    LIBRARY.blend(words.ctypes.data, number, neighbours, places.ctypes.data, weights.ctypes.data, result.ctypes.data)
+    return result
+
+
+def sharpen(pixels: Pixels, strength: int) -> Pixels:
+    """See `loops.sharpen`."""
+    assert LIBRARY is not None
+    pixels = np.ascontiguousarray(pixels)
+    result = np.empty_like(pixels)
+    LIBRARY.sharpen(pixels.ctypes.data, *pixels.shape[:2], strength, result.ctypes.data)
+    return result

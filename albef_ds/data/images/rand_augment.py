@@ -1,0 +1,81 @@
+"""RandAugment's ten operations as the released code has them: which are drawn, how strong they are, where pixels move.
+
+Two of ten, each with probability 1/2, at magnitude 7. Hue and saturation are left alone, so that colours named in a
+caption stay true. Numbers only: `rand_augment_numpy.py` applies them to one image on the CPU, `rand_augment_torch.py` to a batch
+on the model's device.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from enum import IntEnum
+
+LAYERS, PROBABILITY = 2, 0.5
+_STRENGTH = 0.7  # magnitude 7 of 10
+ENHANCE = 0.1 + 1.8 * _STRENGTH
+_SHEAR = 0.3 * _STRENGTH
+_DEGREES = 30 * _STRENGTH
+_TRANSLATION = 10 / 256 * _STRENGTH  # of the side: at most the released 10 pixels at 256
+GREY = 128
+"""What comes in from outside the picture."""
+
+Matrix = tuple[float, float, float, float, float, float]
+"""Where the output pixel at (x, y) comes from: (a x + b y + c, d x + e y + f), both at centres of pixels."""
+
+
+class Operation(IntEnum):
+    """In the order that they are drawn from."""
+
+    IDENTITY = 0
+    AUTO_CONTRAST = 1
+    EQUALIZE = 2
+    BRIGHTNESS = 3
+    SHARPNESS = 4
+    SHEAR_X = 5
+    SHEAR_Y = 6
+    TRANSLATE_X = 7
+    TRANSLATE_Y = 8
+    ROTATE = 9
+
+    @property
+    def moves(self) -> bool:
+        """Whether it moves pixels, one way or the other."""
+        return self >= Operation.SHEAR_X
+
+
+_ALL = tuple(Operation)
+
+Drawn = tuple[Operation, int]
+"""An operation and, where it moves pixels, which way: 1 or -1."""
+
+
+def draw(generator: random.Random) -> tuple[Drawn, ...]:
+    """The operations for one picture: at most `LAYERS`, in order."""
+    drawn = []
+    for operation in generator.choices(_ALL, k=LAYERS):
+        if operation is not Operation.IDENTITY and generator.random() <= PROBABILITY:
+            drawn.append((operation, draw_sign(generator) if operation.moves else 1))
+    return tuple(drawn)
+
+
+def draw_sign(generator: random.Random) -> int:
+    """1 or -1."""
+    return -1 if generator.random() > 0.5 else 1
+
+
+def movement(operation: Operation, sign: int, width: int, height: int) -> Matrix:
+    """How `operation` moves the pixels of a picture of this size; the rotation is about its centre."""
+    if operation is Operation.SHEAR_X:
+        return 1, sign * _SHEAR, 0, 0, 1, 0
+    if operation is Operation.SHEAR_Y:
+        return 1, 0, 0, sign * _SHEAR, 1, 0
+    if operation is Operation.TRANSLATE_X:
+        return 1, 0, sign * _TRANSLATION * width, 0, 1, 0
+    if operation is Operation.TRANSLATE_Y:
+        return 1, 0, 0, 0, 1, sign * _TRANSLATION * width
+    assert operation is Operation.ROTATE, "the other operations move nothing"
+    angle = -math.radians(sign * _DEGREES)
+    cos, sin = math.cos(angle), math.sin(angle)
+    x, y = width / 2, height / 2
+    return cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y

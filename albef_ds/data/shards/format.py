@@ -1,0 +1,137 @@
+"""The shard format: what `data_tools` writes and `albef_ds.data` reads, and all that the two share.
+
+A corpus is a folder:
+
+    manifest.json        counts, sizes and checksums per shard, and where the corpus came from
+    00000.tar            USTAR; per sample `KEY.EXT` (picture bytes, EXT in IMAGE_EXTENSIONS) then `KEY.json`
+    00000.index.npy      int64 (num_samples, 4): picture offset, picture size, JSON offset, JSON size in the tar
+
+KEY is the sample's zero-padded number in the corpus, so keys are unique, free of dots and sorted. The JSON member
+holds `captions` (list of str, never empty), `image_id` (str: same picture, same id) and `source` (str), plus
+whatever else a corpus knows. The tars are plain WebDataset: GNU tar and the `webdataset` library read them.
+
+This module knows the layout only. It neither decodes pictures nor decides an order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from albef_ds.common.errors import ConfigError
+
+FORMAT = "albef-ds-shards/1"
+MANIFEST_NAME = "manifest.json"
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+KEY_DIGITS = 9
+BLOCK = 512  # bytes of a tar block
+
+
+def shard_name(number: int) -> str:
+    """File name of shard `number`."""
+    return f"{number:05d}.tar"
+
+
+def index_name(shard: str) -> str:
+    """File name of the member offsets beside `shard`."""
+    return shard.removesuffix(".tar") + ".index.npy"
+
+
+def sample_key(number: int) -> str:
+    """Key of sample `number` of the corpus."""
+    return f"{number:0{KEY_DIGITS}d}"
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One tar: its name, its sample count, its size in bytes and its `xxh3_128` hex digest; `index_checksum` likewise."""
+
+    name: str
+    num_samples: int
+    num_bytes: int
+    checksum: str
+    index_checksum: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole corpus. `info` is free: sources, seed, licence, tool version, counts per reason."""
+
+    shards: tuple[ShardEntry, ...]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples over all shards."""
+        return sum(shard.num_samples for shard in self.shards)
+
+    def save(self, folder: Path) -> None:
+        """Write `manifest.json` into `folder`: temporary name, flush to disk, rename."""
+        text = json.dumps(
+            {"format": FORMAT, "num_samples": self.num_samples, "shards": [asdict(s) for s in self.shards], "info": self.info},
+            indent=1,
+            ensure_ascii=False,
+        )
+        temporary = folder / (MANIFEST_NAME + ".tmp")
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / MANIFEST_NAME)
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read and check `folder/manifest.json`.
+
+        Raises:
+            ConfigError: no such file, not JSON, another format, no samples, or counts that contradict each other.
+        """
+        path = folder / MANIFEST_NAME
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path} does not exist: give a folder written by `albef-data shard`") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read ({error}): write the corpus again or run `albef-data verify`") from None
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise ConfigError(f"{path} is not a manifest of format {FORMAT}: write the corpus with this version of albef-data")
+        try:
+            shards = tuple(ShardEntry(**entry) for entry in raw["shards"])
+            manifest = cls(shards=shards, info=dict(raw.get("info", {})))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{path} lacks or misnames a field ({error}): write the corpus again") from None
+        if manifest.num_samples == 0:
+            raise ConfigError(f"{path} lists no samples: the corpus is empty, check what `albef-data` kept")
+        if manifest.num_samples != raw.get("num_samples"):
+            raise ConfigError(
+                f"{path} says {raw.get('num_samples')} samples but its shards hold {manifest.num_samples}: write the corpus again"
+            )
+        return manifest
+
+
+def load_index(folder: Path, shard: ShardEntry) -> NDArray[np.int64]:
+    """Member offsets of `shard`, int64 (num_samples, 4).
+
+    Raises:
+        ConfigError: the file is missing, damaged or of another shape, or an offset lies outside the tar.
+    """
+    path = folder / index_name(shard.name)
+    try:
+        index: NDArray[np.int64] = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing: copy it again or rebuild it with `albef-data index {folder}`") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(f"{path} is damaged ({error}): rebuild it with `albef-data index {folder}`") from None
+    rebuild = f"rebuild it with `albef-data index {folder}`"
+    if index.dtype != np.int64 or index.shape != (shard.num_samples, 4):
+        raise ConfigError(f"{path} has shape {index.shape}, not ({shard.num_samples}, 4): {rebuild}")
+    ends = index[:, 0::2] + index[:, 1::2]
+    if (index < 0).any() or (ends > shard.num_bytes).any():
+        raise ConfigError(f"{path} points outside {shard.name}: {rebuild}")
+    return index

@@ -1,0 +1,1 @@
+"""Training batches in one deterministic order that any number of ranks can resume."""

@@ -1,0 +1,94 @@
+"""Loader processes: torch's DataLoader over whole micro-batches, with errors and broken samples carried home as values."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import signal
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import DataConfig
+from albef_ds.data.batch import Batch
+from albef_ds.data.broken import BrokenSample, BrokenTally
+from albef_ds.data.images import gpu_jpeg
+from albef_ds.data.stream.allocator import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a worker hands over for one micro-batch: the batch, or the text of a ConfigError.
+
+    An exception would reach the trainer wrapped in the worker's traceback, no longer one line.
+    """
+
+    batch: Batch | None
+    broken: list[BrokenSample] = field(default_factory=list)
+    failure: str = ""
+
+    def pin_memory(self) -> Delivery:
+        """The same with the batch in page-locked memory (called by the loader)."""
+        return self if self.batch is None else Delivery(self.batch.pin_memory(), self.broken, self.failure)
+
+
+def start_worker(worker_id: int) -> None:
+    """Leave Ctrl-C and a cluster's warnings to the training process, which ends its workers when it is done.
+
+    What a batch took is kept for the next one. A spawned process ends as a forked one does, without Python's tidying up: that
+    would end the thread which hands batches over in the middle of torch's C++, which aborts. Its status is 0 whatever happened:
+    errors reach the training process as items, and a worker that is missing is noticed by its absence.
+    """
+    keep_freed_memory()
+    atexit.register(os._exit, 0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def deliveries(
+    dataset: Any, config: DataConfig, *, sampler: Iterable[Any] | None, pin_memory: bool, start_method: str | None
+) -> Generator[Delivery, None, None]:
+    """Iterate over `dataset` (one Delivery per item) with `config.num_workers` processes, in the sampler's order.
+
+    Raises:
+        ConfigError: JPEGs are to be decoded on a GPU and there is none.
+    """
+    gpu_jpeg.check(config.jpeg_device)
+    workers = config.num_workers
+    if start_method is None and config.jpeg_device == "cuda":
+        start_method = "spawn"  # a forked process cannot use its parent's GPU
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=_identity,
+        pin_memory=pin_memory,
+        worker_init_fn=start_worker,
+        prefetch_factor=config.prefetch if workers else None,
+        multiprocessing_context=multiprocessing.get_context(start_method) if workers else None,
+        # Its own: drawing the workers' base seed from the global generator would shift a resumed run's dropout.
+        generator=torch.Generator(),
+    )
+    yield from loader  # closing this generator drops the loader's iterator, which ends its processes
+
+
+def open_delivery(delivery: Delivery, tally: BrokenTally) -> Any:
+    """The batch of `delivery`, of its dataset's type, its broken samples counted.
+
+    Raises:
+        ConfigError: the worker met one, or the tally is above its limit.
+    """
+    if delivery.batch is None:
+        raise ConfigError(delivery.failure)
+    tally.add(len(delivery.batch), delivery.broken)
+    return delivery.batch
+
+
+def _identity(item: Any) -> Any:
+    return item

@@ -1,0 +1,216 @@
+"""Tars without a manifest (other people's, or remote) through the `webdataset` library.
+
+A weaker guarantee than `albef_ds.data.stream.corpus`: the order is a shuffle buffer over shards in random order, it depends on
+the number of ranks and workers, an epoch has no known length, and a resumed run draws new samples instead of going on
+where it stopped. What holds: every rank has endless micro-batches, so all do the same number of steps and none waits
+at an epoch's end; shards are split over ranks and workers where there are enough of them, else every worker reads all
+of them in an order of its own.
+
+A sample is a picture (`.jpg`, `.jpeg`, `.png`, `.webp`) and beside it `.json` with `caption` or `captions`, or `.txt`
+with one caption. Members of one sample follow each other in the tar and share their name up to the last dot.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import braceexpand
+from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.filters import shuffle
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import DataConfig
+from albef_ds.data import randomness
+from albef_ds.data.batch import ImageTextBatch
+from albef_ds.data.broken import BrokenSample, BrokenSampleError, BrokenTally
+from albef_ds.data.shards.format import IMAGE_EXTENSIONS
+from albef_ds.data.stream.loader import Delivery, deliveries, open_delivery
+from albef_ds.data.stream.samples import Example, SampleBuilder, collate, stable_id
+
+SHUFFLE_BUFFER = 1000
+"""Samples (undecoded) per worker from which the next one is drawn."""
+_TIMEOUT = 60  # seconds without a byte from a server
+
+
+def expand_shards(pattern: str) -> list[str]:
+    """The tars that `pattern` names: a path or an http(s) URL, braces expanded (`00{000..127}.tar`).
+
+    Raises:
+        ConfigError: a shell command, another kind of URL, or a local file that does not exist.
+    """
+    if pattern.startswith("pipe:") or "::pipe:" in pattern:
+        raise ConfigError("data.shards asks for a shell command (pipe:), which is refused: give files or http(s) URLs")
+    urls = list(braceexpand.braceexpand(pattern))
+    others = [url for url in urls if "://" in url and not url.startswith(("http://", "https://"))]
+    if others:
+        raise ConfigError(f"data.shards {others[0]} is no kind of URL that can be read: give files or http(s) URLs")
+    missing = [url for url in urls if "://" not in url and not Path(url).is_file()]
+    if missing:
+        raise ConfigError(f"{len(missing)} of {len(urls)} tars in data.shards do not exist, such as {missing[0]}: check the path")
+    return urls
+
+
+class WebDatasetStream:
+    """Endless micro-batches from plain tars. Arguments as `albef_ds.data.stream.corpus.ImageTextStream`.
+
+    Raises:
+        ConfigError: as `expand_shards`; while iterating, a tar that cannot be read or holds no sample, or more broken
+            samples than `config.max_broken`.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        seed: int,
+        image_size: int,
+        micro_batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_position: int = 0,
+        pin_memory: bool = False,
+        start_method: str | None = None,
+    ) -> None:
+        self._dataset = _PlainTars(config, image_size, seed, micro_batch_size, rank, world_size, start_position)
+        self._config, self._pin_memory, self._start_method = config, pin_memory, start_method
+        self._tally = BrokenTally(config.max_broken)
+        self._source: Any = None
+
+    @property
+    def num_samples(self) -> None:
+        """Unknown: a run over plain tars needs train.max_steps or train.max_minutes."""
+        return None
+
+    def __iter__(self) -> Iterator[ImageTextBatch]:
+        self.close()
+        self._source = deliveries(
+            self._dataset, self._config, sampler=None, pin_memory=self._pin_memory, start_method=self._start_method
+        )
+        for delivery in self._source:
+            yield open_delivery(delivery, self._tally)
+
+    def broken_counts(self) -> dict[str, dict[str, int]]:
+        """This rank's broken samples so far: shard to reason to count."""
+        return self._tally.as_dict()
+
+    def close(self) -> None:
+        """End the loader processes."""
+        if self._source is not None:
+            self._source.close()
+            self._source = None
+
+
+class _PlainTars(IterableDataset[Delivery]):
+    def __init__(
+        self, config: DataConfig, image_size: int, seed: int, micro_batch_size: int, rank: int, world_size: int, start: int
+    ) -> None:
+        self._urls = expand_shards(config.shards)
+        self._builder = SampleBuilder(config, image_size, seed)
+        self._micro_batch_size = micro_batch_size
+        self._seed, self._rank, self._world_size, self._start = seed, rank, world_size, start
+
+    def __iter__(self) -> Iterator[Delivery]:
+        info = get_worker_info()
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
+        reader, readers = self._rank * num_workers + worker, self._world_size * num_workers
+        # Positions are unique over all readers and follow on the run's samples so far.
+        positions = itertools.count(self._start + reader, readers)
+        generator = randomness.generator(self._seed, self._start, reader)
+        urls = self._urls[reader::readers] if len(self._urls) >= readers else self._urls
+        try:
+            samples = shuffle(SHUFFLE_BUFFER, rng=generator)(_read_forever(urls, generator))
+            while True:
+                yield self._batch(samples, positions)
+        except ConfigError as error:
+            yield Delivery(None, failure=str(error))
+
+    def _batch(self, samples: Iterator[dict[str, Any]], positions: Iterator[int]) -> Delivery:
+        examples: list[Example] = []
+        broken: list[BrokenSample] = []
+        while len(examples) < self._micro_batch_size:
+            sample = next(samples)
+            try:
+                image, captions, image_id = _parts(sample)
+                examples.append(self._builder.build(image, captions, image_id, sample["__key__"], next(positions)))
+            except BrokenSampleError as error:
+                broken.append(BrokenSample(sample["__url__"], sample["__key__"], error.reason))
+                if len(broken) >= 100 + self._micro_batch_size:
+                    raise ConfigError(
+                        f"{len(broken)} samples of one batch are broken, such as {sample['__key__']} in {sample['__url__']} "
+                        f"({error}): check that data.shards holds pictures with captions"
+                    ) from None
+        return Delivery(collate(examples), broken)
+
+
+def _read_forever(urls: list[str], generator: random.Random) -> Iterator[dict[str, Any]]:
+    """Samples of all `urls`, shards in a new random order every pass."""
+    while True:
+        order = urls.copy()
+        generator.shuffle(order)
+        num_samples = 0
+        for url in order:
+            for sample in _read_tar(url):
+                num_samples += 1
+                yield sample
+        if num_samples == 0:
+            raise ConfigError(f"no sample in {len(urls)} tars of data.shards, such as {urls[0]}: check what they hold")
+
+
+def _read_tar(url: str) -> Iterator[dict[str, Any]]:
+    try:
+        with _open(url) as stream:
+            members = tar_file_expander([{"url": url, "stream": stream}])
+            yield from group_by_keys(members, keys=_key_and_extension)
+    except (GeneratorExit, ConfigError):
+        raise
+    except Exception as error:  # the library raises what tarfile, the network or its own assertions do
+        raise ConfigError(f"tar {url} cannot be read ({type(error).__name__}: {error.args[:1]}): copy it again") from None
+
+
+def _open(url: str) -> BinaryIO:
+    if "://" not in url:
+        return open(url, "rb")
+    # Not through the library, which would hand the URL to a shell.
+    stream: BinaryIO = urllib.request.urlopen(url, timeout=_TIMEOUT)
+    return stream
+
+
+def _key_and_extension(name: str) -> tuple[str | None, str]:
+    """The name up to its last dot, and what follows it: keys may hold dots."""
+    key, dot, extension = name.rpartition(".")
+    return (key, extension) if dot and "/" not in extension else (None, "")
+
+
+def _parts(sample: dict[str, Any]) -> tuple[bytes, list[str], str]:
+    """Picture bytes, captions and image id (of the bytes, where the JSON has none)."""
+    image = next((sample[extension] for extension in IMAGE_EXTENSIONS if extension in sample), None)
+    if image is None:
+        raise BrokenSampleError("undecodable picture", f"no member in {', '.join(IMAGE_EXTENSIONS)}")
+    captions: list[str] = []
+    image_id = ""
+    if "json" in sample:
+        captions, image_id = _read_json(sample["json"])
+    if not captions and "txt" in sample:
+        captions = [sample["txt"].decode("utf-8", "replace")]
+    return image, captions, image_id or f"{stable_id(image):x}"
+
+
+def _read_json(raw: bytes) -> tuple[list[str], str]:
+    try:
+        meta = json.loads(raw)
+    except ValueError as error:
+        raise BrokenSampleError("unreadable JSON", str(error)) from None
+    if not isinstance(meta, dict):
+        raise BrokenSampleError("unreadable JSON", "not an object")
+    captions = meta.get("captions", meta.get("caption", []))
+    captions = [captions] if isinstance(captions, str) else captions
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise BrokenSampleError("unreadable JSON", "caption is neither text nor a list of text")
+    return captions, str(meta.get("image_id", ""))

@@ -1,0 +1,108 @@
+"""From a configuration to the parts of a run: task, momentum model, engine, stream, evaluator."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import torch
+
+from albef_ds.common import comm
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import (
+    RunConfig,
+)
+from albef_ds.config.tasks import DistillationConfig
+from albef_ds.engine.interface import Engine
+from albef_ds.engine.local import LocalEngine
+from albef_ds.models.compilation import BLOCKS, UNIMODAL_BLOCKS, compile_blocks
+from albef_ds.models.momentum import DenseMomentum
+from albef_ds.models.norms import set_norms
+from albef_ds.models.parameters import WHOLE, ParameterAccess
+from albef_ds.models.random_weights import initialise
+from albef_ds.tasks.base import Task
+from albef_ds.tasks.registry import TASKS
+
+
+def build_task(config: RunConfig, precision: str | None = None) -> Task:
+    """The task with seeded random weights and without momentum model.
+
+    On the CPU in fp32; but for training with ZeRO-3 in a resolved `precision` no rank ever holds more of it than 1/N and
+    one module. The weights are the same on any number of ranks and at any stage, up to that precision.
+    """
+    construction: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if precision is not None and _is_partitioned(config):
+        from albef_ds.engine.zero.construction import partitioned
+        from albef_ds.engine.zero.setup import deepspeed_config
+
+        construction = partitioned(deepspeed_config(config, precision, comm.world_size()))
+    with construction:
+        task = TASKS[type(config.task)](config.model, config.compute, config.task, seed=config.train.seed)
+    initialise(task, config.train.seed, parameter_access(config))
+    set_norms(task, config.compute.layer_norm if config.engine.device != "cpu" else "torch")
+    torch.manual_seed(config.train.seed)
+    return task
+
+
+def _is_partitioned(config: RunConfig) -> bool:
+    return config.engine.kind == "zero" and config.engine.stage == 3
+
+
+def parameter_access(config: RunConfig) -> ParameterAccess:
+    """How the parameters of a task that `build_task` made are read and written: whole, or in ZeRO-3's parts."""
+    if not _is_partitioned(config):
+        return WHOLE
+    from albef_ds.engine.zero.internals import PartitionedParameters
+
+    return PartitionedParameters()
+
+
+def attach_momentum(task: Task, config: RunConfig) -> None:
+    """Give a task that uses one the momentum model that `engine.momentum_storage` asks for, equal to the student."""
+    settings, storage = config.task, config.engine.momentum_storage
+    if not isinstance(settings, DistillationConfig) or not settings.uses_momentum:
+        return
+    dropout = settings.momentum_dropout or settings.compat
+    if storage == "dense":
+        task.attach_momentum(DenseMomentum(task.base, settings.momentum, dropout=dropout))
+        return
+    from albef_ds.engine.zero.momentum import ShardedMomentum
+
+    task.attach_momentum(ShardedMomentum(task.base, settings.momentum, storage=storage, dropout=dropout))
+
+
+def build_engine(task: Task, config: RunConfig, device: torch.device, precision: str) -> Engine:
+    """The engine of `config.engine.kind`. The momentum model is attached already."""
+    if config.compute.wide_losses == "triton" and device.type != "cuda":
+        raise ConfigError("compute.wide_losses=triton needs a GPU: use compute.wide_losses=sliced, which is the same mathematics")
+    if config.compute.compile:
+        compile_blocks(task, UNIMODAL_BLOCKS if _is_partitioned(config) else BLOCKS)
+    if config.engine.kind == "local":
+        if comm.world_size() > 1:
+            raise ConfigError("engine.kind=local runs one process: use engine.kind=zero for several ranks")
+        if config.optim.name not in ("auto", "torch"):
+            raise ConfigError(f"optim.name={config.optim.name} belongs to engine.kind=zero: use that, or optim.name=torch")
+        if precision == "fp16":
+            raise ConfigError("engine.kind=local has no loss scaling for fp16: use engine.kind=zero or engine.precision=bf16")
+        return LocalEngine(task, config.optim, device, autocast=precision == "bf16", compat=config.task.compat)
+    from albef_ds.engine.zero.engine import ZeroEngine
+    from albef_ds.engine.zero.setup import deepspeed_config
+
+    return ZeroEngine(task, config, deepspeed_config(config, precision, comm.world_size()), device)
+
+
+def start_ranks(config: RunConfig, device: torch.device) -> None:
+    """Bring up the process group where the engine needs one.
+
+    Raises:
+        ConfigError: several ranks were launched for an engine that has one, or the launch variables are incomplete.
+    """
+    if config.engine.kind == "local" and int(os.environ.get("WORLD_SIZE") or "1") > 1:
+        raise ConfigError("engine.kind=local runs one process: use engine.kind=zero for several ranks")
+    if config.engine.kind == "zero":
+        from albef_ds.engine.zero.setup import init_distributed
+
+        train = config.train
+        # The watchdog names who is late before a collective gives up without a name.
+        patience = 60.0 * max(30.0, 1.2 * train.step_limit, 1.2 * train.save_limit)
+        init_distributed(device, 60.0 * train.start_limit, patience)

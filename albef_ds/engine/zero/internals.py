@@ -1,0 +1,110 @@
+"""Every use of DeepSpeed that is not its public interface, pinned by tests/engine/zero/test_internals.py (deepspeed 0.19)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+from torch import Tensor, nn
+
+from albef_ds.models.parameters import WholeParameters
+
+
+def is_partitioned(parameter: nn.Parameter) -> bool:
+    """Whether ZeRO-3 keeps only this rank's part of the parameter."""
+    return hasattr(parameter, "ds_id")
+
+
+def check_gradients_in_every_precision(engine: Any) -> None:
+    """Make ZeRO-1/2 skip a step with non-finite gradients in fp32 too; by itself it looks in fp16 and bf16 only."""
+    if hasattr(engine.optimizer, "check_grad_overflow"):
+        engine.optimizer.check_grad_overflow = True
+
+
+def skip_step(engine: Any) -> None:
+    """Take the place of `engine.step()` at stage 0 in fp32, whose bare optimizer would follow gradients that are not finite."""
+    engine.zero_grad()
+    engine.micro_steps += 1
+
+
+def link_masters(engine: Any) -> None:
+    """Tell the parameters their fp32 masters at stage 0 in fp16 and bf16, where DeepSpeed leaves no link to them."""
+    if engine.zero_optimization_stage() > 0:
+        return
+    optimizer = engine.optimizer
+    for number, group in enumerate(getattr(optimizer, "fp16_groups", [])):
+        if hasattr(optimizer, "fp32_groups"):
+            masters = optimizer.fp32_groups[number]
+        else:
+            masters = torch.split(optimizer.fp32_groups_flat[number].detach(), [parameter.numel() for parameter in group])
+        for parameter, master in zip(group, masters, strict=True):
+            parameter._fp32_master = master.detach().view(parameter.shape)
+
+
+@torch.no_grad()
+def clamp(parameter: nn.Parameter, low: float, high: float) -> None:
+    """Clamp a small parameter on the fp32 master and on the copy that the forward sees; all ranks call it together."""
+    if not is_partitioned(parameter):
+        # Every rank holds the whole low-precision copy, equal everywhere: no communication unless a bound is crossed.
+        if bool(((parameter >= low) & (parameter <= high)).all()):
+            return
+        if hasattr(parameter, "_hp_mapping"):
+            master: Tensor = safe_get_full_fp32_param(parameter)
+            safe_set_full_fp32_param(parameter, master.clamp(low, high))
+        elif hasattr(parameter, "_fp32_master"):
+            parameter._fp32_master.clamp_(low, high)
+        parameter.clamp_(low, high)
+        return
+    full: Tensor = safe_get_full_fp32_param(parameter)
+    if bool(((full < low) | (full > high)).any()):
+        full.clamp_(low, high)
+        safe_set_full_fp32_param(parameter, full)
+        # DeepSpeed sets the master alone; the copies would follow only with the next step.
+        parameter.ds_tensor.data.copy_(local_part(parameter))  # type: ignore[attr-defined]
+        if parameter.numel() == full.numel():  # kept whole between uses, as small parameters are
+            parameter.copy_(full.view_as(parameter))
+
+
+def local_part(parameter: nn.Parameter) -> Tensor:
+    """This rank's part of a ZeRO-3 parameter, flat, trailing padding included (uninitialised memory).
+
+    The fp32 master once DeepSpeed has made its optimizer; before that, and of a frozen parameter, the part in the
+    parameter's own precision.
+    """
+    if hasattr(parameter, "_z3_optimizer") and parameter.requires_grad:
+        part: Tensor = parameter._z3_optimizer.get_local_fp32_param(parameter)
+    else:
+        part = parameter.ds_tensor  # type: ignore[attr-defined]
+    return part.detach().reshape(-1)
+
+
+class PartitionedParameters(WholeParameters):
+    """Access to parameters of which ZeRO-3 keeps this rank's part, beside whole ones."""
+
+    def shape(self, parameter: nn.Parameter) -> torch.Size:
+        """See `ParameterAccess.shape`."""
+        return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+    @torch.no_grad()
+    def write(self, parameter: nn.Parameter, weights: Tensor) -> None:
+        """See `ParameterAccess.write`. Before DeepSpeed's optimizer exists: afterwards it holds masters of its own."""
+        if not is_partitioned(parameter):
+            super().write(parameter, weights)
+            return
+        part: Tensor = parameter.ds_tensor.data.reshape(-1)  # type: ignore[attr-defined]
+        rank = parameter.ds_process_group.rank()  # type: ignore[attr-defined]
+        own = weights.reshape(-1)[rank * part.numel() : (rank + 1) * part.numel()]
+        part[: own.numel()].copy_(own)
+
+
+def full_master(parameter: nn.Parameter) -> Tensor:
+    """The whole parameter in fp32, from the master weights where DeepSpeed keeps any; all ranks call it together."""
+    if hasattr(parameter, "_fp32_master"):
+        master: Tensor = parameter._fp32_master
+        return master.clone()
+    if is_partitioned(parameter) or getattr(parameter, "_hp_mapping", None) is not None or hasattr(parameter, "_dp_group"):
+        full: Tensor | None = safe_get_full_fp32_param(parameter)
+        if full is not None:
+            return full.detach().clone()
+    return parameter.detach().float().clone()

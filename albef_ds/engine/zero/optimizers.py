@@ -1,0 +1,85 @@
+"""AdamW by whichever implementation is installed for the device. All compute the same step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from albef_ds.common.apex import nvidia_apex
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import OptimConfig
+
+
+def _torch(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    del device
+    return torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+
+
+def _deepspeed_fused(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    if device.type != "cuda":
+        raise ConfigError("optim.name=deepspeed_fused needs a GPU: use optim.name=torch or optim.name=deepspeed_cpu")
+    from deepspeed.ops.adam import FusedAdam
+
+    optimizer: torch.optim.Optimizer = FusedAdam(
+        groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, adam_w_mode=True
+    )
+    return optimizer
+
+
+def _deepspeed_cpu(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    del device
+    missing = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
+    if missing:
+        raise ConfigError(
+            f"optim.name=deepspeed_cpu is compiled at first use and {' and '.join(missing)} is not on the path: install it "
+            "(Debian: apt install g++ ninja-build), or use optim.name=torch"
+        )
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(
+        groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, adamw_mode=True
+    )
+    return optimizer
+
+
+def _apex(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    module = nvidia_apex("optimizers", "FusedAdam")
+    if module is None or device.type != "cuda":
+        raise ConfigError(
+            "optim.name=apex needs a GPU and NVIDIA apex (github.com/NVIDIA/apex, built with --cuda_ext; the package "
+            "apex on PyPI is a different project): install it, or use optim.name=auto"
+        )
+    optimizer: torch.optim.Optimizer = module.FusedAdam(
+        groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, adam_w_mode=True
+    )
+    return optimizer
+
+
+_IMPLEMENTATIONS: dict[str, Callable[[list[dict[str, Any]], OptimConfig, torch.device], torch.optim.Optimizer]] = {
+    "torch": _torch,
+    "deepspeed_fused": _deepspeed_fused,
+    "deepspeed_cpu": _deepspeed_cpu,
+    "apex": _apex,
+}
+
+
+def choose(name: str, device: torch.device) -> str:
+    """The implementation that `name` stands for: `auto` is apex where it is installed for a GPU, else torch's fused AdamW.
+
+    DeepSpeed's own are never chosen silently: they compile C++ at first use.
+    """
+    if name != "auto":
+        return name
+    return "apex" if device.type == "cuda" and nvidia_apex("optimizers", "FusedAdam") is not None else "torch"
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW over `groups` by `config.name`; its learning rate is set before each step.
+
+    Raises:
+        ConfigError: a named implementation that cannot run here, with the way to get it.
+    """
+    return _IMPLEMENTATIONS[choose(config.name, device)](groups, config, device)

@@ -1,0 +1,79 @@
+"""Where the ranks of a run meet: a store at MASTER_ADDR:MASTER_PORT, and who has not come in time.
+
+torch's own rendezvous waits as well, but can only count who is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from albef_ds.common.errors import ConfigError
+
+_STORES: Any = dist  # whose stub leaves the stores out
+_POLL = 0.1
+_ARRIVED = "albef_ds/arrived"
+
+
+def meet(limit: float, environment: Mapping[str, str] | None = None) -> Any:
+    """Wait until all ranks have come, and return the store for `torch.distributed.init_process_group`.
+
+    Args:
+        limit: seconds; 0: as long as it takes.
+        environment: RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; default: this process's.
+
+    Raises:
+        ConfigError: ranks that did not come, named, with their hosts where a neighbour on the same node came; or no
+            store, because rank 0 did not.
+    """
+    environment = os.environ if environment is None else environment
+    rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    seconds = limit or 1e7
+    # A launcher that keeps the store itself says so; then rank 0 is a guest like the others.
+    hosts_it = rank == 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    try:
+        store: Any = _STORES.TCPStore(address, port, world_size, hosts_it, timedelta(seconds=seconds), wait_for_workers=False)
+    except (dist.DistError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"rank {rank} on {socket.gethostname()} found no rank 0 at {address}:{port} in train.start_limit ({reason}): look "
+            "at the log of that node, or whether another run holds the port"
+        ) from None
+    # A launcher's store outlives a restart of the ranks: each attempt has names of its own.
+    store = _STORES.PrefixStore(f"attempt-{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store.set(f"{_ARRIVED}/{rank}", json.dumps(socket.gethostname()))
+    deadline = time.monotonic() + seconds
+    missing = list(range(world_size))
+    try:
+        while missing := [other for other in missing if not store.check([f"{_ARRIVED}/{other}"])]:
+            if time.monotonic() > deadline:
+                came = [other for other in range(world_size) if other not in missing]
+                here = {other: json.loads(store.get(f"{_ARRIVED}/{other}")) for other in came}
+                raise ConfigError(_absence(missing, here, world_size, int(environment.get("LOCAL_WORLD_SIZE") or "1"), limit))
+            time.sleep(_POLL)
+    except dist.DistError:
+        raise ConfigError(f"rank 0 at {address} left before all ranks had come: its log says why") from None
+    store.set_timeout(timedelta(minutes=30))
+    return store
+
+
+def _absence(missing: list[int], here: Mapping[int, str], world_size: int, per_node: int, limit: float) -> str:
+    """Who is missing, and on which host: that of the ranks of the same node that came."""
+    named = []
+    for rank in missing[:4]:
+        node = range(rank // per_node * per_node, (rank // per_node + 1) * per_node)
+        host = next((here[other] for other in node if other in here), None)
+        named.append(f"rank {rank} on {host}" if host else f"rank {rank} (no rank of its node came)")
+    more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+    return (
+        f"{', '.join(named)}{more} did not start within {limit:g} s (train.start_limit), {len(here)} of {world_size} ranks did: "
+        "look at the log of that node"
+    )

@@ -1,0 +1,180 @@
+"""What a model sees at an evaluation, as pictures for TensorBoard: examples with their texts, what captions retrieve, Grad-CAM.
+
+A look at a few samples beside the measure that `evaluation/evaluate.py` takes: the first of the validation split, the same
+at every evaluation. Nothing random, nothing kept in the model: a run's losses are the same with and without. The grid is ordered
+by ITC among at most GALLERY pictures and is no recall.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from albef_ds.common import comm
+from albef_ds.config.schema import RunConfig
+from albef_ds.config.tasks import ContrastiveConfig
+from albef_ds.data.annotations.read import read_records
+from albef_ds.data.annotations.records import Box, CaptionRecord, ExpressionRecord, QuestionRecord, StatementRecord
+from albef_ds.data.evaluation_sets.annotated import PairSet, TextImageSet, record_text
+from albef_ds.data.evaluation_sets.corpus import RetrievalSet
+from albef_ds.data.images.normalise import picture_of
+from albef_ds.evaluation.evaluate import expressions_of
+from albef_ds.evaluation.heatmap import overlay
+from albef_ds.evaluation.main_metric import evaluated_as
+from albef_ds.evaluation.over_ranks import eval_mode
+from albef_ds.models.gradcam import itm_gradcam
+from albef_ds.tasks.base import Task
+from albef_ds.tasks.contrastive import ContrastiveTask
+
+GALLERY = 64
+"""Pictures that captions choose from."""
+SHOWN = 5
+"""Answers per caption."""
+_SIDE, _TEXT = 112, 170  # pixels of a picture and of the column of texts
+_RIGHT = (26, 127, 55)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N pictures with a text each; `num_shown` of them are drawn, all are candidates of the grid."""
+
+    images: Tensor
+    """float32 (N, 3, S, S)."""
+    token_ids: Tensor
+    token_mask: Tensor
+    texts: list[str]
+    num_shown: int
+    boxes: list[Box] | None = None
+    """Where each text's object is, as shares of width and height; None where nobody says."""
+
+
+def read_examples(config: RunConfig) -> Examples | None:
+    """The first samples of the validation split; None where there is none.
+
+    Raises:
+        ConfigError: files or pictures that cannot be used.
+    """
+    data, side, shown = config.data, config.model.vision.image_size, config.train.eval_pictures
+    if data.eval_annotations and evaluated_as(config) == "grounding":
+        expressions = expressions_of(config, data.eval_annotations)[:shown]
+        batch = TextImageSet[ExpressionRecord](expressions, data, side).batch(range(len(expressions)))
+        boxes = [_share(record.box, record.width, record.height) for record in expressions]
+        texts = [record.text for record in expressions]
+        return Examples(batch.images, batch.token_ids, batch.token_mask, texts, shown, boxes)
+    if data.eval_annotations:
+        records = read_records(config, data.eval_annotations, "val")
+        if evaluated_as(config) == "retrieval":
+            return _pairs(PairSet(cast(list[CaptionRecord], records), data, side, limit=GALLERY), shown)
+        chosen = cast(list[QuestionRecord | StatementRecord], records[:shown])
+        batch = TextImageSet(chosen, data, side).batch(range(len(chosen)))  # type: ignore[type-var]
+        # NLVR2 has two pictures per sentence, side by side.
+        images = batch.images if batch.images.dim() == 4 else torch.cat(list(batch.images.unbind(1)), dim=-1)
+        return Examples(images, batch.token_ids, batch.token_mask, [record_text(record) for record in chosen], shown)
+    if data.eval_shards and isinstance(config.task, ContrastiveConfig):
+        return _pairs(RetrievalSet(Path(data.eval_shards), data, side, limit=GALLERY), shown)
+    return None
+
+
+def _pairs(data: RetrievalSet | PairSet, shown: int) -> Examples:
+    """Every picture with its first caption."""
+    owners = data.caption_image.tolist()
+    first = [owners.index(number) for number in range(data.num_images)]
+    [(ids, mask)] = list(data.text_batches(len(owners)))
+    texts = [data.captions[number] for number in first]
+    return Examples(data.images(range(data.num_images)), ids[first], mask[first], texts, min(shown, data.num_images))
+
+
+def draw(task: Task, examples: Examples, device: torch.device, batch_size: int) -> tuple[dict[str, Image.Image], str]:
+    """Pictures by name, and a remark where one cannot be made; empty on ranks other than 0.
+
+    With sharded parameters all ranks call it together, else rank 0 may call it alone.
+    """
+    named = {"examples": _sheet(examples)}
+    remark = ""
+    if isinstance(task, ContrastiveTask):
+        with eval_mode(task.model, task.itm_head):
+            named["retrieval_grid"] = _grid(task, examples, device, batch_size)
+            if is_sharded(task):
+                remark = "Grad-CAM needs whole parameters, which engine.stage=3 does not keep: it is not drawn"
+            else:
+                named["gradcam"] = _heat(task, examples, device)
+    return (named, remark) if comm.rank() == 0 else ({}, "")
+
+
+def is_sharded(task: Task) -> bool:
+    """Whether this rank holds parts of parameters only (ZeRO-3)."""
+    return any(parameter.numel() == 0 for parameter in task.parameters())
+
+
+@torch.no_grad()
+def _grid(task: ContrastiveTask, examples: Examples, device: torch.device, batch_size: int) -> Image.Image:
+    """A row per caption: the pictures closest to it, best first, its own outlined."""
+    model = task.model
+    starts = range(0, len(examples.images), batch_size)
+    batches = (examples.images[start : start + batch_size].to(device) for start in starts)
+    features = [model.project_image(model.encode_image(images)).float() for images in batches]
+    ids, mask = (part[: examples.num_shown].to(device) for part in (examples.token_ids, examples.token_mask))
+    queries = model.project_text(model.encode_text(ids, mask), mask).float()
+    best = (queries @ torch.cat(features).t()).topk(min(SHOWN, len(examples.images)), dim=1).indices.tolist()
+    rows = []
+    for query, answers in enumerate(best):
+        cells = [(picture_of(examples.images[answer]), answer == query) for answer in answers]
+        rows.append((examples.texts[query], cells))
+    return _table(rows)
+
+
+def _heat(task: ContrastiveTask, examples: Examples, device: torch.device) -> Image.Image:
+    """A row per text: its picture, and where the matching score finds it; the box that is meant where one is known."""
+    shown = slice(examples.num_shown)
+    images, ids, mask = (part[shown].to(device) for part in (examples.images, examples.token_ids, examples.token_mask))
+    with torch.no_grad():
+        image_embeds, text_embeds = task.model.encode_image(images), task.model.encode_text(ids, mask)
+    cam = itm_gradcam(task.model, task.itm_head, image_embeds, text_embeds, mask)
+    rows = []
+    for number, (text, heat) in enumerate(zip(examples.texts, cam.sentence.float().cpu(), strict=False)):
+        picture = picture_of(examples.images[number])
+        boxes = [] if examples.boxes is None else [_corners(examples.boxes[number], picture)]
+        rows.append((f"{text} ({float(cam.scores[number]):.2f})", [(picture, False), (overlay(picture, heat, boxes), False)]))
+    return _table(rows)
+
+
+def _sheet(examples: Examples) -> Image.Image:
+    """The pictures with their texts."""
+    texts = examples.texts[: examples.num_shown]
+    return _table([(text, [(picture_of(examples.images[number]), False)]) for number, text in enumerate(texts)])
+
+
+def _table(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, bool]]]]) -> Image.Image:
+    """Rows of a text and pictures of one height; those marked are outlined."""
+    widths = [sum(_width(image) + 6 for image, _ in cells) for _, cells in rows]
+    sheet = Image.new("RGB", (_TEXT + max(widths, default=0), max(1, len(rows)) * (_SIDE + 6)), "white")
+    canvas = ImageDraw.Draw(sheet)
+    for number, (text, cells) in enumerate(rows):
+        top, left = number * (_SIDE + 6) + 3, _TEXT
+        canvas.multiline_text((4, top), "\n".join(textwrap.wrap(text, 26)[:8]), fill="black")
+        for image, marked in cells:
+            sheet.paste(image.resize((_width(image), _SIDE)), (left + 3, top))
+            if marked:
+                canvas.rectangle((left + 1, top - 2, left + _width(image) + 4, top + _SIDE + 1), outline=_RIGHT, width=3)
+            left += _width(image) + 6
+    return sheet
+
+
+def _width(image: Image.Image) -> int:
+    return round(_SIDE * image.width / image.height)
+
+
+def _share(box: Box, width: int, height: int) -> Box:
+    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
+
+
+def _corners(box: Box, picture: Image.Image) -> tuple[float, float, float, float]:
+    left, top = box[0] * picture.width, box[1] * picture.height
+    return left, top, left + box[2] * picture.width, top + box[3] * picture.height

@@ -1,0 +1,70 @@
+"""Named protocols of zero-shot evaluation: what a model may have been trained on for a score to go by that name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import RunConfig
+from albef_ds.evaluation.trained_on import recipes_in
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One named protocol. `needs` and `forbids` are recipes; `paper` says what the paper reports under it."""
+
+    data: str
+    needs: tuple[str, ...]
+    forbids: tuple[str, ...]
+    k_test: int
+    paper: str
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "flickr30k_zero_shot": Protocol(
+        "Flickr30K test (Karpathy), 1,000 pictures",
+        ("retrieval_coco",),
+        ("retrieval_flickr",),
+        128,
+        "R@1 90.5 / 76.8 (4M), of the model fine-tuned on COCO",
+    ),
+    "flickr30k_pretrained": Protocol(
+        "Flickr30K test (Karpathy), 1,000 pictures",
+        (),
+        ("retrieval_flickr", "retrieval_coco"),
+        128,
+        "R@1 84.9 / 68.18 (4M), of the pretraining checkpoint",
+    ),
+    "coco_pretrained": Protocol(
+        "COCO test (Karpathy), 5,000 pictures", (), ("retrieval_coco", "retrieval_flickr"), 256, "not reported"
+    ),
+}
+"""By the name that `--protocol` takes."""
+
+
+def check_protocol(name: str, config: RunConfig, lineage: list[dict[str, Any]]) -> Protocol:
+    """The protocol `name`, if a model of `lineage` may be scored under it.
+
+    Raises:
+        ConfigError: an unknown name, a model that cannot retrieve, or a lineage that the protocol excludes.
+    """
+    if name not in PROTOCOLS:
+        raise ConfigError(f"there is no protocol {name}: choose one of {', '.join(PROTOCOLS)}")
+    protocol = PROTOCOLS[name]
+    if config.task.kind not in ("retrieval", "pretrain"):
+        raise ConfigError(f"protocol {name} is retrieval, the model's task is {config.task.kind}: give a retrieval model")
+    recipes = recipes_in(lineage)
+    for needed in protocol.needs:
+        if needed not in recipes:
+            behind = " > ".join(recipes) or "unknown"
+            raise ConfigError(
+                f"protocol {name} scores a model fine-tuned with {needed}, this one's lineage is {behind}: fine-tune with "
+                f"--recipe {needed} first, or use --protocol flickr30k_pretrained"
+            )
+    for forbidden in protocol.forbids:
+        if forbidden in recipes:
+            raise ConfigError(
+                f"protocol {name} excludes models trained with {forbidden}, which this one was: it is not zero-shot"
+            )
+    return protocol

@@ -1,0 +1,141 @@
+"""Scores of a run: a checkpoint chosen on validation, the test splits scored once with it, and `metrics.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from albef_ds.checkpoint.find import problem_of
+from albef_ds.checkpoint.formats.read import build_for_inference, read_model
+from albef_ds.checkpoint.formats.whole_model import Weights
+from albef_ds.checkpoint.retention import complete_steps, folder_name
+from albef_ds.checkpoint.saver import FOLDER
+from albef_ds.common import comm
+from albef_ds.common.atomic_files import write_whole
+from albef_ds.common.errors import ConfigError
+from albef_ds.common.progress import Progress, silent
+from albef_ds.config.overrides import parse_overrides
+from albef_ds.config.schema import RunConfig
+from albef_ds.data.annotations.retrieval import Split
+from albef_ds.evaluation.evaluate import Scores, evaluate, headline
+from albef_ds.evaluation.protocols import PROTOCOLS, check_protocol
+from albef_ds.evaluation.trained_on import lineage_of, overlap_of, weights_hash
+from albef_ds.evaluation.vqa_submission import write_submission
+
+METRICS_NAME = "metrics.json"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be scored, and how."""
+
+    path: Path
+    """A run, a checkpoint or any whole model."""
+    overrides: Sequence[str] = ()
+    weights: Weights = "student"
+    protocol: str = ""
+    generate: bool = False
+    layer: int | None = None
+    splits: dict[str, str] = field(default_factory=dict)
+    """Name to annotation files; empty: those of `data.test_annotations`."""
+
+
+def score(request: Request, output: Path, device: torch.device, say: Say = print, progress: Progress = silent) -> dict[str, Any]:
+    """Choose a checkpoint on validation if the path is a run with several, score the splits, write `output`/metrics.json.
+
+    Raises:
+        ConfigError: no model, nothing to score, a protocol that excludes the model, or annotations that cannot be used.
+    """
+    candidates = _candidates(request.path)
+    config = _config(candidates[0], request)
+    validation: dict[str, dict[str, float]] = {}
+    if config.data.eval_annotations and (len(candidates) > 1 or not request.protocol):
+        for candidate in candidates:
+            validation[candidate.name] = _scores(
+                candidate, request, device, config.data.eval_annotations, "val", progress
+            ).metrics
+            name, value = headline(config, validation[candidate.name])
+            say(f"{candidate.name}: validation {name} {value:.2f}")
+    chosen = candidates[-1]
+    if validation:
+        chosen = max(candidates, key=lambda candidate: headline(config, validation[candidate.name])[1])
+    elif len(candidates) > 1:
+        say(f"data.eval_annotations is empty, so no checkpoint can be chosen by validation: taking the last, {chosen.name}")
+    found = read_model(chosen, request.overrides)
+    lineage = lineage_of(found)
+    if request.protocol:
+        check_protocol(request.protocol, config, lineage)
+    splits = request.splits or named_files(config.data.test_annotations)
+    if not splits and not validation:
+        raise ConfigError("there is nothing to score: set data.test_annotations or data.eval_annotations")
+    record: dict[str, Any] = {
+        "checkpoint": chosen.name,
+        "sha256": weights_hash(found),
+        "weights": request.weights,
+        "lineage": lineage,
+        "task": config.task.kind,
+        "resolution": config.model.vision.image_size,
+        "protocol": {"name": request.protocol or "fine-tuned", "chosen_by": headline(config, validation[chosen.name])[0]}
+        if validation
+        else {"name": request.protocol or "as given", "chosen_by": "not chosen"},
+        "overlap": overlap_of(found) or "not known",
+        "validation": validation,
+        "splits": {},
+    }
+    say(f"overlap of the pretraining pictures with evaluation sets: {record['overlap']}")
+    for split, files in splits.items():
+        scores = _scores(chosen, request, device, files, "test", progress)
+        record["splits"][split] = scores.metrics
+        record["protocol"] |= scores.protocol
+        for name, value in scores.metrics.items():
+            say(f"{split} {name} {value:.2f}")
+        if config.task.kind == "vqa" and comm.rank() == 0:
+            write_submission(output / f"vqa_{split}_answers.json", scores.predictions)
+    if comm.rank() == 0:
+        write_record(output / METRICS_NAME, record)
+    return record
+
+
+def named_files(setting: str) -> dict[str, str]:
+    """`NAME=FILE` or FILE, comma-separated -> name to file; a file's own stem where it has no name."""
+    found: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in setting.split(","))):
+        name, equals, path = part.partition("=")
+        found[name if equals else Path(part).stem] = path if equals else part
+    return found
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write `record` as JSON. Raises `ConfigError` where it cannot be written."""
+    write_whole(path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _candidates(path: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first, or the one model that `path` is."""
+    root = path / FOLDER
+    if not root.is_dir():
+        return [path]
+    folders = [root / folder_name(step) for step in sorted(complete_steps(root))]
+    whole = [folder for folder in folders if not problem_of(folder)]
+    if not whole:
+        raise ConfigError(f"{path} has no undamaged checkpoint: train first")
+    return whole
+
+
+def _config(path: Path, request: Request) -> RunConfig:
+    return parse_overrides(read_model(path).model.config, list(request.overrides))
+
+
+def _scores(path: Path, request: Request, device: torch.device, files: str, split: Split, progress: Progress) -> Scores:
+    config = _config(path, request)
+    model = read_model(path, request.overrides).model.select(request.weights, queues=False)
+    task = build_for_inference(model, device, torch.float32)
+    k_test = PROTOCOLS[request.protocol].k_test if request.protocol in PROTOCOLS else None
+    chosen: dict[str, Any] = {"generate": request.generate, "layer": request.layer, "k_test": k_test}
+    return evaluate(task, config, device, files, split, **chosen, progress=progress)

@@ -1,0 +1,65 @@
+"""Where a model's weights come from: the runs behind a checkpoint, oldest first, each with a hash of its weights."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from albef_ds.checkpoint.formats.read import Found, read_model
+from albef_ds.checkpoint.tensor_files.hashed import digest
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.shards.format import Manifest
+
+WEIGHTS = "student.safetensors"
+"""The weights of a checkpoint that are scored unless the momentum copy is asked for."""
+
+
+def weights_hash(found: Found) -> str:
+    """SHA-256 of the file that holds the student; of a model in several files, of the first."""
+    if found.path.is_file():
+        return digest(found.path).sha256
+    chosen = found.path / WEIGHTS
+    return digest(chosen if chosen.is_file() else min(found.path.glob("*.safetensors"))).sha256
+
+
+def lineage_of(found: Found) -> list[dict[str, Any]]:
+    """The steps that led to a model, oldest first: for a run its recipe, task and weights, for other files what they say.
+
+    A run whose initial weights are gone says so; nothing is guessed.
+    """
+    steps = list(found.model.lineage) if found.form != "checkpoint" else []
+    if found.form == "checkpoint":
+        initial = found.model.config.init.checkpoint
+        if initial:
+            try:
+                steps = lineage_of(read_model(initial))
+            except ConfigError:
+                steps = [{"what": "initial weights that are no longer there", "name": Path(initial).name}]
+        config = found.model.config
+        steps.append(
+            {"what": "run", "recipe": config.recipe, "task": config.task.kind, "resolution": config.model.vision.image_size}
+        )
+        steps[-1] |= {"checkpoint": found.path.name, "sha256": weights_hash(found)}
+    return steps
+
+
+def recipes_in(lineage: list[dict[str, Any]]) -> list[str]:
+    """Names of the recipes in a lineage, those in the lineages of model folders included."""
+    return [str(step["recipe"]) for step in lineage if step.get("recipe")]
+
+
+def overlap_of(found: Found) -> dict[str, Any]:
+    """What decontamination found of each evaluation set in the corpora behind a model; empty where that is not known.
+
+    Set name to {pictures, found}, as the manifest of the pretraining shards records it.
+    """
+    config = found.model.config
+    sets: dict[str, Any] = {}
+    if found.form == "checkpoint" and config.init.checkpoint:
+        with contextlib.suppress(ConfigError):
+            sets |= overlap_of(read_model(config.init.checkpoint))
+    if config.data.shards:
+        with contextlib.suppress(ConfigError):
+            sets |= Manifest.load(Path(config.data.shards)).info.get("evaluation_sets", {})
+    return sets

@@ -1,0 +1,52 @@
+"""The file that the VQA challenge server (EvalAI) takes: a JSON list of {question_id, answer}, every question once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.annotations.json_files import read_json
+
+
+def write_submission(path: Path, answers: Mapping[int, str]) -> None:
+    """Write `answers` (question id to answer) in the order of the ids: temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    rows = [{"question_id": number, "answer": answers[number]} for number in sorted(answers)]
+    temporary.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def validate_submission(path: Path, questions: Path) -> int:
+    """Check a file against the official questions it has to cover; returns the number of answers.
+
+    Raises:
+        ConfigError: not a list of {question_id: int, answer: text}, or questions that are missing, unknown or answered twice.
+    """
+    rows: Any = read_json(path)
+    if not isinstance(rows, list):
+        raise ConfigError(f"{path} is no list: write one {{question_id, answer}} per question")
+    for number, row in enumerate(rows):
+        good = isinstance(row, dict) and row.keys() == {"question_id", "answer"}
+        if not (good and type(row["question_id"]) is int and isinstance(row["answer"], str)):
+            raise ConfigError(f"{path} entry {number} is {row!r}: it must be {{question_id: whole number, answer: text}}")
+    raw = read_json(questions)
+    entries = raw["questions"] if isinstance(raw, dict) and "questions" in raw else raw
+    try:
+        wanted = {entry["question_id"] for entry in entries}
+    except (TypeError, KeyError):
+        raise ConfigError(f"{questions} is no list of questions: give the file that the answers are for") from None
+    given = Counter(row["question_id"] for row in rows)
+    for problem, found in (
+        ("questions are missing", wanted - given.keys()),
+        ("answers are to no question", given.keys() - wanted),
+        ("questions are answered twice", {number for number, count in given.items() if count > 1}),
+    ):
+        if found:
+            raise ConfigError(f"{path}: {len(found)} {problem}, such as {min(found)}: answer every question of {questions} once")
+    return len(rows)

@@ -1,0 +1,93 @@
+"""Pictures and texts as people have them: paths, PIL pictures, tensors, one or many. Knows no model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.broken import BrokenSampleError
+from albef_ds.data.images import decode
+
+ImageInput = str | Path | Image.Image | Tensor
+"""A path, a PIL picture, or a tensor: uint8 (3, H, W) of any size, or float (3, S, S) normalised and of the model's size."""
+Images = ImageInput | Sequence[ImageInput]
+Texts = str | Sequence[str]
+
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+
+
+def pixels_of(image: ImageInput, size: int, max_pixels: int) -> Tensor:
+    """One picture as the model takes it, float32 (3, size, size): the evaluation view of `data.transforms`.
+
+    Raises:
+        ConfigError: it cannot be read, has more than `max_pixels`, or is a tensor of another form.
+    """
+    if isinstance(image, Tensor) and image.is_floating_point() and image.shape == (3, size, size):
+        return image.float().cpu()
+    try:
+        return decode.resize(_bytes_of(image, size), max_pixels, size)
+    except OSError as error:
+        raise ConfigError(f"{image} cannot be read ({error.strerror}): give the path of a picture") from None
+    except BrokenSampleError as error:
+        raise ConfigError(f"{image} is no picture that can be used ({error}): give a JPEG, PNG or WebP file") from None
+
+
+def size_of(image: ImageInput, max_pixels: int) -> tuple[int, int]:
+    """Width and height of a picture in its own pixels, upright; it is one that `pixels_of` takes."""
+    if isinstance(image, Tensor):
+        return image.shape[2], image.shape[1]
+    if isinstance(image, Image.Image):
+        return ImageOps.exif_transpose(image).size
+    return decode.decode_image(Path(image).read_bytes(), max_pixels).size
+
+
+def many(items: Any) -> list[Any]:
+    """One thing as a list of it; a tensor (B, 3, H, W) as its pictures. Raises `ConfigError` where there is none."""
+    if isinstance(items, str | Path | Image.Image) or (isinstance(items, Tensor) and items.dim() == 3):
+        return [items]
+    listed = list(items)
+    if not listed:
+        raise ConfigError("no picture or text was given: give one or more")
+    return listed
+
+
+def batches(items: Any, size: int) -> Iterator[list[Any]]:
+    """`many(items)` in lists of at most `size`."""
+    listed = many(items)
+    if size < 1:
+        raise ConfigError(f"batch_size is {size}: give 1 or more")
+    for start in range(0, len(listed), size):
+        yield listed[start : start + size]
+
+
+def paired(images: list[Any], texts: list[str]) -> tuple[list[Any], list[str]]:
+    """As many texts as pictures, a single text repeated; a single picture stays one. Raises `ConfigError` otherwise."""
+    if len(texts) == 1 < len(images):
+        texts = texts * len(images)
+    if len(images) not in (1, len(texts)):
+        raise ConfigError(f"{len(images)} pictures do not go with {len(texts)} texts: give as many, or one of either")
+    return images, texts
+
+
+def _bytes_of(image: ImageInput, size: int) -> bytes:
+    """A file's content; a picture in memory as that of a PNG file, so that it takes the same way as any file."""
+    if isinstance(image, Tensor):
+        if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
+            raise ConfigError(
+                f"a picture is a tensor of {image.dtype} and shape {list(image.shape)}: give uint8 (3, H, W), "
+                f"or normalised floats (3, {size}, {size})"
+            )
+        image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    if not isinstance(image, Image.Image):
+        return Path(image).read_bytes()
+    image = ImageOps.exif_transpose(image)
+    buffer = io.BytesIO()
+    (image if image.mode in _PNG_MODES else image.convert("RGB")).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()

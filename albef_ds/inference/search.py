@@ -1,0 +1,168 @@
+"""Search in a folder of pictures: features kept in one file, ITC over all of them, ITM over the best."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from albef_ds.common.atomic_files import check_target, write_whole
+from albef_ds.common.errors import ConfigError
+from albef_ds.common.html import document
+from albef_ds.common.progress import Progress, silent
+from albef_ds.inference.model import AlbefModel
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+INDEX_NAME = ".albef-index.safetensors"
+_THUMBNAIL = 240  # pixels
+_BATCH = 32
+_STYLE = """
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1rem; }
+figure { margin: 0; } figure img { width: 100%; height: 200px; object-fit: contain; } figcaption { overflow-wrap: anywhere; }
+"""
+
+
+@dataclass(frozen=True)
+class Index:
+    """Features of the pictures of a folder."""
+
+    folder: Path
+    paths: list[str]
+    """Below the folder, sorted."""
+    features: Tensor
+    """float32 (N, embed_dim), unit length."""
+    added: int
+    """Pictures that were encoded now."""
+    unreadable: list[tuple[str, str]]
+    """Files that are no pictures, with the reason."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One picture of the ranking; `match` is the ITM probability, None where only similarity was computed."""
+
+    path: Path
+    similarity: float
+    match: float | None
+
+
+def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, progress: Progress = silent) -> Index:
+    """Encode the pictures of `folder` that the index file does not hold unchanged, and write it anew.
+
+    Args:
+        model: with ITC features.
+        folder: with pictures, in subfolders too.
+        index: the index file; None: INDEX_NAME in `folder`.
+        progress: told about every batch of new pictures.
+
+    Raises:
+        ConfigError: no such folder, no picture in it, or an index that cannot be written.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--images {folder} is no folder: give one with pictures")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in found]
+    stamps = {name: f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for name, path in zip(names, found, strict=True)}
+    target = index or folder / INDEX_NAME
+    check_target(target, "--index")
+    identity = _identity(model)
+    known = _read(target, identity)
+    features: dict[str, Tensor] = {name: known[name][1] for name in names if name in known and known[name][0] == stamps[name]}
+    fresh = [name for name in names if name not in features]
+    unreadable = []
+    for start in range(0, len(fresh), _BATCH):
+        for name, encoded in _encode(model, folder, fresh[start : start + _BATCH]):
+            if isinstance(encoded, str):
+                unreadable.append((name, encoded))
+            else:
+                features[name] = encoded
+        progress("pictures", min(start + _BATCH, len(fresh)), len(fresh))
+    kept = sorted(features)
+    if not kept:
+        raise ConfigError(f"--images {folder} holds no readable picture: give a folder with {', '.join(SUFFIXES)} files")
+    if fresh or set(known) != set(kept):
+        _write(target, identity, {name: stamps[name] for name in kept}, torch.stack([features[name] for name in kept]))
+    return Index(folder, kept, torch.stack([features[name] for name in kept]), len(fresh) - len(unreadable), unreadable)
+
+
+def search(model: AlbefModel, index: Index, text: str, *, top: int, rerank: int) -> list[Hit]:
+    """The `top` pictures for `text`: by ITC, the first `rerank` of them by the ITM probability, then by similarity."""
+    similarity = (index.features @ model.encode_text(text).float().cpu().t())[:, 0]
+    order = similarity.argsort(descending=True, stable=True).tolist()
+    shortlist = order[:rerank]
+    matches: dict[int, float] = {}
+    if shortlist:
+        pictures = [index.folder / index.paths[row] for row in shortlist]
+        matches = dict(zip(shortlist, model.match(pictures, [text] * len(pictures)).tolist(), strict=True))
+    ranked = sorted(shortlist, key=lambda row: (-matches[row], -float(similarity[row]))) + order[rerank:]
+    return [Hit(index.folder / index.paths[row], float(similarity[row]), matches.get(row)) for row in ranked[:top]]
+
+
+def write_page(path: Path, text: str, hits: list[Hit]) -> None:
+    """An HTML page with the pictures inside. Raises `ConfigError` where it cannot be written."""
+    cards = []
+    for number, hit in enumerate(hits, start=1):
+        match = "" if hit.match is None else f" &middot; match {hit.match:.3f}"
+        cards.append(
+            f'<figure><img src="data:image/jpeg;base64,{_thumbnail(hit.path)}" alt="{html.escape(hit.path.name)}">'
+            f"<figcaption>{number}. {html.escape(hit.path.name)}<br>similarity {hit.similarity:.3f}{match}</figcaption></figure>"
+        )
+    body = [f"<h1>{html.escape(text)}</h1>", f"<main>{''.join(cards)}</main>"]
+    page = document(text, body, _STYLE)
+    write_whole(path, page.encode(), "--output")
+
+
+def _encode(model: AlbefModel, folder: Path, names: list[str]) -> list[tuple[str, Tensor | str]]:
+    """Features of each picture, or why there are none."""
+    try:
+        return list(zip(names, model.encode_image([folder / name for name in names]).float().cpu(), strict=True))
+    except ConfigError as error:
+        if len(names) == 1:
+            return [(names[0], str(error))]
+        return [pair for name in names for pair in _encode(model, folder, [name])]
+
+
+def _identity(model: AlbefModel) -> str:
+    """What features depend on: the weights of the visual side and the size of the pictures."""
+    digest = hashlib.sha256(str(model.config.model.vision.image_size).encode())
+    for name, parameter in sorted(model.task.named_parameters()):
+        if "visual_encoder" in name or "vision_proj" in name:
+            digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, identity: str) -> dict[str, tuple[str, Tensor]]:
+    """Name to (stamp, feature); empty where there is no index of this model. A damaged index is made anew."""
+    try:
+        with safe_open(path, "pt") as stored:
+            metadata = stored.metadata() or {}
+            if metadata.get("model") != identity:
+                return {}
+            stamps: dict[str, str] = json.loads(metadata["stamps"])
+            return {name: (stamp, row) for (name, stamp), row in zip(stamps.items(), stored.get_tensor("features"), strict=True)}
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return {}
+
+
+def _write(path: Path, identity: str, stamps: dict[str, str], features: Tensor) -> None:
+    metadata = {"model": identity, "stamps": json.dumps(stamps)}
+    write_whole(path, save({"features": features}, metadata), "--index")
+
+
+def _thumbnail(path: Path) -> str:
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

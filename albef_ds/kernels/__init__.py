@@ -1,1 +1,0 @@
-"""Losses over wide rows of logits that never exist as a whole."""

@@ -1,0 +1,1 @@
+"""Before and around a run: memory plans, node checks, Slurm jobs, local ranks."""

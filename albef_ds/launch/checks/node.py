@@ -1,0 +1,167 @@
+"""What one node can say about itself before training: shards, checkpoint folder, free disk, GPUs, versions.
+
+Every check returns text or numbers; nothing is judged here that needs another node's answer (`verdict.py` does that).
+torch is not imported, so a node answers within a second or two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import albef_ds
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import RunConfig
+from albef_ds.data.shards.format import MANIFEST_NAME
+from albef_ds.data.shards.reader import ShardReader
+
+PACKAGES = ("torch", "deepspeed", "timm", "transformers", "numpy", "safetensors")
+NONCE = "nonce"
+"""File that the head node writes into the folder of the checkpoints for all others to see."""
+
+_VISIBLE_AFTER = 5.0  # seconds that a network file system may take to show another node's file
+
+
+@dataclass
+class Report:
+    """One node's answer. `faults` are what it cannot train with; the rest is compared with the other nodes."""
+
+    node: str
+    faults: list[str] = field(default_factory=list)
+    facts: dict[str, str] = field(default_factory=dict)
+    """Must be the same everywhere: versions, digest of the source, digest of the manifest, number of GPUs."""
+    clock_offset: float = 0.0
+    """Seconds that this node's clock is ahead of the head's."""
+    free_gb: dict[str, float] = field(default_factory=dict)
+    bandwidth: float | None = None
+    """GB/s of the all-reduce, None where there was none."""
+
+
+def check_node(config: RunConfig, node: str, *, shared: Path, nonce: str, min_free_gb: float, scratch: str = "") -> Report:
+    """Check this node for a run of `config`.
+
+    Args:
+        config: the run.
+        node: this node's name.
+        shared: folder inside the run's folder in which the head wrote `nonce` and each node leaves a file of its name.
+        nonce: what the head wrote.
+        min_free_gb: GB that must be free for checkpoints, and in `scratch`.
+        scratch: node-local folder for staged shards, may hold variables of the node; empty: none.
+    """
+    report = Report(node)
+    for name in ("shards", "eval_shards"):
+        _check_shards(report, name, getattr(config.data, name))
+    _check_shared_folder(report, shared, nonce)
+    check_free(report, "checkpoints", shared, min_free_gb)
+    if scratch:
+        check_free(report, "scratch", Path(os.path.expandvars(scratch)), min_free_gb)
+    check_gpus(report, config)
+    report.facts |= versions()
+    return report
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and the packages that decide about results, and a digest of our own source."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    digest = hashlib.sha256()
+    root = Path(albef_ds.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return {**found, "albef_ds": f"{albef_ds.__version__} ({digest.hexdigest()[:12]})"}
+
+
+def _check_shards(report: Report, name: str, given: str) -> None:
+    """A corpus folder is opened as training opens it: manifest, every shard's size, and one sample's bytes."""
+    folder = Path(os.path.expandvars(given))
+    if not given or (not folder.is_dir() and any(mark in given for mark in (".tar", "{", ":"))):
+        return  # nothing given, or plain tars and URLs, which are opened as they come
+    try:
+        reader = ShardReader(folder)
+        reader.read(0, 0)
+        reader.close()
+    except ConfigError as error:
+        report.faults.append(f"data.{name}: {error}")
+        return
+    except OSError as error:
+        report.faults.append(f"data.{name}: {folder} cannot be read ({error.strerror})")
+        return
+    report.facts[f"data.{name}"] = hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()[:12]
+
+
+def _check_shared_folder(report: Report, shared: Path, nonce: str) -> None:
+    deadline = time.monotonic() + _VISIBLE_AFTER
+    try:
+        while not (shared / NONCE).exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if not (shared / NONCE).exists() or (shared / NONCE).read_text(encoding="utf-8") != nonce:
+            report.faults.append(f"output: {shared.parent} is another folder than on the head node: use a shared file system")
+            return
+        (shared / report.node).write_text(nonce, encoding="utf-8")
+    except OSError as error:
+        report.faults.append(f"output: {shared.parent} cannot be written ({error.strerror})")
+
+
+def check_free(report: Report, name: str, folder: Path, min_free_gb: float) -> None:
+    """Free disk at `folder`, or where it would be made."""
+    existing = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
+    try:
+        free = shutil.disk_usage(existing).free / 1e9
+    except OSError as error:
+        report.faults.append(f"{name}: {folder} cannot be looked at ({error.strerror})")
+        return
+    report.free_gb[name] = round(free, 1)
+    if free < min_free_gb:
+        report.faults.append(f"{name}: {free:.1f} GB are free in {existing}, {min_free_gb:g} GB are asked for")
+
+
+def check_gpus(report: Report, config: RunConfig) -> None:
+    """GPUs of the allocation, by nvidia-smi: present, and without uncorrected memory errors."""
+    if config.engine.device == "cpu":
+        return
+    program = shutil.which("nvidia-smi")
+    fields = "index,name,ecc.errors.uncorrected.volatile.total"
+    rows: list[list[str]] = []
+    if program is not None:
+        query = [program, f"--query-gpu={fields}", "--format=csv,noheader"]
+        try:
+            done = subprocess.run(query, capture_output=True, text=True, timeout=60)
+        except subprocess.TimeoutExpired:
+            report.faults.append("GPU: nvidia-smi hangs: the node needs a restart")
+            return
+        if done.returncode:
+            report.faults.append(f"GPU: nvidia-smi fails: {' '.join((done.stderr or done.stdout).split())[:120]}")
+            return
+        rows = [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
+    report.facts["GPUs"] = _count(rows)
+    wanted = int(os.environ.get("SLURM_GPUS_ON_NODE") or 0)
+    if len(rows) < max(wanted, int(config.engine.device == "cuda")):
+        report.faults.append(f"GPU: {len(rows)} of {wanted or 1} GPUs are there")
+    for index, _, errors in (row for row in rows if len(row) == 3):
+        if errors.isdecimal() and int(errors):
+            report.faults.append(f"GPU: number {index} has {errors} uncorrected memory errors")
+
+
+def _count(rows: list[list[str]]) -> str:
+    names: dict[str, int] = {}
+    for row in rows:
+        name = row[1] if len(row) > 1 else "unknown"
+        names[name] = names.get(name, 0) + 1
+    return ", ".join(f"{count} x {name}" for name, count in sorted(names.items())) or "none"
+
+
+def as_report(entry: dict[str, Any]) -> Report:
+    """A report that came over the network. Raises TypeError if it is none."""
+    return Report(**entry)

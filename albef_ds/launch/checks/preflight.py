@@ -1,0 +1,193 @@
+"""Preflight: before training, one process on every node checks it, and the head names the nodes that are not fit.
+
+Under `srun --ntasks-per-node=1` all nodes meet at MASTER_ADDR, ALBEF_PREFLIGHT_PORT; without Slurm it is this machine
+alone. `checks.py` looks at a node, `verdict.py` judges, `meeting.py` carries the reports.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import RunConfig
+from albef_ds.launch.checks.collectives import Guest, Head
+from albef_ds.launch.checks.compare import Verdict, judge, table
+from albef_ds.launch.checks.node import NONCE, Report, as_report, check_node
+
+BAD_NODE = 3
+"""Exit code: some nodes, not all, are unfit; they are named."""
+
+_MEGABYTES = {"nccl": 256, "gloo": 16}
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among the nodes of a job."""
+
+    nodes: tuple[str, ...]
+    number: int
+    address: str
+    port: int
+    """Where the nodes meet."""
+    training_port: int
+    """What training will use later, and the all-reduce now: unlike a port found free, nobody else takes it meanwhile."""
+    job: str
+
+    @property
+    def node(self) -> str:
+        """This node's name."""
+        return self.nodes[self.number]
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Place:
+        """From the variables that Slurm and the batch script set; without them, this machine alone.
+
+        Raises:
+            ConfigError: inside a Slurm step, but not one that the shipped scripts made.
+        """
+        if "SLURM_PROCID" not in environment or "ALBEF_NODES" not in environment:
+            return cls((socket.gethostname(),), 0, "127.0.0.1", 0, 0, f"local-{os.getpid()}")
+        try:
+            nodes = tuple(environment["ALBEF_NODES"].split())
+            number, port = int(environment["SLURM_PROCID"]), int(environment["ALBEF_PREFLIGHT_PORT"])
+            job = f"{environment['SLURM_JOB_ID']}.{environment.get('SLURM_RESTART_COUNT', '0')}"
+            return cls(nodes, number, environment["MASTER_ADDR"], port, int(environment["MASTER_PORT"]), job)
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"{error} is missing or no number: submit slurm/preflight.sbatch, which sets it") from None
+
+
+def run(
+    config: RunConfig,
+    place: Place,
+    *,
+    seconds: float = 60.0,
+    min_free_gb: float = 10.0,
+    scratch: str = "",
+    all_reduce: bool = True,
+    bad_nodes: Path | None = None,
+) -> int:
+    """Check all nodes of `place` for a run of `config`; the head prints one line per node.
+
+    Args:
+        config: the run.
+        place: this process.
+        seconds: time for every node's report.
+        min_free_gb: GB that must be free.
+        scratch: node-local folder for staged shards, empty for none.
+        all_reduce: measure a small all-reduce over all nodes when all else is fine.
+        bad_nodes: file for the unfit nodes' names, one a line; made only where there are some.
+
+    Returns:
+        0, or BAD_NODE where some nodes are unfit.
+
+    Raises:
+        ConfigError: every node is unfit for the same run; the line has the first fault. Or the head cannot be reached.
+    """
+    shared = Path(config.output).absolute() / f"preflight-{place.job}"
+
+    def attend(port: int) -> None:
+        guest = Guest(place.address, port, place.node, seconds)
+        report = check_node(config, place.node, shared=shared, nonce=guest.nonce, min_free_gb=min_free_gb, scratch=scratch)
+        report.clock_offset = guest.clock_offset()
+        answer = guest.report(asdict(report))
+        if "port" in answer:
+            try:
+                report.bandwidth = measure_all_reduce(place, int(answer["port"]), cpu=config.engine.device == "cpu")
+            except Exception as error:  # whatever the network library raises is this node's finding
+                report.faults.append(f"all-reduce: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            guest.report(asdict(report))
+        guest.close()
+
+    if place.number != 0:
+        attend(place.port)
+        return 0
+    nonce = secrets.token_hex(8)
+    _prepare(shared, nonce)
+    head = Head(place.port, place.nodes, nonce)
+    own = threading.Thread(target=attend, args=(head.port,), daemon=True)
+    try:
+        own.start()
+        reports, verdict = _lead(head, place, seconds, all_reduce)
+        own.join(timeout=seconds)
+    finally:
+        head.close()
+        shutil.rmtree(shared, ignore_errors=True)
+    print(table(place.nodes, reports, verdict), flush=True)
+    return _conclude(verdict, bad_nodes)
+
+
+def _lead(head: Head, place: Place, seconds: float, all_reduce: bool) -> tuple[dict[str, Report], Verdict]:
+    reports = {node: as_report(entry) for node, entry in head.gather(seconds).items()}
+    verdict = judge(place.nodes, reports, seconds)
+    if verdict.faults or not all_reduce or len(place.nodes) == 1:
+        head.answer({})
+        return reports, verdict
+    head.answer({"port": place.training_port})
+    reports = {node: as_report(entry) for node, entry in head.gather(2 * seconds).items()}
+    head.answer({})
+    return reports, judge(place.nodes, reports, 2 * seconds)
+
+
+def _prepare(shared: Path, nonce: str) -> None:
+    try:
+        shared.mkdir(parents=True, exist_ok=True)
+        temporary = shared / f"{NONCE}.tmp"
+        temporary.write_text(nonce, encoding="utf-8")
+        os.replace(temporary, shared / NONCE)
+    except OSError as error:
+        raise ConfigError(f"output {shared.parent} cannot be written ({error.strerror}): give another --output") from None
+
+
+def _conclude(verdict: Verdict, bad_nodes: Path | None) -> int:
+    if not verdict.faults:
+        return 0
+    if not verdict.bad_nodes:
+        node, faults = next(iter(verdict.faults.items()))
+        raise ConfigError(f"no node is fit for this run: {node}: {faults[0]}")
+    if bad_nodes is not None:
+        temporary = bad_nodes.with_name(bad_nodes.name + ".tmp")
+        temporary.write_text("".join(f"{node}\n" for node in verdict.bad_nodes), encoding="utf-8")
+        os.replace(temporary, bad_nodes)
+    return BAD_NODE
+
+
+def measure_all_reduce(place: Place, port: int, *, cpu: bool) -> float:
+    """Bus bandwidth in GB/s of an all-reduce with one process per node (its first GPU where it has one).
+
+    As nccl-tests counts it: bytes / seconds x 2 (n - 1) / n.
+    """
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed as dist
+
+    backend = "nccl" if not cpu and torch.cuda.is_available() else "gloo"
+    device = torch.device("cuda", 0) if backend == "nccl" else torch.device("cpu")
+    ranks = len(place.nodes)
+    where = f"tcp://{place.address}:{port}"
+    dist.init_process_group(backend, init_method=where, rank=place.number, world_size=ranks, timeout=timedelta(seconds=60))
+    try:
+        values = torch.ones(_MEGABYTES[backend] * 2**20 // 4, device=device)
+        started = 0.0
+        for turn in range(_ROUNDS + 1):
+            if turn == 1:  # the first brings up the connections
+                values[0].item()  # waits for it
+                started = time.perf_counter()
+            dist.all_reduce(values)
+            values /= ranks  # exact: every number is 1 again, however many nodes and rounds
+        mean = float(values[0].item())
+        seconds = time.perf_counter() - started
+        if not bool((values == 1.0).all()):
+            raise ValueError(f"the sum over {ranks} nodes is {ranks * mean}, not {ranks}")
+        return values.nbytes * _ROUNDS / seconds * 2 * (ranks - 1) / ranks / 1e9
+    finally:
+        dist.destroy_process_group()

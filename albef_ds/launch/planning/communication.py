@@ -1,0 +1,200 @@
+"""Bytes that one optimizer step communicates, by purpose and collective, as arithmetic on the model's shapes.
+
+Every size is that of the *whole* tensor of a collective: what an all-gather ends with, what a reduce-scatter starts from,
+what an all-reduce keeps. `Traffic.sent` says what a rank puts on the wire for it. The real engine's collectives are counted
+in `recorder.py`; tests hold the two equal. Not responsible for time (`throughput.py`).
+
+DeepSpeed 0.19 reduces the gradients of ZeRO-1 and 2 by all-reduce (`use_multi_rank_bucket_allreduce`), not by
+reduce-scatter: twice the bytes that the ZeRO paper counts, in fewer and larger messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from albef_ds.config.ds_config import load_ds_config
+from albef_ds.config.schema import RunConfig
+from albef_ds.launch.planning.parameter_counts import ModelCounts
+from albef_ds.launch.planning.training_state import Zero, flat_elements, part
+
+ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "bool": 1, "uint8": 1}
+DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_REUSE_DISTANCE = 1_000_000_000
+"""DeepSpeed's default of `stage3_max_reuse_distance`, in elements."""
+_PREFETCH = 50_000_000
+"""DeepSpeed's default of `stage3_prefetch_bucket_size`, in elements."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """All collectives of one kind in an optimizer step."""
+
+    purpose: str
+    """`gradients`, `parameters` (of the student), `momentum`, `features` or `scalars` (norms, flags)."""
+    operation: str
+    """`all_gather`, `reduce_scatter` or `all_reduce`."""
+    dtype: str
+    num_bytes: int
+    """Of the whole tensors, over all calls."""
+    calls: int
+
+    def sent(self, world_size: int) -> float:
+        """Bytes that each rank sends, and receives, by the ring algorithm."""
+        rounds = 2 if self.operation == "all_reduce" else 1
+        return rounds * self.num_bytes * (world_size - 1) / world_size
+
+
+def step_traffic(config: RunConfig, counts: ModelCounts, precision: str, world_size: int) -> list[Traffic]:
+    """Everything that an optimizer step exchanges among `world_size` ranks, accumulation included.
+
+    Args:
+        config: the run; `engine.kind=local` exchanges nothing.
+        counts: its model's sizes.
+        precision: resolved, `fp32`, `bf16` or `fp16`.
+        world_size: ranks; one rank exchanges nothing.
+
+    Raises:
+        ConfigError: a ZeRO file that does not fit the stage, or a batch that does not divide.
+    """
+    if world_size == 1 or config.engine.kind == "local":
+        return []
+    accumulation = config.accumulation_steps(world_size)
+    zero = Zero.of(config)
+    knobs = _Knobs.of(config)
+    found = [
+        _gradients(counts, zero, knobs.communication or DTYPE[precision], world_size, accumulation),
+        *_parameters(config, counts, zero, knobs, DTYPE[precision], world_size, accumulation),
+        *_momentum(config, counts, world_size, accumulation),
+        *_features(config, DTYPE[precision], world_size, accumulation),
+        *_scalars(config, counts, zero, accumulation),
+    ]
+    return [traffic for traffic in found if traffic.num_bytes]
+
+
+@dataclass(frozen=True)
+class _Knobs:
+    """What communication needs of the ZeRO file beyond `Zero`."""
+
+    communication: str
+    """Precision in which gradients travel; empty: the parameters'."""
+    reuse_distance: int
+    prefetch: int
+    """Elements that one prefetch gathers together at most; 0: each parameter alone."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> _Knobs:
+        file = config.engine.ds_config
+        content: dict[str, Any] = load_ds_config(Path(file), config.engine.stage) if file else {}
+        zero = content.get("zero_optimization", {})
+        travelling = content.get("communication_data_type")
+        return cls(
+            DTYPE.get(str(travelling), ""),
+            int(zero.get("stage3_max_reuse_distance", _REUSE_DISTANCE)),
+            int(zero.get("stage3_prefetch_bucket_size", _PREFETCH)),
+        )
+
+
+def _cut(sizes: Iterable[int], world_size: int) -> int:
+    """Elements of parameters whose parts are padded to be equal."""
+    return sum(part(numel, world_size) * world_size for numel in sizes)
+
+
+def _gradients(counts: ModelCounts, zero: Zero, dtype: str, world_size: int, accumulation: int) -> Traffic:
+    # Stages 0 and 1 keep whole gradients and reduce them once; stages 2 and 3 have to after every backward pass.
+    times = accumulation if zero.stage >= 2 else 1
+    # A bucket ends with a whole parameter, so there may be one or two more.
+    calls = times * -(-counts.trainable // zero.reduce_bucket)
+    if zero.stage < 3:
+        return Traffic("gradients", "all_reduce", dtype, times * counts.trainable * ITEMSIZE[dtype], calls)
+    elements = _cut((numel for group in counts.groups for numel in group), world_size)
+    return Traffic("gradients", "reduce_scatter", dtype, times * elements * ITEMSIZE[dtype], calls)
+
+
+def _parameters(
+    config: RunConfig, counts: ModelCounts, zero: Zero, knobs: _Knobs, dtype: str, world_size: int, accumulation: int
+) -> list[Traffic]:
+    if zero.stage == 0:
+        return []
+    if zero.stage < 3:
+        elements = sum(flat_elements(sum(group), world_size) for group in counts.groups)
+        return [Traffic("parameters", "all_gather", dtype, elements * ITEMSIZE[dtype], len(counts.groups))]
+    small = [numel for numel in counts.parameters if numel <= zero.persistence]
+    large = [numel for numel in counts.parameters if numel > zero.persistence]
+    fetches = accumulation * fetches_per_pass(config, counts, knobs.reuse_distance)
+    elements = _cut(small, world_size) + fetches * _cut(large, world_size)
+    together = -(-sum(large) // knobs.prefetch) if knobs.prefetch else len(large)
+    # Those that stay whole are gathered once, after the step, one by one.
+    return [
+        Traffic("parameters", "all_gather", dtype, elements * ITEMSIZE[dtype], len(small) + fetches * together),
+        # The fp32 master of the temperature, which is clamped after the step.
+        Traffic("parameters", "all_gather", "float32", 4 * world_size, 1),
+    ]
+
+
+def fetches_per_pass(config: RunConfig, counts: ModelCounts, reuse_distance: int) -> int:
+    """How often ZeRO-3 gathers a large parameter per forward and backward pass.
+
+    Once where the whole pass lies within `stage3_max_reuse_distance`: the parameter then stays whole until its last use.
+    Otherwise about once per forward and per backward pass, and once for recomputation. That is an estimate: a module that
+    runs several times is fetched as often, and what is prefetched around the turn from forward to backward is kept.
+    """
+    if reuse_distance >= 2 * counts.total:
+        return 1
+    compute = config.compute
+    return 3 if compute.checkpoint_visual or compute.checkpoint_text or compute.checkpoint_multimodal else 2
+
+
+def _momentum(config: RunConfig, counts: ModelCounts, world_size: int, accumulation: int) -> list[Traffic]:
+    storage = config.engine.momentum_storage
+    if storage == "dense":
+        return []
+    dtype = "float32" if storage == "fp32" else "float16"
+    units = running_units(config, counts)
+    elements = sum(_cut([*own, *borrowed], world_size) for own, borrowed in units)
+    calls = sum(bool(own) + len(borrowed) for own, borrowed in units)
+    return [Traffic("momentum", "all_gather", dtype, accumulation * elements * ITEMSIZE[dtype], accumulation * calls)]
+
+
+def running_units(config: RunConfig, counts: ModelCounts) -> list[tuple[Sequence[int], Sequence[int]]]:
+    """Sizes of the parameters, own and borrowed, of every momentum unit that a forward pass needs."""
+    # Without pseudo-targets nobody asks for the momentum model's words.
+    idle = ("albef.multimodal_encoder", "mlm_head") if config.pretraining().alpha == 0.0 else ()
+    named = zip(counts.unit_names, counts.units, counts.borrowed, strict=True)
+    return [(own, borrowed) for name, own, borrowed in named if not name.startswith(idle or ("\0",))]
+
+
+def _features(config: RunConfig, dtype: str, world_size: int, accumulation: int) -> list[Traffic]:
+    """Features and ids for the queue, once a step; and, with `task.gather_negatives`, what the ranks draw negatives from."""
+    rows, times = config.train.micro_batch_size * world_size, 1 + accumulation * config.pretraining().gather_negatives
+    # What is enqueued is every micro-batch's, gathered as one.
+    enqueued = rows * accumulation
+    gathered = rows * accumulation if config.pretraining().gather_negatives else 0
+    # Three numbers of 8 bytes and two fp32 features of a sample, in one message.
+    row = 3 * 8 + 2 * 4 * config.model.embed_dim
+    found = [Traffic("features", "all_gather", "uint8", row * (enqueued + gathered), times)]
+    if gathered:
+        length, vision = config.data.max_tokens, config.model.vision
+        embeds = gathered * (length * config.model.text.width + vision.num_tokens * vision.width) * ITEMSIZE[dtype]
+        found += [
+            Traffic("features", "all_gather", dtype, embeds, 2 * accumulation),
+            Traffic("features", "reduce_scatter", dtype, embeds, 2 * accumulation),
+            Traffic("features", "all_gather", "bool", gathered * length, accumulation),
+        ]
+    return found
+
+
+def _scalars(config: RunConfig, counts: ModelCounts, zero: Zero, accumulation: int) -> list[Traffic]:
+    """Single numbers that all ranks must agree on: no bytes to speak of, but each one waits for every rank."""
+    found = []
+    if zero.stage in (1, 2):
+        found = [Traffic("scalars", "all_reduce", "uint8", 1, 1)]  # did any gradient overflow
+        found.append(Traffic("scalars", "all_reduce", "float32", 4 * len(counts.groups), len(counts.groups)))  # norms
+    elif zero.stage == 3:
+        found = [Traffic("scalars", "all_reduce", "float64", 8 * len(counts.groups), len(counts.groups))]
+    if config.pretraining().gather_negatives:
+        found.append(Traffic("scalars", "all_reduce", "int64", 8 * accumulation, accumulation))  # the longest text
+        found.append(Traffic("scalars", "all_reduce", "float32", 4 * accumulation, accumulation))  # masked tokens
+    return found

@@ -1,0 +1,166 @@
+"""Floating-point operations of one forward and backward pass, by part of the model, from the shapes of its layers.
+
+Matrix products, convolutions and attention; a multiply-add is 2. Element-wise work, norms and the optimizer are not counted:
+they cost memory traffic, hardly arithmetic. Held equal to torch's own counter by tests/launch/planning/test_flops.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from albef_ds.config.schema import RunConfig, TextConfig
+
+
+@dataclass(frozen=True)
+class PartFlops:
+    """One part's FLOPs for a micro-batch."""
+
+    name: str
+    forward: float
+    backward: float
+    momentum: float = 0.0
+    """The momentum model's forward pass."""
+    recompute: float = 0.0
+    """The forward pass again, during the backward pass, where activations are not kept."""
+
+    @property
+    def model(self) -> float:
+        """What the mathematics needs: all but the recomputation."""
+        return self.forward + self.backward + self.momentum
+
+
+def masked_per_caption(config: RunConfig) -> float:
+    """MLM positions of a caption of full length, on average."""
+    return config.data.mlm_probability * (config.data.max_tokens - 1)
+
+
+def step_flops(config: RunConfig, world_size: int = 1, masked: float | None = None) -> list[PartFlops]:
+    """FLOPs of one micro-batch on one of `world_size` ranks, captions of full length and a full queue.
+
+    Args:
+        config: a pretraining run.
+        world_size: matters with `task.gather_negatives` only.
+        masked: MLM positions of every caption; default the average.
+    """
+    masked = masked_per_caption(config) if masked is None else masked
+    return [
+        _visual(config),
+        _text(config),
+        _multimodal(config, world_size, masked),
+        _words(config, masked),
+        _contrast(config, world_size),
+    ]
+
+
+def _linear(rows: float, in_width: int, out_width: int) -> float:
+    return 2.0 * rows * in_width * out_width
+
+
+def _visual(config: RunConfig) -> PartFlops:
+    vision, size = config.model.vision, config.train.micro_batch_size
+    tokens, width = vision.num_tokens, vision.width
+    hidden = int(vision.mlp_ratio * width)
+    block = _linear(tokens, width, 4 * width + 2 * hidden) + 4.0 * tokens**2 * width
+    blocks, stem = size * vision.depth * block, [size * layer for layer in _stem(config)]
+    projected = _linear(size, width, config.model.embed_dim)
+    forward = blocks + sum(stem) + projected
+    # Nobody asks for the gradient of the pictures.
+    backward = 2 * forward - stem[0]
+    # Recomputation stops where nothing more is needed: before the last matrix product of each block.
+    again = blocks - size * vision.depth * _linear(tokens, hidden, width)
+    return PartFlops("visual encoder", forward, backward, forward, again if config.compute.checkpoint_visual else 0.0)
+
+
+def _stem(config: RunConfig) -> list[float]:
+    """FLOPs per image of each layer that makes tokens of pixels."""
+    vision = config.model.vision
+    patches = vision.num_tokens - 1
+    if vision.stem == "patch":
+        return [_linear(patches, 3 * vision.patch_size**2, vision.width)]
+    num_layers = vision.patch_size.bit_length() - 1
+    layers, in_width = [], 3
+    for layer in range(num_layers):
+        width = max(32, vision.width >> (num_layers - 1 - layer))
+        layers.append(_linear((vision.image_size >> (layer + 1)) ** 2, 9 * in_width, width))
+        in_width = width
+    return [*layers, _linear(patches, in_width, vision.width)]
+
+
+def _text_layer(text: TextConfig, queries: float, keys: int) -> float:
+    """FLOPs per row of self-attention and feed-forward, `queries` of `keys` tokens asking."""
+    width = text.width
+    attention = _linear(queries, width, 2 * width) + _linear(keys, width, 2 * width) + 4.0 * queries * keys * width
+    return attention + 2 * _linear(queries, width, text.intermediate_width)
+
+
+def _text(config: RunConfig) -> PartFlops:
+    text, size, length = config.model.text, config.train.micro_batch_size, config.data.max_tokens
+    row = text.num_layers * _text_layer(text, length, length)
+    projected = _linear(size, text.width, config.model.embed_dim)
+    layers = 2 * size * row  # the clean and the masked text
+    rows = 2 * size if config.pretraining().alpha > 0 else size
+    backward = projected if text.frozen else 2 * (projected + layers)
+    momentum = projected + (0.0 if text.frozen else rows * row)
+    recompute = layers if config.compute.checkpoint_text and not text.frozen else 0.0
+    return PartFlops("text encoder", layers + projected, backward, momentum, recompute)
+
+
+def _fusion(config: RunConfig, passes: list[tuple[int, float]], images: int, last: bool) -> float:
+    """FLOPs of one multimodal layer for `passes` of (rows, positions wanted) over `images` different images."""
+    text, vision, length = config.model.text, config.model.vision, config.data.max_tokens
+    projected = images if config.compute.share_cross_kv else sum(rows for rows, _ in passes)
+    total = _linear(projected * vision.num_tokens, vision.width, 2 * text.width)
+    for rows, wanted in passes:
+        queries = wanted if last and config.compute.itm_cls_only else length
+        cross = _linear(queries, text.width, 2 * text.width) + 4.0 * queries * vision.num_tokens * text.width
+        total += rows * (_text_layer(text, queries, length) + cross)
+    return total
+
+
+def _multimodal(config: RunConfig, world_size: int, masked: float) -> PartFlops:
+    size, depth = config.train.micro_batch_size, config.model.text.num_fusion_layers
+    asked = masked if config.compute.mlm_masked_only else float(config.data.max_tokens)
+    # Pictures drawn from other ranks join the own ones.
+    images = 2 * size if config.pretraining().gather_negatives and world_size > 1 else size
+    three = [(size, 1.0), (2 * size, 1.0), (size, asked)]
+    layers = (depth - 1) * _fusion(config, three, images, False) + _fusion(config, three, images, True)
+    momentum = 0.0
+    if config.pretraining().alpha > 0:
+        one = [(size, asked)]
+        momentum = (depth - 1) * _fusion(config, one, size, False) + _fusion(config, one, size, True)
+    head = _linear(3 * size, config.model.text.width, 2)
+    recompute = layers if config.compute.checkpoint_multimodal else 0.0
+    # Frozen texts want no gradient from the first layer's queries, keys and values.
+    unwanted = 0.0
+    if config.model.text.frozen:
+        unwanted = sum(rows * _inputs(config, wanted if depth == 1 else None) for rows, wanted in three)
+    return PartFlops("multimodal encoder", layers + head, 2 * (layers + head) - unwanted, momentum, recompute)
+
+
+def _inputs(config: RunConfig, wanted: float | None) -> float:
+    """FLOPs per row of making queries, keys and values of the texts in a multimodal layer."""
+    width, length = config.model.text.width, config.data.max_tokens
+    queries = length if wanted is None or not config.compute.itm_cls_only else wanted
+    return _linear(queries, width, width) + _linear(length, width, 2 * width)
+
+
+def _words(config: RunConfig, masked: float) -> PartFlops:
+    text = config.model.text
+    rows = config.train.micro_batch_size * (masked if config.compute.mlm_masked_only else config.data.max_tokens)
+    dense, decoder = _linear(rows, text.width, text.width), _linear(rows, text.width, text.vocab_size)
+    momentum = dense + decoder if config.pretraining().alpha > 0 else 0.0
+    # By slices the logits are computed again for their gradient.
+    again = decoder if config.compute.wide_losses != "plain" else 0.0
+    learns = 1 if text.frozen else 2  # the decoder's matrix is the word embeddings'
+    return PartFlops("MLM head", dense + decoder, 2 * dense + learns * decoder, momentum, again)
+
+
+def _contrast(config: RunConfig, world_size: int) -> PartFlops:
+    size, width = config.train.micro_batch_size, config.model.embed_dim
+    own = size * (world_size if config.pretraining().gather_negatives else 1)
+    products = 2 * _linear(size, width, own + config.pretraining().queue_size)
+    if config.compute.wide_losses == "plain":
+        return PartFlops("ITC with the queue", products, products, products)
+    # The gradient computes both slices again, and the batch's own logits serve the choice of negatives.
+    again = products * (2 if config.pretraining().alpha > 0 else 1) + 2 * _linear(size, width, own)
+    return PartFlops("ITC with the queue", products, products, products if config.pretraining().alpha > 0 else 0.0, again)

@@ -1,0 +1,115 @@
+"""What the throughput model needs to know of a cluster, with presets. The presets are assumptions, not measurements.
+
+Peaks are the makers' dense bf16 figures. `share` of it and the links' bandwidths are what well-tuned transformer training
+of this size usually reaches; `albef-ds plan --rate`, `--network` and `--loader` put one's own measurements in their place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from albef_ds.launch.planning.communication import Traffic
+
+
+@dataclass(frozen=True)
+class Link:
+    """A way between ranks."""
+
+    bandwidth: float
+    """Bytes per second that one rank can send while it receives as many."""
+    latency: float
+    """Seconds from one rank to the next, for a message without content."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What is communicated while the ranks compute. Not what DeepSpeed does on a CPU, where all but the momentum's waits."""
+
+    gradients: bool = True
+    """Beside the backward pass (`overlap_comm`)."""
+    parameters: bool = True
+    """ZeRO-3's fetches beside forward and backward pass (prefetch)."""
+    momentum: bool = True
+    """The next unit beside the momentum model's forward pass."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One kind of cluster, one rank per GPU."""
+
+    name: str
+    peak: float
+    """Dense bf16 FLOP/s of one GPU, what utilisation is a share of."""
+    rate: float
+    """FLOP/s that one rank reaches in this model's forward and backward pass."""
+    memory_bandwidth: float
+    """Bytes per second of a GPU's memory, for the optimizer's and the momentum's updates."""
+    per_node: int
+    inside: Link
+    """Between ranks of a node."""
+    between: Link
+    """Between nodes, the share of one rank."""
+    images: float = math.inf
+    """Pictures per second that a rank's loader processes prepare."""
+    trees: bool = True
+    """Whether an all-reduce may travel along a tree, as NCCL's does, and not along a ring only, as gloo's."""
+    scatters: bool = True
+    """Whether there is a real reduce-scatter; gloo reduces the whole tensor everywhere and keeps a part."""
+    overlap: Overlap = Overlap()
+
+    def sent(self, traffic: Traffic, world_size: int) -> float:
+        """Bytes that each rank sends for `traffic`."""
+        return traffic.sent(world_size) * (2 if traffic.operation == "reduce_scatter" and not self.scatters else 1)
+
+    def seconds(self, operation: str, sent: float, calls: int, world_size: int) -> float:
+        """Time of `calls` collectives in which each of `world_size` ranks sends `sent` bytes.
+
+        Rings: an all-gather or reduce-scatter passes every rank once, an all-reduce twice; by a tree an all-reduce goes up and
+        down instead, where that is shorter.
+        """
+        if world_size == 1:
+            return 0.0
+        nodes = math.ceil(world_size / self.per_node)
+        # Each rank of a node carries a ring of its own to the next node, so all of their ports work for every message.
+        slowest = self.inside.bandwidth if nodes == 1 else min(self.inside.bandwidth, self.per_node * self.between.bandwidth)
+        ring = (nodes - 1) * self.between.latency + (world_size - nodes) * self.inside.latency
+        if operation != "all_reduce":
+            return sent / slowest + calls * ring
+        tree = math.log2(nodes) * self.between.latency + math.log2(min(world_size, self.per_node)) * self.inside.latency
+        return sent / slowest + calls * 2 * (min(ring, tree) if self.trees else ring)
+
+
+_NVLINK_LATENCY, _INFINIBAND_LATENCY = 2e-6, 6e-6
+_PER_CORE = 150.0
+"""Pictures per second and core, 640 x 480 JPEG to 256 x 256: cautious, benchmarks/loader.md has 195."""
+
+_A100 = Hardware(
+    name="8 x A100 per node, NVLink 3, 200 Gbit/s InfiniBand per GPU, 16 cores per GPU",
+    peak=312e12,
+    rate=0.40 * 312e12,
+    memory_bandwidth=1.3e12,
+    per_node=8,
+    inside=Link(230e9, _NVLINK_LATENCY),
+    between=Link(21e9, _INFINIBAND_LATENCY),
+    images=16 * _PER_CORE,
+)
+
+PRESETS: dict[str, Hardware] = {
+    "a100": _A100,
+    "h100": Hardware(
+        name="8 x H100 per node, NVLink 4, 400 Gbit/s InfiniBand per GPU, 14 cores per GPU",
+        peak=989e12,
+        rate=0.30 * 989e12,
+        memory_bandwidth=2.6e12,
+        per_node=8,
+        inside=Link(360e9, _NVLINK_LATENCY),
+        between=Link(42e9, _INFINIBAND_LATENCY),
+        images=14 * _PER_CORE,
+    ),
+    "a100-ethernet": replace(
+        _A100,
+        name="8 x A100 per node, NVLink 3, one 100 Gbit/s Ethernet port per node, 16 cores per GPU",
+        between=Link(11e9 / 8, 25e-6),
+    ),
+}

@@ -1,0 +1,150 @@
+"""One rank's memory, line by line, for one configuration; and the largest micro-batch that fits.
+
+Not responsible for searching among settings (`inference/search.py`) or for printing (`table.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import RunConfig
+from albef_ds.launch.planning import training_state as states
+from albef_ds.launch.planning.activations import Compute, activations, temporary
+from albef_ds.launch.planning.parameter_counts import ModelCounts, count
+
+GB = 2**30
+"""Bytes of a GB as graphics cards are sold: 24 GB hold 24 x 2^30 bytes."""
+
+OVERHEAD = int(1.5 * GB)
+"""CUDA context, NCCL and cuBLAS workspaces on one GPU: an assumption, not measured here."""
+
+FRAGMENTATION = 0.05
+"""Share of the forward and backward pass's memory that the caching allocator cannot use: an assumption."""
+
+_LARGEST_BATCH = 1 << 14
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table: what, bytes on the device, and where the number comes from."""
+
+    name: str
+    num_bytes: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Memory of one rank."""
+
+    config: RunConfig
+    world_size: int
+    precision: str
+    lines: tuple[Line, ...]
+    step_bytes: int
+    """What the optimizer step needs beside the lasting lines; it competes with activations, it does not add to them."""
+
+    @property
+    def total(self) -> int:
+        """Bytes at the worst moment."""
+        return sum(line.num_bytes for line in self.lines)
+
+
+def resolve(config: RunConfig) -> tuple[str, str]:
+    """Precision and device type to plan for: `auto` is bf16 on a GPU.
+
+    Raises:
+        ConfigError: the plain engine with an autocast, whose memory is not modelled.
+    """
+    device = "cpu" if config.engine.device == "cpu" else "cuda"
+    precision = config.engine.precision
+    if precision == "auto":
+        precision = "bf16" if device == "cuda" else "fp32"
+    if config.engine.kind == "local" and precision != "fp32":
+        raise ConfigError(f"engine.kind=local in {precision} cannot be planned: add engine.kind=zero, or engine.precision=fp32")
+    return precision, device
+
+
+def check_micro_batch(config: RunConfig, world_size: int) -> None:
+    """`ConfigError` if the batch does not divide over the ranks, or the engine cannot have as many."""
+    config.accumulation_steps(world_size)
+    if config.engine.kind == "local" and world_size > 1:
+        raise ConfigError(f"engine.kind=local runs one process, not {world_size}: add engine.kind=zero")
+
+
+def make_plan(config: RunConfig, world_size: int, counts: ModelCounts | None = None) -> Plan:
+    """The memory of one of `world_size` ranks; `counts` spares counting the same model again.
+
+    Raises:
+        ConfigError: a ZeRO file that does not fit the stage, or an engine that cannot be planned.
+    """
+    counts = count(config) if counts is None else counts
+    precision, device = resolve(config)
+    itemsize = 4 if precision == "fp32" else 2
+    zero = states.Zero.of(config if config.engine.kind == "zero" else _as_stage_0(config))
+    sizes = (counts, zero, itemsize, world_size)
+    compute = Compute.of(config, precision, device)
+    parts = activations(config, compute, world_size)
+    recomputed = max(part.recomputed for part in parts)
+    momentum_note = f"engine.momentum_storage={config.engine.momentum_storage}"
+    lasting = [
+        Line("parameters", states.parameters(*sizes), f"{counts.total / 1e6:.1f}M in {precision}"),
+        Line("gradients", states.gradients(*sizes), f"{counts.trainable / 1e6:.1f}M trainable"),
+        Line("optimizer", states.optimizer(*sizes), "on the host" if zero.offload_optimizer else "fp32 master + AdamW moments"),
+        Line("momentum shards", states.momentum(config, counts, world_size), momentum_note),
+        Line("feature queue", states.queue(config), f"{config.pretraining().queue_size} entries per modality, fp32"),
+    ]
+    passing = [
+        Line("momentum units, whole", states.whole_units(config, counts, itemsize, world_size), "the largest, sent and used"),
+        Line("ZeRO-3 whole parameters", states.gathered(*sizes), "up to stage3_max_live_parameters"),
+        Line("communication buckets", states.buckets(*sizes), "reduce_bucket_size"),
+        *(Line(f"activations: {part.name}", part.kept) for part in parts),
+        Line("activations: recomputed layer", recomputed, "the largest checkpointed layer"),
+        Line("largest temporary", temporary(config, compute), "estimate"),
+    ]
+    if device == "cuda":
+        moving = sum(line.num_bytes for line in passing)
+        passing.append(Line("fragmentation", int(FRAGMENTATION * moving), f"assumed {FRAGMENTATION:.0%} of the passing tensors"))
+    step = states.step_temporary(*sizes)
+    # Gradients in fp32 exist when activations are gone: they matter where they are larger than those.
+    extra = max(0, step - sum(line.num_bytes for line in passing))
+    passing.append(Line("optimizer step beyond that", extra, "fp32 copy of a gradient part"))
+    if device == "cuda":
+        passing.append(Line("CUDA, NCCL, cuBLAS", OVERHEAD, "assumed"))
+    lines = tuple(line for line in [*lasting, *passing] if line.num_bytes)
+    return Plan(config, world_size, precision, lines, step)
+
+
+def _as_stage_0(config: RunConfig) -> RunConfig:
+    return replace(config, engine=replace(config.engine, kind="zero", stage=0))
+
+
+def with_micro_batch(config: RunConfig, micro_batch: int, world_size: int) -> RunConfig:
+    """`config` with this micro-batch, and the global batch rounded to a multiple of what the ranks take at once."""
+    at_once = micro_batch * world_size
+    whole = max(1, round(config.train.global_batch_size / at_once)) * at_once
+    return replace(config, train=replace(config.train, micro_batch_size=micro_batch, global_batch_size=whole))
+
+
+def smallest_micro_batch(config: RunConfig) -> int:
+    """The smallest micro-batch that can be trained: matching needs a negative."""
+    return 1 if config.pretraining().gather_negatives or config.pretraining().itm_weight == 0 else 2
+
+
+def largest_micro_batch(config: RunConfig, world_size: int, memory: int, counts: ModelCounts) -> int:
+    """The largest micro-batch whose plan stays within `memory` bytes; 0 if none does."""
+
+    def fits(micro_batch: int) -> bool:
+        return make_plan(with_micro_batch(config, micro_batch, world_size), world_size, counts).total <= memory
+
+    low = smallest_micro_batch(config)
+    if not fits(low):
+        return 0
+    high = 2 * low
+    while high <= _LARGEST_BATCH and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,126 @@
+"""Counts what a training step really does on this rank: collectives and their bytes, FLOPs, operators. No times.
+
+Works on any engine and device: it looks at what reaches torch's dispatcher. Not responsible for what the counts should be
+(`communication.py`, `flops.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from albef_ds.launch.planning.communication import Traffic
+
+_OPERATIONS = {
+    "allreduce_": "all_reduce",
+    "_allgather_base_": "all_gather",
+    "allgather_": "all_gather",
+    "allgather_into_tensor_coalesced_": "all_gather",
+    "_reduce_scatter_base_": "reduce_scatter",
+    "reduce_scatter_": "reduce_scatter",
+    "reduce_scatter_tensor_coalesced_": "reduce_scatter",
+}
+
+
+@dataclass
+class StepCounts:
+    """What was counted. `operators` are calls of torch operators that compute: views are not among them."""
+
+    operators: int = 0
+    flops: int = 0
+    """Of matrix products, convolutions and attention; a multiply-add is 2."""
+    collectives: dict[tuple[str, str, str], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    """(purpose, operation, dtype) -> [bytes of the whole tensors, calls]."""
+
+    @property
+    def traffic(self) -> list[Traffic]:
+        """The collectives, in alphabetical order."""
+        return [Traffic(*key, num_bytes, calls) for key, (num_bytes, calls) in sorted(self.collectives.items())]
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter of FLOPs, told of the CPU's fused attention as well, which it does not know."""
+
+    def forward(query: Any, key: Any, value: Any, *rest: Any, **named: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+    def backward(gradient: Any, query: Any, key: Any, value: Any, *rest: Any, **named: Any) -> int:
+        return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]
+
+    fused = torch.ops.aten
+    mapping = {
+        fused._scaled_dot_product_flash_attention_for_cpu: forward,
+        fused._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    }
+    return FlopCounterMode(display=False, custom_mapping=mapping)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[StepCounts]:
+    """Count everything that runs in the block, backward passes included."""
+    counts = StepCounts()
+    # The FLOP counter takes some operators apart: entered first, it sees each one after the recorder did.
+    with flop_counter() as flops, _Recorder(counts):
+        yield counts
+    counts.flops = flops.get_total_flops()
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, counts: StepCounts) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts = counts
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            self._count_collective(func, args)
+        elif not func.is_view:
+            self.counts.operators += 1
+        return func(*args, **(kwargs or {}))
+
+    def _count_collective(self, func: Any, args: Any) -> None:
+        name = func.overloadpacket.__name__
+        tensors = max((list(_tensors(arg)) for arg in args), key=_num_bytes)
+        operation = _OPERATIONS.get(name, name.strip("_"))
+        dtype = str(tensors[0].dtype).removeprefix("torch.") if tensors else ""
+        numel = sum(tensor.numel() for tensor in tensors)
+        entry = self.counts.collectives[_purpose(operation, numel), operation, dtype]
+        entry[0] += _num_bytes(tensors)
+        entry[1] += 1
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _num_bytes(tensors: list[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _purpose(operation: str, numel: int) -> str:
+    """Who asked for the collective: the innermost caller that is the momentum model, a task (through `comm`) or DeepSpeed."""
+    if numel <= 1:
+        return "scalars"
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        module = str(frame.f_globals.get("__name__", ""))
+        if module == "albef_ds.engine.zero.momentum":
+            return "momentum"
+        if module == "albef_ds.common.comm":
+            return "features"
+        if module.startswith("deepspeed.runtime"):
+            return "parameters" if operation == "all_gather" else "gradients"
+    return "other"

@@ -1,0 +1,200 @@
+"""How fast a run will be: compute by FLOPs, communication by bytes and messages, what of it hides, and the loader.
+
+    step = max(loader, accumulation x compute + communication that nothing hides + updates)
+
+Compute and communication come from formulas that are held equal to counts of the real engine (`flops.py`,
+`communication.py`); speeds come from a `Hardware`. benchmarks/cost_model.py compares predictions with measured steps over
+throttled links. Not modelled: stragglers, congestion, checkpoints, evaluation, the loss of speed at small micro-batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import RunConfig
+from albef_ds.launch.planning import training_state
+from albef_ds.launch.planning.communication import Traffic, step_traffic
+from albef_ds.launch.planning.flops import PartFlops, step_flops
+from albef_ds.launch.planning.hardware import Hardware
+from albef_ds.launch.planning.parameter_counts import ModelCounts
+from albef_ds.launch.planning.plan import resolve
+
+_UPDATE_BYTES = 28
+"""Memory traffic of AdamW per parameter: fp32 weight and two moments read and written, the gradient read."""
+_AVERAGE_BYTES = 12
+"""Of the momentum's update: value and residual read and written, the student's fp32 weight read."""
+
+WORLD_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The communication for one purpose: how long it takes, and how much of that the step waits for."""
+
+    purpose: str
+    num_bytes: float
+    """Sent by each rank per optimizer step."""
+    seconds: float
+    exposed: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One optimizer step on every one of `world_size` ranks."""
+
+    config: RunConfig
+    hardware: Hardware
+    world_size: int
+    compute: float
+    """Seconds of all forward and backward passes."""
+    exchanges: tuple[Exchange, ...]
+    updates: float
+    """Seconds of the optimizer's and the momentum's update."""
+    loading: float
+    """Seconds that the loader needs for the step's pictures."""
+    model_flops: float
+    """Of one rank, without recomputation."""
+
+    @property
+    def exposed(self) -> float:
+        """Seconds of communication that the step waits for."""
+        return sum(exchange.exposed for exchange in self.exchanges)
+
+    @property
+    def step(self) -> float:
+        """Seconds."""
+        return max(self.loading, self.compute + self.exposed + self.updates)
+
+    @property
+    def images_per_second(self) -> float:
+        """Of all ranks together."""
+        return self.config.train.global_batch_size / self.step
+
+    @property
+    def utilisation(self) -> float:
+        """Model FLOPs utilisation: the share of the GPUs' peak that goes into the mathematics."""
+        return self.model_flops / self.step / self.hardware.peak
+
+    def hours(self, pairs: float, epochs: float) -> float:
+        """Hours for so many pairs seen so often."""
+        return pairs * epochs / self.images_per_second / 3600
+
+
+def forecast(config: RunConfig, counts: ModelCounts, hardware: Hardware, world_size: int, compute: float = 0.0) -> Forecast:
+    """What a step will take.
+
+    Args:
+        config: the run; `train.global_batch_size` must divide over the ranks.
+        counts: its model's sizes.
+        hardware: the cluster.
+        world_size: ranks.
+        compute: measured seconds of a step's computation on one rank, updates included, in place of FLOPs over `hardware.rate`.
+
+    Raises:
+        ConfigError: a batch that does not divide, or a ZeRO file that does not fit the stage.
+    """
+    precision, _ = resolve(config)
+    accumulation = config.accumulation_steps(world_size)
+    parts = step_flops(config, world_size)
+    model, redone = accumulation * sum(part.model for part in parts), accumulation * sum(part.recompute for part in parts)
+    seconds = compute or (model + redone) / hardware.rate
+    per_flop = seconds / (model + redone)
+    traffic = step_traffic(config, counts, precision, world_size)
+    return Forecast(
+        config=config,
+        hardware=hardware,
+        world_size=world_size,
+        compute=seconds,
+        exchanges=_exchanges(config, hardware, world_size, traffic, parts, accumulation * per_flop),
+        updates=0.0 if compute else _updates(config, counts, hardware, world_size),
+        loading=accumulation * config.train.micro_batch_size / hardware.images,
+        model_flops=model,
+    )
+
+
+def _exchanges(
+    config: RunConfig,
+    hardware: Hardware,
+    world_size: int,
+    traffic: list[Traffic],
+    parts: list[PartFlops],
+    per_flop: float,
+) -> tuple[Exchange, ...]:
+    """Per purpose; `per_flop` turns a micro-batch's FLOPs into the seconds of a step."""
+    overlap, stage, zero = hardware.overlap, config.engine.stage, training_state.Zero.of(config)
+    momentum = per_flop * sum(part.momentum for part in parts)
+    backward = per_flop * sum(part.backward + part.recompute for part in parts)
+    forward = per_flop * sum(part.forward for part in parts)
+    if stage < 2:  # reduced once, beside the last micro-batch's backward pass
+        backward /= config.accumulation_steps(world_size)
+    # ZeRO-1 and 2 gather updated parameters when nothing is left to compute.
+    beside = {
+        "gradients": backward if overlap.gradients and zero.overlap else 0.0,
+        "parameters": forward + backward if overlap.parameters and stage == 3 else 0.0,
+        "momentum": momentum if overlap.momentum else 0.0,
+    }
+    if stage == 3 and overlap.gradients and overlap.parameters and zero.overlap:
+        beside["parameters"] = forward + backward / 2  # one network: the backward pass hides both
+        beside["gradients"] = backward / 2
+    found = []
+    for purpose in dict.fromkeys(one.purpose for one in traffic):
+        own = [one for one in traffic if one.purpose == purpose]
+        times = [hardware.seconds(one.operation, hardware.sent(one, world_size), one.calls, world_size) for one in own]
+        seconds, calls = sum(times), max(1, sum(one.calls for one in own))
+        # The first fetch, or the last bucket, has nothing to hide behind.
+        exposed = max(seconds - beside.get(purpose, 0.0), seconds / calls)
+        found.append(Exchange(purpose, sum(hardware.sent(one, world_size) for one in own), seconds, exposed))
+    return tuple(found)
+
+
+def _updates(config: RunConfig, counts: ModelCounts, hardware: Hardware, world_size: int) -> float:
+    zero = training_state.Zero.of(config)
+    ranks = world_size if zero.stage else 1
+    average = _AVERAGE_BYTES * counts.trainable / (1 if config.engine.momentum_storage == "dense" else world_size)
+    return (_UPDATE_BYTES * counts.trainable / ranks + average) / hardware.memory_bandwidth
+
+
+def at(config: RunConfig, world_size: int, stage: int, fixed_batch: bool) -> RunConfig:
+    """`config` on so many ranks at a stage.
+
+    With `fixed_batch` the global batch stays and each rank's part of it shrinks, one pair at least; otherwise the micro-batch
+    stays and the global batch grows.
+    """
+    micro_batch = config.train.micro_batch_size
+    accumulation = 1
+    if fixed_batch:
+        share = max(1, config.train.global_batch_size // world_size)
+        micro_batch = min(micro_batch, share)
+        accumulation = max(1, share // micro_batch)
+    train = replace(config.train, micro_batch_size=micro_batch, global_batch_size=micro_batch * world_size * accumulation)
+    # The file's knobs may not fit another stage; what they tune, the defaults do as well.
+    file = config.engine.ds_config if stage == config.engine.stage else ""
+    return replace(config, train=train, engine=replace(config.engine, kind="zero", stage=stage, ds_config=file))
+
+
+def stages_allowed(config: RunConfig) -> tuple[int, ...]:
+    """Those of 1 to 3 that the other settings of `config` go with."""
+    allowed = []
+    for stage in (1, 2, 3):
+        with contextlib.suppress(ConfigError):
+            replace(config, engine=replace(config.engine, kind="zero", stage=stage, ds_config=""))
+            allowed.append(stage)
+    return tuple(allowed)
+
+
+def scaling(
+    config: RunConfig, counts: ModelCounts, hardware: Hardware, fixed_batch: bool, stages: tuple[int, ...] | None = None
+) -> list[dict[int, Forecast]]:
+    """One row per number of ranks in `WORLD_SIZES`, one forecast per stage; None: each that is allowed."""
+    stages = stages_allowed(config) if stages is None else stages
+    smallest = 1 if config.pretraining().gather_negatives or config.pretraining().itm_weight == 0 else 2
+    rows = []
+    for world_size in WORLD_SIZES:
+        if fixed_batch and config.train.global_batch_size < smallest * world_size:
+            break
+        rows.append(
+            {stage: forecast(at(config, world_size, stage, fixed_batch), counts, hardware, world_size) for stage in stages}
+        )
+    return rows

@@ -1,0 +1,87 @@
+"""A throughput forecast as text for people and as a dictionary for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from albef_ds.launch.planning.plan import resolve
+from albef_ds.launch.planning.throughput import Forecast
+
+PAIRS = {"4M": 4e6, "14M": 14e6}
+EPOCHS = 30
+
+
+def render(one: Forecast, rows: list[dict[int, Forecast]], fixed_batch: bool) -> str:
+    """One step in its parts, the hours, and the table of efficiencies."""
+    config, hardware = one.config, one.hardware
+    precision, _ = resolve(config)
+    head = (
+        f"{config.recipe or 'configuration'} on {one.world_size} rank(s), {precision}, ZeRO stage {config.engine.stage}, "
+        f"micro-batch {config.train.micro_batch_size}, global batch {config.train.global_batch_size}"
+    )
+    text = [head, f"hardware assumed: {hardware.name}", "", *_parts(one), ""]
+    text.append(f"{one.images_per_second:,.0f} images/s, {one.utilisation:.1%} of the peak of {hardware.peak / 1e12:.0f} TFLOP/s")
+    for name, pairs in PAIRS.items():
+        text.append(f"{name} pairs x {EPOCHS} epochs: {one.hours(pairs, EPOCHS):,.1f} hours")
+    kept = "global batch" if fixed_batch else "micro-batch"
+    text += ["", f"images/s and efficiency against one GPU, the same {kept} everywhere", *_table(rows), *_left_out(rows), ""]
+    text.append("a model with assumed speeds, not a measurement; docs/performance.md says what it holds and leaves out")
+    return "\n".join(text)
+
+
+def _parts(one: Forecast) -> list[str]:
+    lines = [("forward and backward", one.compute, f"{one.hardware.rate / 1e12:.0f} TFLOP/s per GPU")]
+    for exchange in one.exchanges:
+        note = f"{exchange.num_bytes / 1e6:,.1f} MB sent per GPU in {_time(exchange.seconds)}"
+        lines.append((f"waiting for {exchange.purpose}", exchange.exposed, note))
+    lines.append(("optimizer and momentum", one.updates, ""))
+    total = ("step", one.step, "")
+    loading = ("loader, beside it", one.loading, "the step waits for it" if one.loading == one.step else "")
+    width = max(len(name) for name, *_ in [*lines, total, loading])
+    return [f"  {name:<{width}}  {_time(seconds):>10}  {note}".rstrip() for name, seconds, note in [*lines, total, loading]]
+
+
+def _time(seconds: float) -> str:
+    return f"{1e3 * seconds:,.2f} ms"
+
+
+def _table(rows: list[dict[int, Forecast]]) -> list[str]:
+    stages = list(rows[0])
+    lines = ["  GPUs" + "".join(f"{f'ZeRO-{stage}':>20}" for stage in stages)]
+    for row in rows:
+        cells = [f"{one.images_per_second:>12,.0f} {efficiency(one, rows[0][stage]):>6.1%}" for stage, one in row.items()]
+        lines.append(f"  {next(iter(row.values())).world_size:>4}" + "".join(f"{cell:>20}" for cell in cells))
+    return lines
+
+
+def _left_out(rows: list[dict[int, Forecast]]) -> list[str]:
+    missing = [f"ZeRO-{stage}" for stage in (1, 2, 3) if stage not in rows[0]]
+    return [f"{' and '.join(missing)} left out: other settings do not go with it"] if missing else []
+
+
+def efficiency(one: Forecast, single: Forecast) -> float:
+    """Images per second and GPU, over those of a single GPU."""
+    return one.images_per_second / one.world_size / single.images_per_second
+
+
+def _values(one: Forecast) -> dict[str, Any]:
+    return {
+        "gpus": one.world_size,
+        "stage": one.config.engine.stage,
+        "micro_batch_size": one.config.train.micro_batch_size,
+        "global_batch_size": one.config.train.global_batch_size,
+        "step_seconds": one.step,
+        "compute_seconds": one.compute,
+        "update_seconds": one.updates,
+        "loader_seconds": one.loading,
+        "images_per_second": one.images_per_second,
+        "utilisation": one.utilisation,
+        "hours": {name: one.hours(pairs, EPOCHS) for name, pairs in PAIRS.items()},
+        "exchanges": [vars(exchange) for exchange in one.exchanges],
+    }
+
+
+def to_json(one: Forecast, rows: list[dict[int, Forecast]]) -> dict[str, Any]:
+    """The same as plain values; times in seconds, bytes per rank and step."""
+    table = [{**_values(cell), "efficiency": efficiency(cell, rows[0][stage])} for row in rows for stage, cell in row.items()]
+    return {"hardware": one.hardware.name, **_values(one), "scaling": table}

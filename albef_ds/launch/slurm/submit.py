@@ -1,0 +1,183 @@
+"""Handing jobs to Slurm: the sbatch command, whether Slurm would take it, the plan of the run, and the log as it grows.
+
+The batch scripts in slurm/ do the work; this only starts them. Nothing goes through a shell.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import albef_ds
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import RunConfig
+from albef_ds.launch.slurm.site import Site
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "DEADLINE", "OUT_OF_MEMORY", "BOOT_FAIL", "REVOKED")
+"""States after which Slurm does not start a job again by itself."""
+
+_POLL = 2.0  # seconds
+
+
+def scripts_folder() -> Path:
+    """The folder slurm/ of the source tree.
+
+    Raises:
+        ConfigError: albef_ds was installed without its source tree.
+    """
+    folder = Path(albef_ds.__file__).resolve().parents[1] / "slurm"
+    if not (folder / "lib.sh").is_file():
+        raise ConfigError(f"{folder} is not there: submit from a source tree of albef_ds (pip install -e)")
+    return folder
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One call of sbatch: a script of slurm/, the options before it and the arguments behind it."""
+
+    script: str
+    arguments: Sequence[str]
+    site: Site
+    options: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs, as the script finds it too."""
+        return Path(self.site.get("ALBEF_LOGS") or ".").absolute()
+
+    def command(self, *extra: str) -> list[str]:
+        """The sbatch command, with `extra` options last."""
+        name = "%x-%A_%a.log" if any(option.startswith("--array=") for option in self.options) else "%x-%j.log"
+        options = ["--parsable", f"--output={self.logs / name}", *self.site.sbatch_options(), *self.options, *extra]
+        return ["sbatch", *options, str(scripts_folder() / self.script), *self.arguments]
+
+    def environment(self) -> dict[str, str]:
+        """What the script needs beside the arguments."""
+        ours = {"ALBEF_ROOT": str(scripts_folder().parent)}
+        if self.site.path is not None:
+            ours["ALBEF_SITE"] = str(self.site.path)
+        return ours
+
+    def shown(self) -> str:
+        """The command as it can be pasted into a shell."""
+        return shlex.join(["env", *(f"{name}={value}" for name, value in self.environment().items()), *self.command()])
+
+    def check(self) -> str:
+        """What `sbatch --test-only` says.
+
+        Raises:
+            ConfigError: Slurm would refuse the job, or is not there.
+        """
+        options = [option for option in self.command("--test-only") if not option.startswith("--dependency=")]
+        done = _call(options, self.environment())
+        text = " ".join((done.stderr or done.stdout).replace("sbatch: ", "").split())
+        if done.returncode:
+            raise ConfigError(f"Slurm would refuse {self.script}: {text}: change the options or slurm/site.env")
+        return text
+
+    def submit(self) -> str:
+        """Submit; the job's number. Raises `ConfigError` if Slurm refuses."""
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"ALBEF_LOGS={self.logs} cannot be made ({error.strerror}): correct it in {self.site.path}"
+            ) from None
+        done = _call(self.command(), self.environment())
+        if done.returncode:
+            raise ConfigError(f"sbatch refused {self.script}: {' '.join(done.stderr.split())}")
+        return done.stdout.strip().partition(";")[0]
+
+
+def plan_text(config: RunConfig, nodes: int, gpus_per_node: int, memory_gb: float | None) -> str:
+    """Ranks, batch and memory of the run, for people.
+
+    Raises:
+        ConfigError: the batch is uneven over the ranks, the engine has one process, or more than `memory_gb` is needed.
+    """
+    ranks = nodes * gpus_per_node
+    if config.engine.kind == "local" and ranks > 1:
+        raise ConfigError(f"engine.kind=local runs one process, not {ranks}: add engine.kind=zero")
+    accumulation = config.accumulation_steps(ranks)
+    train = config.train
+    lines = [
+        f"nodes: {nodes} x {gpus_per_node} = {ranks} ranks",
+        f"global batch: {train.global_batch_size} = {ranks} ranks x {train.micro_batch_size} x {accumulation} accumulation steps",
+    ]
+    import torch
+
+    from albef_ds.engine.zero.setup import prepare_environment
+
+    given = dict(os.environ)
+    prepare_environment(torch.device("cpu"))  # DeepSpeed reads its environment at import; a login node has no GPU
+    from albef_ds.launch.planning import plan as planning
+
+    os.environ.clear()
+    os.environ.update(given)  # sbatch passes the environment on to the job
+    try:
+        total = planning.make_plan(config, ranks).total / planning.GB
+    except ConfigError as error:
+        lines.append(f"memory per GPU: not planned, {error}")
+        return "\n".join(lines)
+    lines.append(f"memory per GPU: {total:.1f} GB planned (`albef-ds plan` has the lines)")
+    if memory_gb is not None and total > memory_gb:
+        fix = f"`albef-ds plan --gpus {ranks} --memory {memory_gb:g}` finds settings that fit"
+        raise ConfigError(f"the run needs {total:.1f} GB per GPU, --memory gives {memory_gb:g}: {fix}")
+    return "\n".join(lines)
+
+
+def job_fields(job: str) -> dict[str, str]:
+    """Fields of `scontrol show job`; empty once Slurm has forgotten the job."""
+    done = _call(["scontrol", "-o", "show", "job", job], {})
+    first = done.stdout.splitlines()[0] if done.returncode == 0 and done.stdout.strip() else ""
+    return dict(word.split("=", 1) for word in first.split() if "=" in word)
+
+
+def follow(job: str, logs: Path) -> int:
+    """Print the job's changes of state and what its logs gain, until it has ended; 0 if it completed, else 1.
+
+    Shown are the batch script's log and the first node's; the others lie beside them.
+    """
+    seen: dict[Path, int] = {}
+    state = ""
+    while True:
+        fields = job_fields(job)
+        now = f"{fields.get('JobState', 'UNKNOWN')} {fields.get('Reason', '')}".removesuffix(" None")
+        if now != state:
+            print(f"slurm: job {job}: {now}", flush=True)
+            state = now
+        for path in _followed(logs, fields):
+            _print_news(path, seen)
+        if not fields or fields["JobState"] in ENDED:
+            return 0 if fields.get("JobState") == "COMPLETED" else 1
+        time.sleep(_POLL)
+
+
+def _followed(logs: Path, fields: dict[str, str]) -> list[Path]:
+    stem = f"{fields.get('JobName', '')}-{fields.get('JobId', '')}"
+    return [logs / f"{stem}.log", *sorted(logs.glob(f"{stem}-*.log"))[:1]]
+
+
+def _print_news(path: Path, seen: dict[Path, int]) -> None:
+    try:
+        with open(path, "rb") as file:
+            file.seek(seen.get(path, 0))
+            news = file.read()
+    except OSError:
+        return
+    end = news.rfind(b"\n") + 1  # whole lines: the rest comes with the next look
+    if end:
+        seen[path] = seen.get(path, 0) + end
+        print(news[:end].decode(errors="replace"), end="", flush=True)
+
+
+def _call(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    if shutil.which(command[0]) is None:
+        raise ConfigError(f"{command[0]} is not there: submit on a login node of the cluster")
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)

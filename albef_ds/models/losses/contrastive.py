@@ -1,0 +1,80 @@
+"""Image-text contrastive learning with momentum distillation (paper section 3.2 eq. 1-2, section 3.3 eq. 6)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from albef_ds.models.losses.sliced import soft_cross_entropy as soft_target_loss
+from albef_ds.models.losses.sliced_problem import FeatureTeacher, Positives
+
+
+def mixed_targets(momentum_logits: Tensor, positives: Tensor, alpha: float) -> Tensor:
+    """alpha * softmax(momentum logits) + (1 - alpha) * positives, rows summing to 1 (eq. 6).
+
+    Args:
+        momentum_logits: (B, K).
+        positives: bool (B, K), at least one true per row; several share the mass evenly.
+        alpha: weight of the pseudo-targets.
+    """
+    ground_truth = positives.to(momentum_logits.dtype)
+    ground_truth = ground_truth / ground_truth.sum(dim=1, keepdim=True)
+    if alpha == 0.0:
+        return ground_truth
+    return alpha * F.softmax(momentum_logits, dim=1) + (1.0 - alpha) * ground_truth
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over rows of -sum(targets * log_softmax(logits))."""
+    return -(F.log_softmax(logits, dim=1) * targets).sum(dim=1).mean()
+
+
+def contrastive_loss(
+    features: Tensor,
+    momentum_features: Tensor,
+    keys: Tensor,
+    positives: Tensor,
+    temperature: Tensor,
+    alpha: float,
+) -> tuple[Tensor, Tensor]:
+    """One direction of ITC: features of one modality against momentum features of the other.
+
+    Args:
+        features: (B, E), unit length, from the student.
+        momentum_features: (B, E) of the same modality, from the momentum model.
+        keys: (K, E) momentum features of the other modality: the batch, then the queue.
+        positives: bool (B, K).
+        temperature: (1,), learned.
+        alpha: weight of the pseudo-targets.
+
+    Returns:
+        The loss, and the student's logits (B, K).
+    """
+    # Similarities rounded to bf16 cost recall, so autocast stays out.
+    with torch.autocast(features.device.type, enabled=False):
+        logits = features @ keys.T / temperature
+        with torch.no_grad():
+            targets = mixed_targets(momentum_features @ keys.T / temperature, positives, alpha)
+        return soft_cross_entropy(logits, targets), logits
+
+
+def sliced_contrastive_loss(
+    features: Tensor,
+    momentum_features: Tensor,
+    keys: Tensor,
+    positives: Tensor,
+    temperature: Tensor,
+    alpha: float,
+    num_logits: int,
+    *,
+    fused: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """`contrastive_loss` without (B, K) tensors but the mask; the logits it returns are those of the first `num_logits` keys.
+
+    `fused` takes the Triton kernels.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        teacher = FeatureTeacher(momentum_features) if alpha > 0.0 else None
+        loss = soft_target_loss(features, keys, None, 1.0 / temperature, Positives(mask=positives), teacher, alpha, fused=fused)
+        return loss.mean(), (features @ keys[:num_logits].T / temperature).detach()

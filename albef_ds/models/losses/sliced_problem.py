@@ -1,0 +1,102 @@
+"""What the soft-target cross-entropy by slices is of: student, teacher, positives; shared by its torch and Triton forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+COLUMNS = 4096
+"""Columns of a slice: 1 MB of fp32 logits for 64 rows."""
+
+
+FUSED_SLICE = 1 << 20
+"""Logits of a slice where launches of kernels are what takes time."""
+
+
+@dataclass(frozen=True)
+class FeatureTeacher:
+    """Teacher logits that are similarities too: scale * (features . w_c), with the student's columns and scale."""
+
+    features: Tensor
+    """(R, D)."""
+
+    def logits(self, columns: slice, weight: Tensor, scale: Tensor) -> Tensor:
+        """(R, C) for a slice of columns whose `weight` is (C, D)."""
+        return scaled_logits(self.features, weight, scale)
+
+
+@dataclass(frozen=True)
+class LogitTeacher:
+    """Teacher logits as they are."""
+
+    values: Tensor
+    """(R, all columns)."""
+
+    def logits(self, columns: slice, weight: Tensor, scale: Tensor) -> Tensor:
+        """(R, C) for a slice of columns."""
+        return at_least_fp32(self.values[:, columns])
+
+
+Teacher = FeatureTeacher | LogitTeacher
+
+
+@dataclass(frozen=True)
+class Positives:
+    """Which columns are right: a mask, or one label per row."""
+
+    mask: Tensor | None = None
+    """bool (R, columns), at least one true per row."""
+    labels: Tensor | None = None
+    """int64 (R,)."""
+
+    def part(self, columns: slice) -> Tensor:
+        """bool (R, C) for a slice of columns."""
+        if self.mask is not None:
+            return self.mask[:, columns]
+        assert self.labels is not None
+        return self.labels[:, None] == torch.arange(columns.start, columns.stop, device=self.labels.device)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the loss is of; see `soft_cross_entropy`."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    scale: Tensor
+    positives: Positives
+    teacher: Teacher | None
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What all columns together say of each row, (R,) each."""
+
+    log_sum: Tensor
+    """lse(s)."""
+    right: Tensor
+    """Sum of s over the positives."""
+    count: Tensor
+    """Number of positives."""
+    guide_log_sum: Tensor | None = None
+    """lse of the teacher's logits."""
+    guide_mean: Tensor | None = None
+    """E_teacher[s]."""
+
+
+def at_least_fp32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype.itemsize >= 4 else logits.float()
+
+
+def scaled_logits(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    logits = at_least_fp32(x @ weight.T.to(x.dtype)) * scale
+    return logits if bias is None else logits + bias
+
+
+def slices(total: int, size: int) -> Iterator[slice]:
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))

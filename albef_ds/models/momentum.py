@@ -1,0 +1,127 @@
+"""The momentum model: an exponential moving average of the student's weights (paper section 3.3, m = 0.995).
+
+Here are the interface that tasks and engines see and the dense reference. The sharded form is in `engine/zero/momentum.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Momentum(Protocol):
+    """A momentum copy of `student`, a `ModuleDict` with the same keys.
+
+    Kept outside the task's own module tree: an engine would cast, shard or optimize it.
+    """
+
+    @property
+    def modules(self) -> nn.ModuleDict:
+        """The copy, ready for a forward pass without gradients."""
+        ...
+
+    def update(self) -> None:
+        """One step m * copy + (1 - m) * student. Call it once after each optimizer step that was not skipped."""
+        ...
+
+    def copy_from_student(self) -> None:
+        """Set the copy to the student's present weights."""
+        ...
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and whole weights of what is averaged, one parameter at a time; all ranks walk through it together."""
+        ...
+
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """The whole copy in fp32 under the student's names, on every rank."""
+        ...
+
+    def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Set the copy from whole tensors under the student's names; names of frozen parameters may be left out."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move the copy's storage."""
+        ...
+
+
+def momentum_copy(student: nn.ModuleDict, *, dropout: bool = False, hollow: bool = False) -> nn.ModuleDict:
+    """A deep copy of `student` without gradients; frozen submodules are shared, since their average never moves.
+
+    In eval mode unless `dropout` asks for the released behaviour. With `hollow` its parameters are empty, so that no
+    second copy of the weights is ever made.
+    """
+    # Entries of the memo are taken as already copied: deepcopy then keeps what is frozen itself.
+    memo: dict[int, object] = {}
+    for parameter in student.parameters():
+        if not parameter.requires_grad:
+            memo[id(parameter)] = parameter
+        elif hollow:
+            memo[id(parameter)] = nn.Parameter(torch.empty(0), requires_grad=False)
+    for module in student.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            memo[id(module)] = module
+    twin = copy.deepcopy(student, memo)
+    for parameter in twin.parameters():
+        parameter.requires_grad_(False)
+    return twin.train(dropout)
+
+
+class DenseMomentum:
+    """The reference: a whole copy on every rank, in the student's initial dtype (fp32)."""
+
+    def __init__(self, student: nn.ModuleDict, decay: float, *, dropout: bool = False) -> None:
+        self.student = student
+        self.decay = decay
+        self._modules = momentum_copy(student, dropout=dropout)
+
+    @property
+    def modules(self) -> nn.ModuleDict:
+        """The copy."""
+        return self._modules
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        students = dict(self.student.named_parameters())
+        return [(twin, students[name]) for name, twin in self._modules.named_parameters() if twin is not students[name]]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """See `Momentum.update`; one fused pass over all tensors."""
+        pairs = self._pairs()
+        if pairs:
+            students = [student.detach().to(twin.dtype) for twin, student in pairs]
+            torch._foreach_lerp_([twin for twin, _ in pairs], students, 1.0 - self.decay)
+
+    @torch.no_grad()
+    def copy_from_student(self) -> None:
+        """See `Momentum.copy_from_student`."""
+        for twin, student in self._pairs():
+            twin.copy_(student)
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """See `Momentum.parameters`."""
+        students = dict(self.student.named_parameters())
+        for name, twin in self._modules.named_parameters():
+            if twin is not students[name]:
+                yield name, twin.detach()
+
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """See `Momentum.full_state_dict`."""
+        return {name: tensor.detach().clone() for name, tensor in self._modules.state_dict().items()}
+
+    @torch.no_grad()
+    def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See `Momentum.load_full_state_dict`."""
+        for name, twin in self.parameters():
+            if state[name].shape != twin.shape:
+                raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, not {tuple(twin.shape)}")
+            twin.copy_(state[name])
+
+    def to(self, device: torch.device) -> None:
+        """See `Momentum.to`."""
+        self._modules.to(device)

@@ -1,0 +1,191 @@
+"""The page about one run: where it stands, curves, evaluations with their pictures, data, configuration, files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.common.html import data_url, document, facts, note, text_table
+from albef_ds.config.describe import differences
+from albef_ds.config.files import load, read_json_object, to_dict
+from albef_ds.config.schema import RunConfig
+from albef_ds.data.shards.format import Manifest
+from albef_ds.training.report import charts
+from albef_ds.training.report.history import History
+from albef_ds.training.report.overview import last_pictures
+from albef_ds.training.report.state import CHECKPOINTS, CONFIG_NAME, METRICS_NAME, require_run, saved_steps, state_of
+
+PAGE_NAME = "report.html"
+SCORES_NAME = "metrics.json"
+"""What `albef-ds evaluate` writes."""
+TENSORBOARD = "tensorboard"
+_STYLE = """
+figure { margin: 0 0 1.5rem; } figure img { max-width: 100%; image-rendering: auto; background: #fff; border-radius: 6px; }
+.columns { columns: 19rem; }
+figcaption { color: var(--muted); font-size: .92rem; } details { margin: 1rem 0; } pre { overflow-x: auto; font-size: .85rem; }
+"""
+_NO_CURVE = {"kind", "step", "time", "epoch", "masked_tokens"}
+_TITLES = {
+    "loss": "loss",
+    "loss_itc": "contrastive loss (ITC)",
+    "loss_mlm": "masked-word loss (MLM)",
+    "loss_itm": "matching loss (ITM)",
+    "itm_accuracy": "matching accuracy (ITM)",
+    "learning_rate": "learning rate",
+    "grad_norm": "gradient norm",
+    "images_per_second": "images per second",
+    "data_wait_share": "share of the time that waits for data",
+}
+
+
+def build_page(run: Path) -> str:
+    """The HTML about the run in `run`, of any task, ended or not.
+
+    Raises:
+        ConfigError: no run there, or a configuration or log that cannot be read.
+    """
+    require_run(run)
+    config = load(run / CONFIG_NAME)
+    metrics = run / METRICS_NAME
+    history = History.read(metrics) if metrics.exists() else History([])
+    return document(
+        f"{run.absolute().name}: {config.recipe or config.task.kind}", _body(run, config, history), charts.STYLE + _STYLE
+    )
+
+
+def _body(run: Path, config: RunConfig, history: History) -> Iterator[str]:
+    state = state_of(run)
+    yield f"<h1>{escape(run.absolute().name)}</h1>"
+    total = f" of {state.total_steps:,}" if state.total_steps else ""
+    shown = [
+        ("state", state.state),
+        ("recipe", config.recipe or "none"),
+        ("task", config.task.kind),
+        ("step", f"{state.step:,}{total}"),
+        ("global batch", f"{config.train.global_batch_size}"),
+        ("engine", f"ZeRO stage {config.engine.stage}" if config.engine.kind == "zero" else "local"),
+    ]
+    if state.metric and state.value is not None:
+        shown.append((state.metric, f"{state.value:.2f}"))
+    yield facts([*shown, ("last log line", state.last_written.replace("T", " ") or "none")])
+    yield "<h2>Training</h2>"
+    yield from _curves(history)
+    yield "<h2>Evaluation</h2>"
+    yield from _evaluations(run, history)
+    yield "<h2>Data</h2>"
+    yield text_table(_data(config))
+    yield "<h2>Configuration</h2>"
+    changed = differences(config)
+    yield note("What differs from the defaults; `albef-ds train --config RUN/config.json` starts the same run.")
+    yield text_table(changed)
+    everything = escape(json.dumps(to_dict(config), indent=2, ensure_ascii=False))
+    yield f"<details><summary>every setting</summary><pre>{everything}</pre></details>"
+    yield "<h2>Files</h2>"
+    yield text_table(_files(run))
+
+
+def _curves(history: History) -> Iterator[str]:
+    names = {name for record in history.steps for name, value in record.items() if isinstance(value, (int, float))}
+    losses = sorted(name for name in names if name.startswith("loss_"))
+    first = [
+        name for name in ("loss", *losses, "itm_accuracy", "learning_rate", "grad_norm", "images_per_second") if name in names
+    ]
+    rest = sorted(names - set(first) - _NO_CURVE)
+    drawn = [charts.line_chart(_TITLES.get(name, name), [charts.Line(name, *history.series(name))]) for name in first + rest]
+    if not drawn:
+        yield note("Nothing has been logged yet.")
+        return
+    yield '<div class="charts">' + "".join(drawn) + "</div>"
+    if len(history.steps) > charts.MOST_POINTS:
+        yield note(f"Of {len(history.steps):,} log lines each chart shows about {charts.MOST_POINTS}, evenly apart.")
+
+
+def _evaluations(run: Path, history: History) -> Iterator[str]:
+    records = history.evaluations
+    names = [name for name, value in (records[-1] if records else {}).items() if isinstance(value, (int, float))]
+    names = [name for name in names if name not in _NO_CURVE]
+    if records:
+        moving = [name for name in names if len(records) > 1 and len(set(history.scores(name)[1])) > 1]
+        groups: dict[str, list[str]] = {}
+        for name in moving:
+            groups.setdefault(_without_k(name), []).append(name)
+        if groups:
+            drawn = (_score_chart(title, group, history) for title, group in groups.items())
+            yield '<div class="charts">' + "".join(drawn) + "</div>"
+        yield f"<h3>At step {records[-1]['step']:,}</h3>"
+        yield _metrics([(name, f"{records[-1][name]:.4g}") for name in names])
+    scores = _scores(run)
+    for split, values in scores.items():
+        yield f"<h3>{escape(split)}</h3>" + _metrics([(name, f"{value:.2f}") for name, value in values.items()])
+    pictures = last_pictures(run / TENSORBOARD)
+    for picture in pictures:
+        caption = f"{picture.tag.rpartition('/')[2].replace('_', ' ')}, at step {picture.step:,}"
+        source = data_url(picture.png)
+        yield f'<figure><img alt="{escape(caption)}" src="{source}"><figcaption>{escape(caption)}</figcaption></figure>'
+    if not (records or scores or pictures):
+        yield note("The run has not been evaluated: set data.eval_shards or data.eval_annotations, and train.eval_every.")
+
+
+def _metrics(rows: list[tuple[str, str]]) -> str:
+    return f'<div class="columns">{text_table(rows)}</div>'
+
+
+def _score_chart(title: str, names: list[str], history: History) -> str:
+    lines = [
+        charts.Line(name.rpartition("/")[2].removeprefix("i2t_").removeprefix("t2i_"), *history.scores(name)) for name in names
+    ]
+    return charts.line_chart(title, lines)
+
+
+def _without_k(name: str) -> str:
+    """`retrieval/i2t_r5_itm` -> `retrieval/i2t_itm`: recall at 1, 5 and 10 share a chart."""
+    return "_".join(part for part in name.split("_") if part not in ("r1", "r5", "r10"))
+
+
+def _scores(run: Path) -> dict[str, dict[str, float]]:
+    """Splits of metrics.json -> metric -> value; empty where the run was not scored."""
+    try:
+        record: dict[str, Any] = read_json_object(run / SCORES_NAME)
+    except ConfigError:
+        return {}
+    name = record.get("checkpoint", "")
+    return {f"{split}, {name} ({record.get('weights', '')})": values for split, values in record.get("splits", {}).items()}
+
+
+def _data(config: RunConfig) -> list[tuple[str, str]]:
+    """What each data setting names, and how much is there, as far as it can be seen from here."""
+    data = config.data
+    names = ("shards", "eval_shards", "annotations", "eval_annotations", "test_annotations", "image_root", "answer_list", "refs")
+    rows = []
+    for name in names:
+        value = str(getattr(data, name))
+        if value:
+            rows.append((f"data.{name}", value + (_corpus(Path(value)) if name in ("shards", "eval_shards") else "")))
+    return rows or [("data", "nothing is named")]
+
+
+def _corpus(folder: Path) -> str:
+    try:
+        manifest = Manifest.load(folder)
+    except ConfigError:
+        return " (no manifest that can be read from here)"
+    source = manifest.info.get("source") or manifest.info.get("sources")
+    named = f", from {source if isinstance(source, str) else json.dumps(source)[:200]}" if source else ""
+    return f" ({manifest.num_samples:,} samples in {len(manifest.shards):,} shards{named})"
+
+
+def _files(run: Path) -> list[tuple[str, str]]:
+    rows = [
+        (str(run / CONFIG_NAME), "all settings"),
+        (str(run / METRICS_NAME), "the log, one JSON object per line"),
+        (str(run / TENSORBOARD), "the same and the pictures, for `tensorboard --logdir`"),
+    ]
+    steps = saved_steps(run)
+    if steps:
+        listed = ", ".join(f"{step:,}" for step in steps[-8:])
+        rows.append((str(run / CHECKPOINTS), f"{len(steps)} checkpoints, the newest of steps {listed}"))
+    return [row for row in rows if Path(row[0]).exists()]

@@ -1,0 +1,156 @@
+"""Where a run stands, told from its folder alone: nothing asks the run itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.files import load, read_json_object
+from albef_ds.config.schema import RunConfig
+from albef_ds.evaluation.main_metric import headline_name
+from albef_ds.training.report.history import History
+
+METRICS_NAME, CONFIG_NAME = "metrics.jsonl", "config.json"
+CHECKPOINTS, MARKER_NAME, STATE_NAME = "checkpoints", "complete.json", "state.json"
+State = Literal["running", "finished", "stopped", "broken off"]
+"""stopped: there is a checkpoint to go on from. broken off: there is none."""
+DEPTH = 4
+"""Folders below the one that is searched."""
+_SILENCE = 300.0
+"""Seconds without a log line before a run is taken to have ended; longer where its lines are further apart."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run's line in the list."""
+
+    run: str
+    recipe: str
+    task: str
+    state: State
+    step: int
+    total_steps: int | None
+    """None where a number of epochs or minutes decides and nothing has been logged of it."""
+    loss: float | None
+    images_per_second: float | None
+    metric: str | None
+    """Name of the last evaluation's headline metric."""
+    value: float | None
+    checkpoints: int
+    last_written: str
+    """Local time of the last log line, ISO 8601; empty if there is none."""
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Folders at or below `root` that hold a run, sorted. Raises `ConfigError` where `root` is no folder."""
+    if not root.is_dir():
+        raise ConfigError(f"{root} is no folder: give one with runs in it")
+    return sorted(_walk(root, DEPTH))
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    if is_run(folder):
+        yield folder
+    elif depth:
+        try:
+            inside = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+        except OSError:  # a folder of someone else's holds no run of ours
+            return
+        for path in inside:
+            yield from _walk(path, depth - 1)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was begun in `folder`."""
+    return (folder / CONFIG_NAME).is_file() and ((folder / METRICS_NAME).is_file() or (folder / CHECKPOINTS).is_dir())
+
+
+def require_run(folder: Path) -> None:
+    """Raise `ConfigError` where `folder` holds no run."""
+    if not is_run(folder):
+        raise ConfigError(f"{folder} holds no run ({CONFIG_NAME} and {METRICS_NAME}): give a folder that `albef-ds runs` lists")
+
+
+def state_of(folder: Path, now: float | None = None) -> RunState:
+    """The run in `folder` as it stands at `now`, seconds since the epoch (default: this moment).
+
+    Raises:
+        ConfigError: a configuration or log that cannot be read.
+    """
+    config = load(folder / CONFIG_NAME)
+    metrics = folder / METRICS_NAME
+    history = History.read(metrics) if metrics.exists() else History([])
+    saved = saved_steps(folder)
+    newest = _state_file(folder, saved)
+    step = max([*(record["step"] for record in history.steps[-1:]), *saved[-1:], 0])
+    evaluation = history.evaluations[-1] if history.evaluations else {}
+    name = headline_name(config, evaluation)
+    times = [float(record["time"]) for record in history.steps[-2:] if "time" in record]
+    pause = 5 * (times[1] - times[0]) if len(times) == 2 else 0.0
+    last = max([float(record.get("time", 0.0)) for record in (*history.steps[-1:], *history.evaluations[-1:])], default=0.0)
+    state: State
+    if _done(config, history, step, newest):
+        state = "finished"
+    elif last and (time.time() if now is None else now) - last < max(_SILENCE, pause):
+        state = "running"
+    else:
+        state = "stopped" if saved else "broken off"
+    return RunState(
+        run=str(folder),
+        recipe=config.recipe,
+        task=config.task.kind,
+        state=state,
+        step=step,
+        total_steps=_total_steps(config, history),
+        loss=history.last("loss"),
+        images_per_second=history.last("images_per_second"),
+        metric=name,
+        value=float(evaluation[name]) if name is not None and isinstance(evaluation[name], (int, float)) else None,
+        checkpoints=len(saved),
+        last_written=time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(last)) if last else "",
+    )
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the run's finished checkpoints, ascending."""
+    names = (path.parent.name.removeprefix("step-") for path in folder.glob(f"{CHECKPOINTS}/step-*/{MARKER_NAME}"))
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _state_file(folder: Path, saved: list[int]) -> dict[str, Any]:
+    if not saved:
+        return {}
+    try:
+        return read_json_object(folder / CHECKPOINTS / f"step-{saved[-1]:07d}" / STATE_NAME)
+    except ConfigError:  # a damaged checkpoint is `--resume`'s to complain about
+        return {}
+
+
+def _done(config: RunConfig, history: History, step: int, newest: dict[str, Any]) -> bool:
+    """Whether the planned length is reached, and its checkpoint is there."""
+    if not newest or newest.get("step") != step:
+        return False
+    train = config.train
+    by_steps = bool(train.max_steps) and step >= train.max_steps
+    by_clock = bool(train.max_minutes) and float(newest.get("seconds", 0.0)) >= 60.0 * train.max_minutes
+    # The last log line may stand up to log_every steps before the end.
+    epoch, per_step = history.last("epoch"), _epochs_per_step(history)
+    by_epochs = epoch is not None and epoch + per_step * (step - history.steps[-1]["step"] + 1) > train.epochs > 0
+    return by_steps or by_clock or by_epochs
+
+
+def _epochs_per_step(history: History) -> float:
+    epoch = history.last("epoch")
+    return epoch / history.steps[-1]["step"] if epoch and history.steps[-1]["step"] else 0.0
+
+
+def _total_steps(config: RunConfig, history: History) -> int | None:
+    limits = [config.train.max_steps] if config.train.max_steps else []
+    if config.train.epochs and (per_step := _epochs_per_step(history)):
+        limits.append(round(config.train.epochs / per_step))
+    return min(limits) if limits else None

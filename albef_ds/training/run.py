@@ -1,0 +1,101 @@
+"""A run from its start to its exit code, failures included: one rank's trouble ends all ranks, with one line.
+
+The training loop is `training/trainer.py`; hangs and deaths are noticed by `training/watchdog.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import torch
+import torch.distributed as dist
+
+from albef_ds.common import comm, exit_codes
+from albef_ds.common.device import resolve_device
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import RunConfig, TrainConfig
+from albef_ds.engine.build import start_ranks
+from albef_ds.engine.interface import first_line
+from albef_ds.training.stop import StopRequest
+from albef_ds.training.trainer import Trainer
+from albef_ds.training.watchdog import Watchdog, default_store
+
+
+def run(config: RunConfig, resume: str | None = None, *, stop_after: float | None = None, overwrite: bool = False) -> int:
+    """Train as `config` says; returns the exit code (`common/exit_codes.py`).
+
+    Args:
+        config: the resolved configuration.
+        resume: a checkpoint folder, `auto` for the newest of the output folder, or None to start anew.
+        stop_after: seconds after which to save and leave.
+        overwrite: delete an earlier run in the output folder.
+
+    Raises:
+        ConfigError: anything that the user can mend; where there are several ranks, the first that meets it says so
+            and all leave with `exit_codes.MISTAKE`.
+    """
+    request = StopRequest(stop_after)
+    device = resolve_device(config.engine.device)
+    start_ranks(config, device)
+    train = config.train
+    watchdog = Watchdog(default_store(), comm.rank(), comm.world_size(), _limits(train), train.silence_limit)
+    watchdog.start()
+    try:
+        with request.installed():
+            try:
+                code = _train(config, device, request, watchdog, resume, overwrite)
+            except Exception as error:
+                if not comm.is_distributed():
+                    raise
+                return _end_together(error, watchdog)
+        watchdog.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        return code
+    except KeyboardInterrupt:
+        watchdog.first_to_fail(exit_codes.INTERRUPTED)
+        raise
+    finally:
+        watchdog.close()
+        # A group that has lost a rank may not come down either: it is left to the end of the process.
+        if dist.is_initialized() and not comm.is_distributed():
+            dist.destroy_process_group()
+
+
+def _train(
+    config: RunConfig, device: torch.device, request: StopRequest, watchdog: Watchdog, resume: str | None, overwrite: bool
+) -> int:
+    trainer = Trainer(config, device, request, watchdog, resume, overwrite=overwrite)
+    try:
+        return trainer.run()
+    finally:
+        trainer.close()
+
+
+def _end_together(error: Exception, watchdog: Watchdog) -> int:
+    """Say what happened, once for all ranks, and see that they have heard of it; the exit code.
+
+    Said at once, for a launcher sends SIGTERM to what is left when the first rank ends.
+    """
+    if isinstance(error, RuntimeError) and _is_broken_collective(error):
+        return watchdog.report_loss(first_line(error))
+    code = exit_codes.MISTAKE if isinstance(error, ConfigError) else exit_codes.DEFECT
+    if watchdog.first_to_fail(code):
+        if isinstance(error, ConfigError):
+            print(f"albef-ds [rank {comm.rank()}]: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exception(error)
+        watchdog.wait_until_heard()
+    return code
+
+
+def _limits(train: TrainConfig) -> dict[str, float]:
+    """Seconds for each phase of a run."""
+    step, save = 60.0 * train.step_limit, 60.0 * train.save_limit
+    return {"start": 60.0 * train.start_limit, "data": step, "step": step, "agreement": step, "save": save}
+
+
+def _is_broken_collective(error: RuntimeError) -> bool:
+    """Whether a peer has gone: NCCL and the store have types of their own, gloo raises `RuntimeError`."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -1,0 +1,80 @@
+"""The folder of a run: a new run never mixes with an old one."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from albef_ds.checkpoint.find import AUTO
+from albef_ds.checkpoint.retention import SCORES_NAME, complete_steps, folder_name
+from albef_ds.checkpoint.saver import FOLDER
+from albef_ds.checkpoint.snapshot import CONFIG_NAME
+from albef_ds.training.bad_steps import LOG_NAME
+from albef_ds.training.run_log import METRICS_NAME, TENSORBOARD_FOLDER
+
+
+def is_used(output: Path) -> bool:
+    """Whether a run has left numbers or checkpoints in `output`."""
+    metrics = output / METRICS_NAME
+    return (metrics.is_file() and metrics.stat().st_size > 0) or any((output / FOLDER).glob("step-*"))
+
+
+def abandon(output: Path) -> None:
+    """Undo `claim` where it made the folder and the run ended before its first step, so that the next finds it new."""
+    if is_used(output):
+        return
+    with contextlib.suppress(OSError):  # what else is there stays, and the folder with it
+        (output / METRICS_NAME).unlink(missing_ok=True)
+        (output / FOLDER).rmdir()
+        (output / CONFIG_NAME).unlink(missing_ok=True)
+        output.rmdir()
+
+
+def claim(output: Path, resume: str | None, checkpoint: Path | None, *, overwrite: bool) -> list[str]:
+    """Make `output` ready for a run; returns lines for the log. Rank 0 calls it alone.
+
+    Args:
+        output: the run's folder.
+        resume: as given by the user.
+        checkpoint: the folder that it stands for, None for a run from the start.
+        overwrite: delete an earlier run.
+
+    Raises:
+        FileExistsError: an earlier run is there, and this one does not continue it; the text says what to do.
+        OSError: the folder cannot be written.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    said: list[str] = []
+    own = checkpoint is not None and checkpoint.resolve().parent == (output / FOLDER).resolve()
+    if is_used(output) and not own and resume != AUTO:
+        if not overwrite:
+            raise FileExistsError(
+                f"output {output} holds a run already: go on with --resume auto, give another --output, or delete it with "
+                "--overwrite"
+            )
+        for name in (FOLDER, TENSORBOARD_FOLDER):
+            if (output / name).exists():
+                shutil.rmtree(output / name)
+        for name in (METRICS_NAME, LOG_NAME):
+            (output / name).unlink(missing_ok=True)
+        said.append(f"deleted the earlier run in {output}, as asked for")
+    (output / FOLDER).mkdir(exist_ok=True)
+    if own and resume != AUTO and checkpoint is not None:
+        said += set_aside(output / FOLDER, int(checkpoint.name.removeprefix("step-")))
+    return said
+
+
+def set_aside(root: Path, step: int) -> list[str]:
+    """Rename the checkpoints after `step`, which the run goes back to: `--resume auto` must not take the other branch."""
+    said = []
+    for later in complete_steps(root):
+        if later > step:
+            aside = root / f"abandoned-{folder_name(later)}"
+            if aside.exists():
+                shutil.rmtree(aside)
+            (root / folder_name(later)).rename(aside)
+            said.append(f"{root / folder_name(later)} is of the branch that this run leaves: renamed to {aside.name}")
+    if said:
+        (root / SCORES_NAME).unlink(missing_ok=True)
+    return said

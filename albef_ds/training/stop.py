@@ -1,0 +1,71 @@
+"""Requests to stop: signals and the time limit of this invocation. A run that is told to stop ends its step, saves and leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from albef_ds.common import exit_codes
+from albef_ds.common.errors import ConfigError
+
+TIME_LIMIT = 1000
+"""Stands for the time limit among the numbers of signals."""
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as 3h50m, 90s, 1d or 45m. Raises `ConfigError` for anything else."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ConfigError(f"--stop-after {text} is no duration: write it like 3h50m, 45m or 90s")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+class StopRequest:
+    """Set once SIGINT, SIGTERM, SIGUSR1 or SIGUSR2 arrived or `seconds` are over; a second SIGINT interrupts at once.
+
+    Known to this rank alone, until the ranks agree: then `agreed` is the number on all of them.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self.signal: int | None = None
+        self.agreed = 0
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def number(self) -> int:
+        """The signal, `TIME_LIMIT`, or 0."""
+        if self.signal is None and self._deadline is not None and time.monotonic() >= self._deadline:
+            return TIME_LIMIT
+        return self.signal or 0
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Listen within the block."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        previous = {number: signal.signal(number, self._handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def name_of(number: int) -> str:
+    """What stopped the run, in words."""
+    return "the time limit of --stop-after" if number == TIME_LIMIT else signal.Signals(number).name
+
+
+def code_of(number: int) -> int:
+    """The exit code of a run that `number` stopped; 0 for none."""
+    known = {0: exit_codes.FINISHED, TIME_LIMIT: exit_codes.TIME_IS_UP, int(signal.SIGINT): exit_codes.INTERRUPTED}
+    return known.get(number, exit_codes.PREEMPTED)

@@ -1,0 +1,243 @@
+"""Time limits with names: who is late, on which host, and who has died.
+
+A thread on each rank tells the others through a store (not a collective, which is what may hang) what its training loop
+is doing and since when. It ends this process when
+
+    this rank's phase exceeds its limit      the ranks that are furthest behind are named
+    another rank gives no sign of life       it is named; its node may be lost
+    another rank has failed                  that rank has said why
+
+A collective that waits for a lost peer cannot be interrupted from Python, so the process leaves with `os._exit`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+
+from albef_ds.common import exit_codes
+
+_POLL = 0.5
+"""Seconds between two looks at whether a rank has failed."""
+_GRACE = 5.0
+"""Seconds that a failing rank waits for the others to have heard of it."""
+_FAILED = "watchdog/failed"
+_HEARD = "watchdog/heard"
+_ENDED = "watchdog/ended"
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a rank is doing: `step` of the loop, the phase's place within it, seconds since it began."""
+
+    host: str
+    step: int
+    order: int
+    phase: str
+    seconds: float
+    number: int
+    """Counts the signs of life."""
+
+
+class Watchdog:
+    """Watches this rank's loop, and the other ranks through `store`.
+
+    Args:
+        store: what the ranks share; None for one process. A connection of its own: the main thread may wait in another.
+        limits: seconds allowed for each phase; 0 or absent: no limit.
+        silence: seconds without a sign of life after which a rank is taken for dead; 0: never.
+        leave: ends the process (a test can listen).
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        world_size: int,
+        limits: Mapping[str, float],
+        silence: float,
+        leave: Callable[[int], None] = os._exit,
+    ) -> None:
+        self._store, self.rank, self.world_size = store, rank, world_size
+        self._limits, self._silence, self._leave = limits, silence, leave
+        self._step, self._order, self._phase, self._since = 0, 0, "start", time.monotonic()
+        self._number = 0
+        self._seen: dict[int, tuple[int, float]] = {}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._beat_every = min(2.0, silence / 6) if silence else 2.0
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching; this rank is done and no longer missed."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=_GRACE)
+        if self._store is not None:
+            try:
+                self._store.set(f"{_ENDED}/{self.rank}", "1")
+            except (RuntimeError, OSError):
+                return
+
+    def at(self, phase: str, step: int, order: int = 0) -> None:
+        """The loop has come to `phase` of `step`; `order` tells which phases of a step come first."""
+        self._step, self._order, self._phase, self._since = step, order, phase, time.monotonic()
+
+    @contextmanager
+    def phase(self, phase: str, step: int, order: int = 0) -> Iterator[None]:
+        """As `at`, for a block; the phase before it begins anew after it."""
+        before = self._phase, self._order
+        self.at(phase, step, order)
+        yield
+        self.at(before[0], step, before[1])
+
+    def first_to_fail(self, code: int) -> bool:
+        """Whether this rank fails first, hence is the one to say why; the others end with `code` as they hear of it."""
+        if self._store is None:
+            return True
+        try:
+            first = self._store.add(_FAILED, 1) == 1
+            if first:
+                self._closing.set()  # what the others do from now on follows from this
+                self._store.set(f"{_FAILED}/code", str(code))
+        except (RuntimeError, OSError):
+            return True
+        return bool(first)
+
+    def wait_until_heard(self) -> None:
+        """Keep this process, and with it its connections, until the other ranks know that it fails."""
+        deadline = time.monotonic() + _GRACE
+        while self._store is not None and time.monotonic() < deadline:
+            try:
+                if self._store.add(_HEARD, 0) >= self.world_size - 1:
+                    return
+            except (RuntimeError, OSError):
+                return
+            time.sleep(_POLL / 5)
+
+    def report_loss(self, reason: str) -> int:
+        """Name the rank that is missed, after a collective has broken for `reason`; the exit code."""
+        try:
+            before = {rank: beat.number for rank, beat in self._beats(range(self.world_size)).items()}
+            time.sleep(4 * self._beat_every)
+            beats = self._beats(range(self.world_size))
+            silent = [rank for rank, beat in beats.items() if rank != self.rank and beat.number == before.get(rank)]
+        except (RuntimeError, OSError):
+            silent, beats = [], {}
+        message = f"{_names(silent, beats)} died" if silent else f"lost another rank ({reason})"
+        if self.first_to_fail(exit_codes.LOST_RANK):
+            self._say(message)
+            self.wait_until_heard()
+        return exit_codes.LOST_RANK
+
+    def _watch(self) -> None:
+        next_beat = 0.0
+        while not self._closing.wait(min(_POLL, self._beat_every)):
+            now = time.monotonic()
+            try:
+                if self._store is not None:
+                    self._hear()
+                if now >= next_beat:
+                    next_beat = now + self._beat_every
+                    self._tell()
+                    self._look_for_silence(now)
+            except (RuntimeError, OSError, ValueError):
+                if not self._closing.is_set():
+                    host = os.environ.get("MASTER_ADDR", "its node")
+                    self._end(f"lost the connection to rank 0 on {host}: it died or its node is lost")
+                return
+            limit = self._limits.get(self._phase, 0.0)
+            if limit and now - self._since > limit:
+                self._late(limit)
+
+    def _tell(self) -> None:
+        self._number += 1
+        beat = [socket.gethostname(), self._step, self._order, self._phase, time.monotonic() - self._since, self._number]
+        if self._store is not None:
+            self._store.set(f"watchdog/{self.rank}", json.dumps(beat))
+
+    def _hear(self) -> None:
+        if self._store.check([f"{_FAILED}/code"]):
+            code = int(self._store.get(f"{_FAILED}/code"))
+            self._store.add(_HEARD, 1)
+            self._closing.set()
+            if self.rank == 0:  # the store may end with this process
+                self.wait_until_heard()
+            self._leave(code)
+
+    def _beats(self, ranks: Iterable[int]) -> dict[int, Beat]:
+        """The last sign of life of each of `ranks` that has given one."""
+        if self._store is None:
+            return {}
+        known = [rank for rank in ranks if self._store.check([f"watchdog/{rank}"])]
+        return {rank: Beat(*json.loads(self._store.get(f"watchdog/{rank}"))) for rank in known}
+
+    def _look_for_silence(self, now: float) -> None:
+        if not self._silence or self._store is None:
+            return
+        # Rank 0 looks after all others and they after it: everyone after everyone would be the square of the ranks.
+        beats = self._beats(range(1, self.world_size) if self.rank == 0 else [0])
+        for rank, beat in beats.items():
+            if self._seen.get(rank, (None, 0.0))[0] != beat.number:
+                self._seen[rank] = (beat.number, now)
+        silent = [rank for rank, (_, seen) in self._seen.items() if now - seen > self._silence]
+        silent = [rank for rank in silent if not self._store.check([f"{_ENDED}/{rank}"])]
+        if silent:
+            self._end(f"{_names(silent, beats)} gave no sign of life for {self._silence:.0f} s: it died or its node is lost")
+
+    def _late(self, limit: float) -> None:
+        """This rank's loop has exceeded its limit: name those that everybody waits for."""
+        beats = self._beats(range(self.world_size))
+        what = f"{self._phase} of step {self._step} takes longer than its limit of {_span(limit)}"
+        if not beats:
+            self._end(f"{what}: look for a file system that hangs, or raise the limit")
+            return
+        places = {rank: (beat.step, beat.order) for rank, beat in beats.items()}
+        behind = min(places.values())
+        late = [rank for rank, place in places.items() if place == behind]
+        if len(late) == self.world_size:
+            self._end(f"{what}: all ranks are there, so a collective or the network hangs")
+        else:
+            where = beats[late[0]]
+            self._end(f"{what}: {_names(late, beats)} late, since {_span(where.seconds)} in {where.phase} of step {where.step}")
+
+    def _end(self, message: str) -> None:
+        if self.first_to_fail(exit_codes.LOST_RANK):
+            self._say(message)
+            self.wait_until_heard()
+        self._closing.set()
+        self._leave(exit_codes.LOST_RANK)
+
+    def _say(self, message: str) -> None:
+        print(f"albef-ds [rank {self.rank}]: error: {message}; go on with --resume auto", file=sys.stderr, flush=True)
+
+
+def _names(ranks: list[int], beats: Mapping[int, Beat]) -> str:
+    named = [f"rank {rank} on {beats[rank].host}" if rank in beats else f"rank {rank}" for rank in ranks]
+    more = f" and {len(named) - 4} more" if len(named) > 4 else ""
+    return ", ".join(named[:4]) + more
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def default_store() -> Any:
+    """A connection of its own to the store of the process group; None where there is no group of several ranks."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return None
+    store = dist.distributed_c10d._get_default_store()
+    return store.clone() if hasattr(store, "clone") else store

@@ -1,0 +1,1 @@
+"""What a picture and a caption hold: decoding, hashes, statistics."""

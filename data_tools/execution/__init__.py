@@ -1,0 +1,1 @@
+"""How a stage runs: its folder, its processes, its completion marks."""

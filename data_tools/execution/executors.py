@@ -1,0 +1,135 @@
+"""Running a list of independent, repeatable tasks: here, in a process pool, on a Dask cluster, or as one of N array tasks.
+
+A task leaves its result as a file under a final name; whether that file is there says whether the task is done. So
+a run that was killed is continued by starting it again, and tasks can be shared out over machines by number alone.
+This module neither knows what tasks do nor talks to a scheduler.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from albef_ds.common.errors import ConfigError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """How map stages run."""
+
+    workers: int = 0
+    """Processes of the pool; 0: one per core this process may use; 1: no pool."""
+    address: str = ""
+    """`dask://HOST:PORT` of a Dask scheduler instead of a pool."""
+    task_index: int = 0
+    """Which share of the tasks is this process's, from 0."""
+    num_tasks: int = 1
+    """Number of shares, one per array task."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ConfigError(f"--workers is {self.workers}: give 0 (all cores) or more")
+        if self.num_tasks < 1 or not 0 <= self.task_index < self.num_tasks:
+            raise ConfigError(
+                f"--task-index {self.task_index} of --num-tasks {self.num_tasks}: the index goes from 0 to one less"
+            )
+        if self.address and not self.address.startswith("dask://"):
+            raise ConfigError(f"--executor {self.address} is unknown: give dask://HOST:PORT, or leave it out for a process pool")
+
+    @property
+    def is_share(self) -> bool:
+        """Whether this process does only a part of the tasks."""
+        return self.num_tasks > 1
+
+
+def run_tasks(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    parallel: Parallel,
+    label: str,
+    *,
+    size_of: Callable[[Task], int] = lambda task: 1,
+    unit: str = "task",
+    is_done: Callable[[Task], bool] = lambda task: False,
+) -> list[Result]:
+    """Apply `function` (importable by name) to this process's share of `tasks`; return the results, in no set order.
+
+    Tasks that are done are left out after sharing, so a task's share does not depend on what others have finished.
+    `size_of` gives the `unit`s of work in a task, for the progress bar on a terminal.
+
+    Raises:
+        ConfigError: a worker died, Dask is not installed or not reachable.
+        Exception: what the first failing task raised; tasks not yet begun are given up.
+    """
+    mine = [task for task in tasks[parallel.task_index :: parallel.num_tasks] if not is_done(task)]
+    sizes = [size_of(task) for task in mine]
+    results: list[Result] = []
+    with tqdm(total=sum(sizes), desc=label, unit=unit, disable=not sys.stderr.isatty() or not mine) as bar:
+        if (parallel.workers == 1 and not parallel.address) or (len(mine) <= 1 and not parallel.address):
+            for number, task in enumerate(mine):
+                results.append(function(task))
+                bar.update(sizes[number])
+            return results
+        with _executor(parallel, len(mine)) as executor:
+            futures: dict[Future[Result], int] = {executor.submit(function, task): number for number, task in enumerate(mine)}
+            try:
+                for future in as_completed(futures):
+                    results.append(future.result())
+                    bar.update(sizes[futures[future]])
+            except BrokenProcessPool:
+                raise ConfigError(f"a worker of {label} died, most likely of memory: lower --workers and run again") from None
+            finally:
+                for future in futures:
+                    future.cancel()
+    return results
+
+
+@contextmanager
+def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
+    if not parallel.address:
+        workers = min(parallel.workers or len(os.sched_getaffinity(0)), max(num_tasks, 1))
+        # A fork server starts from a clean process, unlike fork, and pays for the imports once, unlike spawn.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["data_tools.stages.scan", "data_tools.stages.write_shards"])
+        with ProcessPoolExecutor(workers, context, initializer=_end_with_run) as pool:
+            yield pool
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ConfigError("--executor dask:// needs Dask: pip install 'albef-ds[dask]'") from None
+    try:
+        client: Any = Client("tcp://" + parallel.address.removeprefix("dask://"), timeout="10s")  # type: ignore[no-untyped-call]
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ConfigError(
+            f"no Dask scheduler answers at {parallel.address} ({type(error).__name__}): check it is running"
+        ) from None
+    try:
+        yield client.get_executor()
+    finally:
+        client.close()
+
+
+def _end_with_run() -> None:
+    """Make this worker end when the run that started it is gone: it would not notice a kill and would wait for ever."""
+    run = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if run is not None:
+            run.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

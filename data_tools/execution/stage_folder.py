@@ -1,0 +1,88 @@
+"""The working folder: one subfolder per stage, which knows the settings it was made with.
+
+A stage whose settings (its own and those of the stages before it) are the same is continued or taken as done. A
+map stage made with other settings is not thrown away unasked; a reduction, which takes minutes, is made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from albef_ds.common.errors import ConfigError
+from data_tools.files.storage import load_json, save_json
+
+SETTINGS_NAME = "settings.json"
+DONE_NAME = "done.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An open stage: its `folder`, and the `digest` of everything that decides its result."""
+
+    folder: Path
+    digest: str
+
+    @property
+    def done(self) -> bool:
+        """Whether it was finished."""
+        return (self.folder / DONE_NAME).exists()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `finish` was given."""
+        summary: dict[str, Any] = load_json(self.folder / DONE_NAME)
+        return summary
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Mark the stage as finished."""
+        save_json(self.folder / DONE_NAME, summary)
+
+
+def digest_of(settings: dict[str, Any]) -> str:
+    """Hex digest of JSON-able settings."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode())
+
+
+def open_stage(work: Path, name: str, settings: dict[str, Any], *, is_map: bool, restart: bool = False) -> Stage:
+    """Make or continue stage `name` of the working folder.
+
+    Raises:
+        ConfigError: it is a map stage begun with other settings, and `restart` is not set.
+    """
+    folder = work / name
+    stage = Stage(folder, digest_of(settings))
+    path = folder / SETTINGS_NAME
+    if path.exists():
+        before = load_json(path)
+        if before["digest"] == stage.digest and not restart:
+            return stage
+        if is_map and not restart:
+            old = before["settings"]
+            changed = next((key for key in sorted({*old, *settings}) if old.get(key) != settings.get(key)), "settings")
+            raise ConfigError(f"{folder} was made with another {changed}: add --restart to make it again, or give another --work")
+    if path.exists():
+        # Renamed first, so that a kill here leaves no half-emptied folder under the stage's name.
+        rubbish = work / f".{name}.{os.getpid()}.old"
+        os.replace(folder, rubbish)
+        shutil.rmtree(rubbish)
+    save_json(path, {"digest": stage.digest, "settings": settings})
+    return stage
+
+
+def load_stage(work: Path, name: str) -> Stage:
+    """A finished stage.
+
+    Raises:
+        ConfigError: it is not there or not finished.
+    """
+    folder = work / name
+    if not (folder / DONE_NAME).exists():
+        raise ConfigError(f"{folder} is not finished: run `albef-data {name} --work {work}` first")
+    return Stage(folder, str(load_json(folder / SETTINGS_NAME)["digest"]))

@@ -1,0 +1,288 @@
+"""Writes shards: USTAR tars made of 512-byte blocks, their index and the manifest (`albef_ds.data.shards.format`).
+
+The same samples always give the same bytes: no time, owner or machine enters a header, JSON has sorted keys and
+no spaces. A tar is written under a temporary name while its checksum is computed, then renamed, so a file under
+its final name is whole. This module does not decide which samples are written, nor their order.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import xxhash
+from typing_extensions import Self
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.shards.format import (
+    BLOCK,
+    IMAGE_EXTENSIONS,
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    index_name,
+    sample_key,
+    shard_name,
+)
+from data_tools.files.direct_write import DirectFile
+
+Sample = tuple[bytes, str, dict[str, Any]]
+"""Picture bytes, extension without a dot, metadata."""
+
+WRITING_NAME = "_writing"  # marks a folder whose corpus is not finished, and so as ours to write into
+_PADDING = bytes(BLOCK)
+_MODE_TO_OWNER = b"0000644\x00" + 2 * b"0000000\x00"
+_AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x00" + b"00" + bytes(64) + 2 * b"0000000\x00" + bytes(155 + 12)
+_MTIME = b"00000000000\0"
+_FIXED_SUM = sum(_MODE_TO_OWNER) + sum(_MTIME) + sum(b" " * 8) + sum(_AFTER_CHECKSUM)
+_MAX_SIZE = 8**11 - 1  # what eleven octal digits hold
+_OWN_FILE = re.compile(r"\d{5,}\.(tar|index\.npy)")
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """The 512-byte USTAR header of a plain file `name` (at most 100 ASCII bytes) of `size` bytes, owner and time 0.
+
+    Raises:
+        ConfigError: the name is too long or the size above 8 GiB.
+    """
+    raw = name.encode("ascii")
+    digits = b"%011o\0" % size
+    if len(raw) > 100 or size > _MAX_SIZE:
+        raise ConfigError(
+            f"tar member {name[:120]} of {size} bytes does not fit a USTAR header: shorten the name or split the file"
+        )
+    checksum = _FIXED_SUM + sum(raw) + sum(digits)
+    return b"".join((raw.ljust(100, b"\0"), _MODE_TO_OWNER, digits, _MTIME, b"%06o\0 " % checksum, _AFTER_CHECKSUM))
+
+
+def member_blocks(size: int) -> int:
+    """Bytes that a member of `size` bytes takes in a tar, header and padding included."""
+    return BLOCK + (size + BLOCK - 1) // BLOCK * BLOCK
+
+
+def encode_meta(meta: dict[str, Any]) -> bytes:
+    """`meta` as compact UTF-8 JSON with sorted keys.
+
+    Raises:
+        ConfigError: `captions`, `image_id` or `source` is missing or of another type, or a value is not JSON.
+    """
+    captions = meta.get("captions")
+    if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
+        raise ConfigError(f"captions of sample {meta.get('image_id')} are {captions!r}: give a list of at least one string")
+    for name in ("image_id", "source"):
+        if not isinstance(meta.get(name), str):
+            raise ConfigError(f"{name} of a sample is {meta.get(name)!r}: give a string")
+    try:
+        return _ENCODER.encode(meta).encode("utf-8")
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"metadata of sample {meta['image_id']} is not JSON in UTF-8 ({error}): give text, numbers, lists"
+        ) from None
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+class ShardFile:
+    """One tar being written. `first_sample` is the corpus-wide number of its first sample."""
+
+    def __init__(self, folder: Path, number: int, first_sample: int) -> None:
+        self.folder = folder
+        self.name = shard_name(number)
+        self._next_sample = first_sample
+        self._index: list[tuple[int, int, int, int]] = []
+        self._temporary = folder / f"{self.name}.{os.getpid()}.tmp"
+        self._file = DirectFile(self._temporary)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the tar so far."""
+        return self._file.num_bytes
+
+    @property
+    def num_samples(self) -> int:
+        """Samples added so far."""
+        return len(self._index)
+
+    def add(self, image: bytes, extension: str, meta: bytes) -> None:
+        """Append one sample; `meta` comes from `encode_meta`.
+
+        Raises:
+            ConfigError: the extension is not in IMAGE_EXTENSIONS, or the picture is empty.
+        """
+        if extension not in IMAGE_EXTENSIONS or not image:
+            raise ConfigError(
+                f"sample {self._next_sample} is a {extension or 'nameless'} file of {len(image)} bytes: "
+                f"give a picture in one of {', '.join(IMAGE_EXTENSIONS)}"
+            )
+        key, append = sample_key(self._next_sample), self._file.append
+        image_offset = self.num_bytes + BLOCK
+        meta_offset = self.num_bytes + member_blocks(len(image)) + BLOCK
+        append(tar_header(f"{key}.{extension}", len(image)))
+        append(image)
+        # Small pieces are joined: a call costs more than copying them.
+        rest = (_PADDING[: -len(image) % BLOCK], tar_header(f"{key}.json", len(meta)), meta, _PADDING[: -len(meta) % BLOCK])
+        append(b"".join(rest))
+        self._index.append((image_offset, len(image), meta_offset, len(meta)))
+        self._next_sample += 1
+
+    def close(self) -> ShardEntry:
+        """Finish the tar and its index, flush both to disk and give them their final names, the tar last."""
+        self._file.append(bytes(2 * BLOCK))
+        checksum = self._file.close()
+        index_checksum = save_index(self.folder, self.name, np.array(self._index, np.int64).reshape(-1, 4))
+        os.replace(self._temporary, self.folder / self.name)
+        return ShardEntry(self.name, self.num_samples, self.num_bytes, checksum, index_checksum)
+
+    def abort(self) -> None:
+        """Close and remove the temporary file."""
+        self._file.abort()
+
+
+def save_index(folder: Path, shard: str, index: np.ndarray[Any, np.dtype[np.int64]]) -> str:
+    """Write the member offsets, int64 (num_samples, 4), beside `shard`; return their `xxh3_128` hex digest."""
+    buffer = io.BytesIO()
+    np.save(buffer, index, allow_pickle=False)
+    content = buffer.getvalue()
+    temporary = folder / f"{index_name(shard)}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / index_name(shard))
+    return xxhash.xxh3_128_hexdigest(content)
+
+
+def write_shard(folder: Path, number: int, first_sample: int, samples: Iterable[Sample]) -> ShardEntry:
+    """Write shard `number` whole, independent of every other: what a parallel or repeated task calls.
+
+    Its samples get the numbers `first_sample`, `first_sample` + 1, ... Running it again gives the same bytes.
+    """
+    shard = ShardFile(folder, number, first_sample)
+    try:
+        for image, extension, meta in samples:
+            shard.add(image, extension, encode_meta(meta))
+        return shard.close()
+    except BaseException:
+        shard.abort()
+        raise
+
+
+def open_folder(folder: Path) -> None:
+    """Make `folder` ready to be written into and mark it as unfinished.
+
+    Raises:
+        ConfigError: it holds a finished corpus, or tars that no unfinished run of ours left there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / MANIFEST_NAME).exists():
+        raise ConfigError(f"{folder} already holds a corpus: give a new folder, or add to it with `albef-data append`")
+    if not (folder / WRITING_NAME).exists():
+        if any(folder.glob("*.tar")):
+            raise ConfigError(f"{folder} holds tars of another origin: give a new folder")
+        (folder / WRITING_NAME).touch()
+
+
+def finish_folder(folder: Path, shards: Iterable[ShardEntry], info: dict[str, Any]) -> Manifest:
+    """Write the manifest over `shards`, remove what an interrupted run left beside them, and the unfinished mark.
+
+    Raises:
+        ConfigError: there is no sample at all.
+    """
+    manifest = Manifest(tuple(shards), info)
+    if manifest.num_samples == 0:
+        raise ConfigError(f"no sample was written to {folder}: check the sources and what the filters dropped")
+    listed = {name for shard in manifest.shards for name in (shard.name, index_name(shard.name))}
+    for path in folder.iterdir():
+        if path.name not in listed and (_OWN_FILE.fullmatch(path.name) or (_OWN_FILE.match(path.name) and path.suffix == ".tmp")):
+            path.unlink()
+    manifest.save(folder)
+    (folder / WRITING_NAME).unlink(missing_ok=True)
+    return manifest
+
+
+class ShardWriter:
+    """Writes a corpus sample by sample, in the order given, starting a new shard when one is full.
+
+    A shard is full at `samples_per_shard` samples, or when the next sample would take it above `bytes_per_shard`
+    bytes; give one of the two, or both. Use it as a context manager: an exception leaves no manifest, and the next
+    run starts over.
+
+    Raises:
+        ConfigError: a limit is missing or below 1, or the folder holds something else (`open_folder`).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        samples_per_shard: int | None = None,
+        bytes_per_shard: int | None = None,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        limits = [limit for limit in (samples_per_shard, bytes_per_shard) if limit is not None]
+        if not limits or min(limits) < 1:
+            raise ConfigError("shard size is not set: give samples_per_shard or bytes_per_shard, 1 or more")
+        self.folder = Path(folder)
+        open_folder(self.folder)
+        self._samples_limit = samples_per_shard
+        self._bytes_limit = bytes_per_shard
+        self._info = dict(info or {})
+        self._entries: list[ShardEntry] = []
+        self._num_samples = 0
+        self._shard: ShardFile | None = None
+
+    def add(self, image: bytes, extension: str, meta: dict[str, Any]) -> None:
+        """Append one sample; `meta` holds at least `captions`, `image_id` and `source` (see `albef_ds.data.shards.format`).
+
+        Raises:
+            ConfigError: the sample does not fit the format.
+        """
+        encoded = encode_meta(meta)
+        if self._shard is not None and self._is_full(self._shard, member_blocks(len(image)) + member_blocks(len(encoded))):
+            self._finish_shard()
+        if self._shard is None:
+            self._shard = ShardFile(self.folder, len(self._entries), self._num_samples)
+        self._shard.add(image, extension, encoded)
+        self._num_samples += 1
+
+    def _is_full(self, shard: ShardFile, needed: int) -> bool:
+        if self._samples_limit is not None and shard.num_samples >= self._samples_limit:
+            return True
+        return self._bytes_limit is not None and shard.num_bytes + needed + 2 * BLOCK > self._bytes_limit
+
+    def _finish_shard(self) -> None:
+        if self._shard is not None:
+            self._entries.append(self._shard.close())
+            self._shard = None
+
+    def close(self) -> Manifest:
+        """Finish the last shard and write the manifest.
+
+        Raises:
+            ConfigError: nothing was added.
+        """
+        self._finish_shard()
+        return finish_folder(self.folder, self._entries, self._info)
+
+    def abort(self) -> None:
+        """Give up: remove the unfinished shard, write no manifest."""
+        if self._shard is not None:
+            self._shard.abort()
+            self._shard = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()

@@ -1,0 +1,175 @@
+"""Reading bytes from local paths and URLs, and writing files that are either whole or not there.
+
+Knows no format of a corpus. URLs (anything with `://`) go through fsspec; everything this package writes is local.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import posixpath
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from albef_ds.common.errors import ConfigError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_OPEN_FILES = 16
+
+
+@contextmanager
+def disk_full_is_one_line(folder: Path) -> Iterator[None]:
+    """Turn "no space left" into a `ConfigError` that names `folder`; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM and not (isinstance(error, pa.ArrowException) and "space" in str(error)):
+            raise
+        raise ConfigError(f"no room left to write in {folder}: free some space and run again, finished chunks are kept") from None
+
+
+def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk and rename it.
+
+    Raises:
+        ConfigError: the disk is full; the temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Array tasks on several machines may finish the same stage at the same time.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    try:
+        with disk_full_is_one_line(path.parent), open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    save_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogatepass")))
+
+
+def load_json(path: Path) -> Any:
+    """The JSON value in a file of ours or the user's.
+
+    Raises:
+        ConfigError: no such file, or not JSON; names the line.
+    """
+    try:
+        with open_source(str(path)) as file:
+            return json.loads(file.read().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: check the path") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path} line {error.lineno} column {error.colno} is not JSON ({error.msg}): mend or fetch the file again"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): check the file") from None
+
+
+def save_array(path: Path, array: np.ndarray[Any, Any]) -> None:
+    """Write a `.npy` file, atomically."""
+    save_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
+
+
+def save_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file, atomically."""
+    save_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def is_url(path: str) -> bool:
+    """Whether `path` goes through fsspec."""
+    return "://" in path
+
+
+def join(root: str, path: str) -> str:
+    """`path` under `root`, unless it is absolute or a URL itself."""
+    return path if is_url(path) or path.startswith("/") or not root else posixpath.join(root, path)
+
+
+def open_source(path: str) -> BinaryIO | IO[bytes]:
+    """Open a local file or URL for reading."""
+    if not is_url(path):
+        return open(path, "rb")
+    import fsspec
+
+    file: IO[bytes] = fsspec.open(path, "rb").open()
+    return file
+
+
+def list_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
+    """`path` itself when it is a file, else the files in that folder (not below it) with one of `suffixes`, sorted.
+
+    Raises:
+        ConfigError: nothing is there, or it cannot be listed.
+    """
+    try:
+        if is_url(path):
+            import fsspec
+
+            system, root = fsspec.core.url_to_fs(path)
+            found = [system.unstrip_protocol(name) for name in (system.ls(root, detail=False) if system.isdir(root) else [root])]
+        else:
+            found = [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
+            found = [name for name in found if os.path.exists(name)]
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be listed ({error}): check the path and its permissions") from None
+    found = sorted(name for name in found if name.lower().endswith(suffixes))
+    if not found:
+        raise ConfigError(f"{path} holds no {' or '.join(suffixes)} file: check the path")
+    return found
+
+
+class ByteReader:
+    """Reads whole files or ranges of them, keeping the last few local files open. One per process."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def read(self, path: str, offset: int = -1, size: int = -1) -> bytes:
+        """`size` bytes at `offset` of `path`, or the whole file when `offset` is negative.
+
+        Raises:
+            OSError: the file is missing, unreadable or shorter than `offset + size`.
+        """
+        if is_url(path):
+            import fsspec
+
+            system, root = fsspec.core.url_to_fs(path)
+            content = system.cat_file(root) if offset < 0 else system.cat_file(root, start=offset, end=offset + size)
+        elif offset < 0:
+            with open(path, "rb", buffering=0) as file:
+                content = file.read()
+        else:
+            content = os.pread(self._descriptor(path), size, offset)
+        if offset >= 0 and len(content) != size:
+            raise OSError(errno.EIO, f"{path} ends before byte {offset + size}")
+        return bytes(content)
+
+    def _descriptor(self, path: str) -> int:
+        if path in self._open:
+            self._open.move_to_end(path)
+        else:
+            if len(self._open) >= _OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+            self._open[path] = os.open(path, os.O_RDONLY)
+        return self._open[path]
+
+    def close(self) -> None:
+        """Close what is open."""
+        while self._open:
+            os.close(self._open.popitem()[1])

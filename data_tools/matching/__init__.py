@@ -1,0 +1,1 @@
+"""Finding duplicates: Hamming distance, captions, features."""

@@ -1,0 +1,158 @@
+"""Writes scenes for all tasks: shards for pretraining, and annotation files in the released and the official JSON formats.
+
+    scenes.json                          settings, counts and ceilings; written last, so its presence means a whole folder
+    vocab.txt                            WordPiece vocabulary of every word used
+    pretrain/train, pretrain/val         shards
+    images/                              PNG files that the annotations name
+    retrieval_{train,val,test,unseen}.json, karpathy.json
+    vqa_{train,val,test}.json, answer_list.json, v2_questions_{val,test}.json, v2_annotations_val.json
+    nlvr_{train,dev,test}.json, nlvr_official_dev.jsonl
+    ve_{train,dev,test}.json, snli_ve_dev.jsonl
+    refcoco_{train,val,test}.json, refs.json, instances.json, dets.json
+
+The same seed and counts give the same bytes.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.common.progress import Progress, silent
+from data_tools.files.shard_writer import ShardWriter
+from data_tools.files.storage import load_json
+from data_tools.scenes import annotations as task_files
+from data_tools.scenes.ceilings import retrieval_ceilings, vqa_ceilings
+from data_tools.scenes.folder import VOCABULARY, SceneFolder
+from data_tools.scenes.meanings import HARD, Meaning, Thing, split_meanings
+from data_tools.scenes.questions import all_texts
+from data_tools.scenes.render import draw_scene
+from data_tools.scenes.statements import PAIR_KINDS
+
+DONE = "scenes.json"
+GROUP = 4
+"""Samples of the pretraining corpus that stand together: a pair's relations, or scenes at random."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much of everything is written."""
+
+    pretrain: int = 12_000
+    retrieval: int = 4_000
+    questions: int = 8_000
+    nlvr: int = 6_000
+    entailment: int = 6_000
+    expressions: int = 4_000
+    evaluation: int = 600
+    """Samples of each validation and test file but the galleries."""
+    gallery: int = 720
+    """Pictures of the hard gallery: all of its meanings, or the first so many for a quick look."""
+
+    def scaled(self, scale: float) -> Counts:
+        """A share of everything, 30 at least; the hard gallery shrinks below a quarter only, since its ceilings are its point."""
+        counts = {name: max(30, round(value * scale)) for name, value in vars(self).items()}
+        return Counts(**{**counts, "gallery": min(self.gallery, max(30, round(4 * scale * self.gallery)))})
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """What a folder of scenes is a function of."""
+
+    seed: int = 0
+    side: int = 64
+    grouped: float = 0.5
+    """Share of the pretraining groups that hold the relations of one pair of objects: hard negatives by design."""
+    caption_noise: float = 0.0
+    """Share of the pretraining captions taken from another scene."""
+    label_noise: float = 0.0
+    """Share of the training answers and labels that are drawn anew."""
+    counts: Counts = Counts()
+
+
+def write_scenes(path: Path, settings: SceneSettings, progress: Progress = silent) -> dict[str, Any]:
+    """Write everything, unless a whole folder of the same settings is there already; returns the content of scenes.json.
+
+    Raises:
+        ConfigError: the folder holds scenes of other settings, or other things, or cannot be made.
+    """
+    if (path / DONE).exists():
+        found: dict[str, Any] = load_json(path / DONE)
+        if found.get("settings") != asdict(settings):
+            raise ConfigError(f"{path} holds scenes of other settings: give another folder, or remove it")
+        return found
+    folder = SceneFolder(path)
+    split = split_meanings(settings.seed)
+    folder.lines(VOCABULARY, vocabulary())
+    for name, meanings, count in (
+        ("train", split.train, settings.counts.pretrain),
+        ("val", split.held_out, len(split.held_out)),
+    ):
+        _write_shards(path / "pretrain" / name, name, meanings, count, settings, progress)
+    counts, seed, side, noise = asdict(settings.counts), settings.seed, settings.side, settings.label_noise
+    writers: dict[str, Callable[[], Any]] = {
+        "retrieval": lambda: task_files.write_retrieval(folder, seed, side, split, counts),
+        "vqa": lambda: task_files.write_vqa(folder, seed, side, split, counts, noise),
+        "nlvr": lambda: task_files.write_nlvr(folder, seed, side, split, counts, noise),
+        "entailment": lambda: task_files.write_entailment(folder, seed, side, counts, noise),
+        "grounding": lambda: task_files.write_grounding(folder, seed, side, counts),
+    }
+    everything = {}
+    for number, (task, write) in enumerate(writers.items(), start=1):
+        everything[task] = write()
+        progress("tasks", number, len(writers))
+    ceilings: dict[str, Any] = {**everything, "vqa": vqa_ceilings()}
+    ceilings["retrieval"] = {
+        "hard gallery": retrieval_ceilings(HARD[: settings.counts.gallery]),
+        "unseen meanings": retrieval_ceilings(split.held_out),
+    }
+    record = {"settings": asdict(settings), "ceilings": ceilings}
+    folder.json(DONE, record)
+    return record
+
+
+def vocabulary() -> list[str]:
+    """Special tokens, then every word that scenes are spoken of with."""
+    words = {word for text in _texts() for word in text.lower().split()}
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)]
+
+
+def _texts() -> list[str]:
+    statements = ["both pictures show a", "only one picture shows a", "the left picture shows a", "there is a on the right"]
+    return [*(caption for meaning in HARD for caption in meaning.captions()), *all_texts(), *statements, *PAIR_KINDS]
+
+
+def _write_shards(
+    path: Path, name: str, meanings: Sequence[Meaning], count: int, settings: SceneSettings, progress: Progress
+) -> None:
+    if path.exists():  # of a run that was interrupted: the whole folder has no mark yet
+        shutil.rmtree(path)
+    generator = random.Random(f"{name} {settings.seed}")
+    order = list(meanings) if name != "train" else grouped_order(meanings, count, settings.grouped, generator)
+    numbers = {meaning: number for number, meaning in enumerate(meanings)}
+    with ShardWriter(path, samples_per_shard=4096, info={"source": "scenes", "seed": settings.seed}) as writer:
+        for number, meaning in enumerate(order, start=1):
+            noisy = name == "train" and generator.random() < settings.caption_noise
+            told = generator.choice(meanings) if noisy else meaning
+            picture = draw_scene(meaning, generator, settings.side)
+            # Pictures of one meaning are no negatives of each other's captions, unless a caption lies.
+            image_id = f"{name}-{numbers[meaning]}" + (f"-told-{numbers[told]}" if noisy else "")
+            writer.add(picture.png, "png", {"captions": told.captions(), "image_id": image_id, "source": "scenes"})
+            progress(f"pretrain/{name}", number, len(order))
+
+
+def grouped_order(meanings: Sequence[Meaning], count: int, grouped: float, generator: random.Random) -> list[Meaning]:
+    """`count` meanings in groups of GROUP: a `grouped` share of them the relations of one pair, filled up at random."""
+    pairs: dict[tuple[Thing, Thing], list[Meaning]] = {}
+    for meaning in meanings:
+        pairs.setdefault(meaning.things, []).append(meaning)
+    order: list[Meaning] = []
+    while len(order) < count:
+        group = list(generator.choice(list(pairs.values()))) if generator.random() < grouped else []
+        order += group + generator.sample(list(meanings), GROUP - len(group))
+    return order[:count]

@@ -1,0 +1,1 @@
+"""The stages of albef-data, in the order in which they run."""

@@ -1,0 +1,187 @@
+"""The catalog: every listed picture of every source as one row, in numbered Parquet chunks.
+
+Rows are numbered over all chunks; that number names a picture from here on. Opens no picture: whether a file is there
+and whole is found by the scan.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from albef_ds.common.errors import ConfigError
+from data_tools.execution.executors import Parallel, run_tasks
+from data_tools.execution.stage_folder import Stage, load_stage, open_stage
+from data_tools.files.storage import is_url, load_json, save_json, save_table
+from data_tools.readers import reader_for
+from data_tools.readers.source import Problems, Record, SourceSpec
+
+CHUNK_ROWS = 10_000
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("path", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("captions", pa.list_(pa.string())),
+        ("image_id", pa.string()),
+        ("missing", pa.string()),
+        ("extra", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A file of the catalog: rows `first_row` to `first_row + num_rows`, all of `source`."""
+
+    name: str
+    source: str
+    first_row: int
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class _Task:
+    number: int
+    part: str
+    spec: SourceSpec
+    folder: Path
+    chunk_rows: int
+
+
+def build_catalog(
+    work: Path, specs: list[SourceSpec], parallel: Parallel, *, chunk_rows: int = CHUNK_ROWS, restart: bool = False
+) -> Stage | None:
+    """Read every source into `work/catalog`; None while other array tasks have not done their share.
+
+    Raises:
+        ConfigError: a source is wrong or broken, two share a name, nothing is listed, or the stage has other settings.
+    """
+    names = [spec.name for spec in specs]
+    if not specs or len(set(names)) < len(names):
+        raise ConfigError(f"sources are {', '.join(names) or 'not given'}: give at least one, each under its own name")
+    if chunk_rows < 1:
+        raise ConfigError(f"--chunk-rows is {chunk_rows}: give 1 or more")
+    parts = [(spec, part) for spec in specs for part in reader_for(spec).parts(spec)]
+    settings = {
+        "sources": [asdict(spec) for spec in specs],
+        "files": [[part, *_state(part)] for _, part in parts],
+        "chunk_rows": chunk_rows,
+    }
+    stage = open_stage(work, "catalog", settings, is_map=True, restart=restart)
+    if stage.done:
+        return stage
+    tasks = [_Task(number, part, spec, stage.folder, chunk_rows) for number, (spec, part) in enumerate(parts)]
+    run_tasks(_read_part, tasks, parallel, "catalog", unit="file", is_done=lambda task: _marker(task).exists())
+    if not all(_marker(task).exists() for task in tasks):
+        return None
+    stage.finish(_summary(specs, tasks))
+    return stage
+
+
+def _state(part: str) -> tuple[int, int]:
+    if is_url(part) or not os.path.isfile(part):
+        return (-1, -1)
+    found = os.stat(part)
+    return found.st_size, found.st_mtime_ns
+
+
+def _marker(task: _Task) -> Path:
+    return task.folder / f"{task.number:05d}.json"
+
+
+def _read_part(task: _Task) -> int:
+    problems = Problems()
+    try:
+        records = reader_for(task.spec).read(task.spec, task.part, problems)
+        sizes: list[int] = []
+        while rows := list(islice(records, task.chunk_rows)):
+            save_table(task.folder / f"{task.number:05d}-{len(sizes):05d}.parquet", to_table(rows))
+            sizes.append(len(rows))
+    except OSError as error:
+        raise ConfigError(
+            f"{task.part} of source {task.spec.name} cannot be read ({error}): check path and permissions"
+        ) from None
+    save_json(_marker(task), {"chunks": sizes, "problems": problems.counts, "examples": problems.examples})
+    return sum(sizes)
+
+
+def to_table(records: list[Record]) -> pa.Table:
+    """`records` under SCHEMA; text that is not valid Unicode (lone surrogates) keeps a question mark instead."""
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    for record in records:
+        for name, value in zip(Record._fields, record, strict=True):
+            columns[name].append(value)
+    columns["extra"] = [json.dumps(dict(extra), sort_keys=True) if extra else "" for extra in columns["extra"]]
+    try:
+        return pa.table(columns, schema=SCHEMA)
+    except UnicodeEncodeError:
+        for name in ("id", "path", "image_id", "missing"):
+            columns[name] = [_valid(text) for text in columns[name]]
+        columns["captions"] = [[_valid(text) for text in texts] for texts in columns["captions"]]
+        return pa.table(columns, schema=SCHEMA)
+
+
+def _valid(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _summary(specs: list[SourceSpec], tasks: list[_Task]) -> dict[str, Any]:
+    chunks, first_row = [], 0
+    sources: dict[str, dict[str, Any]] = {
+        spec.name: {"kind": spec.kind, "listed": 0, "problems": {}, "examples": {}} for spec in specs
+    }
+    for task in tasks:
+        marker, source = load_json(_marker(task)), sources[task.spec.name]
+        for number, rows in enumerate(marker["chunks"]):
+            chunks.append(
+                {"name": f"{task.number:05d}-{number:05d}", "source": task.spec.name, "first_row": first_row, "num_rows": rows}
+            )
+            first_row += rows
+        source["listed"] += sum(marker["chunks"])
+        for reason, count in marker["problems"].items():
+            source["problems"][reason] = source["problems"].get(reason, 0) + count
+            examples = source["examples"].setdefault(reason, [])
+            examples += marker["examples"][reason][: 5 - len(examples)]
+    if first_row == 0:
+        raise ConfigError("the sources list no picture at all: check their paths and kinds")
+    return {"num_rows": first_row, "chunks": chunks, "sources": sources}
+
+
+class Catalog:
+    """The finished catalog of a working folder.
+
+    Raises:
+        ConfigError: it is not finished.
+    """
+
+    def __init__(self, work: Path) -> None:
+        self.stage = load_stage(work, "catalog")
+        summary = self.stage.summary
+        self.num_rows: int = summary["num_rows"]
+        self.chunks = [Chunk(**chunk) for chunk in summary["chunks"]]
+        self.sources: dict[str, dict[str, Any]] = summary["sources"]
+
+    def read(self, chunk: Chunk, columns: list[str] | None = None) -> pa.Table:
+        """One chunk's rows."""
+        return pq.read_table(self.stage.folder / f"{chunk.name}.parquet", columns=columns)
+
+    def records(self, chunk: Chunk) -> Iterator[Record]:
+        """One chunk's rows as records."""
+        for row in self.read(chunk).to_pylist():
+            yield Record(**{**row, "extra": json.loads(row["extra"]) if row["extra"] else {}})
+
+    def record(self, row: int) -> tuple[str, Record]:
+        """Source name and record of one row; slow, for reports."""
+        chunk = next(chunk for chunk in self.chunks if chunk.first_row <= row < chunk.first_row + chunk.num_rows)
+        table = self.read(chunk).slice(row - chunk.first_row, 1).to_pylist()[0]
+        return chunk.source, Record(**{**table, "extra": json.loads(table["extra"]) if table["extra"] else {}})

@@ -1,0 +1,166 @@
+"""Drops training pictures that are also in an evaluation set: by bytes, pixels, perceptual hash or listed ids.
+
+The same search finds pictures that an existing corpus already holds (`append`).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from albef_ds.common.errors import ConfigError
+from data_tools.execution.decisions import KEPT, Verdicts
+from data_tools.execution.stage_folder import Stage, load_stage, open_stage
+from data_tools.files.storage import open_source
+from data_tools.matching.hamming import cross_pairs
+from data_tools.stages.fingerprints import HashSet, load_hashes
+from data_tools.stages.scan_columns import Columns
+
+I64 = NDArray[np.int64]
+_EXAMPLES = 12
+
+
+@dataclass(frozen=True)
+class DecontaminateConfig:
+    """How alike a training and an evaluation picture must be; wider than for duplicates, since a miss costs more."""
+
+    radius: int = 6
+    """Perceptual hashes differ in at most this many of 64 bits; -1: only equal bytes, pixels and ids."""
+    tolerance: int = 40
+    """... and no mean colour of 8 x 8 fields by more than this, of 255."""
+    min_variance: float = 25.0
+    """Grey-level variance below which a picture is flat and only bytes and pixels are compared."""
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.radius <= 16:
+            raise ConfigError(f"decontaminate radius is {self.radius}: give -1 (off) or 0 to 16 bits")
+        if not 0 <= self.tolerance <= 255:
+            raise ConfigError(f"decontaminate tolerance is {self.tolerance}: give 0 to 255")
+
+
+@dataclass(frozen=True)
+class Match:
+    """Training `rows` found in a set, the `entries` they match there, and the bits between them; by bytes, pixels or look."""
+
+    how: str
+    rows: I64
+    entries: I64
+    distance: NDArray[np.int16]
+
+
+def find(columns: Columns, rows: I64, known: HashSet, config: DecontaminateConfig) -> list[Match]:
+    """Which of `rows` (ascending) are in `known`; a row appears in the first way that finds it only."""
+    matches = []
+    for how, lower, upper in (("same bytes", "bytes_lo", "bytes_hi"), ("same pixels", "pixels_lo", "pixels_hi")):
+        low, high = columns.picture(lower)[rows], columns.picture(upper)[rows]
+        order = np.argsort(known.numbers[lower], kind="stable")
+        place = np.minimum(np.searchsorted(known.numbers[lower], low, sorter=order), max(len(order) - 1, 0))
+        entries = order[place] if len(order) else np.zeros(len(rows), np.int64)
+        hit = (low != 0) & (known.numbers[lower][entries] == low) & (known.numbers[upper][entries] == high)
+        matches.append(Match(how, rows[hit], entries[hit], np.zeros(int(hit.sum()), np.int16)))
+        rows = rows[~hit]
+    if config.radius >= 0:
+        rows = rows[columns.picture("variance")[rows] >= config.min_variance]
+        usable = np.flatnonzero(known.numbers["variance"] >= config.min_variance)
+        left, right, distance = cross_pairs(known.numbers["phash"][usable], columns.picture("phash")[rows], config.radius)
+        candidates, inverse = np.unique(rows[right], return_inverse=True)
+        fields = columns.colours(candidates)[inverse].astype(np.int16)
+        near = np.abs(fields - known.colours[usable[left]]).max(axis=1, initial=0) <= config.tolerance
+        found, entries, bits = rows[right[near]], usable[left[near]], distance[near].astype(np.int16)
+        order = np.lexsort((entries, bits, found))
+        first = np.unique(found[order], return_index=True)[1]
+        matches.append(Match("looks the same", found[order][first], entries[order][first], bits[order][first]))
+    return matches
+
+
+def read_ids(path: str) -> set[str]:
+    """Ids of an id list: one a line, blank lines left out.
+
+    Raises:
+        ConfigError: it cannot be read, or is empty.
+    """
+    try:
+        with open_source(path) as file:
+            ids = {line.strip() for line in file.read().decode("utf-8-sig").splitlines()} - {""}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"id list {path} cannot be read ({error}): give a text file with one id a line") from None
+    if not ids:
+        raise ConfigError(f"id list {path} is empty: give one id a line")
+    return ids
+
+
+def rows_with_ids(columns: Columns, ids: set[str]) -> I64:
+    """Rows whose image id, COCO id, listed path, file name or its stem is among `ids`; wide on purpose."""
+    rows = []
+    for chunk in columns.catalog.chunks:
+        for number, record in enumerate(columns.catalog.records(chunk), start=chunk.first_row):
+            name = record.id.rsplit("/", 1)[-1].rsplit("!", 1)[-1]
+            known_as = {record.id, record.image_id, str(record.extra.get("coco_id", "")), name, os.path.splitext(name)[0]} - {""}
+            if not known_as.isdisjoint(ids):
+                rows.append(number)
+    return np.array(rows, np.int64)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A hash file to compare with: its name in the report, how wide to search, and the word that reasons begin with."""
+
+    name: str
+    path: Path
+    config: DecontaminateConfig
+    word: str = "contaminated"
+
+
+def decontaminate_stage(work: Path, known_sets: list[Known], id_lists: dict[str, str]) -> Stage:
+    """Drop what the known sets hold and the id lists name; write the verdicts and a report per set to `work/decontaminate`.
+
+    Raises:
+        ConfigError: the dedup stage is not finished, or a file cannot be used.
+    """
+    columns, before = Columns(work), load_stage(work, "dedup")
+    sets = [(known, load_hashes(known.name, known.path)) for known in known_sets]
+    ids = {name: read_ids(path) for name, path in id_lists.items()}
+    settings = {
+        "dedup": before.digest,
+        "sets": [
+            [known.name, known.word, asdict(known.config), xxhash.xxh3_128_hexdigest(known.path.read_bytes())]
+            for known, _ in sets
+        ],
+        "ids": {name: xxhash.xxh3_128_hexdigest("\n".join(sorted(found)).encode()) for name, found in ids.items()},
+    }
+    stage = open_stage(work, "decontaminate", settings, is_map=False)
+    if stage.done:
+        return stage
+    verdicts = Verdicts.load(before.folder)
+    report: dict[str, Any] = {}
+    # Every set is searched among the same rows, so that each set's own count is true; a row's reason is the first set's.
+    rows = np.flatnonzero(verdicts.picture == KEPT)
+    for known, entries in sets:
+        report[known.name] = _compare(columns, verdicts, rows, known, entries)
+    for name, wanted in ids.items():
+        found = np.intersect1d(rows_with_ids(columns, wanted), rows)
+        verdicts.drop_pictures(found, f"contaminated: {name}: listed id")
+        entry = report.setdefault(name, {"pictures": len(wanted), "ways": {}, "examples": [], "set_pictures_found": len(found)})
+        entry["ways"]["listed id"] = len(found)
+    verdicts.save(stage.folder)
+    stage.finish({"counts": verdicts.counts(), "sets": report})
+    return stage
+
+
+def _compare(columns: Columns, verdicts: Verdicts, rows: I64, known: Known, entries: HashSet) -> dict[str, Any]:
+    ways: dict[str, int] = {}
+    examples: list[dict[str, Any]] = []
+    touched: set[int] = set()
+    for match in find(columns, rows, entries, known.config):
+        verdicts.drop_pictures(match.rows, f"{known.word}: {known.name}: {match.how}", None, match.distance)
+        ways[match.how] = len(match.rows)
+        touched.update(match.entries.tolist())
+        for row, place, bits in zip(match.rows[:_EXAMPLES], match.entries, match.distance, strict=False):
+            examples.append({"row": int(row), "id": entries.ids[place], "how": match.how, "bits": int(bits)})
+    return {"pictures": len(entries), "set_pictures_found": len(touched), "ways": ways, "examples": examples}

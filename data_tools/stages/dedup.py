@@ -1,0 +1,224 @@
+"""The dedup stage: duplicate pictures by bytes, pixels and perceptual hash; then captions, by picture and across pictures.
+
+Runs on one node: it holds a few columns of numbers at a time and spills caption texts to disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from albef_ds.common.errors import ConfigError
+from data_tools.content.captions import normalise
+from data_tools.execution.decisions import DUPLICATE, KEPT, Verdicts
+from data_tools.execution.stage_folder import Stage, load_stage, open_stage
+from data_tools.matching import duplicates
+from data_tools.matching.caption_duplicates import SetFile, near_clusters
+from data_tools.matching.distinct import distinct
+from data_tools.matching.semantic import load_features, semantic_duplicates
+from data_tools.stages.scan_columns import Columns
+
+I64 = NDArray[np.int64]
+SeveralCaptions = Literal["all", "best", "drop"]
+_LONGEST_USEFUL = 30  # words; the model reads no more
+
+
+@dataclass(frozen=True)
+class DedupConfig:
+    """What counts as a duplicate and what happens to captions."""
+
+    radius: int = 3
+    """Near-duplicate pictures differ in at most this many of 64 bits; -1: only equal bytes and pixels."""
+    tolerance: int = 24
+    """... and in no mean colour of 8 x 8 fields by more than this, of 255."""
+    min_variance: float = 25.0
+    """Grey-level variance below which a picture is flat and only bytes and pixels are compared."""
+    several_captions: SeveralCaptions = "all"
+    """Captions of a picture listed several times: keep all as a list, the best one, or drop a picture whose captions differ."""
+    max_pictures_per_caption: int = 0
+    """A caption (with its near-duplicates) stays on at most this many pictures, the best ones; 0: no limit."""
+    jaccard: float = 0.7
+    """Near-duplicate captions have at least this Jaccard similarity of words and word pairs; 1: only equal words; 0: none are."""
+    embeddings: str = ""
+    """Features of all catalog rows, a `.npy` file; pictures alike in them are duplicates too. Empty: not compared."""
+    cosine: float = 0.95
+    """... from this cosine similarity on."""
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.radius <= 16:
+            raise ConfigError(f"dedup radius is {self.radius}: give -1 (off) or 0 to 16 bits")
+        if not 0 <= self.tolerance <= 255:
+            raise ConfigError(f"dedup tolerance is {self.tolerance}: give 0 to 255")
+        if not 0 < self.cosine <= 1:
+            raise ConfigError(f"dedup cosine is {self.cosine}: give a similarity above 0, at most 1")
+        if not 0 <= self.jaccard <= 1:
+            raise ConfigError(f"dedup jaccard is {self.jaccard}: give a similarity up to 1, or 0 to leave captions alone")
+        if self.several_captions not in get_args(SeveralCaptions):
+            raise ConfigError(f"dedup several-captions is {self.several_captions!r}: use {', '.join(get_args(SeveralCaptions))}")
+        if self.max_pictures_per_caption < 0:
+            raise ConfigError(f"dedup max-pictures-per-caption is {self.max_pictures_per_caption}: give 0 (no limit) or more")
+
+
+def dedup_stage(work: Path, config: DedupConfig) -> Stage:
+    """Find duplicates among what the filter kept and write the verdicts to `work/dedup`.
+
+    Raises:
+        ConfigError: the filter is not finished.
+    """
+    columns, before = Columns(work), load_stage(work, "filter")
+    settings = {"filter": before.digest, **asdict(config)}
+    if config.embeddings and Path(config.embeddings).exists():
+        settings["embeddings_written"] = Path(config.embeddings).stat().st_mtime_ns
+    stage = open_stage(work, "dedup", settings, is_map=False)
+    if stage.done:
+        return stage
+    verdicts = Verdicts.load(before.folder)
+    summary: dict[str, Any] = {"config": asdict(config)}
+    summary |= drop_duplicate_pictures(columns, verdicts, config)
+    summary |= drop_duplicate_captions(columns, verdicts, config, stage.folder)
+    verdicts.save(stage.folder)
+    stage.finish(summary | {"counts": verdicts.counts()})
+    return stage
+
+
+def drop_duplicate_pictures(columns: Columns, verdicts: Verdicts, config: DedupConfig) -> dict[str, int]:
+    """Drop all but the best of equal and near-equal pictures; return figures for the report."""
+    rank = duplicates.quality_rank(columns.picture("width"), columns.picture("height"), columns.picture("num_bytes"))
+    figures: dict[str, int] = {}
+
+    def take(reason: str, found: duplicates.Dropped) -> None:
+        verdicts.drop_pictures(found.rows, DUPLICATE + reason, found.kept, found.distance)
+
+    rows = np.flatnonzero(columns.picture("num_bytes"))
+    copies = duplicates.equal(rows, (columns.picture("bytes_lo")[rows], columns.picture("bytes_hi")[rows]), rank)
+    figures["redundant_byte_copies_listed"] = len(copies.rows)
+    figures["groups_of_equal_bytes_listed"] = len(distinct(copies.kept))
+    figures["groups_of_equal_bytes_listed_with_other_captions"] = _groups_with_other_captions(columns, copies)
+    rows = np.flatnonzero(verdicts.picture == KEPT)
+    found = duplicates.equal(rows, (columns.picture("bytes_lo")[rows], columns.picture("bytes_hi")[rows]), rank)
+    figures["groups_of_equal_bytes"] = len(distinct(found.kept))
+    figures["groups_of_equal_bytes_with_other_captions"] = _groups_with_other_captions(columns, found)
+    take("same bytes", found)
+
+    pixels = columns.picture("pixels_lo")
+    rows = np.flatnonzero((verdicts.picture == KEPT) & (pixels != 0))
+    # Turned by EXIF, equal stored pixels are another picture.
+    upper = columns.picture("pixels_hi")[rows] ^ columns.picture("orientation")[rows].astype(np.uint64)
+    take("same pixels", duplicates.equal(rows, (pixels[rows], upper.astype(np.uint64)), rank))
+    del pixels, upper
+
+    flat = columns.picture("variance") < config.min_variance
+    figures["flat_pictures"] = int((flat & (verdicts.picture == KEPT)).sum())
+    if config.radius >= 0:
+        rows = np.flatnonzero((verdicts.picture == KEPT) & ~flat)
+        phash = columns.picture("phash")[rows]
+        found = duplicates.near(rows, phash, columns.colours, rank, radius=config.radius, tolerance=config.tolerance)
+        figures["near_duplicates_unexamined"] = found.unexamined
+        take("looks the same", found)
+    if config.embeddings:
+        rows = np.flatnonzero(verdicts.picture == KEPT)
+        features = load_features(Path(config.embeddings), columns.num_rows)
+        take("means the same", semantic_duplicates(rows, features, rank, config.cosine))
+    verdicts.follow()
+    return figures
+
+
+def _groups_with_other_captions(columns: Columns, found: duplicates.Dropped) -> int:
+    """Groups of equal pictures whose members do not all carry the same set of captions."""
+    owners, hashes = columns.caption_rows(), columns.caption("text_hash")
+    # A set's sum of hashes stands for the set; captions that repeat within one picture are counted once.
+    order = np.lexsort((hashes, owners))
+    owners, hashes = owners[order], hashes[order]
+    first = np.concatenate(([True], (owners[1:] != owners[:-1]) | (hashes[1:] != hashes[:-1])))[: len(owners)]
+    sums = np.zeros(columns.num_rows, np.uint64)
+    np.add.at(sums, owners[first], hashes[first])
+    return len(distinct(found.kept[sums[found.rows] != sums[found.kept]]))
+
+
+def drop_duplicate_captions(columns: Columns, verdicts: Verdicts, config: DedupConfig, folder: Path) -> dict[str, int]:
+    """Drop captions that say the same on one picture, or stand on too many pictures; return figures for the report."""
+    caption_rows = columns.caption_rows()
+    owners = verdicts.owners(caption_rows)
+    hashes = columns.caption("text_hash")
+    if config.several_captions == "drop":
+        verdicts.drop_pictures(_differing(verdicts, owners, caption_rows, hashes), "conflicting captions of one picture")
+        owners = verdicts.owners(caption_rows)
+    alive = np.flatnonzero((verdicts.caption == KEPT) & (owners >= 0))
+    labels, figures = _text_labels(columns, alive, hashes, config, folder)
+    words = columns.caption("num_words")
+    useful = np.minimum(words, _LONGEST_USEFUL)
+
+    # On one picture: of captions that say the same, the longest stays; those equal in length, the first listed.
+    order = np.lexsort((alive, -useful[alive], labels, owners[alive]))
+    who, what = owners[alive][order], labels[order]
+    again = np.concatenate(([False], (who[1:] == who[:-1]) & (what[1:] == what[:-1]))) if len(order) else np.zeros(0, np.bool_)
+    verdicts.drop_captions(alive[order[again]], "caption said before on the same picture")
+
+    if config.several_captions == "best":
+        rest = alive[verdicts.caption[alive] == KEPT]
+        order = np.lexsort((rest, -useful[rest], owners[rest]))
+        rest = rest[order]
+        later = np.concatenate(([False], owners[rest][1:] == owners[rest][:-1])) if len(rest) else np.zeros(0, np.bool_)
+        verdicts.drop_captions(rest[later], "not the best caption of its picture")
+    if config.max_pictures_per_caption:
+        place = np.flatnonzero(verdicts.caption[alive] == KEPT)
+        rest, what = alive[place], labels[place]
+        rank = duplicates.quality_rank(columns.picture("width"), columns.picture("height"), columns.picture("num_bytes"))
+        order = np.lexsort((rank[owners[rest]], what))
+        starts = np.flatnonzero(np.concatenate(([True], what[order][1:] != what[order][:-1]))) if len(order) else order
+        number = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+        verdicts.drop_captions(rest[order[number >= config.max_pictures_per_caption]], "caption of many pictures")
+    verdicts.drop_bare(owners, "no caption left")
+    return figures
+
+
+def _differing(verdicts: Verdicts, owners: I64, caption_rows: I64, hashes: NDArray[np.uint64]) -> I64:
+    """Kept pictures that stand for others and bring together different captions."""
+    merged = distinct(owners[(owners >= 0) & (owners != caption_rows)])
+    mask = np.zeros(len(verdicts.picture), np.bool_)
+    mask[merged] = True
+    captions = np.flatnonzero((owners >= 0) & (verdicts.caption == KEPT))
+    captions = captions[mask[owners[captions]]]
+    order = np.lexsort((hashes[captions], owners[captions]))
+    who, what = owners[captions][order], hashes[captions][order]
+    return distinct(who[1:][(who[1:] == who[:-1]) & (what[1:] != what[:-1])])
+
+
+def _text_labels(
+    columns: Columns, alive: I64, hashes: NDArray[np.uint64], config: DedupConfig, folder: Path
+) -> tuple[I64, dict[str, int]]:
+    """For each caption of `alive` the number of its cluster of equal and near-equal texts, and figures."""
+    if config.jaccard == 0:
+        return np.arange(len(alive)), {}
+    _, first, inverse = np.unique(hashes[alive], return_index=True, return_inverse=True)
+    figures = {"distinct_captions": len(first)}
+    if config.jaccard >= 1:
+        return inverse.astype(np.int64), figures
+    # Texts in the order of the captions, so that one pass over the catalog finds them.
+    chosen = np.sort(first)
+    number_of = np.empty(len(first), np.int64)
+    number_of[np.argsort(first, kind="stable")] = np.arange(len(first))
+    captions = alive[chosen]
+    sets = SetFile(folder)
+    try:
+        _spill(columns, captions, sets)
+        found = near_clusters(lambda k: columns.caption(f"band_{k:02d}")[captions], sets, len(captions), config.jaccard)
+    finally:
+        sets.remove()
+    figures |= {"caption_pairs_compared": found.candidates, "caption_pairs_alike": found.verified}
+    figures["caption_clusters"] = len(distinct(found.labels))
+    return found.labels[number_of[inverse]].astype(np.int64), figures
+
+
+def _spill(columns: Columns, captions: I64, sets: SetFile) -> None:
+    first = 0
+    for chunk in columns.catalog.chunks:
+        flat = columns.catalog.read(chunk, ["captions"])["captions"].combine_chunks().flatten()
+        low, high = np.searchsorted(captions, [first, first + len(flat)])
+        sets.append([normalise(caption) for caption in flat.take(captions[low:high] - first).to_pylist()])
+        first += len(flat)
+    sets.finish()

@@ -1,0 +1,173 @@
+"""Rules that drop a picture or a caption for what it is, each with its reason, applied in the order they stand here.
+
+A caption rule drops captions; a picture goes when it has none left. Duplicates are not this module's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from albef_ds.common.errors import ConfigError
+from data_tools.execution.decisions import Verdicts
+from data_tools.execution.stage_folder import Stage, open_stage
+from data_tools.stages.scan_columns import Columns
+
+BROKEN = ("empty file", "not a picture", "too many pixels", "cut off", "damaged")
+"""Statuses of the scan that mean a file is there and unusable; every other one means there is nothing to read."""
+
+
+def _rule(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Limits of the rules; the defaults drop nothing but what cannot be read."""
+
+    min_side: int = _rule(0, "shorter side at least this many pixels")
+    max_aspect: float = _rule(0.0, "longer over shorter side at most this; 0: no limit")
+    min_words: int = _rule(1, "words in a caption, at least")
+    max_words: int = _rule(0, "words in a caption, at most; 0: no limit")
+    max_chars: int = _rule(0, "characters in a caption, at most; 0: no limit")
+    max_digits: float = _rule(1.0, "share of digits among a caption's characters, at most")
+    max_punctuation: float = _rule(1.0, "share of characters that are neither letter, digit nor space, at most")
+    max_repeated: float = _rule(1.0, "share of words that occurred before in the same caption, at most")
+    max_pictures: int = _rule(0, "a caption on more different pictures than this is boilerplate; 0: no limit")
+    scripts: tuple[str, ...] = _rule((), "scripts a caption may be written in, such as latin; empty: any")
+
+    def __post_init__(self) -> None:
+        for name in ("min_side", "max_aspect", "min_words", "max_words", "max_chars", "max_pictures"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"filter {name} is {getattr(self, name)}: give 0 or more")
+        for name in ("max_digits", "max_punctuation", "max_repeated"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"filter {name} is {getattr(self, name)}: give a share from 0 to 1")
+
+    def with_settings(self, settings: Mapping[str, str]) -> FilterConfig:
+        """Changed by texts, as the command line gives them.
+
+        Raises:
+            ConfigError: an unknown name, or a value of another type.
+        """
+        known: dict[str, Any] = {f.name: f.default for f in fields(self)}
+        changes: dict[str, Any] = {}
+        for name, text in settings.items():
+            if name not in known:
+                raise ConfigError(f"filter {name} is unknown: use {', '.join(known)}")
+            kind = type(known[name])
+            try:
+                changes[name] = tuple(filter(None, text.split("+"))) if kind is tuple else kind(text)
+            except ValueError:
+                raise ConfigError(f"filter {name}={text} is not a number: give one, such as {name}={known[name]}") from None
+        return replace(self, **changes)
+
+
+PRESETS: dict[str, tuple[FilterConfig, str]] = {
+    "none": (FilterConfig(), "drop only what is missing or broken"),
+    "albef-paper": (FilterConfig(min_words=0), "what the paper trained on: every pair whose picture can be read"),
+    "cc12m": (
+        FilterConfig(
+            min_side=256,
+            max_aspect=2.5,
+            min_words=3,
+            max_words=256,
+            max_digits=0.5,
+            max_punctuation=0.5,
+            max_repeated=0.5,
+            max_pictures=10,
+        ),
+        "in the spirit of CC12M (Changpinyo et al. 2021): 256 pixels, aspect 2.5, 3 to 256 words, no boilerplate",
+    ),
+}
+
+Mask = NDArray[np.bool_]
+
+
+def _picture_rules(config: FilterConfig, columns: Columns) -> list[tuple[str, Callable[[], Mask]]]:
+    rules: list[tuple[str, Callable[[], Mask]]] = []
+    if config.min_side:
+        rules.append(
+            ("picture too small", lambda: np.minimum(columns.picture("width"), columns.picture("height")) < config.min_side)
+        )
+    if config.max_aspect:
+
+        def stretched() -> Mask:
+            width, height = columns.picture("width").astype(np.int64), columns.picture("height").astype(np.int64)
+            result: Mask = np.maximum(width, height) > config.max_aspect * np.minimum(width, height)
+            return result
+
+        rules.append(("aspect ratio", stretched))
+    return rules
+
+
+def _caption_rules(config: FilterConfig, columns: Columns) -> list[tuple[str, Callable[[], Mask]]]:
+    caption = columns.caption
+    rules: list[tuple[str, bool, Callable[[], Mask]]] = [
+        ("caption too short", config.min_words > 0, lambda: caption("num_words") < config.min_words),
+        ("caption too long", config.max_words > 0, lambda: caption("num_words") > config.max_words),
+        ("caption of too many characters", config.max_chars > 0, lambda: caption("num_chars") > config.max_chars),
+        ("caption of digits", config.max_digits < 1, lambda: caption("digits") > config.max_digits),
+        ("caption of punctuation", config.max_punctuation < 1, lambda: caption("punctuation") > config.max_punctuation),
+        ("caption of repeated words", config.max_repeated < 1, lambda: caption("repeated") > config.max_repeated),
+        ("caption in another script", bool(config.scripts), lambda: _foreign(columns, config.scripts)),
+    ]
+    return [(name, mask) for name, active, mask in rules if active]
+
+
+def _foreign(columns: Columns, scripts: tuple[str, ...]) -> Mask:
+    codes, names = columns.labels("script", captions=True)
+    foreign = np.array([name not in (*scripts, "none") for name in names] or [False])
+    return foreign[codes]
+
+
+def _boilerplate(columns: Columns, verdicts: Verdicts, max_pictures: int) -> Mask:
+    """Captions that stand on more than `max_pictures` pictures of different bytes."""
+    hashes = columns.caption("text_hash")
+    pictures = columns.picture("bytes_lo")[columns.caption_rows()]
+    order = np.lexsort((pictures, hashes))
+    hashes, pictures = hashes[order], pictures[order]
+    new_text = np.concatenate(([True], hashes[1:] != hashes[:-1]))
+    new_picture = new_text | np.concatenate(([True], pictures[1:] != pictures[:-1]))
+    counts = np.add.reduceat(new_picture.astype(np.int64), np.flatnonzero(new_text)) if len(hashes) else np.zeros(0, np.int64)
+    mask = np.empty(len(hashes), np.bool_)
+    mask[order] = np.repeat(counts > max_pictures, np.diff(np.append(np.flatnonzero(new_text), len(hashes))))
+    return mask
+
+
+def apply_filters(columns: Columns, config: FilterConfig) -> Verdicts:
+    """Verdicts of the status and of every rule in `config`."""
+    verdicts = Verdicts.new(columns.num_rows, columns.num_captions)
+    codes, texts = columns.labels("status")
+    for code, status in enumerate(texts):
+        if status:
+            verdicts.drop_pictures(codes == code, f"{'broken' if status in BROKEN else 'missing'}: {status}")
+    for reason, mask in _picture_rules(config, columns):
+        verdicts.drop_pictures(mask(), reason)
+    owners = verdicts.owners(columns.caption_rows())
+    for reason, mask in _caption_rules(config, columns):
+        verdicts.drop_captions(mask() & (owners >= 0), reason)
+    if config.max_pictures:
+        verdicts.drop_captions(_boilerplate(columns, verdicts, config.max_pictures) & (owners >= 0), "boilerplate caption")
+    verdicts.drop_bare(owners, "no caption left")
+    return verdicts
+
+
+def filter_stage(work: Path, config: FilterConfig) -> Stage:
+    """Apply `config` to the scan and write the verdicts to `work/filter`.
+
+    Raises:
+        ConfigError: the scan is not finished.
+    """
+    columns = Columns(work)
+    stage = open_stage(work, "filter", {"scan": columns.digest, **asdict(config)}, is_map=False)
+    if not stage.done:
+        verdicts = apply_filters(columns, config)
+        verdicts.save(stage.folder)
+        stage.finish({"counts": verdicts.counts(), "config": asdict(config)})
+    return stage

@@ -1,0 +1,278 @@
+"""The shard plan: which sample goes where, fixed before a byte is written, and the table of all decisions.
+
+The order of samples is a pure function of seed and row number (a keyed hash, sorted). The plan is spilled into one
+file of JSON lines per shard, which holds all that a task needs to write that shard, so tasks need nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.shards.format import BLOCK
+from data_tools.content.captions import mix
+from data_tools.execution.decisions import KEPT, Verdicts
+from data_tools.execution.stage_folder import Stage, load_stage, open_stage
+from data_tools.files.storage import disk_full_is_one_line, save_array, save_atomically
+from data_tools.readers.source import Record
+from data_tools.stages.fingerprints import FINGERPRINTS_NAME, save_hashes
+from data_tools.stages.scan_columns import Columns
+
+I64 = NDArray[np.int64]
+DECISIONS_NAME = "decisions.parquet"
+_META_BYTES = 512  # typical JSON member, for shards by size
+_SPILL_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Order and size of shards."""
+
+    seed: int = 0
+    """Seed of the permutation."""
+    samples_per_shard: int = 0
+    """Samples in a shard, at most; all shards get the same number, give or take one. 0: go by `shard_bytes`."""
+    shard_bytes: int = 0
+    """Size to aim at; all shards get about the same. 0: go by `samples_per_shard`."""
+    first_shard: int = 0
+    """Number of the first shard, above 0 when a corpus is added to."""
+    first_sample: int = 0
+    """Number of the first sample, likewise."""
+    shuffle: bool = True
+    """Whether samples are permuted; else they stay as listed, which serves galleries, not training."""
+    even: bool = True
+    """Whether shards are even; else each holds `samples_per_shard` samples and the last what is left."""
+
+    def __post_init__(self) -> None:
+        if (self.samples_per_shard > 0) == (self.shard_bytes > 0) or min(self.samples_per_shard, self.shard_bytes) < 0:
+            raise ConfigError("shard size is not clear: give one of --samples-per-shard and --shard-bytes, above 0")
+        if self.seed < 0:
+            raise ConfigError(f"--seed is {self.seed}: give 0 or more")
+
+
+def permutation(rows: I64, seed: int) -> I64:
+    """`rows` in the order that `seed` gives, whatever machine or library version computes it."""
+    keys = mix(mix(rows.astype(np.uint64) + np.uint64(1)) ^ mix(np.array([seed], np.uint64) + np.uint64(0x9E3779B97F4A7C15)))
+    order: I64 = rows[np.lexsort((rows, keys))]
+    return order
+
+
+def shard_bounds(order: I64, num_bytes: NDArray[np.int64], config: PlanConfig) -> I64:
+    """Places in `order` where shards begin, and its length at the end; `num_bytes` is over all rows."""
+    if config.samples_per_shard and not config.even:
+        return np.append(np.arange(0, len(order), config.samples_per_shard), len(order))
+    if config.samples_per_shard:
+        shards = -(-len(order) // config.samples_per_shard)
+        even: I64 = np.linspace(0, len(order), shards + 1).round().astype(np.int64)
+        return even
+    sizes = np.cumsum(-(-num_bytes[order] // BLOCK) * BLOCK + _META_BYTES + 2 * BLOCK)
+    shards = max(1, round(int(sizes[-1]) / config.shard_bytes))
+    inner = np.searchsorted(sizes, sizes[-1] * np.arange(1, shards) / shards)
+    bounds: I64 = np.unique(np.concatenate(([0], inner, [len(order)])))
+    return bounds
+
+
+def plan_stage(work: Path, config: PlanConfig) -> Stage:
+    """Write the plan, the decisions and the fingerprints of what is kept to `work/plan`.
+
+    Raises:
+        ConfigError: the decontaminate stage is not finished, or nothing was kept.
+    """
+    columns, before = Columns(work), load_stage(work, "decontaminate")
+    stage = open_stage(work, "plan", {"decontaminate": before.digest, **asdict(config)}, is_map=False)
+    if stage.done:
+        return stage
+    verdicts = Verdicts.load(before.folder)
+    rows = np.flatnonzero(verdicts.picture == KEPT)
+    if not len(rows):
+        raise ConfigError(f"nothing was kept: see the counts in {work}/report.html or choose a milder --preset")
+    order = permutation(rows, config.seed) if config.shuffle else rows
+    bounds = shard_bounds(order, columns.picture("num_bytes"), config)
+    place = np.full(columns.num_rows, -1, np.int64)
+    place[order] = np.arange(len(order))
+    owners = verdicts.owners(columns.caption_rows())
+    with disk_full_is_one_line(stage.folder):
+        _spill(columns, verdicts, owners, place, bounds, stage.folder)
+    save_decisions(columns, verdicts, stage.folder / DECISIONS_NAME)
+    save_hashes(stage.folder / FINGERPRINTS_NAME, columns, verdicts.picture == KEPT)
+    save_array(stage.folder / "bounds.npy", bounds)
+    names, sources = columns.sources()
+    kept = np.bincount(names[rows], minlength=len(sources))
+    captions = np.bincount(names[owners[(verdicts.caption == KEPT) & (owners >= 0)]], minlength=len(sources))
+    stage.finish(
+        {
+            "num_samples": len(order),
+            "num_shards": len(bounds) - 1,
+            "config": asdict(config),
+            "counts": verdicts.counts(),
+            "funnel": funnel(columns, verdicts),
+            "kept": dict(zip(sources, kept.tolist(), strict=True)),
+            "kept_captions": dict(zip(sources, captions.tolist(), strict=True)),
+        }
+    )
+    return stage
+
+
+def funnel(columns: Columns, verdicts: Verdicts) -> dict[str, dict[str, int]]:
+    """Per source: pictures dropped by each reason, in the order of the reasons."""
+    names, sources = columns.sources()
+    table = np.zeros((len(sources), len(verdicts.reasons) + 1), np.int64)
+    np.add.at(table, (names, verdicts.picture), 1)
+    return {source: dict(zip(verdicts.reasons, table[i, 1:].tolist(), strict=True)) for i, source in enumerate(sources)}
+
+
+def bucket_name(shard: int) -> str:
+    """File of the plan for shard `shard`, counted from the first of this plan."""
+    return f"shard-{shard:05d}.jsonl"
+
+
+def _spill(columns: Columns, verdicts: Verdicts, owners: I64, place: I64, bounds: I64, folder: Path) -> None:
+    buffers: dict[int, list[bytes]] = {}
+    held = 0
+
+    def flush() -> None:
+        for shard, lines in buffers.items():
+            with open(folder / bucket_name(shard), "ab") as file:
+                file.write(b"".join(lines))
+        buffers.clear()
+
+    for lines, shards in _lines(columns, verdicts, owners, place, bounds):
+        for line, shard in zip(lines, shards, strict=True):
+            buffers.setdefault(shard, []).append(line)
+            held += len(line)
+        if held >= _SPILL_BYTES:
+            flush()
+            held = 0
+    flush()
+
+
+def _lines(columns: Columns, verdicts: Verdicts, owners: I64, place: I64, bounds: I64) -> Iterator[tuple[list[bytes], list[int]]]:
+    """Per chunk: a line per kept picture, a line per dropped one whose captions live on, and the shard of each."""
+    first = 0
+    for chunk in columns.catalog.chunks:
+        hashes = pq.read_table(columns.stage.folder / f"{chunk.name}.parquet", columns=["bytes_lo"])["bytes_lo"]
+        table = columns.catalog.read(chunk)
+        texts = table["captions"].combine_chunks()
+        counts = pc.list_value_length(texts).to_numpy()
+        starts = first + np.concatenate(([0], np.cumsum(counts)))
+        rows = np.arange(chunk.first_row, chunk.first_row + chunk.num_rows)
+        kept = verdicts.picture[rows] == KEPT
+        via = np.full(len(rows), -1, np.int64)
+        via[counts > 0] = owners[starts[:-1][counts > 0]]
+        target = np.where(kept, rows, via)
+        alive = verdicts.caption[first : starts[-1]] == KEPT
+        any_alive = np.diff(np.concatenate(([0], np.cumsum(alive)))[starts - first]) > 0
+        chosen = np.flatnonzero((target >= 0) & (kept | any_alive))
+        whole = alive.all()
+        first = int(starts[-1])
+        places = place[target[chosen]]
+        listed = {name: table[name].take(pa.array(chosen)).to_pylist() for name in _LISTED}
+        columns_of = zip(
+            rows[chosen].tolist(),
+            places.tolist(),
+            kept[chosen].tolist(),
+            (texts if whole else _only(texts, alive)).take(pa.array(chosen)).to_pylist(),
+            hashes.take(pa.array(chosen)).to_pylist(),
+            zip(*listed.values(), strict=True),
+            strict=True,
+        )
+        lines = []
+        for row, at, own, captions, content, values in columns_of:
+            entry: dict[str, Any] = {"place": at, "row": row, "captions": captions}
+            if own:
+                entry |= zip(_LISTED, values, strict=True)
+                entry |= {"source": chunk.source, "hash": content}
+            lines.append(_ENCODER.encode(entry).encode("utf-8") + b"\n")
+        yield lines, (np.searchsorted(bounds, places, side="right") - 1).tolist()
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":"))
+_LISTED = ("id", "path", "offset", "size", "image_id", "extra")
+
+
+def _only(texts: pa.ListArray, alive: NDArray[np.bool_]) -> pa.ListArray:
+    """`texts` without the captions that are not `alive`."""
+    before = np.concatenate(([0], np.cumsum(alive))).astype(np.int32)
+    offsets = texts.offsets.to_numpy() - texts.offsets[0].as_py()
+    return pa.ListArray.from_arrays(pa.array(before[offsets]), texts.flatten().filter(pa.array(alive)))
+
+
+@dataclass(frozen=True)
+class PlannedSample:
+    """One sample of a shard: where its picture lies, and all its captions."""
+
+    source: str
+    record: Record
+    captions: list[str]
+    content_hash: int
+    """Lower 64 bits of the xxh3_128 of its bytes, as scanned."""
+
+
+def planned_samples(folder: Path, shard: int) -> list[PlannedSample]:
+    """The samples of a shard of the plan in `folder`, in order."""
+    samples: dict[int, PlannedSample] = {}
+    merged: list[tuple[int, int, list[str]]] = []
+    with open(folder / bucket_name(shard), "rb") as file:
+        for line in file:
+            raw = json.loads(line)
+            if "path" in raw:
+                extra = json.loads(raw["extra"]) if raw["extra"] else {}
+                record = Record(raw["id"], raw["path"], raw["offset"], raw["size"], [], raw["image_id"], "", extra)
+                samples[raw["place"]] = PlannedSample(raw["source"], record, raw["captions"], raw["hash"])
+            else:
+                merged.append((raw["place"], raw["row"], raw["captions"]))
+    for place, _, captions in sorted(merged):
+        samples[place].captions.extend(captions)
+    return [samples[place] for place in sorted(samples)]
+
+
+def save_decisions(columns: Columns, verdicts: Verdicts, path: Path) -> None:
+    """Write one row per dropped picture or caption: row, source, id, caption (its number on the picture; -1: the picture
+    itself), reason, kept row (-1: none) and its source and id, distance in bits (-1: not by look)."""
+    schema = pa.schema(
+        [
+            ("row", pa.int64()),
+            ("source", pa.string()),
+            ("id", pa.string()),
+            ("caption", pa.int32()),
+            ("reason", pa.dictionary(pa.int16(), pa.string())),
+            ("kept_row", pa.int64()),
+            ("distance", pa.int16()),
+        ]
+    )
+    reasons = pa.array(["", *verdicts.reasons], pa.string())
+    caption_rows = columns.caption_rows()
+
+    def write(file: Any) -> None:
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for chunk in columns.catalog.chunks:
+                last = chunk.first_row + chunk.num_rows
+                low, high = np.searchsorted(caption_rows, [chunk.first_row, last])
+                pictures = np.flatnonzero(verdicts.picture[chunk.first_row : last]) + chunk.first_row
+                captions = np.flatnonzero(verdicts.caption[low:high]) + low
+                rows = np.concatenate((pictures, caption_rows[captions]))
+                number = captions - np.searchsorted(caption_rows, caption_rows[captions])
+                nothing = np.full(len(captions), -1, np.int64)
+                codes = np.concatenate((verdicts.picture[pictures], verdicts.caption[captions])).astype(np.int16)
+                table = {
+                    "row": rows,
+                    "source": pa.array([chunk.source] * len(rows), pa.string()),
+                    "id": columns.catalog.read(chunk, ["id"])["id"].take(pa.array(rows - chunk.first_row)),
+                    "caption": np.concatenate((np.full(len(pictures), -1), number)).astype(np.int32),
+                    "reason": pa.DictionaryArray.from_arrays(pa.array(codes), reasons),
+                    "kept_row": np.concatenate((verdicts.kept[pictures], nothing)),
+                    "distance": np.concatenate((verdicts.detail[pictures], nothing)).astype(np.int16),
+                }
+                writer.write_table(pa.table(table, schema=schema))
+
+    save_atomically(path, write)

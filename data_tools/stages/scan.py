@@ -1,0 +1,202 @@
+"""The scan: one pass over each picture's bytes and each caption, one task per chunk of the catalog.
+
+Each task writes two Parquet files: `NAME.captions.parquet` (a row per caption) and then `NAME.parquet` (a row per
+picture), whose presence marks it as done. Nothing is decided here; `status` only says what could not be read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
+
+from albef_ds.common.errors import ConfigError
+from data_tools.content import captions as text
+from data_tools.content import images
+from data_tools.execution.executors import Parallel, run_tasks
+from data_tools.execution.stage_folder import Stage, open_stage
+from data_tools.files.storage import ByteReader, save_table
+from data_tools.readers.source import Record
+from data_tools.stages.catalog import Catalog, Chunk
+
+RETRIED = ("missing file", "unreadable")
+"""Statuses that another attempt may change."""
+_BATCH = 256  # thumbnails whose signatures are taken together
+
+
+@dataclass(frozen=True)
+class _Task:
+    work: Path
+    folder: Path
+    chunk: Chunk
+    max_pixels: int
+    fast: bool
+
+
+def scan(
+    work: Path,
+    parallel: Parallel,
+    *,
+    max_pixels: int = images.MAX_PIXELS,
+    fast: bool = False,
+    restart: bool = False,
+    retry: bool = False,
+) -> Stage | None:
+    """Scan every chunk of the catalog into `work/scan`; None while other array tasks have not done their share.
+
+    `fast` decodes JPEGs at a reduced scale and leaves their pixel hash out. `retry` scans chunks again that hold
+    files which were missing or unreadable.
+
+    Raises:
+        ConfigError: the catalog is not finished, a setting is wrong, or the stage has other settings.
+    """
+    if max_pixels < 1:
+        raise ConfigError(f"--max-pixels is {max_pixels}: give 1 or more")
+    catalog = Catalog(work)
+    settings = {"catalog": catalog.stage.digest, "max_pixels": max_pixels, "fast": fast}
+    stage = open_stage(work, "scan", settings, is_map=True, restart=restart)
+    if retry:
+        (stage.folder / "done.json").unlink(missing_ok=True)
+        for chunk in catalog.chunks:
+            path = stage.folder / f"{chunk.name}.parquet"
+            if path.exists() and pc.any(pc.is_in(pq.read_table(path, columns=["status"])["status"], pa.array(RETRIED))).as_py():
+                path.unlink()
+    if stage.done:
+        return stage
+    tasks = [_Task(work, stage.folder, chunk, max_pixels, fast) for chunk in catalog.chunks]
+    run_tasks(_scan_chunk, tasks, parallel, "scan", size_of=lambda task: task.chunk.num_rows, unit="picture", is_done=_is_done)
+    if not all(_is_done(task) for task in tasks):
+        return None
+    stage.finish(_summary(stage, catalog))
+    return stage
+
+
+def _is_done(task: _Task) -> bool:
+    return (task.folder / f"{task.chunk.name}.parquet").exists()
+
+
+def _summary(stage: Stage, catalog: Catalog) -> dict[str, Any]:
+    status: dict[str, Counter[str]] = {name: Counter() for name in catalog.sources}
+    captions, contents = 0, xxhash.xxh3_128()
+    for chunk in catalog.chunks:
+        table = pq.read_table(stage.folder / f"{chunk.name}.parquet", columns=["status", "bytes_lo"])
+        status[chunk.source].update(table["status"].to_pylist())
+        contents.update(table["bytes_lo"].to_numpy().tobytes())
+        captions += pq.read_metadata(stage.folder / f"{chunk.name}.captions.parquet").num_rows
+    # The digest of what was read makes later stages run again after a retry, or when files changed under the catalog.
+    return {
+        "num_captions": captions,
+        "status": {name: dict(counts) for name, counts in status.items()},
+        "contents": contents.hexdigest(),
+    }
+
+
+def _scan_chunk(task: _Task) -> int:
+    records = list(Catalog(task.work).records(task.chunk))
+    save_table(task.folder / f"{task.chunk.name}.captions.parquet", describe_captions([record.captions for record in records]))
+    save_table(task.folder / f"{task.chunk.name}.parquet", describe_pictures(records, max_pixels=task.max_pixels, fast=task.fast))
+    return len(records)
+
+
+def describe_pictures(records: list[Record], *, max_pixels: int = images.MAX_PIXELS, fast: bool = False) -> pa.Table:
+    """Read and decode the picture of each record; one row each, with `status` empty where all went well."""
+    size = len(records)
+    status = [""] * size
+    formats, modes = [""] * size, [""] * size
+    shape = np.zeros((size, 2), np.int32)
+    orientation, num_bytes = np.ones(size, np.int8), np.zeros(size, np.int64)
+    hashes = np.zeros((size, 4), np.uint64)
+    phash, variance = np.zeros(size, np.uint64), np.zeros(size, np.float32)
+    colours = np.zeros((size, images.COLOUR_BYTES), np.uint8)
+    rows: list[int] = []
+    thumbnails: list[NDArray[np.uint8]] = []
+    reader = ByteReader()
+
+    def flush() -> None:
+        if rows:
+            found = images.signatures(np.stack(thumbnails))
+            phash[rows], variance[rows], colours[rows] = found.phash, found.variance, found.colours
+            rows.clear()
+            thumbnails.clear()
+
+    for i, record in enumerate(records):
+        try:
+            content = b"" if record.missing else reader.read(record.path, record.offset, record.size)
+            num_bytes[i] = len(content)
+            hashes[i, :2] = _halves(xxhash.xxh3_128_digest(content))
+            picture = images.decode(content, max_pixels=max_pixels, fast=fast) if not record.missing else None
+        except FileNotFoundError:
+            status[i] = "missing file"
+        except OSError:
+            status[i] = "unreadable"
+        except images.BrokenPicture as problem:
+            status[i] = str(problem)
+        else:
+            if picture is None:
+                status[i] = record.missing
+                continue
+            formats[i], modes[i], orientation[i] = picture.format, picture.mode, picture.orientation
+            shape[i] = picture.width, picture.height
+            if not fast or picture.pixels.shape[:2] == (picture.height, picture.width):
+                hashes[i, 2:] = _halves(picture.pixel_hash())
+            rows.append(i)
+            thumbnails.append(picture.thumbnail())
+            if len(rows) == _BATCH:
+                flush()
+    flush()
+    reader.close()
+    return pa.table(
+        {
+            "status": pa.array(status).dictionary_encode(),
+            "num_bytes": num_bytes,
+            "bytes_hi": hashes[:, 0],
+            "bytes_lo": hashes[:, 1],
+            "pixels_hi": hashes[:, 2],
+            "pixels_lo": hashes[:, 3],
+            "format": pa.array(formats).dictionary_encode(),
+            "mode": pa.array(modes).dictionary_encode(),
+            "width": shape[:, 0],
+            "height": shape[:, 1],
+            "orientation": orientation,
+            "phash": phash,
+            "variance": variance,
+            "colours": pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(images.COLOUR_BYTES), size, [None, pa.py_buffer(colours.tobytes())]
+            ),
+        }
+    )
+
+
+def _halves(digest: bytes) -> tuple[int, int]:
+    return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
+
+
+def describe_captions(captions: list[list[str]]) -> pa.Table:
+    """One row per caption: `row` of its picture in the chunk, statistics, hash of its words, MinHash bands."""
+    owners = np.repeat(np.arange(len(captions), dtype=np.int32), [len(texts) for texts in captions])
+    flat = [caption for texts in captions for caption in texts]
+    batch = text.words([text.normalise(caption) for caption in flat])
+    keys = text.bands(text.signature(text.shingles(batch)))
+    lengths = np.maximum([len(caption) for caption in flat], 1)
+    digits = np.array([sum(map(str.isdigit, caption)) for caption in flat], np.float32) / lengths
+    marks = np.array([sum(not (char.isalnum() or char.isspace()) for char in caption) for caption in flat], np.float32) / lengths
+    columns: dict[str, Any] = {
+        "row": owners,
+        "text_hash": text.text_hashes(batch),
+        "num_words": batch.counts.astype(np.int32),
+        "num_chars": np.array([len(caption) for caption in flat], np.int32),
+        "digits": digits.astype(np.float32),
+        "punctuation": marks.astype(np.float32),
+        "repeated": text.repeated_shares(batch),
+        "script": pa.array([text.script_of(caption) for caption in flat], pa.string()).dictionary_encode(),
+    }
+    columns |= {f"band_{k:02d}": keys[:, k] for k in range(text.NUM_BANDS)}
+    return pa.table(columns)

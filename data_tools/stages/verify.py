@@ -1,0 +1,140 @@
+"""Checks a written corpus against its manifest, byte by byte, and rebuilds member offsets."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.shards.format import BLOCK, IMAGE_EXTENSIONS, Manifest, ShardEntry, index_name, load_index, sample_key
+from data_tools.content import images
+from data_tools.execution.executors import Parallel, run_tasks
+from data_tools.files.shard_writer import WRITING_NAME, encode_meta, save_index, tar_header
+from data_tools.matching.distinct import distinct
+
+
+@dataclass(frozen=True)
+class _Task:
+    folder: Path
+    entry: ShardEntry
+    first_sample: int
+    decode: bool
+
+
+@dataclass(frozen=True)
+class _Found:
+    problems: list[str]
+    pictures: NDArray[np.uint64]
+    """A hash of each sample's picture and its id."""
+
+
+def verify(folder: Path, parallel: Parallel, *, decode: bool = False) -> list[str]:
+    """Problems of the corpus in `folder`, one line each; none: it is sound.
+
+    Checks that every listed file is there with its size and checksum, that every header, key, offset, padding byte
+    and JSON member is what this package would write, that no picture is there twice, and that no other tar lies there.
+    `decode` also decodes every picture.
+
+    Raises:
+        ConfigError: the manifest cannot be read.
+    """
+    manifest = Manifest.load(folder)
+    tasks, first = [], 0
+    for entry in manifest.shards:
+        tasks.append(_Task(folder, entry, first, decode))
+        first += entry.num_samples
+    found = run_tasks(_verify_shard, tasks, parallel, "verify", size_of=lambda task: task.entry.num_samples, unit="picture")
+    problems = sorted(problem for result in found for problem in result.problems)
+    pictures = np.concatenate([result.pictures for result in found])
+    if repeated := len(pictures) - len(distinct(pictures)):
+        problems.append(f"{repeated} samples hold the picture and image_id of another: run albef-data again from the sources")
+    listed = {name for entry in manifest.shards for name in (entry.name, index_name(entry.name))}
+    for name in sorted(os.listdir(folder)):
+        if name.endswith((".tar", ".tmp", ".index.npy")) and name not in listed:
+            problems.append(f"{name}: not in the manifest, left by an interrupted run or another program: remove it")
+    if (folder / WRITING_NAME).exists():
+        problems.append(f"{WRITING_NAME}: a run that writes here has not finished: finish it")
+    return problems
+
+
+def _verify_shard(task: _Task) -> _Found:
+    entry, path = task.entry, task.folder / task.entry.name
+    try:
+        raw = np.memmap(path, np.uint8, "r")
+        index = load_index(task.folder, entry)
+    except (OSError, ValueError) as error:
+        return _Found([f"{entry.name}: {error}"], np.zeros(0, np.uint64))
+    problems = []
+    if len(raw) != entry.num_bytes:
+        problems.append(f"{entry.name}: {len(raw)} bytes, the manifest says {entry.num_bytes}: copy it again")
+    elif xxhash.xxh3_128_hexdigest(raw.data) != entry.checksum:
+        problems.append(f"{entry.name}: its checksum differs from the manifest's: copy it again")
+    if xxhash.xxh3_128_hexdigest((task.folder / index_name(entry.name)).read_bytes()) != entry.index_checksum:
+        problems.append(f"{index_name(entry.name)}: its checksum differs from the manifest's: copy it again")
+    pictures, position, counts = [], 0, Counter[str]()
+    for number, (offset, size, meta_offset, meta_size) in enumerate(index.tolist(), start=task.first_sample):
+        key = sample_key(number)
+        content, meta = raw[offset : offset + size].tobytes(), raw[meta_offset : meta_offset + meta_size].tobytes()
+        headers = [tar_header(f"{key}.{extension}", size) for extension in IMAGE_EXTENSIONS]
+        if offset != position + BLOCK or raw[position:offset].tobytes() not in headers:
+            counts["picture not where or what the index says"] += 1
+        position = offset + -(-size // BLOCK) * BLOCK
+        if meta_offset != position + BLOCK or raw[position:meta_offset].tobytes() != tar_header(f"{key}.json", meta_size):
+            counts["JSON not where or what the index says"] += 1
+        position = meta_offset + -(-meta_size // BLOCK) * BLOCK
+        try:
+            value = json.loads(meta)
+            if encode_meta(value) != meta:
+                counts["JSON is not in our form"] += 1
+            pictures.append(xxhash.xxh3_64_intdigest(content, xxhash.xxh3_64_intdigest(str(value["image_id"]).encode())))
+        except (ValueError, AttributeError):
+            counts["JSON cannot be read or lacks a field"] += 1
+        if task.decode:
+            try:
+                images.decode(content)
+            except images.BrokenPicture as error:
+                counts[f"picture: {error}"] += 1
+    if position + 2 * BLOCK != len(raw) or raw[position:].any():
+        counts["tar does not end after its last sample"] += 1
+    problems += [f"{entry.name}: {count} x {reason}: write the corpus again" for reason, count in counts.items()]
+    return _Found(problems, np.array(pictures, np.uint64))
+
+
+def rebuild_index(folder: Path) -> int:
+    """Write the member offsets of every listed tar again; return how many shards there are.
+
+    Raises:
+        ConfigError: a tar is missing, damaged, or does not hold the samples that the manifest lists.
+    """
+    manifest, entries = Manifest.load(folder), []
+    first = 0
+    for entry in manifest.shards:
+        index = _read_offsets(folder / entry.name, first, entry.num_samples)
+        entries.append(replace(entry, index_checksum=save_index(folder, entry.name, index)))
+        first += entry.num_samples
+    replace(manifest, shards=tuple(entries)).save(folder)
+    return len(entries)
+
+
+def _read_offsets(path: Path, first: int, num_samples: int) -> NDArray[np.int64]:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = {member.name: (member.offset_data, member.size) for member in tar}
+    except (OSError, tarfile.TarError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): copy it again") from None
+    rows = []
+    for number in range(first, first + num_samples):
+        key = sample_key(number)
+        picture = next((members[name] for e in IMAGE_EXTENSIONS if (name := f"{key}.{e}") in members), None)
+        if picture is None or f"{key}.json" not in members:
+            raise ConfigError(f"{path} lacks sample {key}: copy it again or write the corpus again")
+        rows.append((*picture, *members[f"{key}.json"]))
+    return np.array(rows, np.int64).reshape(-1, 4)

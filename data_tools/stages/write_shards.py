@@ -1,0 +1,239 @@
+"""The shard stage: writes the planned shards, each a task of its own, and the manifest.
+
+A task leaves `shard/NNNNN.json` in the working folder once its tar is whole; the manifest comes last. Where a shard's
+samples come from and in which order was decided by the plan.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from PIL import Image
+
+from albef_ds.common.errors import ConfigError
+from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry
+from data_tools.content import images
+from data_tools.execution.executors import Parallel, run_tasks
+from data_tools.execution.stage_folder import Stage, load_stage, open_stage
+from data_tools.files.shard_writer import WRITING_NAME, Sample, finish_folder, open_folder, write_shard
+from data_tools.files.storage import ByteReader, disk_full_is_one_line, load_json, save_atomically, save_json
+from data_tools.stages.catalog import Catalog
+from data_tools.stages.filter import BROKEN
+from data_tools.stages.fingerprints import FINGERPRINTS_NAME
+from data_tools.stages.plan import PlannedSample, planned_samples
+
+PAPER_COUNTS = {
+    "coco": (113_000, 567_000),
+    "visual-genome": (100_000, 769_000),
+    "vg": (100_000, 769_000),
+    "sbu": (860_000, 860_000),
+    "cc3m": (2_950_000, 2_950_000),
+    "cc12m": (10_060_000, 10_060_000),
+}
+"""Pictures and captions per source that the paper trained on (arXiv 2107.07651, appendix)."""
+_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+
+
+@dataclass(frozen=True)
+class ResizeConfig:
+    """What happens to the bytes of a picture."""
+
+    max_side: int = 0
+    """Pictures with a longer side are scaled down to this many pixels; 0: bytes stay untouched."""
+    quality: int = 92
+    """JPEG quality of pictures that were scaled."""
+
+    def __post_init__(self) -> None:
+        if self.max_side < 0 or not 1 <= self.quality <= 100:
+            raise ConfigError(
+                f"--max-side {self.max_side} --quality {self.quality}: give 0 or more pixels and a quality from 1 to 100"
+            )
+
+
+@dataclass(frozen=True)
+class _Task:
+    plan: Path
+    folder: Path
+    number: int
+    first_shard: int
+    first_sample: int
+    resize: ResizeConfig
+    marker: Path
+
+
+def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConfig, *, restart: bool = False) -> Manifest | None:
+    """Write the shards of `work/plan` to `folder`; None while other array tasks have not done their share.
+
+    A plan that starts above shard 0 adds to the corpus in `folder`.
+
+    Raises:
+        ConfigError: the plan is not finished, `folder` holds something else, a source has changed, or the disk is full.
+    """
+    plan = load_stage(work, "plan")
+    summary = plan.summary
+    first_shard, first_sample = summary["config"]["first_shard"], summary["config"]["first_sample"]
+    settings = {"plan": plan.digest, "folder": str(folder.resolve()), **asdict(resize)}
+    stage = open_stage(work, "shard", settings, is_map=True, restart=restart)
+    if stage.done and (folder / MANIFEST_NAME).exists():
+        return Manifest.load(folder)
+    bounds = np.load(plan.folder / "bounds.npy", allow_pickle=False)
+    tasks = [
+        _Task(plan.folder, folder, number, first_shard, first_sample + int(first), resize, stage.folder / f"{number:05d}.json")
+        for number, first in enumerate(bounds[:-1])
+    ]
+    if (written := _written_before(folder, tasks)) is not None:
+        _close(folder, stage, written)
+        return written
+    before: Manifest | None = None
+    if first_shard:
+        before = Manifest.load(folder)
+        if (len(before.shards), before.num_samples) != (first_shard, first_sample):
+            raise ConfigError(f"{folder} has changed since this append was planned: run `albef-data append` with a new --work")
+    else:
+        open_folder(folder)
+    sizes = np.diff(bounds)
+    run_tasks(_write, tasks, parallel, "shard", size_of=lambda task: int(sizes[task.number]), unit="picture", is_done=_is_done)
+    if not all(_is_done(task) for task in tasks):
+        return None
+    entries = tuple(ShardEntry(**load_json(task.marker)) for task in tasks)
+    with disk_full_is_one_line(folder):
+        return _finish(work, folder, stage, plan, entries, before, resize)
+
+
+def _written_before(folder: Path, tasks: list[_Task]) -> Manifest | None:
+    """The manifest over all of `tasks`, where a run was killed after writing it and before saying so."""
+    if not (folder / MANIFEST_NAME).exists() or not all(_is_done(task) for task in tasks):
+        return None
+    manifest = Manifest.load(folder)
+    entries = tuple(ShardEntry(**load_json(task.marker)) for task in tasks)
+    return manifest if manifest.shards[tasks[0].first_shard :] == entries else None
+
+
+def _close(folder: Path, stage: Stage, manifest: Manifest) -> None:
+    (folder / WRITING_NAME).unlink(missing_ok=True)
+    stage.finish({"num_samples": manifest.num_samples, "num_shards": len(manifest.shards)})
+
+
+def _is_done(task: _Task) -> bool:
+    if not task.marker.exists():
+        return False
+    entry = ShardEntry(**load_json(task.marker))
+    path = task.folder / entry.name
+    return path.exists() and path.stat().st_size == entry.num_bytes
+
+
+def _write(task: _Task) -> int:
+    samples = planned_samples(task.plan, task.number)
+    number = task.first_shard + task.number
+    with disk_full_is_one_line(task.folder):
+        entry = write_shard(task.folder, number, task.first_sample, _content(samples, task.resize))
+    save_json(task.marker, asdict(entry))
+    return entry.num_samples
+
+
+def _content(samples: list[PlannedSample], resize: ResizeConfig) -> Iterator[Sample]:
+    reader = ByteReader()
+    for sample in samples:
+        record = sample.record
+        try:
+            content = reader.read(record.path, record.offset, record.size)
+        except OSError as error:
+            raise ConfigError(
+                f"{record.path} was there when it was scanned and is not now ({error}): bring it back and run again"
+            ) from None
+        if xxhash.xxh3_128_intdigest(content) & (1 << 64) - 1 != sample.content_hash:
+            raise ConfigError(f"{record.path} has changed since it was scanned: run again with --restart")
+        image, extension = _encoded(content, resize)
+        yield image, extension, _meta(sample)
+    reader.close()
+
+
+def _encoded(content: bytes, resize: ResizeConfig) -> tuple[bytes, str]:
+    if resize.max_side and (smaller := images.resize(content, resize.max_side, resize.quality)) is not None:
+        return smaller
+    image = Image.open(io.BytesIO(content))
+    extension = _EXTENSIONS.get(image.format or "")
+    if extension is not None:
+        return content, extension
+    # Formats that the shards do not hold (GIF, BMP, TIFF) become PNG, which loses nothing of the first frame.
+    return images.encode(image.convert("RGBA" if "transparency" in image.info or image.mode == "RGBA" else "RGB"), "png", 0)
+
+
+def _meta(sample: PlannedSample) -> dict[str, Any]:
+    extra, record = dict(sample.record.extra), sample.record
+    fixed: dict[str, Any] = {"captions": list(dict.fromkeys(sample.captions))}
+    if "source" in extra:  # from shards of ours or a table that says so: the identity it was given there stays
+        return extra | fixed | {"image_id": record.image_id or record.id}
+    return (
+        extra | fixed | {"source": sample.source, "image_id": f"{sample.source}/{record.image_id or record.id}", "id": record.id}
+    )
+
+
+def source_table(work: Path) -> dict[str, dict[str, Any]]:
+    """Per source: pictures listed, present, broken, kept, captions kept, and the paper's counts where known."""
+    catalog, plan = Catalog(work), load_stage(work, "plan").summary
+    status = load_stage(work, "scan").summary["status"]
+    table = {}
+    for name, source in catalog.sources.items():
+        broken = sum(count for reason, count in status[name].items() if reason in BROKEN)
+        missing = sum(count for reason, count in status[name].items() if reason and reason not in BROKEN)
+        paper = PAPER_COUNTS.get(name.lower().replace("_", "-"))
+        table[name] = {
+            "kind": source["kind"],
+            "listed": source["listed"],
+            "present": source["listed"] - missing,
+            "broken": broken,
+            "kept": plan["kept"][name],
+            "kept_captions": plan["kept_captions"][name],
+            "paper_pictures": paper[0] if paper else None,
+            "paper_captions": paper[1] if paper else None,
+            "problems": source["problems"],
+        }
+    return table
+
+
+def _finish(
+    work: Path,
+    folder: Path,
+    stage: Stage,
+    plan: Stage,
+    entries: tuple[ShardEntry, ...],
+    before: Manifest | None,
+    resize: ResizeConfig,
+) -> Manifest:
+    summary = plan.summary
+    this = {
+        "seed": summary["config"]["seed"],
+        "sources": source_table(work),
+        "dropped": {reason: [count["pictures"], count["captions"]] for reason, count in summary["counts"].items()},
+        "evaluation_sets": {
+            name: {"pictures": report["pictures"], "found": report["ways"]}
+            for name, report in load_stage(work, "decontaminate").summary["sets"].items()
+        },
+        "resize": asdict(resize) | ({"pillow": PIL.__version__} if resize.max_side else {}),
+    }
+    fingerprints = folder / FINGERPRINTS_NAME
+    if before is None:
+        info: dict[str, Any] = {"tool": "albef-data", **this}
+        shutil.copyfile(plan.folder / FINGERPRINTS_NAME, fingerprints)
+    else:
+        info = before.info | {"appended": [*before.info.get("appended", []), this]}
+        old = pq.read_table(fingerprints)
+        # A rerun after a kill just before the manifest must not add the same rows again.
+        if len(old) == before.num_samples:
+            both = pa.concat_tables([old, pq.read_table(plan.folder / FINGERPRINTS_NAME)])
+            save_atomically(fingerprints, lambda file: pq.write_table(both, file, compression="zstd"))
+        (folder / WRITING_NAME).touch()
+    manifest = finish_folder(folder, (*(before.shards if before else ()), *entries), info)
+    _close(folder, stage, manifest)
+    return manifest

@@ -1,0 +1,108 @@
+"""Shards on node-local scratch: right ones, whole ones, no more than allowed, and a view that reads like the corpus."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from albef_ds.cli.slurm.node import shards_here
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.overrides import parse_overrides
+from albef_ds.config.recipes import get_recipe
+from albef_ds.data.shards.format import Manifest
+from albef_ds.data.shards.reader import ShardReader
+from albef_ds.launch.slurm.staging import needed_shards, stage
+from data_tools.files.shard_writer import ShardWriter
+from tests.data.conftest import sample
+
+PLENTY = 1 << 30
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    with ShardWriter(tmp_path / "corpus", samples_per_shard=5) as writer:
+        for number in range(20):
+            writer.add(*sample(number))
+    return tmp_path / "corpus"
+
+
+def copies(scratch: Path) -> set[str]:
+    return {path.name for path in (scratch / "albef-ds" / "shards").iterdir()}
+
+
+def samples(folder: Path) -> list[tuple[bytes, bytes]]:
+    reader = ShardReader(folder)
+    found = [reader.read(shard, row) for shard, count in enumerate(reader.counts) for row in range(count)]
+    reader.close()
+    return found
+
+
+def test_a_view_reads_like_the_corpus_and_a_second_job_copies_nothing(corpus: Path, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    first, mark = stage(corpus, scratch, "1", range(4), PLENTY)
+    second, other = stage(corpus, scratch, "2", range(4), PLENTY)
+    assert (first.copied, first.found, second.copied, second.found, second.linked) == (4, 0, 0, 4, 0)
+    assert samples(first.folder) == samples(second.folder) == samples(corpus)
+    os.close(mark)
+    os.close(other)
+
+
+def test_only_needed_shards_are_copied_and_the_others_are_read_where_they_are(corpus: Path, tmp_path: Path) -> None:
+    staged, mark = stage(corpus, tmp_path / "scratch", "1", [2], PLENTY)
+    assert (staged.copied, staged.linked) == (1, 3)
+    assert copies(tmp_path / "scratch") == {f"{Manifest.load(corpus).shards[2].checksum}.tar"}
+    assert samples(staged.folder) == samples(corpus)
+    os.close(mark)
+
+
+def test_the_limit_holds_and_the_longest_unused_copy_goes_first(corpus: Path, tmp_path: Path) -> None:
+    scratch, shards = tmp_path / "scratch", Manifest.load(corpus).shards
+    limit = sum(shard.num_bytes for shard in shards[:2])
+    _, mark = stage(corpus, scratch, "1", [0, 1], limit)
+    kept, other = stage(corpus, scratch, "2", [2, 3], limit)
+    assert (kept.copied, kept.linked, kept.evicted) == (0, 2, 0), "copies of a running job are not evicted"
+    os.close(other)
+    os.close(mark)  # job 1 ends
+    os.utime(scratch / "albef-ds" / "shards" / f"{shards[1].checksum}.tar", (1, 1))
+    staged, mark = stage(corpus, scratch, "3", [2], limit)
+    assert (staged.copied, staged.evicted) == (1, 1)
+    assert copies(scratch) == {f"{shards[number].checksum}.tar" for number in (0, 2)}
+    assert [path.name for path in (scratch / "albef-ds" / "views").iterdir()] == ["3"]
+    os.close(mark)
+
+
+def test_a_damaged_shard_is_refused_and_leaves_nothing(corpus: Path, tmp_path: Path) -> None:
+    with open(corpus / "00001.tar", "r+b") as file:
+        file.seek(3000)
+        file.write(b"\xff\x00\xff")
+    with pytest.raises(ConfigError, match=r"00001\.tar is not what the manifest says"):
+        stage(corpus, tmp_path / "scratch", "1", [0, 1], PLENTY)
+    assert copies(tmp_path / "scratch") == {f"{Manifest.load(corpus).shards[0].checksum}.tar"}
+
+
+def test_a_node_needs_what_its_part_of_each_batch_holds() -> None:
+    counts = [5] * 40
+    one_batch = needed_shards(counts, 0, 0, 8, 8, slice(0, 8))
+    halves = [needed_shards(counts, 0, 0, 8, 8, half) for half in (slice(0, 4), slice(4, 8))]
+    assert set(halves[0]) | set(halves[1]) == set(one_batch) and len(halves[0]) <= 4
+    assert sorted(needed_shards(counts, 0, 0, None, 8, slice(0, 4))) == list(range(40))
+    assert needed_shards(counts, 0, 8, 8, 8, slice(0, 4)) != halves[0]
+    assert needed_shards(counts, 0, 0, 0, 8, slice(0, 8)) == []
+
+
+def test_scratch_that_cannot_be_used_falls_back_to_the_shared_folder(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    config = parse_overrides(get_recipe("debug"), [f"data.shards={corpus}", f"output={tmp_path / 'run'}"])
+    environment = {"SLURMD_NODENAME": "n1", "ALBEF_NODES": "n1 n2", "SLURM_JOB_ID": "7"}
+    assert shards_here(config, environment) == str(corpus)
+    assert shards_here(config, {**environment, "ALBEF_SCRATCH": str(tmp_path / "file" / "x")}) == str(corpus)
+    assert "cannot be used" in capsys.readouterr().out
+    monkeypatch.setenv("NODE_DISK", str(tmp_path / "disk"))
+    view = shards_here(config, {**environment, "ALBEF_SCRATCH": "$NODE_DISK"})
+    assert view == str(tmp_path / "disk" / "albef-ds" / "views" / "7") and samples(Path(view)) == samples(corpus)
+    with pytest.raises(ConfigError, match="ALBEF_SCRATCH_GB=much"):
+        shards_here(config, {**environment, "ALBEF_SCRATCH": "$NODE_DISK", "ALBEF_SCRATCH_GB": "much"})

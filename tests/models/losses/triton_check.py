@@ -1,0 +1,86 @@
+"""Run in a process of its own with TRITON_INTERPRET=1, which Triton reads when it is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from albef_ds.config.schema import ComputeConfig
+from albef_ds.models.losses.sliced import soft_cross_entropy
+from albef_ds.models.losses.sliced_problem import FeatureTeacher, LogitTeacher, Positives
+from tests.tasks.tiny import fill_queue, losses_and_gradients, random_batch, tiny_task
+
+Loss = Callable[..., Tensor]
+
+
+def contrast(rows: int, width: int, total: int, alpha: float) -> tuple[Loss, list[Tensor]]:
+    """ITC: what computes the losses, and what they are differentiated in."""
+    generator = torch.Generator().manual_seed(rows)
+    x, teacher, keys = (F.normalize(torch.randn(n, width, generator=generator), dim=1) for n in (rows, rows, total))
+    mask = torch.rand(rows, total, generator=generator) < 0.02
+    mask[torch.arange(rows), torch.arange(rows)] = True
+
+    def loss(x: Tensor, scale: Tensor, fused: bool) -> Tensor:
+        guide = FeatureTeacher(teacher.to(x.dtype)) if alpha else None
+        return soft_cross_entropy(x, keys.to(x.dtype), None, scale, Positives(mask=mask), guide, alpha, 128, fused=fused)
+
+    return loss, [x, torch.full((1,), 1 / 0.07)]
+
+
+def words(rows: int, width: int, total: int, alpha: float) -> tuple[Loss, list[Tensor]]:
+    """MLM: hidden states, the vocabulary's matrix and its bias."""
+    generator = torch.Generator().manual_seed(rows)
+    hidden, matrix = torch.randn(rows, width, generator=generator), torch.randn(total, width, generator=generator)
+    teacher, labels = torch.randn(rows, total, generator=generator), torch.randint(0, total, (rows,), generator=generator)
+    labels[0] = total - 1
+
+    def loss(hidden: Tensor, matrix: Tensor, bias: Tensor, fused: bool) -> Tensor:
+        guide = LogitTeacher(teacher.to(hidden.dtype)) if alpha else None
+        one = torch.ones(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        bias = bias.repeat_interleave(2)[::2]  # not contiguous
+        return soft_cross_entropy(hidden, matrix, bias, one, Positives(labels=labels), guide, alpha, 128, fused=fused)
+
+    return loss, [hidden, 0.3 * matrix, torch.randn(total, generator=generator)]
+
+
+def deviation(loss: Loss, inputs: list[Tensor], precision: torch.dtype = torch.float32) -> float:
+    """Largest deviation of loss and gradients, in `precision`, from the sliced form in fp64."""
+    rates = torch.linspace(0.5, 1.5, len(inputs[0]))
+    found = []
+    for kind, fused in ((precision, True), (torch.float64, False)):
+        leaves = [tensor.to(precision).to(kind).requires_grad_() for tensor in inputs]
+        value = loss(*leaves, fused)
+        gradients = torch.autograd.grad((value * rates.to(value.dtype)).sum(), leaves)
+        found.append([value.detach().double(), *(gradient.double() for gradient in gradients)])
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*found, strict=True))
+
+
+def whole_task() -> float:
+    """Largest deviation of a pretraining step's losses and gradients from the sliced form; both in fp32."""
+    found = []
+    for form in ("triton", "sliced"):
+        task = tiny_task(compute=ComputeConfig(wide_losses=form)).float()
+        task.momentum.modules.float()
+        fill_queue(task, 9)
+        losses, gradients = losses_and_gradients(task, random_batch(5, dtype=torch.float32))
+        found.append({**{name: torch.tensor(value) for name, value in losses.items()}, **gradients})
+    largest = max(float(value.abs().max()) for value in found[1].values())
+    return max(float((found[0][name] - value).abs().max()) for name, value in found[1].items()) / largest
+
+
+def report(name: str, found: float, bound: float) -> None:
+    print(name, found, flush=True)
+    assert found < bound, name
+
+
+if __name__ == "__main__":
+    for shape in ((5, 24, 300, 0.4), (17, 32, 130, 0.0), (16, 16, 64, 0.4)):
+        report(f"contrast {shape}", deviation(*contrast(*shape)), 2e-5)
+    for shape in ((5, 24, 300, 0.4), (70, 150, 200, 0.4), (17, 100, 130, 0.0)):  # rows and features of more than one block
+        report(f"words {shape}", deviation(*words(*shape)), 2e-5)
+    report("a step of pretraining", whole_task(), 1e-5)
+    # fp16 rounds by up to 5e-4, relative, several times on the way. The interpreter has no products of bf16.
+    report("words in fp16", deviation(*words(20, 80, 150, 0.4), precision=torch.float16), 1e-3)

@@ -1,0 +1,100 @@
+"""Who is late, who has died, and that one failure ends all: real threads over a real store, several ranks in one process."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from albef_ds.common.exit_codes import LOST_RANK
+from albef_ds.training.watchdog import Watchdog
+
+HOST = socket.gethostname()
+
+
+class Rank:
+    """A watchdog whose end is heard instead of ending the process."""
+
+    def __init__(self, store: Any, rank: int, world_size: int, limits: dict[str, float], silence: float) -> None:
+        self.left = threading.Event()
+        self.code = 0
+        self.dog = Watchdog(store, rank, world_size, limits, silence, self._leave)
+        self.dog.start()
+
+    def _leave(self, code: int) -> None:
+        self.code = code
+        self.left.set()
+
+    def die(self) -> None:
+        """The process is gone: no more signs of life, and no farewell."""
+        self.dog._closing.set()
+        self.dog._thread.join()
+
+
+Start = Callable[..., list[Rank]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    ranks: list[Rank] = []
+
+    def begin(world_size: int, limits: dict[str, float] | None = None, silence: float = 0.0) -> list[Rank]:
+        store = dist.HashStore()
+        ranks.extend(Rank(store, rank, world_size, limits or {}, silence) for rank in range(world_size))
+        return ranks
+
+    yield begin
+    for rank in ranks:
+        rank.dog.close()
+
+
+def test_the_rank_that_the_others_wait_for_is_named_with_its_host_and_place(
+    start: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ranks = start(3, {"agreement": 1.5})
+    ranks[1].dog.at("data", 5, 0)
+    for rank in (0, 2):
+        ranks[rank].dog.at("agreement", 5, 4)
+    assert all(rank.left.wait(60) and rank.code == LOST_RANK for rank in ranks)
+    [line] = capfd.readouterr().err.splitlines()
+    assert "agreement of step 5 takes longer than its limit of 2 s" in line
+    assert f"rank 1 on {HOST} late, since" in line and "in data of step 5" in line
+
+
+def test_a_rank_without_a_sign_of_life_is_named(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    ranks = start(3, silence=2.0)
+    threading.Event().wait(1.0)  # until every rank has been heard of
+    ranks[2].die()
+    assert ranks[0].left.wait(60) and ranks[1].left.wait(60)
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("albef-ds [rank 0]: error: ") and f"rank 2 on {HOST} gave no sign of life for 2 s" in line
+
+
+def test_a_rank_that_has_ended_is_not_missed(start: Start) -> None:
+    ranks = start(2, silence=1.0)
+    threading.Event().wait(0.7)
+    ranks[1].dog.close()
+    assert not ranks[0].left.wait(3.0)
+
+
+def test_one_failure_ends_all_with_its_code_and_is_said_once(start: Start) -> None:
+    ranks = start(3)
+    assert ranks[1].dog.first_to_fail(2)
+    assert not ranks[2].dog.first_to_fail(2)
+    ranks[1].dog.wait_until_heard()
+    assert ranks[0].left.wait(60) and ranks[0].code == 2
+    assert ranks[2].left.wait(60) and ranks[2].code == 2
+
+
+def test_one_process_has_limits_too(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    left = threading.Event()
+    dog = Watchdog(None, 0, 1, {"data": 0.6}, 0.0, lambda code: left.set())
+    dog.start()
+    dog.at("data", 3)
+    assert left.wait(60)
+    dog.close()
+    assert "data of step 3 takes longer than its limit of 1 s" in capfd.readouterr().err
