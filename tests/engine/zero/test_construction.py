@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from albef_ds.checkpoint.initial.load import load_initial_weights
 from albef_ds.checkpoint.initial.names import timm_name
 from albef_ds.common import comm
 from albef_ds.config.schema import InitConfig, RunConfig
@@ -65,7 +66,7 @@ def _construct(vit_file: str) -> dict[str, Any]:
         config = _config(stage, vit_file)
         with _LargestWhole() as largest:
             task = build.build_task(config, "fp32")
-        lines = build.load_initial_weights(task, config)
+        lines = load_initial_weights(task, config)
         build.attach_momentum(task, config)
         found[f"held {stage}"] = sum(parameter.numel() for parameter in task.parameters())
         found[f"largest {stage}"] = largest.elements
