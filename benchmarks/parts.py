@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from albef_ds.engine.local import LocalEngine
 from torch import Tensor
 
 from albef_ds.config.schema import ComputeConfig, RunConfig
 from albef_ds.data.batch import ImageTextBatch
+from albef_ds.engine.local import LocalEngine
 from albef_ds.launch.planning.flops import step_flops
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.fusion_pass import FusionPass

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from albef_ds.engine.local import LocalEngine
 from torch import nn
 
 from albef_ds.common.device import multiplies_bf16
@@ -31,6 +30,7 @@ from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, Optim
 from albef_ds.data.batch import ImageTextBatch
 from albef_ds.data.mock import mock_batch
 from albef_ds.engine.build import build_task
+from albef_ds.engine.local import LocalEngine
 from albef_ds.launch.planning.recorder import flop_counter
 from albef_ds.models.compilation import compile_blocks
 from albef_ds.models.momentum import DenseMomentum

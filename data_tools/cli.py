@@ -1,6 +1,6 @@
 """`albef-data`: from raw image-text corpora to clean, deduplicated, globally shuffled shards.
 
-Turns arguments into calls of the stages, and a `ConfigError` into one line and exit code 2. Holds no logic of its own.
+Turns arguments into calls of the stages, and a `UserError` into one line and exit code 2. Holds no logic of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, UserError
 from albef_ds.data.shards.format import Manifest
 from data_tools import pipeline
 from data_tools.content import images
@@ -377,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
-    except ConfigError as error:
+    except UserError as error:
         print(f"albef-data: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError, MachineError
 from albef_ds.data.shards.format import Manifest
 from data_tools.content import images
 from data_tools.execution.executors import Parallel
@@ -61,7 +61,7 @@ def make_hashes(
     """Catalog and scan `specs` in `work` and write their hash file; return how many were `written` and `left_out`.
 
     Raises:
-        ConfigError: a source cannot be used, or has no readable picture.
+        UserError: a source cannot be used, or has no readable picture.
     """
     build_catalog(work, specs, parallel, restart=restart)
     scan(work, parallel, max_pixels=max_pixels, restart=restart)
@@ -72,7 +72,7 @@ def build(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfig
     """Make the corpus `folder` from `specs`: catalog, scan, filter, dedup, decontaminate, plan, report, shard, verify.
 
     Raises:
-        ConfigError: anything the user can mend; finished work is kept.
+        UserError: anything the user can mend; finished work is kept.
     """
     return _chain(work, folder, specs, config, parallel, [])
 
@@ -84,11 +84,11 @@ def append(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfi
     are dropped with their captions.
 
     Raises:
-        ConfigError: as `build`, or the corpus lacks its fingerprints.
+        UserError: as `build`, or the corpus lacks its fingerprints.
     """
     manifest = Manifest.load(folder)
     if not (folder / FINGERPRINTS_NAME).exists():
-        raise ConfigError(
+        raise DataError(
             f"{folder / FINGERPRINTS_NAME} is missing: make it with `albef-data hashes --source corpus=shards:{folder}`"
         )
     plan = replace(config.plan, first_shard=len(manifest.shards), first_sample=manifest.num_samples)
@@ -126,7 +126,7 @@ def _chain(
     manifest = shard_stage(work, folder, parallel, config.resize, restart=config.restart)
     assert manifest is not None
     if problems := verify(folder, parallel):
-        raise ConfigError(
+        raise MachineError(
             f"{folder} was written but does not verify ({problems[0]}): check the disk and run again with --restart"
         )
     return manifest

@@ -10,7 +10,7 @@ from albef_ds.checkpoint.retention import complete_steps, folder_name
 from albef_ds.checkpoint.saver import FOLDER
 from albef_ds.checkpoint.snapshot import STATE_NAME
 from albef_ds.common import comm
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import WeightsError
 
 AUTO = "auto"
 
@@ -26,16 +26,16 @@ def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = lamb
         say: told about each damaged folder that is passed over.
 
     Raises:
-        ConfigError: a named folder that is no checkpoint or damaged; with `auto`, checkpoints of which all are damaged.
+        WeightsError: a named folder that is no checkpoint or damaged; with `auto`, checkpoints of which all are damaged.
     """
     if resume != AUTO:
         folder = Path(resume)
         if not any((folder / name).is_file() for name in (MARKER_NAME, STATE_NAME)):
-            raise ConfigError(
+            raise WeightsError(
                 f"--resume {folder} is not a checkpoint folder (no {MARKER_NAME}): give RUN/{FOLDER}/step-N, or {AUTO}"
             )
         if problem := problem_of(folder):
-            raise ConfigError(f"{folder} is damaged: {problem}: take another checkpoint, or --resume {AUTO}")
+            raise WeightsError(f"{folder} is damaged: {problem}: take another checkpoint, or --resume {AUTO}")
         return folder
     # Rank 0 looks: a network file system may show another list to each node.
     steps: list[int] = comm.broadcast_object(complete_steps(output / FOLDER)[::-1])
@@ -46,7 +46,7 @@ def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = lamb
             return folder
         say(f"{folder} is damaged ({problem}): trying the one before it")
     if steps:
-        raise ConfigError(
+        raise WeightsError(
             f"all {len(steps)} checkpoints in {output / FOLDER} are damaged: restore one from a backup, or start anew in another "
             "--output"
         )

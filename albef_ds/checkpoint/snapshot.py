@@ -23,7 +23,7 @@ from torch import Tensor
 from albef_ds.checkpoint.tensor_files.tensor_file import TensorFile
 from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.common import comm
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError, WeightsError
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig, TrainConfig
 from albef_ds.data.randomness import mix
@@ -101,7 +101,7 @@ def take_snapshot(
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """`state.json` of a checkpoint. Raises `ConfigError` where it is missing or damaged."""
+    """`state.json` of a checkpoint. Raises `WeightsError` where it is missing or damaged."""
     return files.read_json_object(folder / STATE_NAME)
 
 
@@ -109,7 +109,7 @@ def restore_progress(folder: Path, config: TrainConfig) -> Progress:
     """Where the run stood when `folder` was written.
 
     Raises:
-        ConfigError: the state is missing or damaged.
+        WeightsError: the state is missing or damaged.
     """
     state = read_state(folder)
     try:
@@ -122,7 +122,7 @@ def restore_progress(folder: Path, config: TrainConfig) -> Progress:
             holes=[(int(start), int(end)) for start, end in state["holes"]],
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{folder / STATE_NAME} lacks or misstates {error}: take another checkpoint") from None
+        raise WeightsError(f"{folder / STATE_NAME} lacks or misstates {error}: take another checkpoint") from None
 
 
 def restore(folder: Path, engine: Engine, task: Task, config: RunConfig) -> Window:
@@ -132,7 +132,7 @@ def restore(folder: Path, engine: Engine, task: Task, config: RunConfig) -> Wind
         The numbers of the steps that were not logged yet, for this rank.
 
     Raises:
-        ConfigError: a file that is missing or damaged, or of another model or task.
+        WeightsError: a file that is missing or damaged, or of another model or task.
     """
     state = read_state(folder)
     student = TensorFile(folder / STUDENT_NAME)
@@ -151,9 +151,9 @@ def restore(folder: Path, engine: Engine, task: Task, config: RunConfig) -> Wind
                 part_.load_state_dict({**TensorFile(folder / f"{name}.safetensors"), **state["outside"][name]})
         return _restore_rank(folder, state, engine.device, config.train.seed)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ConfigError):
+        if isinstance(error, UserError):
             raise
-        raise ConfigError(
+        raise WeightsError(
             f"{folder} does not fit this run ({first_line(error)}): keep the settings in {folder / CONFIG_NAME}"
         ) from None
 
@@ -164,11 +164,11 @@ def parameter_shape(parameter: Tensor) -> torch.Size:
 
 
 def check_fit(stored: TensorFile, shapes: Mapping[str, torch.Size]) -> None:
-    """Raise `ConfigError` unless the file holds exactly these names and shapes."""
+    """Raise `WeightsError` unless the file holds exactly these names and shapes."""
     different = sorted(stored.names ^ shapes.keys()) or sorted(n for n in shapes if stored.shape(n) != shapes[n])
     if different:
         folder = stored.path.parent
-        raise ConfigError(
+        raise WeightsError(
             f"{folder} does not fit this run: {len(different)} parameters differ, first {different[0]}: keep the model settings "
             f"in {folder / CONFIG_NAME}"
         )

@@ -17,7 +17,7 @@ EXAMPLES = """\
 
 
 def main(argv: list[str]) -> int:
-    """Build the list as `argv` says. Raises `ConfigError` for files that cannot be used."""
+    """Build the list as `argv` says. Raises `UserError` for files that cannot be used."""
     command = CommandParser("answers", "Build the list of answers that VQA ranks: the frequent ones, normalised.", EXAMPLES)
     command.add_argument("output", type=Path, metavar="OUT", help="the JSON list to write")
     command.add_argument(

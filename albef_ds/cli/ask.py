@@ -16,7 +16,7 @@ EXAMPLES = """\
 
 
 def main(argv: list[str]) -> int:
-    """Print the answer. Raises `ConfigError` for a model, picture or list that cannot be used."""
+    """Print the answer. Raises `UserError` for a model, picture or list that cannot be used."""
     command = CommandParser("ask", "Answer questions about a picture.", EXAMPLES)
     command.add_argument("--model", required=True, metavar="PATH", help="a run, checkpoint or file of a VQA model")
     command.add_argument("--image", required=True, metavar="FILE", help="the picture")

@@ -56,7 +56,7 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 def main(argv: list[str]) -> int:
-    """Print a shell's script, or the candidates of a line. Raises `ConfigError` for an unknown shell."""
+    """Print a shell's script, or the candidates of a line. Raises `UserError` for an unknown shell."""
     command = CommandParser("completion", "Print the script that completes albef-ds in a shell.", EXAMPLES)
     command.add_argument("shell", nargs="?", choices=tuple(SCRIPTS), help="which shell")
     command.add_argument("--candidates", metavar="LINE", help=argparse.SUPPRESS)

@@ -18,7 +18,7 @@ EXAMPLES = """\
 
 
 def main(argv: list[str]) -> int:
-    """Print the configuration that `argv` describes. Raises `ConfigError` if it cannot be built."""
+    """Print the configuration that `argv` describes. Raises `UserError` if it cannot be built."""
     command = CommandParser("config", "Print every setting: value, unit, meaning, the paper's value.", EXAMPLES)
     add_config_arguments(command, required=False)
     command.add_argument("--json", action="store_true", help="print the JSON that --config reads")

@@ -17,7 +17,7 @@ Every program is compared with the model on another batch and text length before
 
 
 def main(argv: list[str]) -> int:
-    """Export as `argv` says. Raises `ConfigError` for anything the user can mend."""
+    """Export as `argv` says. Raises `UserError` for anything the user can mend."""
     command = CommandParser("export", "Write a model's image tower, text tower and matcher as programs.", EXAMPLES)
     command.add_argument("model", metavar="MODEL", help="file or folder, as for `albef-ds convert`")
     command.add_argument("folder", metavar="FOLDER", help="folder to write")

@@ -15,7 +15,7 @@ EXAMPLES = """\
 
 
 def main(argv: list[str]) -> int:
-    """Print what `argv` names. Raises `ConfigError` where it holds no model."""
+    """Print what `argv` names. Raises `UserError` where it holds no model."""
     command = CommandParser("inspect", "Say what a file is: kind, sizes, lineage, hash, what it converts to.", EXAMPLES)
     command.add_argument("file", metavar="FILE", help="file or folder")
     command.add_argument("--tensors", action="store_true", help="list every tensor")

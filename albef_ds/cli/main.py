@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import albef_ds
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("albef_ds.cli.demo.command", "train on the shipped emoji corpus in minutes and retrieve by words"),
@@ -70,12 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """`command()`, with a `ConfigError` as one line on standard error and Ctrl-C without a traceback."""
+    """`command()`, with a `UserError` as one line on standard error and Ctrl-C without a traceback."""
     try:
         code = command()
         sys.stdout.flush()
         return code
-    except ConfigError as error:
+    except UserError as error:
         print(f"albef-ds{_rank_label()}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:

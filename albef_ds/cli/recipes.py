@@ -16,7 +16,7 @@ EXAMPLES = """\
 
 
 def main(argv: list[str]) -> int:
-    """Print the list, or one recipe's documentation. Raises `ConfigError` for an unknown name."""
+    """Print the list, or one recipe's documentation. Raises `UserError` for an unknown name."""
     command = CommandParser("recipes", "List the recipes that `albef-ds train --recipe` takes.", EXAMPLES)
     command.add_argument("name", nargs="?", help="print this recipe's figure, hours and command")
     command.add_argument("--json", action="store_true", help="print a JSON object of names and summaries")

@@ -15,7 +15,7 @@ EXAMPLES = """\
 
 
 def main(argv: list[str]) -> int:
-    """Write the page. Raises `ConfigError` where there is no run, or the page cannot be written."""
+    """Write the page. Raises `UserError` where there is no run, or the page cannot be written."""
     command = CommandParser("report", "Write one page about a run: curves, evaluations, data, configuration.", EXAMPLES)
     command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, which may still be running")
     command.add_argument("--output", type=Path, metavar="FILE", help="the page (RUN/report.html)")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 from albef_ds.training.report.state import RunState, find_runs, state_of
 
 EXAMPLES = """\
@@ -23,7 +23,7 @@ DEFAULT = Path("runs")
 
 
 def main(argv: list[str]) -> int:
-    """Print the list. Raises `ConfigError` where there is no such folder."""
+    """Print the list. Raises `UserError` where there is no such folder."""
     command = CommandParser("runs", "List runs with their state, step, loss, speed and last metric.", EXAMPLES)
     command.add_argument("folder", nargs="?", type=Path, default=DEFAULT, metavar="FOLDER", help="where they are (runs)")
     command.add_argument("--json", action="store_true", help="print a JSON list")
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     for folder in find_runs(arguments.folder):
         try:
             found.append(state_of(folder))
-        except ConfigError as error:  # one damaged folder must not hide the others
+        except UserError as error:  # one damaged folder must not hide the others
             print(f"albef-ds: left out: {' '.join(str(error).split())}", file=sys.stderr)
     if arguments.json:
         print(json.dumps([asdict(run) for run in found], indent=1))

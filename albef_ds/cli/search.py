@@ -17,7 +17,7 @@ EXAMPLES = """\
 
 
 def main(argv: list[str]) -> int:
-    """Print the ranking and write the page. Raises `ConfigError` for a model or folder that cannot be used."""
+    """Print the ranking and write the page. Raises `UserError` for a model or folder that cannot be used."""
     command = CommandParser("search", "Rank a folder of pictures by a text.", EXAMPLES)
     command.add_argument("--model", required=True, metavar="PATH", help="a run, checkpoint or file with ITC and ITM")
     command.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="JPEG, PNG and WebP files, subfolders too")

@@ -50,7 +50,7 @@ def parser() -> CommandParser:
 
 
 def main(argv: list[str]) -> int:
-    """Submit as `argv` says. Raises `ConfigError` for anything the user can mend, a refusal by Slurm included."""
+    """Submit as `argv` says. Raises `UserError` for anything the user can mend, a refusal by Slurm included."""
     arguments, passed = parser().parse_known_args(argv)
     site = _site(arguments.site)
     if arguments.job == "data":

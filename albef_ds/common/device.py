@@ -7,14 +7,14 @@ import os
 
 import torch
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, MachineError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `engine.device` stands for; `ConfigError` for cuda on a machine without it."""
+    """The device that `engine.device` stands for; `MachineError` for cuda on a machine without it."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ConfigError("engine.device=cuda but torch sees no GPU: use engine.device=cpu, or install a CUDA build and driver")
+        raise MachineError("engine.device=cuda but torch sees no GPU: use engine.device=cpu, or install a CUDA build and driver")
     if name == "cpu" or not available:
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 
 Reason = Literal["undecodable picture", "too many pixels", "empty caption", "unreadable JSON"]
 
@@ -53,7 +53,7 @@ class BrokenTally:
         return {shard: {str(reason): count for reason, count in reasons.items()} for shard, reasons in self.counts.items()}
 
     def add(self, num_samples: int, broken: Iterable[BrokenSample]) -> None:
-        """Count a batch of `num_samples`, of which `broken` had to be replaced; ConfigError above the limit."""
+        """Count a batch of `num_samples`, of which `broken` had to be replaced; UserError above the limit."""
         self.seen += num_samples
         for sample in broken:
             self.counts.setdefault(sample.shard, Counter())[sample.reason] += 1
@@ -64,12 +64,12 @@ class BrokenTally:
             self.judge()
 
     def judge(self) -> None:
-        """Raise ConfigError, naming the worst shard, if the share of broken samples is above the limit."""
+        """Raise DataError, naming the worst shard, if the share of broken samples is above the limit."""
         if self.broken <= self.limit * self.seen:
             return
         shard, reasons = max(self.counts.items(), key=lambda item: (sum(item[1].values()), item[0]))
         reason, _ = reasons.most_common(1)[0]
-        raise ConfigError(
+        raise DataError(
             f"{self.broken} of {self.seen} samples are broken, above data.max_broken {self.limit}: most in {shard} "
             f"({sum(reasons.values())}, mainly {reason}, such as {self.keys[shard, reason][0]}); run `albef-data verify`, "
             "write the corpus again without them, or raise data.max_broken"

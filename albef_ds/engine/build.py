@@ -8,7 +8,7 @@ import os
 import torch
 
 from albef_ds.common import comm
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, MachineError
 from albef_ds.config.schema import (
     RunConfig,
 )
@@ -74,7 +74,9 @@ def attach_momentum(task: Task, config: RunConfig) -> None:
 def build_engine(task: Task, config: RunConfig, device: torch.device, precision: str) -> Engine:
     """The engine of `config.engine.kind`. The momentum model is attached already."""
     if config.compute.wide_losses == "triton" and device.type != "cuda":
-        raise ConfigError("compute.wide_losses=triton needs a GPU: use compute.wide_losses=sliced, which is the same mathematics")
+        raise MachineError(
+            "compute.wide_losses=triton needs a GPU: use compute.wide_losses=sliced, which is the same mathematics"
+        )
     if config.compute.compile:
         compile_blocks(task, UNIMODAL_BLOCKS if _is_partitioned(config) else BLOCKS)
     if config.engine.kind == "local":

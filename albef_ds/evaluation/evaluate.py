@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.common.progress import Progress
 from albef_ds.config.schema import RunConfig, VqaConfig
 from albef_ds.config.tasks import ContrastiveConfig
@@ -49,12 +49,12 @@ def headline(config: RunConfig, metrics: dict[str, float]) -> tuple[str, float]:
     """Name and value of the metric that chooses a checkpoint.
 
     Raises:
-        ConfigError: the split has none, such as questions without answers.
+        DataError: the split has none, such as questions without answers.
     """
     found = headline_name(config, metrics)
     if found is None:
         name = HEADLINE[evaluated_as(config)]
-        raise ConfigError(f"data.eval_annotations gives no {name}, so no checkpoint can be chosen: give files with answers")
+        raise DataError(f"data.eval_annotations gives no {name}, so no checkpoint can be chosen: give files with answers")
     return found, metrics[found]
 
 
@@ -62,7 +62,7 @@ def check_validation(config: RunConfig) -> None:
     """Open what `evaluate_validation` will read, so that a wrong path is met before the training and not after it.
 
     Raises:
-        ConfigError: files or pictures that are missing, damaged or of another form.
+        UserError: files or pictures that are missing, damaged or of another form.
     """
     data = config.data
     if data.eval_annotations and evaluated_as(config) == "grounding":
@@ -114,7 +114,7 @@ def evaluate(
         progress: told about every batch.
 
     Raises:
-        ConfigError: a file that is missing or of another form, or missing pictures.
+        UserError: a file that is missing or of another form, or missing pictures.
     """
     side, batch = config.model.vision.image_size, config.train.micro_batch_size
     if evaluated_as(config) == "grounding":

@@ -59,7 +59,7 @@ def read_examples(config: RunConfig) -> Examples | None:
     """The first samples of the validation split; None where there is none.
 
     Raises:
-        ConfigError: files or pictures that cannot be used.
+        UserError: files or pictures that cannot be used.
     """
     data, side, shown = config.data, config.model.vision.image_size, config.train.eval_pictures
     if data.eval_annotations and evaluated_as(config) == "grounding":

@@ -49,7 +49,7 @@ def panels(entries: Sequence[tuple[str, Image.Image]]) -> Image.Image:
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write `image`. Raises `ConfigError` where it cannot be written."""
+    """Write `image`. Raises `UserError` where it cannot be written."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     write_whole(path, buffer.getvalue())

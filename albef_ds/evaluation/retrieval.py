@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.common.progress import Progress, silent
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.evaluation_sets.corpus import RetrievalSet
@@ -102,7 +102,7 @@ class RetrievalEvaluator:
         progress: told about every batch.
 
     Raises:
-        ConfigError: a picture without a caption.
+        DataError: a picture without a caption.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class RetrievalEvaluator:
     ) -> None:
         captions = torch.bincount(data.caption_image, minlength=data.num_images)
         if bool((captions == 0).any()):
-            raise ConfigError(f"picture {int(captions.argmin())} of the evaluation has no caption: write the corpus without it")
+            raise DataError(f"picture {int(captions.argmin())} of the evaluation has no caption: write the corpus without it")
         self.albef, self.itm_head, self.data, self.device = albef, itm_head, data, device
         self.k_test, self.batch_size, self.temperature = k_test, batch_size, temperature
         self.prefix = prefix
@@ -223,7 +223,7 @@ def evaluate_retrieval(
         progress: see `RetrievalEvaluator`.
 
     Raises:
-        ConfigError: `data.eval_shards` names no usable corpus folder.
+        UserError: `data.eval_shards` names no usable corpus folder.
     """
     if data is None:
         folder, limit = Path(config.data.eval_shards), config.train.eval_samples

@@ -17,7 +17,7 @@ from albef_ds.checkpoint.retention import complete_steps, folder_name
 from albef_ds.checkpoint.saver import FOLDER
 from albef_ds.common import comm
 from albef_ds.common.atomic_files import write_whole
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.common.progress import Progress, silent
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import RunConfig
@@ -112,7 +112,7 @@ def named_files(setting: str) -> dict[str, str]:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write `record` as JSON. Raises `ConfigError` where it cannot be written."""
+    """Write `record` as JSON. Raises `UserError` where it cannot be written."""
     write_whole(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
@@ -124,7 +124,7 @@ def _candidates(path: Path) -> list[Path]:
     folders = [root / folder_name(step) for step in sorted(complete_steps(root))]
     whole = [folder for folder in folders if not problem_of(folder)]
     if not whole:
-        raise ConfigError(f"{path} has no undamaged checkpoint: train first")
+        raise WeightsError(f"{path} has no undamaged checkpoint: train first")
     return whole
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from albef_ds.checkpoint.formats.read import Found, read_model
 from albef_ds.checkpoint.tensor_files.hashed import digest
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 from albef_ds.data.shards.format import Manifest
 
 WEIGHTS = "student.safetensors"
@@ -34,7 +34,7 @@ def lineage_of(found: Found) -> list[dict[str, Any]]:
         if initial:
             try:
                 steps = lineage_of(read_model(initial))
-            except ConfigError:
+            except UserError:
                 steps = [{"what": "initial weights that are no longer there", "name": Path(initial).name}]
         config = found.model.config
         steps.append(
@@ -57,9 +57,9 @@ def overlap_of(found: Found) -> dict[str, Any]:
     config = found.model.config
     sets: dict[str, Any] = {}
     if found.form == "checkpoint" and config.init.checkpoint:
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(UserError):
             sets |= overlap_of(read_model(config.init.checkpoint))
     if config.data.shards:
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(UserError):
             sets |= Manifest.load(Path(config.data.shards)).info.get("evaluation_sets", {})
     return sets

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.common.progress import Progress, silent
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.annotations.records import QuestionRecord
@@ -73,7 +73,7 @@ class VqaEvaluator:
         rows = [self._tokenizer.encode(answer) for answer in self.answers]
         for answer, row in zip(self.answers, rows, strict=True):
             if len(row) < 2:
-                raise ConfigError(f"answer {answer!r} of data.answer_list has no tokens: remove it")
+                raise DataError(f"answer {answer!r} of data.answer_list has no tokens: remove it")
         ids, mask = pad_ids(rows)
         self._ids, self._mask = ids.to(device), mask.to(device)
         self.predictions: dict[int, str] = {}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.data.annotations.json_files import read_json
 
 
@@ -26,21 +26,21 @@ def validate_submission(path: Path, questions: Path) -> int:
     """Check a file against the official questions it has to cover; returns the number of answers.
 
     Raises:
-        ConfigError: not a list of {question_id: int, answer: text}, or questions that are missing, unknown or answered twice.
+        DataError: not a list of {question_id: int, answer: text}, or questions that are missing, unknown or answered twice.
     """
     rows: Any = read_json(path)
     if not isinstance(rows, list):
-        raise ConfigError(f"{path} is no list: write one {{question_id, answer}} per question")
+        raise DataError(f"{path} is no list: write one {{question_id, answer}} per question")
     for number, row in enumerate(rows):
         good = isinstance(row, dict) and row.keys() == {"question_id", "answer"}
         if not (good and type(row["question_id"]) is int and isinstance(row["answer"], str)):
-            raise ConfigError(f"{path} entry {number} is {row!r}: it must be {{question_id: whole number, answer: text}}")
+            raise DataError(f"{path} entry {number} is {row!r}: it must be {{question_id: whole number, answer: text}}")
     raw = read_json(questions)
     entries = raw["questions"] if isinstance(raw, dict) and "questions" in raw else raw
     try:
         wanted = {entry["question_id"] for entry in entries}
     except (TypeError, KeyError):
-        raise ConfigError(f"{questions} is no list of questions: give the file that the answers are for") from None
+        raise DataError(f"{questions} is no list of questions: give the file that the answers are for") from None
     given = Counter(row["question_id"] for row in rows)
     for problem, found in (
         ("questions are missing", wanted - given.keys()),
@@ -48,5 +48,5 @@ def validate_submission(path: Path, questions: Path) -> int:
         ("questions are answered twice", {number for number, count in given.items() if count > 1}),
     ):
         if found:
-            raise ConfigError(f"{path}: {len(found)} {problem}, such as {min(found)}: answer every question of {questions} once")
+            raise DataError(f"{path}: {len(found)} {problem}, such as {min(found)}: answer every question of {questions} once")
     return len(rows)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import decode
 
@@ -27,16 +27,16 @@ def pixels_of(image: ImageInput, size: int, max_pixels: int) -> Tensor:
     """One picture as the model takes it, float32 (3, size, size): the evaluation view of `data.transforms`.
 
     Raises:
-        ConfigError: it cannot be read, has more than `max_pixels`, or is a tensor of another form.
+        DataError: it cannot be read, has more than `max_pixels`, or is a tensor of another form.
     """
     if isinstance(image, Tensor) and image.is_floating_point() and image.shape == (3, size, size):
         return image.float().cpu()
     try:
         return decode.resize(_bytes_of(image, size), max_pixels, size)
     except OSError as error:
-        raise ConfigError(f"{image} cannot be read ({error.strerror}): give the path of a picture") from None
+        raise DataError(f"{image} cannot be read ({error.strerror}): give the path of a picture") from None
     except BrokenSampleError as error:
-        raise ConfigError(f"{image} is no picture that can be used ({error}): give a JPEG, PNG or WebP file") from None
+        raise DataError(f"{image} is no picture that can be used ({error}): give a JPEG, PNG or WebP file") from None
 
 
 def size_of(image: ImageInput, max_pixels: int) -> tuple[int, int]:
@@ -80,7 +80,7 @@ def _bytes_of(image: ImageInput, size: int) -> bytes:
     """A file's content; a picture in memory as that of a PNG file, so that it takes the same way as any file."""
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
-            raise ConfigError(
+            raise DataError(
                 f"a picture is a tensor of {image.dtype} and shape {list(image.shape)}: give uint8 (3, H, W), "
                 f"or normalised floats (3, {size}, {size})"
             )

@@ -28,7 +28,7 @@ Answers, from a list or written freely, by a model that was trained for VQA:
 True
 >>> vqa.match(red, "a red cup")
 Traceback (most recent call last):
-albef_ds.common.errors.ConfigError: match needs a model of kind pretrain or retrieval, this one is of kind vqa: load such a model
+albef_ds.common.errors.WeightsError: match needs a model of kind pretrain or retrieval, this one is of kind vqa: load such a model
 
 Everything runs in eval mode, without gradients and without random numbers: the same call gives the same result. Not
 responsible for training, evaluation over a corpus (`albef-ds evaluate`) or serving.
@@ -50,7 +50,7 @@ from torch import Tensor
 from albef_ds.checkpoint.formats.card import USES
 from albef_ds.checkpoint.formats.read import build_for_inference, read_model
 from albef_ds.checkpoint.formats.whole_model import Weights, WholeModel
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, MachineError, WeightsError
 from albef_ds.data.batch import Batch, ClassificationBatch
 from albef_ds.data.text.clean import clean_caption
 from albef_ds.data.text.tokenizer import CaptionTokenizer
@@ -100,14 +100,14 @@ def load(
         overrides: `section.field=value` for what a released file does not say.
 
     Raises:
-        ConfigError: no model at `path`, a damaged one, or no such device or precision.
+        UserError: no model at `path`, a damaged one, or no such device or precision.
     """
     found = read_model(Path(path), overrides)
     return AlbefModel(found.model.select(weights, queues=False), device=_device(device), dtype=_dtype(dtype))
 
 
 class AlbefModel:
-    """A model of any kind; a method that its training does not serve raises `ConfigError` and names the kinds that do.
+    """A model of any kind; a method that its training does not serve raises `UserError` and names the kinds that do.
 
     `task` is the torch module, `config` its settings, `kind` what it was trained for, `lineage` where it comes from.
     """
@@ -131,7 +131,7 @@ class AlbefModel:
         return tokenizer
 
     def prepare_images(self, images: Images) -> Tensor:
-        """Pictures as the model takes them: float32 (B, 3, S, S), resized (bicubic) and normalised. Raises `ConfigError`."""
+        """Pictures as the model takes them: float32 (B, 3, S, S), resized (bicubic) and normalised. Raises `UserError`."""
         size, most = self.config.model.vision.image_size, self.config.data.max_pixels
         return torch.stack([pixels_of(image, size, most) for image in many(images)])
 
@@ -153,7 +153,7 @@ class AlbefModel:
             batch_size: pictures per forward pass.
 
         Raises:
-            ConfigError: a picture that cannot be read, or a model without ITC features.
+            UserError: a picture that cannot be read, or a model without ITC features.
         """
         albef = self._contrastive("encode_image").model
         pixels = (self._to(self.prepare_images(part)) for part in batches(images, batch_size))
@@ -180,7 +180,7 @@ class AlbefModel:
             batch_size: pairs per forward pass.
 
         Raises:
-            ConfigError: numbers that do not go together, a picture that cannot be read, or a model without ITM head.
+            UserError: numbers that do not go together, a picture that cannot be read, or a model without ITM head.
         """
         task = self._contrastive("match")
         pictures, words = paired(many(images), many(texts))
@@ -218,7 +218,7 @@ class AlbefModel:
             max_tokens: longest free answer.
 
         Raises:
-            ConfigError: numbers that do not go together, a picture that cannot be read, or a model without answer decoder.
+            UserError: numbers that do not go together, a picture that cannot be read, or a model without answer decoder.
         """
         task = self._of(VqaTask, "answer")
         pictures, words = paired(many(images), many(questions))
@@ -244,7 +244,7 @@ class AlbefModel:
             batch_size: texts per forward pass.
 
         Raises:
-            ConfigError: numbers that do not go together, a picture that cannot be read, or a model without classes.
+            UserError: numbers that do not go together, a picture that cannot be read, or a model without classes.
         """
         task = self._of(ClassificationTask, "classify")
         pictures, words, each = many(images), many(texts), task.config.num_images
@@ -277,7 +277,7 @@ class AlbefModel:
             layer: multimodal layer, from 0; None: the middle one, the paper's third of six.
 
         Raises:
-            ConfigError: a picture or box that cannot be used, no such layer, or a model without ITM head.
+            UserError: a picture or box that cannot be used, no such layer, or a model without ITM head.
         """
         task = self._contrastive("ground")
         depth = self.config.model.text.num_fusion_layers
@@ -325,7 +325,7 @@ class AlbefModel:
     def _of(self, task_type: type[_T], method: str) -> _T:
         if not isinstance(self.task, task_type):
             kinds = " or ".join(kind for kind, methods in USES.items() if method in methods)
-            raise ConfigError(f"{method} needs a model of kind {kinds}, this one is of kind {self.kind}: load such a model")
+            raise WeightsError(f"{method} needs a model of kind {kinds}, this one is of kind {self.kind}: load such a model")
         return self.task
 
 
@@ -349,7 +349,7 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {device} cannot be used ({str(error).partition(chr(10))[0]}): give cpu or cuda") from None
+        raise MachineError(f"device {device} cannot be used ({str(error).partition(chr(10))[0]}): give cpu or cuda") from None
 
 
 _DTYPES: dict[str, torch.dtype] = {

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from albef_ds.common.atomic_files import check_target, write_whole
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError, UserError
 from albef_ds.common.html import document
 from albef_ds.common.progress import Progress, silent
 from albef_ds.inference.model import AlbefModel
@@ -66,10 +66,10 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
         progress: told about every batch of new pictures.
 
     Raises:
-        ConfigError: no such folder, no picture in it, or an index that cannot be written.
+        UserError: no such folder, no picture in it, or an index that cannot be written.
     """
     if not folder.is_dir():
-        raise ConfigError(f"--images {folder} is no folder: give one with pictures")
+        raise DataError(f"--images {folder} is no folder: give one with pictures")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names = [path.relative_to(folder).as_posix() for path in found]
     stamps = {name: f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for name, path in zip(names, found, strict=True)}
@@ -89,7 +89,7 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
         progress("pictures", min(start + _BATCH, len(fresh)), len(fresh))
     kept = sorted(features)
     if not kept:
-        raise ConfigError(f"--images {folder} holds no readable picture: give a folder with {', '.join(SUFFIXES)} files")
+        raise DataError(f"--images {folder} holds no readable picture: give a folder with {', '.join(SUFFIXES)} files")
     if fresh or set(known) != set(kept):
         _write(target, identity, {name: stamps[name] for name in kept}, torch.stack([features[name] for name in kept]))
     return Index(folder, kept, torch.stack([features[name] for name in kept]), len(fresh) - len(unreadable), unreadable)
@@ -109,7 +109,7 @@ def search(model: AlbefModel, index: Index, text: str, *, top: int, rerank: int)
 
 
 def write_page(path: Path, text: str, hits: list[Hit]) -> None:
-    """An HTML page with the pictures inside. Raises `ConfigError` where it cannot be written."""
+    """An HTML page with the pictures inside. Raises `UserError` where it cannot be written."""
     cards = []
     for number, hit in enumerate(hits, start=1):
         match = "" if hit.match is None else f" &middot; match {hit.match:.3f}"
@@ -126,7 +126,7 @@ def _encode(model: AlbefModel, folder: Path, names: list[str]) -> list[tuple[str
     """Features of each picture, or why there are none."""
     try:
         return list(zip(names, model.encode_image([folder / name for name in names]).float().cpu(), strict=True))
-    except ConfigError as error:
+    except UserError as error:
         if len(names) == 1:
             return [(names[0], str(error))]
         return [pair for name in names for pair in _encode(model, folder, [name])]

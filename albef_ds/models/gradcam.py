@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.attention import Implementation
 from albef_ds.models.bert import CrossAttention, FusionLayer
@@ -57,7 +57,7 @@ def itm_gradcam(
         layer: multimodal layer, from 0; negative counts from the end; None: the middle one.
 
     Raises:
-        ConfigError: the model has no such layer, or its patches form no square.
+        UserError: the model has no such layer, or its patches form no square.
     """
     layers = albef.multimodal_encoder.layers
     layer = middle_layer(albef) if layer is None else layer
@@ -67,7 +67,7 @@ def itm_gradcam(
     assert isinstance(chosen, FusionLayer)
     side = math.isqrt(image_embeds.shape[1] - 1)
     if side * side != image_embeds.shape[1] - 1:
-        raise ConfigError(f"{image_embeds.shape[1] - 1} patches are no square grid: use square images")
+        raise DataError(f"{image_embeds.shape[1] - 1} patches are no square grid: use square images")
     with torch.enable_grad(), kept_weights(chosen.cross_attention) as kept:
         [hidden] = albef.fuse(image_embeds, [FusionPass(text_embeds, token_mask)])
         scores = itm_head(hidden[:, 0])[:, 1]

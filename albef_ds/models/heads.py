@@ -54,9 +54,7 @@ class VocabularyDecoder(nn.Linear):
         with torch.autocast(hidden.device.type, enabled=False):
             one = torch.ones(1, dtype=torch.float32, device=hidden.device)
             positives = Positives(labels=target.labels)
-            return soft_cross_entropy(
-                hidden, self.weight, self.bias, one, positives, teacher, target.alpha, fused=target.fused
-            )
+            return soft_cross_entropy(hidden, self.weight, self.bias, one, positives, teacher, target.alpha, fused=target.fused)
 
 
 class MLMHead(nn.Module):

@@ -8,18 +8,18 @@ import torch
 from torch import nn
 
 from albef_ds.common.apex import nvidia_apex
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 
 
 def choose_norm(name: str) -> str:
     """What `compute.layer_norm` stands for: `auto` is apex on a GPU where it is installed, else torch.
 
     Raises:
-        ConfigError: apex is asked for and cannot be had.
+        MachineError: apex is asked for and cannot be had.
     """
     there = torch.cuda.is_available() and nvidia_apex("normalization", "FusedLayerNorm") is not None
     if name == "apex" and not there:
-        raise ConfigError(
+        raise MachineError(
             "compute.layer_norm=apex needs a GPU and NVIDIA apex (github.com/NVIDIA/apex, built with --cuda_ext; the package "
             "apex on PyPI is a different project): install it, or use compute.layer_norm=auto"
         )

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import RunConfig
 
@@ -36,7 +36,7 @@ def read_curve(run: Path, loss: str = "loss") -> list[Point]:
     """The loss of a run by its log; of a step done twice the later one counts.
 
     Raises:
-        ConfigError: no log, or no such number in it.
+        UserError: no log, or no such number in it.
     """
     path = run / METRICS_NAME if run.is_dir() else run
     try:
@@ -44,7 +44,7 @@ def read_curve(run: Path, loss: str = "loss") -> list[Point]:
         records = [record for line in lines if (record := json.loads(line))["kind"] == "step"]
         points = {r["step"]: Point(int(r["step"]), float(r["epoch"]), float(r[loss])) for r in records if r.get(loss) is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no log of a run ({error}): give the folder of a run") from None
+        raise DataError(f"{path} is no log of a run ({error}): give the folder of a run") from None
     if not points:
         raise ConfigError(f"{path} has no step with {loss}: give another run, or --loss")
     return [points[step] for step in sorted(points)]
@@ -78,14 +78,14 @@ class Band:
 
     @classmethod
     def load(cls, path: Path) -> Band:
-        """Read what `save` wrote. Raises `ConfigError` for anything else."""
+        """Read what `save` wrote. Raises `DataError` for anything else."""
         try:
             band = cls(**json.loads(path.read_text(encoding="utf-8")))
             rising = all(a < b for a, b in zip(band.epochs, band.epochs[1:], strict=False))
         except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"{path} is no loss band ({error}): give a file that --write-band wrote") from None
+            raise DataError(f"{path} is no loss band ({error}): give a file that --write-band wrote") from None
         if not rising or not 2 <= len(band.epochs) == len(band.low) == len(band.high):
-            raise ConfigError(f"{path} is no loss band (epochs must rise, with a low and a high for each): write it again")
+            raise DataError(f"{path} is no loss band (epochs must rise, with a low and a high for each): write it again")
         return band
 
 

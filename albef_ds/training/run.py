@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from albef_ds.common import comm, exit_codes
 from albef_ds.common.device import resolve_device
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 from albef_ds.config.schema import RunConfig, TrainConfig
 from albef_ds.engine.build import start_ranks
 from albef_ds.engine.interface import first_line
@@ -32,7 +32,7 @@ def run(config: RunConfig, resume: str | None = None, *, stop_after: float | Non
         overwrite: delete an earlier run in the output folder.
 
     Raises:
-        ConfigError: anything that the user can mend; where there are several ranks, the first that meets it says so
+        UserError: anything that the user can mend; where there are several ranks, the first that meets it says so
             and all leave with `exit_codes.MISTAKE`.
     """
     request = StopRequest(stop_after)
@@ -80,9 +80,9 @@ def _end_together(error: Exception, watchdog: Watchdog) -> int:
     """
     if isinstance(error, RuntimeError) and _is_broken_collective(error):
         return watchdog.report_loss(first_line(error))
-    code = exit_codes.MISTAKE if isinstance(error, ConfigError) else exit_codes.DEFECT
+    code = exit_codes.MISTAKE if isinstance(error, UserError) else exit_codes.DEFECT
     if watchdog.first_to_fail(code):
-        if isinstance(error, ConfigError):
+        if isinstance(error, UserError):
             print(f"albef-ds [rank {comm.rank()}]: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         else:
             traceback.print_exception(error)

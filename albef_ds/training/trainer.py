@@ -25,7 +25,7 @@ from albef_ds.checkpoint.snapshot import CONFIG_NAME, restore, restore_progress,
 from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.common import comm, exit_codes
 from albef_ds.common.device import resolve_precision
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, MachineError
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import Batch
@@ -162,7 +162,7 @@ class Trainer:
                 problem = self._unusable(error)
         problem = comm.broadcast_object(problem)
         if problem:
-            raise ConfigError(problem)
+            raise MachineError(problem)
         self.saver.clean()
         logger = RunLogger(self.output, comm.rank() == 0, self.config.train.progress, self.progress.total_steps)
         for line in said:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 from data_tools.emoji.build import build_and_pack
 from data_tools.emoji.sources import fetch
 
@@ -24,7 +24,7 @@ def main() -> int:
         for split, manifest in build_and_pack(arguments.sources, arguments.out).items():
             info = manifest.info
             print(f"{split}: {info['concepts']} concepts, {manifest.num_samples} samples {info['samples_per_set']}")
-    except ConfigError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

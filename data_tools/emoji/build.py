@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import Manifest
 from data_tools.emoji.concepts import Concept, captions, draw, read_concepts, split_concepts
 from data_tools.emoji.sources import EMOJIBASE, PACKAGES, locate
@@ -82,7 +82,7 @@ def build(sources: Path, out: Path, *, seed: int = SEED, codes: frozenset[str] |
     versions of packages, renderer and image library give the same bytes. `codes` limits the concepts (tests).
 
     Raises:
-        ConfigError: a package is missing, or `out` holds a corpus already.
+        UserError: a package is missing, or `out` holds a corpus already.
     """
     packages = locate(sources)
     concepts, dropped = read_concepts(packages[EMOJIBASE.name])
@@ -133,7 +133,7 @@ def _through_the_chain(rows: list[tuple[bytes, dict[str, Any]]], work: Path, cor
     )
     found = chain(work, corpus, [source], config, Parallel(workers=1))
     if found.num_samples != len(rows):
-        raise ConfigError(f"{len(rows) - found.num_samples} emoji were dropped: see {work}/plan/{DECISIONS_NAME}")
+        raise DataError(f"{len(rows) - found.num_samples} emoji were dropped: see {work}/plan/{DECISIONS_NAME}")
     (corpus / FINGERPRINTS_NAME).unlink()
     manifest = Manifest(found.shards, info)
     manifest.save(corpus)
@@ -145,11 +145,11 @@ def pack(corpus: Path, out: Path) -> None:
     """Compress each split of `corpus` to `out/SPLIT.tar.xz` and state their sha256 in `out/checksums.json`.
 
     Raises:
-        ConfigError: `corpus` holds no split.
+        DataError: `corpus` holds no split.
     """
     splits = [split for split in SPLITS if (corpus / split).is_dir()]
     if not splits:
-        raise ConfigError(f"{corpus} holds no split: build the corpus first")
+        raise DataError(f"{corpus} holds no split: build the corpus first")
     out.mkdir(parents=True, exist_ok=True)
     checksums = {}
     for split in splits:

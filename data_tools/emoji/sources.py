@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError, MachineError
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def fetch(folder: Path) -> None:
     """Download what `folder` lacks with `npm pack`, check it and unpack it.
 
     Raises:
-        ConfigError: there is no npm, it failed, or an archive is not the pinned one.
+        UserError: there is no npm, it failed, or an archive is not the pinned one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for package in PACKAGES:
@@ -72,10 +72,10 @@ def fetch(folder: Path) -> None:
             try:
                 subprocess.run(["npm", "pack", "--silent", wanted], cwd=scratch, check=True, capture_output=True, text=True)
             except FileNotFoundError:
-                raise ConfigError("npm is not installed: install Node.js, or unpack the packages by hand") from None
+                raise MachineError("npm is not installed: install Node.js, or unpack the packages by hand") from None
             except subprocess.CalledProcessError as error:
                 reason = [f"exit code {error.returncode}", *(error.stderr or error.stdout).strip().splitlines()][-1]
-                raise ConfigError(f"npm pack {wanted} failed ({reason}): check the network") from None
+                raise MachineError(f"npm pack {wanted} failed ({reason}): check the network") from None
             unpack(Path(scratch) / f"{package.folder}.tgz", package, Path(scratch) / "unpacked")
             (Path(scratch) / "unpacked").rename(folder / package.folder)
 
@@ -84,18 +84,18 @@ def unpack(archive: Path, package: Package, folder: Path) -> None:
     """Unpack the plain files of npm archive `archive` into the new `folder`; nothing can land outside it.
 
     Raises:
-        ConfigError: the archive is not the pinned one, or a member's name leaves the folder.
+        DataError: the archive is not the pinned one, or a member's name leaves the folder.
     """
     digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if digest != package.sha512:
-        raise ConfigError(f"{archive.name} is not the pinned {package.name} {package.version}: fetch it again")
+        raise DataError(f"{archive.name} is not the pinned {package.name} {package.version}: fetch it again")
     with tarfile.open(archive, "r:gz") as members:
         for member in members:
             parts = Path(member.name).parts[1:]  # the first is the archive's own folder
             if not member.isfile():
                 continue
             if not parts or ".." in parts or Path(member.name).is_absolute():
-                raise ConfigError(f"{archive.name} holds a member outside its folder: do not use it")
+                raise DataError(f"{archive.name} holds a member outside its folder: do not use it")
             content = members.extractfile(member)
             assert content is not None
             target = folder.joinpath(*parts)
@@ -107,7 +107,7 @@ def locate(folder: Path) -> dict[str, Path]:
     """Package name to its unpacked folder under `folder`.
 
     Raises:
-        ConfigError: a package is missing or of another version.
+        DataError: a package is missing or of another version.
     """
     found = {}
     for package in PACKAGES:
@@ -115,9 +115,9 @@ def locate(folder: Path) -> dict[str, Path]:
         try:
             about = json.loads((path / "package.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise ConfigError(f"{path} holds no unpacked {package.name} {package.version}: run with --fetch") from None
+            raise DataError(f"{path} holds no unpacked {package.name} {package.version}: run with --fetch") from None
         if (about.get("name"), about.get("version")) != (package.name, package.version):
             other = f"{about.get('name')} {about.get('version')}"
-            raise ConfigError(f"{path} is {other}, not {package.name} {package.version}: run with --fetch")
+            raise DataError(f"{path} is {other}, not {package.name} {package.version}: run with --fetch")
         found[package.name] = path
     return found

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError, MachineError
 from data_tools.emoji.families import normal_code
 from data_tools.emoji.sources import FLUENT_3D, FLUENT_FLAT, NOTO, TWEMOJI
 
@@ -60,7 +60,7 @@ def icon_svg(icons: dict[str, Any], name: str) -> str:
     """The SVG of icon `name`, which may be an alias that mirrors another."""
     alias = icons.get("aliases", {}).get(name)
     if alias is not None and set(alias) - {"parent", "hFlip"}:
-        raise ConfigError(f"icon {name} is an alias with {sorted(alias)}: teach icon_svg what that means")
+        raise DataError(f"icon {name} is an alias with {sorted(alias)}: teach icon_svg what that means")
     icon = icons["icons"][name if alias is None else alias["parent"]]
     left, top = icon.get("left", 0), icon.get("top", 0)
     width, height = icon.get("width", icons.get("width", 16)), icon.get("height", icons.get("height", 16))
@@ -74,12 +74,12 @@ def render_svg(svg: str) -> Image.Image:
     """`svg` drawn on white, RGB, SIZE x SIZE pixels.
 
     Raises:
-        ConfigError: the renderer is not installed.
+        MachineError: the renderer is not installed.
     """
     try:
         import resvg_py
     except ImportError:
-        raise ConfigError("resvg-py is not installed: pip install resvg-py") from None
+        raise MachineError("resvg-py is not installed: pip install resvg-py") from None
     png = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, background="#ffffff", skip_system_fonts=True)
     return _fit(Image.open(io.BytesIO(png)))
 

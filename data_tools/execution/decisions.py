@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from data_tools.files.storage import load_json, save_array, save_json
 
 KEPT = 0
@@ -48,7 +48,7 @@ class Verdicts:
         if reason not in self.reasons:
             self.reasons.append(reason)
             if len(self.reasons) > 255:
-                raise ConfigError("more than 255 different reasons: check the statuses in the sources' tables")
+                raise DataError("more than 255 different reasons: check the statuses in the sources' tables")
         return self.reasons.index(reason) + 1
 
     def drop_pictures(

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, MachineError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -71,7 +71,7 @@ def run_tasks(
     `size_of` gives the `unit`s of work in a task, for the progress bar on a terminal.
 
     Raises:
-        ConfigError: a worker died, Dask is not installed or not reachable.
+        MachineError: a worker died, Dask is not installed or not reachable.
         Exception: what the first failing task raised; tasks not yet begun are given up.
     """
     mine = [task for task in tasks[parallel.task_index :: parallel.num_tasks] if not is_done(task)]
@@ -90,7 +90,7 @@ def run_tasks(
                     results.append(future.result())
                     bar.update(sizes[futures[future]])
             except BrokenProcessPool:
-                raise ConfigError(f"a worker of {label} died, most likely of memory: lower --workers and run again") from None
+                raise MachineError(f"a worker of {label} died, most likely of memory: lower --workers and run again") from None
             finally:
                 for future in futures:
                     future.cancel()
@@ -110,11 +110,11 @@ def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
     try:
         from distributed import Client
     except ImportError:
-        raise ConfigError("--executor dask:// needs Dask: pip install 'albef-ds[dask]'") from None
+        raise MachineError("--executor dask:// needs Dask: pip install 'albef-ds[dask]'") from None
     try:
         client: Any = Client("tcp://" + parallel.address.removeprefix("dask://"), timeout="10s")  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:
-        raise ConfigError(
+        raise MachineError(
             f"no Dask scheduler answers at {parallel.address} ({type(error).__name__}): check it is running"
         ) from None
     try:

@@ -15,7 +15,7 @@ from typing import Any
 
 import xxhash
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from data_tools.files.storage import load_json, save_json
 
 SETTINGS_NAME = "settings.json"
@@ -80,9 +80,9 @@ def load_stage(work: Path, name: str) -> Stage:
     """A finished stage.
 
     Raises:
-        ConfigError: it is not there or not finished.
+        DataError: it is not there or not finished.
     """
     folder = work / name
     if not (folder / DONE_NAME).exists():
-        raise ConfigError(f"{folder} is not finished: run `albef-data {name} --work {work}` first")
+        raise DataError(f"{folder} is not finished: run `albef-data {name} --work {work}` first")
     return Stage(folder, str(load_json(folder / SETTINGS_NAME)["digest"]))

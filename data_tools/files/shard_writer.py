@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 from typing_extensions import Self
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError, MachineError
 from albef_ds.data.shards.format import (
     BLOCK,
     IMAGE_EXTENSIONS,
@@ -50,12 +50,12 @@ def tar_header(name: str, size: int) -> bytes:
     """The 512-byte USTAR header of a plain file `name` (at most 100 ASCII bytes) of `size` bytes, owner and time 0.
 
     Raises:
-        ConfigError: the name is too long or the size above 8 GiB.
+        DataError: the name is too long or the size above 8 GiB.
     """
     raw = name.encode("ascii")
     digits = b"%011o\0" % size
     if len(raw) > 100 or size > _MAX_SIZE:
-        raise ConfigError(
+        raise DataError(
             f"tar member {name[:120]} of {size} bytes does not fit a USTAR header: shorten the name or split the file"
         )
     checksum = _FIXED_SUM + sum(raw) + sum(digits)
@@ -71,18 +71,18 @@ def encode_meta(meta: dict[str, Any]) -> bytes:
     """`meta` as compact UTF-8 JSON with sorted keys.
 
     Raises:
-        ConfigError: `captions`, `image_id` or `source` is missing or of another type, or a value is not JSON.
+        DataError: `captions`, `image_id` or `source` is missing or of another type, or a value is not JSON.
     """
     captions = meta.get("captions")
     if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
-        raise ConfigError(f"captions of sample {meta.get('image_id')} are {captions!r}: give a list of at least one string")
+        raise DataError(f"captions of sample {meta.get('image_id')} are {captions!r}: give a list of at least one string")
     for name in ("image_id", "source"):
         if not isinstance(meta.get(name), str):
-            raise ConfigError(f"{name} of a sample is {meta.get(name)!r}: give a string")
+            raise DataError(f"{name} of a sample is {meta.get(name)!r}: give a string")
     try:
         return _ENCODER.encode(meta).encode("utf-8")
     except (TypeError, ValueError) as error:
-        raise ConfigError(
+        raise DataError(
             f"metadata of sample {meta['image_id']} is not JSON in UTF-8 ({error}): give text, numbers, lists"
         ) from None
 
@@ -115,10 +115,10 @@ class ShardFile:
         """Append one sample; `meta` comes from `encode_meta`.
 
         Raises:
-            ConfigError: the extension is not in IMAGE_EXTENSIONS, or the picture is empty.
+            DataError: the extension is not in IMAGE_EXTENSIONS, or the picture is empty.
         """
         if extension not in IMAGE_EXTENSIONS or not image:
-            raise ConfigError(
+            raise DataError(
                 f"sample {self._next_sample} is a {extension or 'nameless'} file of {len(image)} bytes: "
                 f"give a picture in one of {', '.join(IMAGE_EXTENSIONS)}"
             )
@@ -179,14 +179,14 @@ def open_folder(folder: Path) -> None:
     """Make `folder` ready to be written into and mark it as unfinished.
 
     Raises:
-        ConfigError: it holds a finished corpus, or tars that no unfinished run of ours left there.
+        MachineError: it holds a finished corpus, or tars that no unfinished run of ours left there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / MANIFEST_NAME).exists():
-        raise ConfigError(f"{folder} already holds a corpus: give a new folder, or add to it with `albef-data append`")
+        raise MachineError(f"{folder} already holds a corpus: give a new folder, or add to it with `albef-data append`")
     if not (folder / WRITING_NAME).exists():
         if any(folder.glob("*.tar")):
-            raise ConfigError(f"{folder} holds tars of another origin: give a new folder")
+            raise MachineError(f"{folder} holds tars of another origin: give a new folder")
         (folder / WRITING_NAME).touch()
 
 
@@ -194,11 +194,11 @@ def finish_folder(folder: Path, shards: Iterable[ShardEntry], info: dict[str, An
     """Write the manifest over `shards`, remove what an interrupted run left beside them, and the unfinished mark.
 
     Raises:
-        ConfigError: there is no sample at all.
+        DataError: there is no sample at all.
     """
     manifest = Manifest(tuple(shards), info)
     if manifest.num_samples == 0:
-        raise ConfigError(f"no sample was written to {folder}: check the sources and what the filters dropped")
+        raise DataError(f"no sample was written to {folder}: check the sources and what the filters dropped")
     listed = {name for shard in manifest.shards for name in (shard.name, index_name(shard.name))}
     for path in folder.iterdir():
         if path.name not in listed and (_OWN_FILE.fullmatch(path.name) or (_OWN_FILE.match(path.name) and path.suffix == ".tmp")):
@@ -216,7 +216,7 @@ class ShardWriter:
     run starts over.
 
     Raises:
-        ConfigError: a limit is missing or below 1, or the folder holds something else (`open_folder`).
+        UserError: a limit is missing or below 1, or the folder holds something else (`open_folder`).
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class ShardWriter:
         """Append one sample; `meta` holds at least `captions`, `image_id` and `source` (see `albef_ds.data.shards.format`).
 
         Raises:
-            ConfigError: the sample does not fit the format.
+            UserError: the sample does not fit the format.
         """
         encoded = encode_meta(meta)
         if self._shard is not None and self._is_full(self._shard, member_blocks(len(image)) + member_blocks(len(encoded))):
@@ -267,7 +267,7 @@ class ShardWriter:
         """Finish the last shard and write the manifest.
 
         Raises:
-            ConfigError: nothing was added.
+            UserError: nothing was added.
         """
         self._finish_shard()
         return finish_folder(self.folder, self._entries, self._info)

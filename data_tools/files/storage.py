@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError, MachineError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OPEN_FILES = 16
@@ -27,20 +27,22 @@ _OPEN_FILES = 16
 
 @contextmanager
 def disk_full_is_one_line(folder: Path) -> Iterator[None]:
-    """Turn "no space left" into a `ConfigError` that names `folder`; other errors pass."""
+    """Turn "no space left" into a `MachineError` that names `folder`; other errors pass."""
     try:
         yield
     except OSError as error:
         if error.errno not in _NO_ROOM and not (isinstance(error, pa.ArrowException) and "space" in str(error)):
             raise
-        raise ConfigError(f"no room left to write in {folder}: free some space and run again, finished chunks are kept") from None
+        raise MachineError(
+            f"no room left to write in {folder}: free some space and run again, finished chunks are kept"
+        ) from None
 
 
 def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk and rename it.
 
     Raises:
-        ConfigError: the disk is full; the temporary file is removed.
+        MachineError: the disk is full; the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Array tasks on several machines may finish the same stage at the same time.
@@ -66,19 +68,19 @@ def load_json(path: Path) -> Any:
     """The JSON value in a file of ours or the user's.
 
     Raises:
-        ConfigError: no such file, or not JSON; names the line.
+        DataError: no such file, or not JSON; names the line.
     """
     try:
         with open_source(str(path)) as file:
             return json.loads(file.read().decode("utf-8-sig"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: check the path") from None
+        raise DataError(f"{path} does not exist: check the path") from None
     except json.JSONDecodeError as error:
-        raise ConfigError(
+        raise DataError(
             f"{path} line {error.lineno} column {error.colno} is not JSON ({error.msg}): mend or fetch the file again"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): check the file") from None
+        raise DataError(f"{path} cannot be read ({error}): check the file") from None
 
 
 def save_array(path: Path, array: np.ndarray[Any, Any]) -> None:
@@ -115,7 +117,7 @@ def list_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
     """`path` itself when it is a file, else the files in that folder (not below it) with one of `suffixes`, sorted.
 
     Raises:
-        ConfigError: nothing is there, or it cannot be listed.
+        DataError: nothing is there, or it cannot be listed.
     """
     try:
         if is_url(path):
@@ -127,10 +129,10 @@ def list_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
             found = [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
             found = [name for name in found if os.path.exists(name)]
     except OSError as error:
-        raise ConfigError(f"{path} cannot be listed ({error}): check the path and its permissions") from None
+        raise DataError(f"{path} cannot be listed ({error}): check the path and its permissions") from None
     found = sorted(name for name in found if name.lower().endswith(suffixes))
     if not found:
-        raise ConfigError(f"{path} holds no {' or '.join(suffixes)} file: check the path")
+        raise DataError(f"{path} holds no {' or '.join(suffixes)} file: check the path")
     return found
 
 

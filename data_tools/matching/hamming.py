@@ -18,7 +18,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from data_tools.matching.distinct import distinct
 
 U64 = NDArray[np.uint64]
@@ -152,11 +152,11 @@ def cross_pairs(queries: U64, hashes: U64, radius: int) -> tuple[I64, I64, NDArr
     The queries are few (evaluation pictures, below 2^24): they are put into a table, past which the hashes stream.
 
     Raises:
-        ConfigError: the radius is not from 0 to MAX_RADIUS, or there are too many queries.
+        UserError: the radius is not from 0 to MAX_RADIUS, or there are too many queries.
     """
     _check(radius)
     if len(queries) >= 1 << 24:
-        raise ConfigError(f"{len(queries)} evaluation pictures are too many to search at once: split their hash file")
+        raise DataError(f"{len(queries)} evaluation pictures are too many to search at once: split their hash file")
     found: list[U64] = [np.zeros(0, np.uint64)]
     choices = list(_block_choices(*_plan(len(hashes), len(queries), radius, _TABLE_BITS))) if len(queries) and len(hashes) else []
     for shifts in choices:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from data_tools.matching.duplicates import Dropped, keep_best
 
 I64 = NDArray[np.int64]
@@ -28,15 +28,15 @@ def load_features(path: Path, num_rows: int) -> NDArray[np.floating]:
     """Features of all catalog rows, (num_rows, D), left on disk; a row of zeros has none.
 
     Raises:
-        ConfigError: the file is missing, damaged, or does not fit the catalog.
+        DataError: the file is missing, damaged, or does not fit the catalog.
     """
     try:
         features: NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"features {path} cannot be read ({error}): give a .npy file of float16 or float32") from None
+        raise DataError(f"features {path} cannot be read ({error}): give a .npy file of float16 or float32") from None
     if features.ndim != 2 or len(features) != num_rows or features.dtype.kind != "f":
         shape = "x".join(map(str, features.shape))
-        raise ConfigError(
+        raise DataError(
             f"features {path} are {features.dtype} {shape}: give one float row for each of the {num_rows} catalog rows"
         )
     return features

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from data_tools.files.storage import is_url
 from data_tools.readers.source import IMAGE_SUFFIXES, Problems, Record, SourceSpec, caption_list
 
@@ -15,10 +15,10 @@ def parts(spec: SourceSpec) -> list[str]:
     """The folder itself.
 
     Raises:
-        ConfigError: it is not a local folder.
+        DataError: it is not a local folder.
     """
     if is_url(spec.path) or not os.path.isdir(spec.path):
-        raise ConfigError(
+        raise DataError(
             f"{spec.path} of source {spec.name} is not a local folder: check the path (for remote data use tars or a table)"
         )
     return [spec.path]

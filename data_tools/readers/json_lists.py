@@ -12,7 +12,7 @@ import posixpath
 from collections.abc import Iterator
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from data_tools.files.storage import list_files, open_source
 from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
 
@@ -28,13 +28,13 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
     """The records of one list.
 
     Raises:
-        ConfigError: broken JSON, or an entry that is no object with an `image`; names the line.
+        DataError: broken JSON, or an entry that is no object with an `image`; names the line.
     """
     current: Record | None = None
     for line, entry in iterate_array(part):
         listed = entry.get("image") if isinstance(entry, dict) else None
         if not isinstance(listed, str) or not listed:
-            raise ConfigError(
+            raise DataError(
                 f"{part} line {line}: entry {str(entry)[:80]} names no image: it must be an object with image and caption"
             )
         captions = caption_list(entry.get("caption"))
@@ -58,7 +58,7 @@ def iterate_array(path: str) -> Iterator[tuple[int, Any]]:
     """The elements of the JSON array in `path` with the line each starts on, holding about 1 MB at a time.
 
     Raises:
-        ConfigError: it is not an array, or broken at the line named.
+        DataError: it is not an array, or broken at the line named.
     """
     decoder = json.JSONDecoder()
     with io.TextIOWrapper(open_source(path), encoding="utf-8-sig") as file:
@@ -98,5 +98,5 @@ def iterate_array(path: str) -> Iterator[tuple[int, Any]]:
             buffer += more
 
 
-def _broken(path: str, line: int, problem: str) -> ConfigError:
-    return ConfigError(f"{path} line {line} is broken JSON ({problem}): mend the line or fetch the file again")
+def _broken(path: str, line: int, problem: str) -> DataError:
+    return DataError(f"{path} line {line} is broken JSON ({problem}): mend the line or fetch the file again")

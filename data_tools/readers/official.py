@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from data_tools.files.storage import load_json
 from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
 
@@ -21,7 +21,7 @@ def read_coco(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Recor
     """One record per picture of `captions_*.json`, with all its captions; annotations without a picture are counted.
 
     Raises:
-        ConfigError: not JSON, or not of COCO's form.
+        DataError: not JSON, or not of COCO's form.
     """
     raw = load_json(Path(part))
     try:
@@ -33,7 +33,7 @@ def read_coco(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Recor
             else:
                 problems.add("annotation of an unlisted picture", str(annotation["image_id"]))
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{part} is not COCO's captions JSON (no {error}): give captions_train2014.json or its like") from None
+        raise DataError(f"{part} is not COCO's captions JSON (no {error}): give captions_train2014.json or its like") from None
     for image_id, name in names.items():
         path = spec.resolve(name, posixpath.dirname(part))
         missing = "" if captions[image_id] else "no caption"
@@ -44,7 +44,7 @@ def read_visual_genome(spec: SourceSpec, part: str, problems: Problems) -> Itera
     """One record per picture with its region phrases; `second` is image_data.json, whose COCO ids are kept.
 
     Raises:
-        ConfigError: not JSON, not of Visual Genome's form, or `second` is not set.
+        UserError: not JSON, not of Visual Genome's form, or `second` is not set.
     """
     if not spec.second:
         raise ConfigError(f"source {spec.name} needs the picture list of Visual Genome: add second=PATH/image_data.json")
@@ -67,4 +67,4 @@ def read_visual_genome(spec: SourceSpec, part: str, problems: Problems) -> Itera
             captions = list(dict.fromkeys(phrases))
             yield Record(listed, path, -1, -1, captions, str(image_id), "" if captions else "no caption", extra)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ConfigError(f"{part} or {spec.second} is not Visual Genome's JSON (no {error}): give the official files") from None
+        raise DataError(f"{part} or {spec.second} is not Visual Genome's JSON (no {error}): give the official files") from None

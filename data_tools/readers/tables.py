@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from data_tools.files.storage import list_files, open_source
 from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
 
@@ -30,7 +30,7 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
     """The records of one table; rows without a path are counted.
 
     Raises:
-        ConfigError: a column is missing or of no JSON type, pictures are embedded in the table, or a line is broken.
+        DataError: a column is missing or of no JSON type, pictures are embedded in the table, or a line is broken.
     """
     columns: tuple[str, str] | None = None
     for number, row in _rows(part):
@@ -41,7 +41,7 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
             )
         listed = row[columns[0]]
         if isinstance(listed, (bytes, dict)):
-            raise ConfigError(f"{part} holds pictures inside column {columns[0]}: write them as files or tars first")
+            raise DataError(f"{part} holds pictures inside column {columns[0]}: write them as files or tars first")
         if not isinstance(listed, str) or not listed:
             problems.add("row without a path", f"row {number}")
             continue
@@ -81,7 +81,7 @@ def _rows(part: str) -> Iterator[tuple[int, dict[str, Any]]]:
                         number += 1
                         yield number, row
         except (pa.ArrowInvalid, OSError) as error:
-            raise ConfigError(f"{part} is not a whole Parquet file ({str(error).splitlines()[0]}): fetch it again") from None
+            raise DataError(f"{part} is not a whole Parquet file ({str(error).splitlines()[0]}): fetch it again") from None
         return
     with io.TextIOWrapper(open_source(part), encoding="utf-8-sig", newline="") as file:
         number = 1
@@ -91,7 +91,7 @@ def _rows(part: str) -> Iterator[tuple[int, dict[str, Any]]]:
                     if line.strip():
                         row = json.loads(line)
                         if not isinstance(row, dict):
-                            raise ConfigError(f"{part} line {number} is no JSON object: mend it")
+                            raise DataError(f"{part} line {number} is no JSON object: mend it")
                         yield number, row
             else:
                 reader = csv.DictReader(file, delimiter="\t" if part.endswith(".tsv") else ",", strict=True)
@@ -99,4 +99,4 @@ def _rows(part: str) -> Iterator[tuple[int, dict[str, Any]]]:
                     number = reader.line_num
                     yield number, row
         except (json.JSONDecodeError, csv.Error, UnicodeDecodeError) as error:
-            raise ConfigError(f"{part} line {number} is broken ({error}): mend the line or fetch the file again") from None
+            raise DataError(f"{part} line {number} is broken ({error}): mend the line or fetch the file again") from None

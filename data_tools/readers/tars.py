@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.data.shards.format import Manifest, load_index, sample_key
 from data_tools.files.storage import is_url, join, list_files, open_source
 from data_tools.readers.source import IMAGE_SUFFIXES, Problems, Record, SourceSpec, caption_list
@@ -106,7 +106,7 @@ def _members(part: str, problems: Problems) -> Iterator[tuple[str, int, int, byt
     except (tarfile.TarError, EOFError) as error:
         problems.add("tar cut off or damaged", f"{part}: {error}")
     except FileNotFoundError:
-        raise ConfigError(f"{part} does not exist: check the path") from None
+        raise DataError(f"{part} does not exist: check the path") from None
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -123,15 +123,13 @@ def read_img2dataset(spec: SourceSpec, part: str, problems: Problems) -> Iterato
     """One record per row of the Parquet file; rows that failed keep their status as `missing`.
 
     Raises:
-        ConfigError: a column is missing.
+        UserError: a column is missing.
     """
     stem = part.removesuffix(".parquet")
     with open_source(part) as file:
         table = pq.read_table(file)
     if lacking := {"key", "status"} - set(table.column_names):
-        raise ConfigError(
-            f"{part} lacks column {sorted(lacking)[0]}: is it img2dataset's output? For another table use kind table"
-        )
+        raise DataError(f"{part} lacks column {sorted(lacking)[0]}: is it img2dataset's output? For another table use kind table")
     caption_column = spec.caption_column or next(
         (name for name in ("caption", "text", "top_caption") if name in table.column_names), ""
     )
@@ -168,7 +166,7 @@ def shards_parts(spec: SourceSpec) -> list[str]:
 
 
 def read_shards(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """The samples of one of our shards, through its index. Raises `ConfigError` like `load_index`."""
+    """The samples of one of our shards, through its index. Raises `UserError` like `load_index`."""
     folder = Path(spec.path)
     manifest, name = Manifest.load(folder), posixpath.basename(part)
     first = 0

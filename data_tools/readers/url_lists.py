@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from data_tools.files.storage import list_files, load_json, open_source
 from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
 
@@ -26,12 +26,12 @@ def parts(spec: SourceSpec) -> list[str]:
 
 
 def read_cc3m(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """Lines of caption, tab, URL. Raises `ConfigError` like `_records`."""
+    """Lines of caption, tab, URL. Raises `UserError` like `_records`."""
     yield from _records(spec, part, ((caption, url) for caption, url in _columns(part, problems)))
 
 
 def read_cc12m(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """Lines of URL, tab, caption. Raises `ConfigError` like `_records`."""
+    """Lines of URL, tab, caption. Raises `UserError` like `_records`."""
     yield from _records(spec, part, ((caption, url) for url, caption in _columns(part, problems)))
 
 
@@ -39,12 +39,12 @@ def read_sbu(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record
     """Two text files of equal length (URLs, and captions in `second`), or one JSON of `image_urls` and `captions`.
 
     Raises:
-        ConfigError: the two differ in length, or the JSON has another form.
+        UserError: the two differ in length, or the JSON has another form.
     """
     if part.endswith(".json"):
         raw = load_json(Path(part))
         if not isinstance(raw, dict) or not isinstance(raw.get("image_urls"), list) or not isinstance(raw.get("captions"), list):
-            raise ConfigError(f"{part} lacks image_urls and captions: give sbu-captions-all.json")
+            raise DataError(f"{part} lacks image_urls and captions: give sbu-captions-all.json")
         pairs = zip_longest(raw["captions"], raw["image_urls"])
     elif not spec.second:
         raise ConfigError(
@@ -62,7 +62,7 @@ def _records(spec: SourceSpec, part: str, pairs: Iterator[tuple[str | None, str 
         )
     for index, (caption, url) in enumerate(pairs):
         if caption is None or url is None:
-            raise ConfigError(f"{part} and its captions differ in length at line {index + 1}: fetch both files again")
+            raise DataError(f"{part} and its captions differ in length at line {index + 1}: fetch both files again")
         name = fill_pattern(spec.pattern, index, url)
         captions = caption_list(caption)
         missing = "" if captions else "no caption"

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 from albef_ds.common.progress import Progress, silent
 from data_tools.files.shard_writer import ShardWriter
 from data_tools.files.storage import load_json
@@ -79,12 +79,12 @@ def write_scenes(path: Path, settings: SceneSettings, progress: Progress = silen
     """Write everything, unless a whole folder of the same settings is there already; returns the content of scenes.json.
 
     Raises:
-        ConfigError: the folder holds scenes of other settings, or other things, or cannot be made.
+        MachineError: the folder holds scenes of other settings, or other things, or cannot be made.
     """
     if (path / DONE).exists():
         found: dict[str, Any] = load_json(path / DONE)
         if found.get("settings") != asdict(settings):
-            raise ConfigError(f"{path} holds scenes of other settings: give another folder, or remove it")
+            raise MachineError(f"{path} holds scenes of other settings: give another folder, or remove it")
         return found
     folder = SceneFolder(path)
     split = split_meanings(settings.seed)

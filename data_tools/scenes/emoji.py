@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.data.shards.reader import ShardReader
 from data_tools.files.shard_writer import ShardWriter
 from data_tools.scenes.ceilings import RETRIEVAL_VIEWS, retrieval_ceiling
@@ -43,7 +43,7 @@ def emoji_nouns(corpus: Path, seed: int) -> Nouns:
     """24 concepts of the unpacked corpus folder `corpus` with names of one word, drawn with `seed`.
 
     Raises:
-        ConfigError: the corpus has too few of them.
+        DataError: the corpus has too few of them.
     """
     reader = ShardReader(corpus / "train")
     found: dict[str, bytes] = {}
@@ -54,7 +54,7 @@ def emoji_nouns(corpus: Path, seed: int) -> Nouns:
             if meta["source"] == STYLE and label.isalpha() and label.isascii() and label not in found:
                 found[label] = reader.read(shard, row)[0]
     if len(found) < len(THINGS):
-        raise ConfigError(f"{corpus} has {len(found)} concepts with names of one word, {len(THINGS)} are needed: build it anew")
+        raise DataError(f"{corpus} has {len(found)} concepts with names of one word, {len(THINGS)} are needed: build it anew")
     labels = random.Random(f"nouns {seed}").sample(sorted(found), len(THINGS))
     names = dict(zip(THINGS, labels, strict=True))
     return Nouns(names, {thing: _on_white(found[name]) for thing, name in names.items()})

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 from data_tools.scenes.render import Picture
 
 VOCABULARY = "vocab.txt"
@@ -21,17 +21,17 @@ class SceneFolder:
     """Writes pictures below `images/` and JSON files beside it.
 
     Raises:
-        ConfigError: `path` holds other things, or cannot be made.
+        MachineError: `path` holds other things, or cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.is_dir() and any(path.iterdir()) and not (path / VOCABULARY).exists():
-            raise ConfigError(f"{path} holds other files than scenes: give a new folder")
+            raise MachineError(f"{path} holds other files than scenes: give a new folder")
         try:
             (path / "images").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"{path} cannot be made ({error.strerror}): give another folder") from None
+            raise MachineError(f"{path} cannot be made ({error.strerror}): give another folder") from None
 
     def picture(self, name: str, picture: Picture, extension: Literal["png", "jpg"] = "png") -> str:
         """Write one picture; returns its path below `images/`, as annotations name it. COCO's and Flickr's names end in jpg."""

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from data_tools.execution.executors import Parallel, run_tasks
 from data_tools.execution.stage_folder import Stage, load_stage, open_stage
 from data_tools.files.storage import is_url, load_json, save_json, save_table
@@ -108,9 +108,7 @@ def _read_part(task: _Task) -> int:
             save_table(task.folder / f"{task.number:05d}-{len(sizes):05d}.parquet", to_table(rows))
             sizes.append(len(rows))
     except OSError as error:
-        raise ConfigError(
-            f"{task.part} of source {task.spec.name} cannot be read ({error}): check path and permissions"
-        ) from None
+        raise DataError(f"{task.part} of source {task.spec.name} cannot be read ({error}): check path and permissions") from None
     save_json(_marker(task), {"chunks": sizes, "problems": problems.counts, "examples": problems.examples})
     return sum(sizes)
 
@@ -153,7 +151,7 @@ def _summary(specs: list[SourceSpec], tasks: list[_Task]) -> dict[str, Any]:
             examples = source["examples"].setdefault(reason, [])
             examples += marker["examples"][reason][: 5 - len(examples)]
     if first_row == 0:
-        raise ConfigError("the sources list no picture at all: check their paths and kinds")
+        raise DataError("the sources list no picture at all: check their paths and kinds")
     return {"num_rows": first_row, "chunks": chunks, "sources": sources}
 
 
@@ -161,7 +159,7 @@ class Catalog:
     """The finished catalog of a working folder.
 
     Raises:
-        ConfigError: it is not finished.
+        DataError: it is not finished.
     """
 
     def __init__(self, work: Path) -> None:

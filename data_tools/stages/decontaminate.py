@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from data_tools.execution.decisions import KEPT, Verdicts
 from data_tools.execution.stage_folder import Stage, load_stage, open_stage
 from data_tools.files.storage import open_source
@@ -83,15 +83,15 @@ def read_ids(path: str) -> set[str]:
     """Ids of an id list: one a line, blank lines left out.
 
     Raises:
-        ConfigError: it cannot be read, or is empty.
+        DataError: it cannot be read, or is empty.
     """
     try:
         with open_source(path) as file:
             ids = {line.strip() for line in file.read().decode("utf-8-sig").splitlines()} - {""}
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"id list {path} cannot be read ({error}): give a text file with one id a line") from None
+        raise DataError(f"id list {path} cannot be read ({error}): give a text file with one id a line") from None
     if not ids:
-        raise ConfigError(f"id list {path} is empty: give one id a line")
+        raise DataError(f"id list {path} is empty: give one id a line")
     return ids
 
 
@@ -121,7 +121,7 @@ def decontaminate_stage(work: Path, known_sets: list[Known], id_lists: dict[str,
     """Drop what the known sets hold and the id lists name; write the verdicts and a report per set to `work/decontaminate`.
 
     Raises:
-        ConfigError: the dedup stage is not finished, or a file cannot be used.
+        UserError: the dedup stage is not finished, or a file cannot be used.
     """
     columns, before = Columns(work), load_stage(work, "dedup")
     sets = [(known, load_hashes(known.name, known.path)) for known in known_sets]

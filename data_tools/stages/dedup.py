@@ -67,7 +67,7 @@ def dedup_stage(work: Path, config: DedupConfig) -> Stage:
     """Find duplicates among what the filter kept and write the verdicts to `work/dedup`.
 
     Raises:
-        ConfigError: the filter is not finished.
+        UserError: the filter is not finished.
     """
     columns, before = Columns(work), load_stage(work, "filter")
     settings = {"filter": before.digest, **asdict(config)}

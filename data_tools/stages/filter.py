@@ -162,7 +162,7 @@ def filter_stage(work: Path, config: FilterConfig) -> Stage:
     """Apply `config` to the scan and write the verdicts to `work/filter`.
 
     Raises:
-        ConfigError: the scan is not finished.
+        UserError: the scan is not finished.
     """
     columns = Columns(work)
     stage = open_stage(work, "filter", {"scan": columns.digest, **asdict(config)}, is_map=False)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from data_tools.content.images import COLOUR_BYTES
 from data_tools.files.storage import save_atomically
 from data_tools.stages.filter import BROKEN
@@ -54,7 +54,7 @@ def save_hashes(path: Path, columns: Columns, keep: NDArray[np.bool_] | None = N
     """Write the hash file of the rows in `keep` (default: all that were decoded); return counts of `written` and `left_out`.
 
     Raises:
-        ConfigError: no row has a picture.
+        DataError: no row has a picture.
     """
     written = 0
 
@@ -76,7 +76,7 @@ def save_hashes(path: Path, columns: Columns, keep: NDArray[np.bool_] | None = N
     save_atomically(path, write)
     if written == 0:
         path.unlink()
-        raise ConfigError(f"no picture could be read for {path}: check the source (statuses {', '.join(BROKEN)} or missing)")
+        raise DataError(f"no picture could be read for {path}: check the source (statuses {', '.join(BROKEN)} or missing)")
     return {"written": written, "left_out": columns.num_rows - written}
 
 
@@ -84,18 +84,18 @@ def load_hashes(name: str, path: Path) -> HashSet:
     """Read a hash file.
 
     Raises:
-        ConfigError: it is missing, damaged or not a hash file.
+        DataError: it is missing, damaged or not a hash file.
     """
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: write it with `albef-data hashes`") from None
+        raise DataError(f"{path} does not exist: write it with `albef-data hashes`") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError(
+        raise DataError(
             f"{path} is not a hash file ({str(error).splitlines()[0][:100]}): write it with `albef-data hashes`"
         ) from None
     if not set(SCHEMA.names) <= set(table.column_names):
-        raise ConfigError(f"{path} lacks columns of a hash file: write it with `albef-data hashes`")
+        raise DataError(f"{path} lacks columns of a hash file: write it with `albef-data hashes`")
     return HashSet(
         name,
         table["id"].to_pylist(),

@@ -51,7 +51,7 @@ def write_report(work: Path, path: Path) -> None:
     """Write the report of a working folder whose plan is finished.
 
     Raises:
-        ConfigError: a stage is not finished.
+        UserError: a stage is not finished.
     """
     columns = Columns(work)
     verdicts = Verdicts.load(load_stage(work, "decontaminate").folder)

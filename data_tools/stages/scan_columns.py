@@ -20,7 +20,7 @@ class Columns:
     """The scan of a working folder.
 
     Raises:
-        ConfigError: catalog or scan is not finished.
+        UserError: catalog or scan is not finished.
     """
 
     def __init__(self, work: Path) -> None:

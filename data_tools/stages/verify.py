@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import BLOCK, IMAGE_EXTENSIONS, Manifest, ShardEntry, index_name, load_index, sample_key
 from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
@@ -44,7 +44,7 @@ def verify(folder: Path, parallel: Parallel, *, decode: bool = False) -> list[st
     `decode` also decodes every picture.
 
     Raises:
-        ConfigError: the manifest cannot be read.
+        UserError: the manifest cannot be read.
     """
     manifest = Manifest.load(folder)
     tasks, first = [], 0
@@ -112,7 +112,7 @@ def rebuild_index(folder: Path) -> int:
     """Write the member offsets of every listed tar again; return how many shards there are.
 
     Raises:
-        ConfigError: a tar is missing, damaged, or does not hold the samples that the manifest lists.
+        UserError: a tar is missing, damaged, or does not hold the samples that the manifest lists.
     """
     manifest, entries = Manifest.load(folder), []
     first = 0
@@ -129,12 +129,12 @@ def _read_offsets(path: Path, first: int, num_samples: int) -> NDArray[np.int64]
         with tarfile.open(path, "r:") as tar:
             members = {member.name: (member.offset_data, member.size) for member in tar}
     except (OSError, tarfile.TarError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}): copy it again") from None
+        raise DataError(f"{path} cannot be read ({error}): copy it again") from None
     rows = []
     for number in range(first, first + num_samples):
         key = sample_key(number)
         picture = next((members[name] for e in IMAGE_EXTENSIONS if (name := f"{key}.{e}") in members), None)
         if picture is None or f"{key}.json" not in members:
-            raise ConfigError(f"{path} lacks sample {key}: copy it again or write the corpus again")
+            raise DataError(f"{path} lacks sample {key}: copy it again or write the corpus again")
         rows.append((*picture, *members[f"{key}.json"]))
     return np.array(rows, np.int64).reshape(-1, 4)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 from PIL import Image
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry
 from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
@@ -77,7 +77,7 @@ def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConf
     A plan that starts above shard 0 adds to the corpus in `folder`.
 
     Raises:
-        ConfigError: the plan is not finished, `folder` holds something else, a source has changed, or the disk is full.
+        UserError: the plan is not finished, `folder` holds something else, a source has changed, or the disk is full.
     """
     plan = load_stage(work, "plan")
     summary = plan.summary
@@ -98,7 +98,7 @@ def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConf
     if first_shard:
         before = Manifest.load(folder)
         if (len(before.shards), before.num_samples) != (first_shard, first_sample):
-            raise ConfigError(f"{folder} has changed since this append was planned: run `albef-data append` with a new --work")
+            raise DataError(f"{folder} has changed since this append was planned: run `albef-data append` with a new --work")
     else:
         open_folder(folder)
     sizes = np.diff(bounds)
@@ -148,11 +148,11 @@ def _content(samples: list[PlannedSample], resize: ResizeConfig) -> Iterator[Sam
         try:
             content = reader.read(record.path, record.offset, record.size)
         except OSError as error:
-            raise ConfigError(
+            raise DataError(
                 f"{record.path} was there when it was scanned and is not now ({error}): bring it back and run again"
             ) from None
         if xxhash.xxh3_128_intdigest(content) & (1 << 64) - 1 != sample.content_hash:
-            raise ConfigError(f"{record.path} has changed since it was scanned: run again with --restart")
+            raise DataError(f"{record.path} has changed since it was scanned: run again with --restart")
         image, extension = _encoded(content, resize)
         yield image, extension, _meta(sample)
     reader.close()

@@ -17,7 +17,16 @@ from docs.tools.generated import ROOT, rewrite
 PAGE = ROOT / "docs" / "messages.md"
 NAME = "messages"
 
-ERRORS = ("ConfigError", "ArgumentTypeError", "DamageError", "FileExistsError")
+ERRORS = (
+    "ConfigError",
+    "DataError",
+    "WeightsError",
+    "MachineError",
+    "UserError",
+    "ArgumentTypeError",
+    "DamageError",
+    "FileExistsError",
+)
 """Exceptions whose text a user reads."""
 
 PASSED_ON = {

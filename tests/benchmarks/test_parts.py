@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from albef_ds.engine.local import LocalEngine
 from torch.utils.flop_counter import FlopCounterMode
 
 from albef_ds.config.schema import ComputeConfig
 from albef_ds.data.batch import ImageTextBatch
+from albef_ds.engine.local import LocalEngine
 from albef_ds.launch.planning.flops import step_flops
 from albef_ds.tasks.pretrain import PretrainTask
 from benchmarks.parts import Clock, measure, parts_of, rows_of

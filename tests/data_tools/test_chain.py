@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import webdataset
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 from albef_ds.data.shards.format import Manifest
 from data_tools.cli import main
 from data_tools.execution.executors import Parallel, run_tasks
@@ -307,7 +307,7 @@ def test_help_teaches_kinds_rules_and_the_one_command(capsys: pytest.CaptureFixt
 
 
 def test_a_dead_worker_is_reported_not_waited_for() -> None:
-    with pytest.raises(ConfigError, match="a worker of test died"):
+    with pytest.raises(UserError, match="a worker of test died"):
         run_tasks(answer_or_die, [1, -1, 1], Parallel(workers=2), "test")
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from albef_ds.engine.local import LocalEngine
-from albef_ds.tasks.registry import TASKS
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 from albef_ds.config import files, settings, tasks
 from albef_ds.config.schema import ComputeConfig, OptimConfig
 from albef_ds.engine.build import build_task
+from albef_ds.engine.local import LocalEngine
+from albef_ds.tasks.registry import TASKS
 from tests.tasks.tiny import random_batch, tiny_model
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding_a_task.md"
@@ -51,7 +51,7 @@ def test_two_lines_in_tables_make_it_a_task_of_the_system(example: Any, monkeypa
     monkeypatch.setitem(TASKS, example.InBatchContrastConfig, example.InBatchContrastTask)
     assert isinstance(build_task(config), example.InBatchContrastTask)
     files.save(config, tmp_path / "config.json")
-    with pytest.raises(ConfigError, match="in_batch_contrast"):
+    with pytest.raises(UserError, match="in_batch_contrast"):
         files.load(tmp_path / "config.json")
     kinds = {**settings.task_types(), "in_batch_contrast": example.InBatchContrastConfig}
     for module in (settings, files):
@@ -61,5 +61,5 @@ def test_two_lines_in_tables_make_it_a_task_of_the_system(example: Any, monkeypa
 
 
 def test_a_temperature_of_nothing_is_refused_by_its_name(example: Any) -> None:
-    with pytest.raises(ConfigError, match=r"task\.temperature is 0"):
+    with pytest.raises(UserError, match=r"task\.temperature is 0"):
         example.InBatchContrastConfig(temperature=0.0)

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from albef_ds.engine.local import LocalEngine
-from albef_ds.tasks.registry import TASKS
 from torch import Tensor
 
 from albef_ds.config.schema import (
@@ -23,10 +21,12 @@ from albef_ds.config.schema import (
 )
 from albef_ds.data.batch import Batch, ClassificationBatch, ImageTextBatch, VqaBatch
 from albef_ds.engine.interface import StepResult
+from albef_ds.engine.local import LocalEngine
 from albef_ds.models.losses.negatives import sample_negatives
 from albef_ds.models.momentum import DenseMomentum
 from albef_ds.tasks.base import Task
 from albef_ds.tasks.classification import ClassificationTask
+from albef_ds.tasks.registry import TASKS
 from albef_ds.tasks.retrieval import RetrievalTask
 from albef_ds.tasks.vqa import VqaTask
 from tests.golden import recipe

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from albef_ds.engine.local import LocalEngine
 from torch import Tensor
 
 from albef_ds.checkpoint.initial.names import released_name
 from albef_ds.config.schema import ComputeConfig, ModelConfig, OptimConfig, PretrainConfig, TextConfig, VisionConfig
 from albef_ds.data.batch import ImageTextBatch
+from albef_ds.engine.local import LocalEngine
 from albef_ds.models.losses.negatives import sample_negatives
 from albef_ds.models.momentum import DenseMomentum
 from albef_ds.tasks.pretrain import PretrainTask

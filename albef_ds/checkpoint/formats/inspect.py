@@ -14,7 +14,7 @@ from albef_ds.checkpoint.formats.write import FORMS, Options, prepared
 from albef_ds.checkpoint.tensor_files.hashed import digest
 from albef_ds.checkpoint.tensor_files.lazy import StoredTensors
 from albef_ds.checkpoint.tensor_files.opening import PICKLE_SUFFIXES, open_tensors
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 
 _PARTS = (
     ("image encoder", "base.albef.visual_encoder."),
@@ -33,7 +33,7 @@ def inspect(path: Path, overrides: Sequence[str] = (), *, tensors: bool = False)
     """Lines about `path`; with `tensors` one per tensor too.
 
     Raises:
-        ConfigError: nothing with weights in it, or a damaged one.
+        UserError: nothing with weights in it, or a damaged one.
     """
     stored = open_tensors(path) if path.is_file() else None
     if stored is not None and (use := _encoder(stored)):
@@ -92,7 +92,7 @@ def _possible(model: WholeModel) -> Iterator[str]:
     for form in FORMS:
         try:
             prepared(model, Options(form))
-        except ConfigError as error:
+        except UserError as error:
             yield f"not {form} ({str(error).partition(':')[0]})"
         else:
             yield form

@@ -23,7 +23,7 @@ from albef_ds.checkpoint.formats.whole_model import WholeModel, check_complete, 
 from albef_ds.checkpoint.tensor_files.lazy import StoredTensors
 from albef_ds.checkpoint.tensor_files.opening import INDEX_SUFFIX, open_tensors, shards_of
 from albef_ds.checkpoint.tensor_files.safetensors_form import write_safetensors
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError, WeightsError
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.images.normalise import MEAN, STD
@@ -48,17 +48,17 @@ def from_native(stored: StoredTensors, source: Path, config: RunConfig | None = 
         config: replaces the configuration in the file (a folder's config.json).
 
     Raises:
-        ConfigError: written by a later version, damaged metadata, or tensors that do not fit the configuration.
+        WeightsError: written by a later version, damaged metadata, or tensors that do not fit the configuration.
     """
     version = stored.metadata.get("version", "")
     if version != str(VERSION):
-        raise ConfigError(
+        raise WeightsError(
             f"{source} is of format {version or 'unknown'}, this version reads {VERSION}: use the one that wrote it"
         )
     try:
         settings, lineage, layout = (json.loads(stored.metadata[key]) for key in ("config", "lineage", "layout"))
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"{source} has damaged metadata ({error}): write it again") from None
+        raise WeightsError(f"{source} has damaged metadata ({error}): write it again") from None
     config = config or files.from_dict(settings)
     if name := config.data.vocab_file:
         config = replace(config, data=replace(config.data, vocab_file=str(source.parent / Path(name).name)))
@@ -79,13 +79,13 @@ def weights_in(folder: Path) -> Path | None:
 
 
 def from_folder(folder: Path) -> WholeModel:
-    """The model in a model folder. Raises `ConfigError` as `from_native`."""
+    """The model in a model folder. Raises `WeightsError` as `from_native`."""
     path = weights_in(folder)
     if path is None:
-        raise ConfigError(f"{folder} holds no {STEM}.safetensors: give a model folder, a run's checkpoint or a file")
+        raise WeightsError(f"{folder} holds no {STEM}.safetensors: give a model folder, a run's checkpoint or a file")
     stored = open_tensors(path)
     if not is_native(stored):
-        raise ConfigError(f"{path} does not say that it is an albef_ds model: give a folder that `albef-ds convert` wrote")
+        raise WeightsError(f"{path} does not say that it is an albef_ds model: give a folder that `albef-ds convert` wrote")
     return from_native(stored, path, files.load(folder / CONFIG_NAME))
 
 
@@ -112,7 +112,7 @@ def save_file(model: WholeModel, path: Path, max_shard_bytes: int = 0) -> list[P
 
 
 def save_folder(model: WholeModel, folder: Path, max_shard_bytes: int = 0) -> None:
-    """Fill the new `folder`. Raises `ConfigError` where the vocabulary cannot be read."""
+    """Fill the new `folder`. Raises `UserError` where the vocabulary cannot be read."""
     save_preparation(model, folder)
     config = replace(portable(model.config), data=replace(portable(model.config).data, vocab_file=VOCAB_NAME))
     model = replace(model, config=config)
@@ -122,10 +122,10 @@ def save_folder(model: WholeModel, folder: Path, max_shard_bytes: int = 0) -> No
 
 
 def save_preparation(model: WholeModel, folder: Path) -> None:
-    """Put vocabulary and preparation of pictures into `folder`. Raises `ConfigError` where the vocabulary cannot be read."""
+    """Put vocabulary and preparation of pictures into `folder`. Raises `DataError` where the vocabulary cannot be read."""
     vocabulary = Path(model.config.data.vocab_file) if model.config.data.vocab_file else DEFAULT_VOCAB
     if not vocabulary.is_file():
-        raise ConfigError(f"data.vocab_file {vocabulary} does not exist: put the vocabulary there or give data.vocab_file")
+        raise DataError(f"data.vocab_file {vocabulary} does not exist: put the vocabulary there or give data.vocab_file")
     shutil.copyfile(vocabulary, folder / VOCAB_NAME)
     size = model.config.model.vision.image_size
     preparation = {

@@ -12,7 +12,7 @@ from albef_ds.checkpoint.formats import native, released, run
 from albef_ds.checkpoint.formats.released_names import MOMENTUM
 from albef_ds.checkpoint.formats.whole_model import WholeModel, check_complete
 from albef_ds.checkpoint.tensor_files.opening import PICKLE_SUFFIXES, open_tensors
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import WeightsError
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import ModelConfig, RunConfig
 from albef_ds.config.tasks import ContrastiveConfig
@@ -41,11 +41,11 @@ def read_model(path: str | Path, overrides: Sequence[str] = (), like: ModelConfi
         like: the model that this one is read for; a released file of uncommon width has as many attention heads.
 
     Raises:
-        ConfigError: nothing that holds a whole model, or one that is damaged or incomplete.
+        WeightsError: nothing that holds a whole model, or one that is damaged or incomplete.
     """
     path = Path(path)
     if not path.exists():
-        raise ConfigError(f"{path} does not exist: give a model folder, a run, a checkpoint folder or a file of weights")
+        raise WeightsError(f"{path} does not exist: give a model folder, a run, a checkpoint folder or a file of weights")
     if path.is_dir():
         if (folder := run.find(path)) is not None:
             return Found(_changed(run.from_checkpoint(folder), overrides), "checkpoint", folder)
@@ -55,7 +55,7 @@ def read_model(path: str | Path, overrides: Sequence[str] = (), like: ModelConfi
         return Found(_changed(native.from_native(stored, path), overrides), "safetensors", path)
     if released.is_released_file(stored):
         return Found(released.from_released(stored, path.name, overrides, like), "released", path)
-    raise ConfigError(
+    raise WeightsError(
         f"{path} is no whole ALBEF model: a ViT or BERT file goes to init.visual_encoder or init.text_encoder, "
         f"a model is a folder, a .safetensors or a {' / '.join(PICKLE_SUFFIXES)} file with all of its parts"
     )
@@ -83,13 +83,13 @@ def fill_task(task: Task, model: WholeModel, access: ParameterAccess = WHOLE) ->
         access: how the task's parameters are written.
 
     Raises:
-        ConfigError: another model than the task's.
+        WeightsError: another model than the task's.
     """
     own, student = dict(task.named_parameters()), model.student
     different = sorted(own.keys() ^ student.keys())
     different = different or sorted(name for name in own if tuple(access.shape(own[name])) != student[name].shape)
     if different:
-        raise ConfigError(
+        raise WeightsError(
             f"the model of kind {model.kind} differs from this run's in {len(different)} tensors, first {different[0]}: "
             "use the model settings that it was made with"
         )

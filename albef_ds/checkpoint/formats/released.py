@@ -17,7 +17,7 @@ from albef_ds.checkpoint.formats.released_shapes import is_released, released_co
 from albef_ds.checkpoint.formats.whole_model import WholeModel, check_complete, shapes_of, unique
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors, equal, listing
 from albef_ds.checkpoint.tensor_files.torch_form import write_torch_file
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.config.schema import ModelConfig
 from albef_ds.config.tasks import ContrastiveConfig
 from albef_ds.models.feature_queue import NO_ID
@@ -40,7 +40,7 @@ def from_released(
         like: as in `released_config`.
 
     Raises:
-        ConfigError: no ALBEF model, a tensor missing, left over, of another shape, or one of a tied pair that differs.
+        WeightsError: no ALBEF model, a tensor missing, left over, of another shape, or one of a tied pair that differs.
     """
     original = unique(stored.tensors, released_names.plain_name)
     tensors = {plain: stored.tensors[name] for plain, name in original.items()}
@@ -60,7 +60,7 @@ def from_released(
         used |= {place.name, *(name for name in place.tied if name in tensors)}
         for other in place.tied:
             if other in tensors and not equal(tensors[other].read(), tensors[place.name].read()):
-                raise ConfigError(f"{source}: {original[other]} and {original[place.name]} differ: give a file that ties them")
+                raise WeightsError(f"{source}: {original[other]} and {original[place.name]} differ: give a file that ties them")
         taken[ours] = _scalar_as_one(tensors[place.name], wanted[ours])
         source_names[ours] = original[place.name]
     queue = _read_queue(tensors, source)
@@ -71,7 +71,7 @@ def from_released(
     refused = [original[name] for name in left_over if not released_names.LEFT_OVER.fullmatch(name)]
     if refused:
         what = f"{len(refused)} tensors without a place in a {kind} model ({listing(refused)})"
-        raise ConfigError(f"{source} holds {what}: give a file of the released ALBEF alone")
+        raise WeightsError(f"{source} holds {what}: give a file of the released ALBEF alone")
     lineage = {"what": "released file", "kind": kind, **_beside(stored.beside)}
     if isinstance(config.task, ContrastiveConfig) and "temperature" in taken:
         value = float(taken["temperature"].read())
@@ -149,7 +149,7 @@ def _read_queue(tensors: Mapping[str, LazyTensor], source: str) -> dict[str, Laz
         return {}
     for name in ("text_queue", "queue_ptr"):
         if name not in tensors:
-            raise ConfigError(f"{source} has image_queue without {name}: fetch it again, or take the queues out of it")
+            raise WeightsError(f"{source} has image_queue without {name}: fetch it again, or take the queues out of it")
     size = tensors["image_queue"].shape[1]
 
     def rows(name: str) -> LazyTensor:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, equal
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TextConfig, VisionConfig
 from albef_ds.config.tasks import (
@@ -105,9 +105,9 @@ def _model(tensors: Mapping[str, LazyTensor], doubled: bool, source: str) -> Mod
         side, patch = math.isqrt(tokens - 1), patches[-1]
         embed = tensors["vision_proj.weight"].shape[0] if "vision_proj.weight" in tensors else ModelConfig().embed_dim
     except (KeyError, ValueError, IndexError) as error:
-        raise ConfigError(f"{source} is a damaged ALBEF file ({error} is missing or of an odd shape): fetch it again") from None
+        raise WeightsError(f"{source} is a damaged ALBEF file ({error} is missing or of an odd shape): fetch it again") from None
     if side * side != tokens - 1:
-        raise ConfigError(f"{source} has a position table of {tokens - 1} patches, which make no square: fetch it again")
+        raise WeightsError(f"{source} has a position table of {tokens - 1} patches, which make no square: fetch it again")
     return ModelConfig(
         vision=VisionConfig(
             image_size=side * patch,

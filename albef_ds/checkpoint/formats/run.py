@@ -19,7 +19,7 @@ from albef_ds.checkpoint.saver import FOLDER
 from albef_ds.checkpoint.snapshot import CONFIG_NAME, MOMENTUM_NAME, STATE_NAME, STUDENT_NAME, read_state
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
 from albef_ds.checkpoint.tensor_files.opening import open_tensors
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import WeightsError
 from albef_ds.config.schema import RunConfig
 
 QUEUE_NAME = "queue.safetensors"
@@ -30,27 +30,27 @@ def find(path: Path) -> Path | None:
     """The checkpoint folder that `path` is, or the newest whole one of the run that it is; None for any other folder.
 
     Raises:
-        ConfigError: a run that has none.
+        WeightsError: a run that has none.
     """
     if any((path / name).is_file() for name in (MARKER_NAME, STATE_NAME)):
         return path
     if (path / FOLDER).is_dir():
         folder = find_checkpoint(path, "auto")
         if folder is None:
-            raise ConfigError(f"{path} is a run without a whole checkpoint: give another, or wait for its first save")
+            raise WeightsError(f"{path} is a run without a whole checkpoint: give another, or wait for its first save")
         return folder
     return None
 
 
 def from_checkpoint(folder: Path) -> WholeModel:
-    """The model in a checkpoint folder. Raises `ConfigError` where it is damaged or does not fit its configuration."""
+    """The model in a checkpoint folder. Raises `WeightsError` where it is damaged or does not fit its configuration."""
     try:
         entries = read_marker(folder)
         problem = next((found for name in _USED if name in entries and (found := check_file(folder, name, entries[name]))), "")
     except DamageError as error:
         problem = str(error)
     if problem:
-        raise ConfigError(f"{folder} is damaged: {problem}: take another checkpoint")
+        raise WeightsError(f"{folder} is damaged: {problem}: take another checkpoint")
     config, state = load_config(folder), read_state(folder)
     tensors = dict(open_tensors(folder / STUDENT_NAME).tensors)
     if MOMENTUM_NAME in entries:

@@ -23,7 +23,7 @@ def load_task_weights(task: Task, folder: Path, access: ParameterAccess = WHOLE)
     """Fill the student, and the momentum model if one is attached, from a checkpoint folder; returns a line for the log.
 
     Raises:
-        ConfigError: missing, damaged, or another model's weights.
+        UserError: missing, damaged, or another model's weights.
     """
     stored = TensorFile(folder / STUDENT_NAME)
     own = dict(task.named_parameters())

@@ -15,7 +15,7 @@ import torch
 
 from albef_ds.checkpoint.formats.released_names import BASE, MOMENTUM, QUEUE, RELEASED
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, listing
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, RunConfig
 from albef_ds.config.tasks import ClassificationConfig, ContrastiveConfig, TaskConfig
 from albef_ds.tasks.registry import TASKS
@@ -125,7 +125,7 @@ def check_complete(model: WholeModel, source: str) -> None:
     """Refuse a model that lacks a tensor, holds one too many, or one of another shape.
 
     Raises:
-        ConfigError: names `source`, the tensors and the fix.
+        WeightsError: names `source`, the tensors and the fix.
     """
     shapes = shapes_of(model.config)
     expected = dict(shapes.student)
@@ -137,7 +137,7 @@ def check_complete(model: WholeModel, source: str) -> None:
     for name, shape in expected.items():
         if model.tensors[name].shape != shape:
             found = model.source_names.get(name, name)
-            raise ConfigError(
+            raise WeightsError(
                 f"{source}: {found} has shape {list(model.tensors[name].shape)} where the model has {list(shape)}: "
                 "give the settings it was made with, as section.field=value"
             )
@@ -146,7 +146,7 @@ def check_complete(model: WholeModel, source: str) -> None:
 def _refuse(source: str, what: str, names: Iterable[str], fix: str) -> None:
     found = sorted(names)
     if found:
-        raise ConfigError(f"{source} {what} {len(found)} tensors ({listing(found)}): {fix}")
+        raise WeightsError(f"{source} {what} {len(found)} tensors ({listing(found)}): {fix}")
 
 
 def portable(config: RunConfig) -> RunConfig:
@@ -162,11 +162,11 @@ def portable(config: RunConfig) -> RunConfig:
 
 
 def unique(names: Iterable[str], change: Callable[[str], str]) -> dict[str, str]:
-    """changed name -> name. Raises `ConfigError` where two become the same."""
+    """changed name -> name. Raises `WeightsError` where two become the same."""
     found: dict[str, str] = {}
     for name in names:
         plain = change(name)
         if plain in found:
-            raise ConfigError(f"the file holds {plain} twice, as {found[plain]} and {name}: keep one of them")
+            raise WeightsError(f"the file holds {plain} twice, as {found[plain]} and {name}: keep one of them")
         found[plain] = name
     return found

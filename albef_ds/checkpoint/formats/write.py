@@ -25,7 +25,7 @@ from albef_ds.checkpoint.formats.whole_model import Weights, WholeModel
 from albef_ds.checkpoint.tensor_files.hashed import digest
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, equal, listing
 from albef_ds.checkpoint.tensor_files.opening import INDEX_SUFFIX
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, MachineError
 
 Form = Literal["released", "lavis", "safetensors", "folder"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -81,7 +81,7 @@ def convert(source: Found, destination: Path, options: Options) -> Written:
         options: see `Options`.
 
     Raises:
-        ConfigError: the destination exists, cannot be written or does not read back equal; the model has no such form;
+        UserError: the destination exists, cannot be written or does not read back equal; the model has no such form;
             or a weight is too large for the precision asked for.
     """
     model, left = prepared(source.model, options)
@@ -91,7 +91,7 @@ def convert(source: Found, destination: Path, options: Options) -> Written:
         try:
             written = _write(model, room / destination.name, options)
         except OSError as error:
-            raise ConfigError(
+            raise MachineError(
                 f"{destination} cannot be written ({error.strerror}): free the disk or give another place"
             ) from None
         _verify(model, written[0], options)
@@ -165,10 +165,10 @@ def _verify(model: WholeModel, path: Path, options: Options) -> None:
     for name, tensor in model.tensors.items():
         other = again.tensors.get(name)
         if other is None or not _survived(tensor, other, options):
-            raise ConfigError(f"{path.name} does not read back as it was written ({name}): check the disk and convert again")
+            raise MachineError(f"{path.name} does not read back as it was written ({name}): check the disk and convert again")
     ours, theirs = model.config.model, again.config.model
     if options.form in ("safetensors", "folder") and (ours, model.config.task) != (theirs, again.config.task):
-        raise ConfigError(
+        raise MachineError(
             f"{path.name} does not read back with the settings it was written with: check the disk and convert again"
         )
 
@@ -184,7 +184,7 @@ def _survived(tensor: LazyTensor, other: LazyTensor, options: Options) -> bool:
 
 def _check_free(destination: Path, options: Options) -> None:
     if not destination.parent.is_dir():
-        raise ConfigError(f"{destination.parent} is no folder: make it first")
+        raise MachineError(f"{destination.parent} is no folder: make it first")
     suffixes = {"safetensors": (".safetensors",), "folder": (), "released": (".pth", ".pt"), "lavis": (".pth", ".pt")}[
         options.form
     ]
@@ -193,11 +193,11 @@ def _check_free(destination: Path, options: Options) -> None:
     index = destination.with_name(destination.name.removesuffix(".safetensors") + INDEX_SUFFIX)
     for path in (destination, index):
         if path.exists() and not options.overwrite:
-            raise ConfigError(f"{path} exists: give another name, or --overwrite")
+            raise MachineError(f"{path} exists: give another name, or --overwrite")
     if options.overwrite and destination.exists() and destination.is_dir() != (options.form == "folder"):
-        raise ConfigError(f"{destination} is {'a folder' if destination.is_dir() else 'a file'}: give another name")
+        raise MachineError(f"{destination} is {'a folder' if destination.is_dir() else 'a file'}: give another name")
     if destination.is_dir() and not native.is_model_folder(destination):
-        raise ConfigError(f"{destination} is a folder but no model folder: give another name, nothing of it is replaced")
+        raise MachineError(f"{destination} is a folder but no model folder: give another name, nothing of it is replaced")
 
 
 @contextmanager
@@ -206,7 +206,7 @@ def _beside(destination: Path) -> Iterator[Path]:
     try:
         room.mkdir()
     except OSError as error:
-        raise ConfigError(f"{destination.parent} cannot be written ({error.strerror}): give another place") from None
+        raise MachineError(f"{destination.parent} cannot be written ({error.strerror}): give another place") from None
     try:
         yield room
     finally:

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from torch import Tensor
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import WeightsError
 from albef_ds.config.schema import ClassificationConfig, TaskConfig, TextAssignmentConfig, VqaConfig
 
 POSITION_EMBEDDING = "base.albef.visual_encoder.embed.pos_embed"
@@ -42,14 +42,14 @@ def resize_position_embedding(table: Tensor, num_tokens: int) -> Tensor:
     """A position table (1, N, D), class token first, for an image of `num_tokens` tokens; bicubic, in fp32 or better.
 
     Raises:
-        ConfigError: patches of either that form no square.
+        WeightsError: patches of either that form no square.
     """
     old, new = table.shape[1] - 1, num_tokens - 1
     if old == new:
         return table
     for count in (old, new):
         if math.isqrt(count) ** 2 != count:
-            raise ConfigError(f"a position table of {count} patches is no square grid: give one of square images")
+            raise WeightsError(f"a position table of {count} patches is no square grid: give one of square images")
     side = math.isqrt(new)
     resized: Tensor = resample_abs_pos_embed(table, [side, side], num_prefix_tokens=1)
     return resized

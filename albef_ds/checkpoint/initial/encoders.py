@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from albef_ds.checkpoint.initial.names import bert_name, released_name, timm_name
 from albef_ds.checkpoint.tensor_files.read_errors import why_unreadable
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import WeightsError
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.heads import MLMHead
 from albef_ds.models.parameters import WHOLE, ParameterAccess
@@ -78,7 +78,7 @@ def load_visual_encoder(albef: ALBEF, path: Path, access: ParameterAccess = WHOL
         access: how the model's parameters are written.
 
     Raises:
-        ConfigError: the file cannot be read, or a tensor is missing, left over or of another shape.
+        WeightsError: the file cannot be read, or a tensor is missing, left over or of another shape.
     """
     weights = read_weights(path)
     targets = _named(albef, "visual_encoder.", timm_name)
@@ -100,7 +100,7 @@ def load_text_encoder(albef: ALBEF, path: Path, access: ParameterAccess = WHOLE)
             with `gamma`, `beta` for the norms as old files have it.
 
     Raises:
-        ConfigError: as in `load_visual_encoder`.
+        WeightsError: as in `load_visual_encoder`.
     """
     weights = _bert_weights(path)
     num_layers, num_fusion_layers = albef.config.text.num_layers, albef.config.text.num_fusion_layers
@@ -126,12 +126,12 @@ def load_mlm_head(head: MLMHead, path: Path, access: ParameterAccess = WHOLE) ->
     The matrix over the vocabulary belongs to the word embeddings (`load_text_encoder`) and is not read here.
 
     Raises:
-        ConfigError: the file cannot be read, or holds part of a head, one of another shape, or one with a matrix of its own.
+        WeightsError: the file cannot be read, or holds part of a head, one of another shape, or one with a matrix of its own.
     """
     weights = _bert_weights(path)
     words, matrix = weights.get("embeddings.word_embeddings.weight"), weights.get("cls.predictions.decoder.weight")
     if words is not None and matrix is not None and not torch.equal(words, matrix):
-        raise ConfigError(f"{path}: cls.predictions.decoder.weight is not the word embeddings': give a BERT that ties them")
+        raise WeightsError(f"{path}: cls.predictions.decoder.weight is not the word embeddings': give a BERT that ties them")
     if "cls.predictions.bias" not in weights and "cls.predictions.decoder.bias" in weights:
         weights["cls.predictions.bias"] = weights["cls.predictions.decoder.bias"]
     targets = _named(head, "", lambda name: released_name(f"base.mlm_head.{name}", 0).removeprefix("text_encoder."))
@@ -145,17 +145,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict in a file or folder, on the CPU.
 
     Raises:
-        ConfigError: missing, of another type, damaged, or not a dict of tensors.
+        WeightsError: missing, of another type, damaged, or not a dict of tensors.
     """
     file = path
     if path.is_dir():
         file = next((path / name for name in FOLDER_NAMES if (path / name).is_file()), path)
         if file == path:
-            raise ConfigError(f"{path} holds neither {' nor '.join(FOLDER_NAMES)}: give the folder or file of the weights")
+            raise WeightsError(f"{path} holds neither {' nor '.join(FOLDER_NAMES)}: give the folder or file of the weights")
     if not file.is_file():
-        raise ConfigError(f"{path} does not exist: download the weights and give the path of their file or folder")
+        raise WeightsError(f"{path} does not exist: download the weights and give the path of their file or folder")
     if file.suffix not in SUFFIXES:
-        raise ConfigError(f"{file} is not one of {', '.join(SUFFIXES)}: convert it to one of these")
+        raise WeightsError(f"{file} is not one of {', '.join(SUFFIXES)}: convert it to one of these")
     try:
         if file.suffix == ".safetensors":
             content: Any = load_state_dict(str(file), use_ema=False, weights_only=True)
@@ -165,14 +165,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # a reader fed foreign bytes may raise anything; the file is what is at fault
         reason = why_unreadable(file, error)
-        raise ConfigError(f"{file} cannot be read as weights ({reason}): download it again, or save it as safetensors") from None
+        raise WeightsError(f"{file} cannot be read as weights ({reason}): download it again, or save it as safetensors") from None
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         content = content["model"]
     if not isinstance(content, dict) or not content:
-        raise ConfigError(f"{file} holds no state dict: give a file with a dict of tensors, or one under the key `model`")
+        raise WeightsError(f"{file} holds no state dict: give a file with a dict of tensors, or one under the key `model`")
     odd = [str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if odd:
-        raise ConfigError(f"{file} holds more than tensors ({_listing(odd)}): give a file with the state dict alone")
+        raise WeightsError(f"{file} holds more than tensors ({_listing(odd)}): give a file with the state dict alone")
     return dict(content)
 
 
@@ -199,7 +199,7 @@ def _bert_weights(path: Path) -> dict[str, Tensor]:
         plain = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", plain)
         plain = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", plain)
         if plain in weights:
-            raise ConfigError(f"{path} holds {plain} twice under different names: keep one of them")
+            raise WeightsError(f"{path} holds {plain} twice under different names: keep one of them")
         weights[plain] = tensor
     return weights
 
@@ -231,17 +231,17 @@ def _fill(
     missing = [target.name for name, target in targets.items() if name not in weights]
     refused = [name for name in missing if not may_miss(name)]
     if refused:
-        raise ConfigError(f"{path} lacks {len(refused)} tensors of the model ({_listing(refused)}): {fix}")
+        raise WeightsError(f"{path} lacks {len(refused)} tensors of the model ({_listing(refused)}): {fix}")
     left_over = [name for name in weights if name not in targets]
     refused = [name for name in left_over if not may_remain.fullmatch(name)]
     if refused:
-        raise ConfigError(f"{path} holds {len(refused)} tensors without a place in the model ({_listing(refused)}): {fix}")
+        raise WeightsError(f"{path} holds {len(refused)} tensors without a place in the model ({_listing(refused)}): {fix}")
     taken = {name: target for name, target in targets.items() if name in weights}
     for name, target in taken.items():
         shape = access.shape(target.parameter)
         if weights[name].shape != shape:
             shapes = f"{tuple(weights[name].shape)}, {target.name} in the model {tuple(shape)}"
-            raise ConfigError(f"{path}: {name} has shape {shapes}: {fix}")
+            raise WeightsError(f"{path}: {name} has shape {shapes}: {fix}")
     for name, target in taken.items():
         access.write(target.parameter, weights[name])
     parameters = sum(access.shape(target.parameter).numel() for target in taken.values())

@@ -16,7 +16,7 @@ from albef_ds.checkpoint.formats.released_names import BASE, MOMENTUM
 from albef_ds.checkpoint.formats.whole_model import WholeModel
 from albef_ds.checkpoint.initial.between_tasks import POSITION_EMBEDDING, resize_position_embedding, transplant
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.config.schema import RunConfig
 from albef_ds.models.parameters import WHOLE, ParameterAccess
 from albef_ds.tasks.base import Task
@@ -42,7 +42,7 @@ def load_pretrained(task: Task, config: RunConfig, access: ParameterAccess = WHO
         access: how the task's parameters are written.
 
     Raises:
-        ConfigError: no whole model there, or one whose layers do not fit.
+        UserError: no whole model there, or one whose layers do not fit.
     """
     path = Path(config.init.checkpoint)
     found = read_model(path, like=config.model)
@@ -104,14 +104,14 @@ def _fitted(
             del state[name]
         elif name != POSITION_EMBEDDING:
             shapes = f"shape {tuple(state[name].shape)}, here {own[name]}"
-            raise ConfigError(f"{path}: {name} has {shapes}: {fix}")
+            raise WeightsError(f"{path}: {name} has {shapes}: {fix}")
     new = [name for name in own if name not in state]
     left_over = [name for name in state if name not in own]
     if refused := [name for name in new if not partial and not allowed_new.fullmatch(name)]:
         hint = "" if model.kind == config.task.kind else f"a model of kind {model.kind} does not serve {config.task.kind}, or "
-        raise ConfigError(f"{path} lacks {len(refused)} tensors, first {refused[0]}: {hint}{fix}")
+        raise WeightsError(f"{path} lacks {len(refused)} tensors, first {refused[0]}: {hint}{fix}")
     if refused := [name for name in left_over if not LEFT_OVER.fullmatch(name)]:
-        raise ConfigError(f"{path} holds {len(refused)} tensors without a place here, first {refused[0]}: {fix}")
+        raise WeightsError(f"{path} holds {len(refused)} tensors without a place here, first {refused[0]}: {fix}")
     return {name: tensor for name, tensor in state.items() if name in own}, new, left_over
 
 

@@ -24,7 +24,7 @@ def read_encoders(vision: Path, bert: Path, overrides: Sequence[str] = ()) -> Fo
         overrides: `section.field=value`, such as the model's shape and train.seed.
 
     Raises:
-        ConfigError: a file that cannot be read or does not fit the shape.
+        WeightsError: a file that cannot be read or does not fit the shape.
     """
     start = replace(
         RunConfig(), init=InitConfig(visual_encoder=str(vision), text_encoder=str(bert)), task=PretrainConfig(queue_size=0)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import WeightsError
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class StoredTensors:
 
 
 def read_at(path: Path, start: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
-    """A function that reads the `size` bytes from `start` on; it raises `ConfigError` if the file has become shorter."""
+    """A function that reads the `size` bytes from `start` on; it raises `WeightsError` if the file has become shorter."""
 
     def read() -> Tensor:
         if size == 0:
@@ -81,7 +81,7 @@ def read_at(path: Path, start: int, size: int, dtype: torch.dtype, shape: tuple[
             while done < size:
                 got = file.readinto(view[done:])
                 if not got:
-                    raise ConfigError(f"{path} became shorter while it was read: write it again")
+                    raise WeightsError(f"{path} became shorter while it was read: write it again")
                 done += got
         return torch.frombuffer(data, dtype=dtype).view(shape)
 

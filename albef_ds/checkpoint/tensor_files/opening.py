@@ -8,7 +8,7 @@ from pathlib import Path
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors
 from albef_ds.checkpoint.tensor_files.safetensors_form import open_safetensors
 from albef_ds.checkpoint.tensor_files.torch_form import open_torch_file
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import WeightsError
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -18,17 +18,17 @@ def open_tensors(path: Path) -> StoredTensors:
     """The tensors in a .safetensors file, its index of shards, or a .pth / .pt / .bin file. Never unpickles code.
 
     Raises:
-        ConfigError: missing, damaged, of another type, with code in it, or not a dict of tensors.
+        WeightsError: missing, damaged, of another type, with code in it, or not a dict of tensors.
     """
     if not path.is_file():
-        raise ConfigError(f"{path} does not exist: give the path of a file of weights")
+        raise WeightsError(f"{path} does not exist: give the path of a file of weights")
     if path.name.endswith(INDEX_SUFFIX):
         return _open_shards(path)
     if path.suffix == ".safetensors":
         return open_safetensors(path)
     if path.suffix in PICKLE_SUFFIXES:
         return open_torch_file(path)
-    raise ConfigError(f"{path} is not one of .safetensors, {', '.join(PICKLE_SUFFIXES)}: give a file of weights")
+    raise WeightsError(f"{path} is not one of .safetensors, {', '.join(PICKLE_SUFFIXES)}: give a file of weights")
 
 
 def _open_shards(index: Path) -> StoredTensors:
@@ -36,17 +36,17 @@ def _open_shards(index: Path) -> StoredTensors:
 
     places = read_json_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise ConfigError(f"{index} has no weight_map: write the model again")
+        raise WeightsError(f"{index} has no weight_map: write the model again")
     parts, metadata = {}, {}
     for name in sorted(set(places.values())):
         if Path(name).name != name:
-            raise ConfigError(f"{index} points outside its folder ({name}): write the model again")
+            raise WeightsError(f"{index} points outside its folder ({name}): write the model again")
         part = open_tensors(index.parent / name)
         parts[name] = part.tensors
         metadata.update(part.metadata)
     held = {name for part in parts.values() for name in part}
     if different := sorted(held ^ places.keys()):
-        raise ConfigError(
+        raise WeightsError(
             f"{index} and its shards differ in {len(different)} tensors, first {different[0]}: write the model again"
         )
     return StoredTensors({name: parts[shard][name] for name, shard in places.items()}, metadata)

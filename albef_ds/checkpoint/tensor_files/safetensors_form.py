@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from albef_ds.checkpoint.tensor_files.hashed import Entry, new_file
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors, read_at
 from albef_ds.checkpoint.tensor_files.read_errors import why_unreadable
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import WeightsError
 
 _DTYPES = {
     "F64": torch.float64,
@@ -55,7 +55,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: M
 
 
 def open_safetensors(path: Path) -> StoredTensors:
-    """The tensors of one file. Raises `ConfigError`: missing, damaged, or with a type that torch lacks."""
+    """The tensors of one file. Raises `WeightsError`: missing, damaged, or with a type that torch lacks."""
     try:
         with safe_open(path, framework="pt"):  # checks the header against the size of the file
             pass
@@ -64,12 +64,12 @@ def open_safetensors(path: Path) -> StoredTensors:
             header: dict[str, Any] = json.loads(file.read(length))
     except (OSError, SafetensorError, ValueError) as error:
         reason = why_unreadable(path, error)
-        raise ConfigError(f"{path} cannot be read as safetensors ({reason}): fetch or write it again") from None
+        raise WeightsError(f"{path} cannot be read as safetensors ({reason}): fetch or write it again") from None
     metadata = header.pop("__metadata__", {})
     tensors = {}
     for name, entry in header.items():
         if entry["dtype"] not in _DTYPES:
-            raise ConfigError(f"{path}: {name} is of type {entry['dtype']}: save it as one of {', '.join(_DTYPES)}")
+            raise WeightsError(f"{path}: {name} is of type {entry['dtype']}: save it as one of {', '.join(_DTYPES)}")
         dtype, shape, (start, end) = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
         tensors[name] = LazyTensor(shape, dtype, read_at(path, 8 + length + start, end - start, dtype, shape))
     return StoredTensors(tensors, metadata)

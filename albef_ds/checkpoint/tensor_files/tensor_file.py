@@ -10,14 +10,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import WeightsError
 
 
 class TensorFile(Mapping[str, Tensor]):
     """A file of tensors that are read one at a time.
 
     Raises:
-        ConfigError: the file is missing or no safetensors file.
+        WeightsError: the file is missing or no safetensors file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,12 +26,12 @@ class TensorFile(Mapping[str, Tensor]):
             self._file = cast(Any, safe_open(path, framework="pt"))
             self.names: set[str] = set(self._file.keys())
         except (OSError, SafetensorError) as error:
-            raise ConfigError(f"{path} cannot be read ({error}): take another checkpoint") from None
+            raise WeightsError(f"{path} cannot be read ({error}): take another checkpoint") from None
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.names:
             config = self.path.with_name("config.json")
-            raise ConfigError(f"{self.path} holds no {name}, so it does not fit this run: keep the settings in {config}")
+            raise WeightsError(f"{self.path} holds no {name}, so it does not fit this run: keep the settings in {config}")
         tensor: Tensor = self._file.get_tensor(name)
         return tensor
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors, listing, read_at
 from albef_ds.checkpoint.tensor_files.read_errors import why_unreadable
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import WeightsError
 
 _ALIGNMENT = 64
 _ROOT = "archive"
@@ -107,7 +107,7 @@ def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: bytes | memo
 
 
 def open_torch_file(path: Path) -> StoredTensors:
-    """The state dict of one file, bare or under the key `model`. Raises `ConfigError`: damaged, with code, no state dict."""
+    """The state dict of one file, bare or under the key `model`. Raises `WeightsError`: damaged, with code, no state dict."""
     try:
         # A memory map needs the zip form; older files are read whole.
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -115,17 +115,17 @@ def open_torch_file(path: Path) -> StoredTensors:
         raise
     except Exception as error:  # a reader fed foreign bytes may raise anything; the file is what is at fault
         fix = "nothing of it was run; fetch it again, or save its tensors alone"
-        raise ConfigError(f"{path} cannot be read as weights ({why_unreadable(path, error)}): {fix}") from None
+        raise WeightsError(f"{path} cannot be read as weights ({why_unreadable(path, error)}): {fix}") from None
     beside: dict[str, Any] = {}
     wrapped = isinstance(loaded, dict) and isinstance(loaded.get("model"), dict)
     if wrapped:
         beside = {key: value for key, value in loaded.items() if key != "model"}
         loaded = loaded["model"]
     if not isinstance(loaded, dict) or not loaded:
-        raise ConfigError(f"{path} holds no state dict: give a dict of tensors, or one under the key `model`")
+        raise WeightsError(f"{path} holds no state dict: give a dict of tensors, or one under the key `model`")
     odd = [str(name) for name, value in loaded.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if odd:
-        raise ConfigError(f"{path} holds more than tensors ({listing(odd)}): give a file with the state dict alone")
+        raise WeightsError(f"{path} holds more than tensors ({listing(odd)}): give a file with the state dict alone")
     if zipfile.is_zipfile(path):
         tensors = _by_position(path, loaded, beside)
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from albef_ds.cli.arguments import CommandParser
 from albef_ds.cli.demo.corpus import emoji_corpus
 from albef_ds.cli.demo.text_encoder import minilm_weights
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import RunConfig
@@ -28,7 +28,7 @@ EXAMPLES = """\
 
 
 def main(argv: list[str]) -> int:
-    """Run the demonstration and return the exit code of the training, or 0. Raises `ConfigError` for the user's mistakes."""
+    """Run the demonstration and return the exit code of the training, or 0. Raises `UserError` for the user's mistakes."""
     arguments = _parser().parse_intermixed_args(argv)
     from albef_ds.cli.demo.plots import check_matplotlib
 
@@ -88,7 +88,7 @@ def _free_folder(wanted: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--output {wanted} cannot be made ({error.strerror}): give another folder") from None
+        raise MachineError(f"--output {wanted} cannot be made ({error.strerror}): give another folder") from None
     return folder
 
 
@@ -124,13 +124,13 @@ def cache_folder() -> Path:
     """Where the corpus is unpacked: `$XDG_CACHE_HOME/albef_ds`, or `~/.cache/albef_ds`.
 
     Raises:
-        ConfigError: it cannot be made.
+        MachineError: it cannot be made.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "albef_ds"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be made ({error.strerror}): set XDG_CACHE_HOME to a writable folder") from None
+        raise MachineError(f"{folder} cannot be made ({error.strerror}): set XDG_CACHE_HOME to a writable folder") from None
     return folder
 
 

@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 
 PACKED = Path(__file__).resolve().parents[3] / "corpora" / "emoji"
 """Where a checkout holds the compressed splits; an installed wheel has none."""
@@ -26,12 +26,12 @@ def emoji_corpus(cache_dir: Path, packed: Path = PACKED) -> Path:
     processes that do so at the same time do not disturb each other.
 
     Raises:
-        ConfigError: the compressed files are not there, differ from their checksums, or hold an unexpected member.
+        DataError: the compressed files are not there, differ from their checksums, or hold an unexpected member.
     """
     try:
         checksums = json.loads((packed / CHECKSUMS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(
+        raise DataError(
             f"the emoji corpus is not in {packed} ({error}): run from a checkout of the repository, or build it with "
             "`python -m data_tools.emoji`"
         ) from None
@@ -60,7 +60,7 @@ def _unpack(archive: Path, checksum: str, folder: Path) -> None:
     split = archive.name.removesuffix(".tar.xz")
     try:
         if hashlib.sha256(archive.read_bytes()).hexdigest() != checksum:
-            raise ConfigError(f"{archive} differs from its checksum: restore it with `git checkout -- {archive.name}`")
+            raise DataError(f"{archive} differs from its checksum: restore it with `git checkout -- {archive.name}`")
         (folder / split).mkdir()
         with tarfile.open(archive, "r:xz") as members:
             for member in members:
@@ -73,7 +73,7 @@ def _unpack(archive: Path, checksum: str, folder: Path) -> None:
                     or "/" in name
                     or member.size > _LARGEST
                 ):
-                    raise ConfigError(f"{archive} holds {member.name!r}, which is no file of a corpus: do not use it")
+                    raise DataError(f"{archive} holds {member.name!r}, which is no file of a corpus: do not use it")
                 source = members.extractfile(member)
                 assert source is not None
                 with open(folder / split / name, "xb") as file:
@@ -81,4 +81,4 @@ def _unpack(archive: Path, checksum: str, folder: Path) -> None:
                     file.flush()
                     os.fsync(file.fileno())
     except (OSError, tarfile.TarError, lzma.LZMAError) as error:
-        raise ConfigError(f"{archive} cannot be unpacked ({error}): restore the file, or free the disk") from None
+        raise DataError(f"{archive} cannot be unpacked ({error}): restore the file, or free the disk") from None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from albef_ds.cli.demo.results import Example, Item, Panel, Report, table
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 from albef_ds.training.report.history import History
 
 ITM_BASE_ACCURACY = 2 / 3
@@ -43,11 +43,11 @@ CURVES = (
 
 
 def check_matplotlib() -> None:
-    """Raise `ConfigError` if matplotlib is missing; called before minutes of training, not after."""
+    """Raise `MachineError` if matplotlib is missing; called before minutes of training, not after."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise ConfigError("the demo draws with matplotlib, which is not installed: run `pip install matplotlib`") from None
+        raise MachineError("the demo draws with matplotlib, which is not installed: run `pip install matplotlib`") from None
 
 
 def curves_png(history: History, theme: Theme = LIGHT) -> bytes:

@@ -93,7 +93,7 @@ class Report:
 
 @torch.no_grad()
 def score_split(task: PretrainTask, config: RunConfig, folder: Path, device: torch.device, k_test: int) -> RetrievalScores:
-    """Scores of one split of the corpus; the task is on `device`. Raises `ConfigError` if it cannot be read."""
+    """Scores of one split of the corpus; the task is on `device`. Raises `UserError` if it cannot be read."""
     data = RetrievalSet(folder, config.data, config.model.vision.image_size)
     evaluator = RetrievalEvaluator(task.model, task.itm_head, data, device, k_test, temperature=float(task.temperature.detach()))
     return evaluator.score()

@@ -15,7 +15,7 @@ from albef_ds.cli.demo.page import write_page
 from albef_ds.cli.demo.plots import overview_png
 from albef_ds.cli.demo.results import PREFIX, SPLITS, Report, best_ranking, make_panels, score_split, table
 from albef_ds.common.atomic_files import write_whole
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import WeightsError
 from albef_ds.config.files import read_json_object
 from albef_ds.engine.build import build_task
 from albef_ds.tasks.pretrain import PretrainTask
@@ -33,11 +33,11 @@ def show_run(output: Path) -> str:
     """Evaluate and show the run in `output`, trained on the emoji corpus; returns the lines to end with.
 
     Raises:
-        ConfigError: no checkpoint in `output`, or one of another model or corpus.
+        WeightsError: no checkpoint in `output`, or one of another model or corpus.
     """
     folder = find_checkpoint(output, "auto")
     if folder is None:
-        raise ConfigError(f"{output} holds no checkpoint: give the folder of a run that has saved one")
+        raise WeightsError(f"{output} holds no checkpoint: give the folder of a run that has saved one")
     config, state = load_config(folder), read_json_object(folder / STATE_NAME)
     device = torch.device("cuda" if torch.cuda.is_available() and config.engine.device != "cpu" else "cpu")
     task = build_task(config)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from albef_ds.cli.arguments import config_from
 from albef_ds.cli.main import EXIT_USER_ERROR, guarded
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, MachineError
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.slurm import outcome
 from albef_ds.launch.slurm.attempts import Action, Decision, History, Outcome, after, before, newest_step
@@ -87,7 +87,7 @@ def _history(record: str) -> History:
 def _record() -> str:
     record = os.environ.get("ALBEF_RECORD")
     if not record:
-        raise ConfigError("ALBEF_RECORD is not set: this is called by the scripts in slurm/, submit one of those")
+        raise MachineError("ALBEF_RECORD is not set: this is called by the scripts in slurm/, submit one of those")
     return record
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import albef_ds
 from albef_ds.cli.main import guarded
 from albef_ds.cli.slurm.job import run_config
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, MachineError
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest
 from albef_ds.launch.slurm.attempts import newest_step
@@ -29,7 +29,7 @@ def torchrun_arguments(environment: Mapping[str, str], argv: Sequence[str]) -> l
     """Arguments of `torch.distributed.run` for this node.
 
     Raises:
-        ConfigError: a variable that Slurm or the batch script should have set is missing.
+        UserError: a variable that Slurm or the batch script should have set is missing.
     """
     nodes, number = _needed(environment, "SLURM_JOB_NUM_NODES"), _needed(environment, "SLURM_NODEID")
     meeting = f"{_needed(environment, 'MASTER_ADDR')}:{_needed(environment, 'MASTER_PORT')}"
@@ -68,7 +68,7 @@ def shards_here(config: RunConfig, environment: Mapping[str, str]) -> str:
     reads the shared file system as before, and a line says so.
 
     Raises:
-        ConfigError: a shard that is not what the manifest says, or a size that is no number.
+        UserError: a shard that is not what the manifest says, or a size that is no number.
     """
     shards = os.path.expandvars(config.data.shards)
     scratch, source = environment.get("ALBEF_SCRATCH"), Path(shards)
@@ -126,7 +126,7 @@ def _scratch_bytes(environment: Mapping[str, str], folder: Path) -> int:
 def _needed(environment: Mapping[str, str], name: str) -> str:
     value = environment.get(name)
     if not value:
-        raise ConfigError(f"{name} is not set: submit a script of slurm/, which sets it, in place of starting this by hand")
+        raise MachineError(f"{name} is not set: submit a script of slurm/, which sets it, in place of starting this by hand")
     return value
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.data.annotations.json_files import entries, field, read_json, texts
 from albef_ds.data.annotations.records import Box, CaptionRecord, ExpressionRecord
 
@@ -36,7 +36,7 @@ def read_expressions(path: Path, refs: Path, instances: Path, detections: Path |
         detections: the released `dets.json`, {image_id: [[left, top, width, height, ...], ...]}; None: no proposals.
 
     Raises:
-        ConfigError: a file of another form, or an id that leads nowhere.
+        DataError: a file of another form, or an id that leads nowhere.
     """
     meant = {field(where, ref, "ref_id", int): ref for where, ref in entries(refs, read_json(refs), "a list of refs")}
     sizes, boxes = _instances(instances)
@@ -47,7 +47,7 @@ def read_expressions(path: Path, refs: Path, instances: Path, detections: Path |
         image_id = field(f"{refs} ref {ref['ref_id']}", ref, "image_id", int)
         split = field(f"{refs} ref {ref['ref_id']}", ref, "split", str)
         if split not in SPLITS:
-            raise ConfigError(f"{refs} ref {ref['ref_id']}: `split` is {split!r}: it must be one of {', '.join(SPLITS)}")
+            raise DataError(f"{refs} ref {ref['ref_id']}: `split` is {split!r}: it must be one of {', '.join(SPLITS)}")
         box = _found(f"{refs} ref {ref['ref_id']}", "ann_id", field(str(refs), ref, "ann_id", int), boxes, instances)
         width, height = _found(f"{refs} ref {ref['ref_id']}", "image_id", image_id, sizes, instances)
         offered: tuple[Box, ...] = ()
@@ -61,14 +61,14 @@ def read_expressions(path: Path, refs: Path, instances: Path, detections: Path |
 
 def _found(where: str, name: str, key: Any, table: dict[Any, Any], path: Path) -> Any:
     if key not in table:
-        raise ConfigError(f"{where}: `{name}` {key} is not in {path}: give files of one release")
+        raise DataError(f"{where}: `{name}` {key} is not in {path}: give files of one release")
     return table[key]
 
 
 def _instances(path: Path) -> tuple[dict[int, tuple[int, int]], dict[int, Box]]:
     raw = read_json(path)
     if not isinstance(raw, dict) or not {"images", "annotations"} <= raw.keys():
-        raise ConfigError(f"{path} holds no `images` and `annotations`: give COCO's instances JSON")
+        raise DataError(f"{path} holds no `images` and `annotations`: give COCO's instances JSON")
     kind = "COCO's instances JSON"
     sizes = {
         field(where, image, "id", int): (field(where, image, "width", int), field(where, image, "height", int))
@@ -83,12 +83,12 @@ def _instances(path: Path) -> tuple[dict[int, tuple[int, int]], dict[int, Box]]:
 def _detections(path: Path) -> dict[str, tuple[Box, ...]]:
     raw = read_json(path)
     if not isinstance(raw, dict) or not all(isinstance(boxes, list) for boxes in raw.values()):
-        raise ConfigError(f"{path} is no object of lists of boxes by image id: give the released dets.json")
+        raise DataError(f"{path} is no object of lists of boxes by image id: give the released dets.json")
     return {image_id: tuple(_box(f"{path} image {image_id}", box) for box in boxes) for image_id, boxes in raw.items()}
 
 
 def _box(where: str, values: Any) -> Box:
     if not isinstance(values, list) or len(values) < 4 or not all(isinstance(value, int | float) for value in values[:4]):
-        raise ConfigError(f"{where}: a box is {values!r}: it must be [left, top, width, height]")
+        raise DataError(f"{where}: a box is {values!r}: it must be [left, top, width, height]")
     left, top, width, height = (float(value) for value in values[:4])
     return left, top, width, height

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 
 SHOWN = 3
 """Missing pictures named in an error; all are counted."""
@@ -17,35 +17,35 @@ def read_json(path: Path) -> Any:
     """The JSON in `path`, or the list of a `.jsonl` file's lines.
 
     Raises:
-        ConfigError: missing, unreadable or not JSON.
+        DataError: missing, unreadable or not JSON.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"annotation file {path} does not exist: give the path of a JSON file") from None
+        raise DataError(f"annotation file {path} does not exist: give the path of a JSON file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"annotation file {path} cannot be read ({error}): give a readable JSON file") from None
+        raise DataError(f"annotation file {path} cannot be read ({error}): give a readable JSON file") from None
     try:
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in text.splitlines() if line.strip()]
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"annotation file {path} is not JSON (line {error.lineno}: {error.msg}): fetch it again") from None
+        raise DataError(f"annotation file {path} is not JSON (line {error.lineno}: {error.msg}): fetch it again") from None
 
 
 def entries(path: Path, raw: Any, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of the list `raw`, each with the name that errors call it by.
 
     Raises:
-        ConfigError: not a list, empty, or an entry that is no object.
+        DataError: not a list, empty, or an entry that is no object.
     """
     if not isinstance(raw, list):
-        raise ConfigError(f"{path} holds no list: give {kind}")
+        raise DataError(f"{path} holds no list: give {kind}")
     if not raw:
-        raise ConfigError(f"{path} is an empty list: give {kind}")
+        raise DataError(f"{path} is an empty list: give {kind}")
     for number, entry in enumerate(raw):
         if not isinstance(entry, dict):
-            raise ConfigError(f"{path} entry {number} is no object: give {kind}")
+            raise DataError(f"{path} entry {number} is no object: give {kind}")
         yield f"{path} entry {number}", entry
 
 
@@ -53,13 +53,13 @@ def field(where: str, entry: dict[str, Any], name: str, types: type | tuple[type
     """`entry[name]`, of one of `types`.
 
     Raises:
-        ConfigError: it is missing or of another type.
+        DataError: it is missing or of another type.
     """
     value = entry.get(name)
     if isinstance(value, bool) or not isinstance(value, types):
         wanted = " or ".join(kind.__name__ for kind in (types if isinstance(types, tuple) else (types,)))
         state = f"is {value!r}" if name in entry else "is missing"
-        raise ConfigError(f"{where}: `{name}` {state}: it must be {wanted}")
+        raise DataError(f"{where}: `{name}` {state}: it must be {wanted}")
     return value
 
 
@@ -67,12 +67,12 @@ def texts(where: str, entry: dict[str, Any], name: str) -> tuple[str, ...]:
     """`entry[name]`, a text or a list of them.
 
     Raises:
-        ConfigError: it is missing, empty or something else.
+        DataError: it is missing, empty or something else.
     """
     value = field(where, entry, name, (str, list))
     values = (value,) if isinstance(value, str) else tuple(value)
     if not values or not all(isinstance(item, str) for item in values):
-        raise ConfigError(f"{where}: `{name}` must be a text or a list of at least one text")
+        raise DataError(f"{where}: `{name}` must be a text or a list of at least one text")
     return values
 
 
@@ -85,7 +85,7 @@ def require_pictures(root: Path, images: Iterable[str], setting: str = "data.ima
     """Count the pictures that are not under `root` before anything is trained or scored.
 
     Raises:
-        ConfigError: any is missing: how many of how many, and the first few.
+        DataError: any is missing: how many of how many, and the first few.
     """
     wanted = sorted(set(images))
     # One listing per folder: a stat per picture takes minutes on a network file system.
@@ -102,4 +102,4 @@ def require_pictures(root: Path, images: Iterable[str], setting: str = "data.ima
             missing.append(image)
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
-        raise ConfigError(f"{len(missing)} of {len(wanted)} pictures are missing under {setting} {root}: {shown}; restore them")
+        raise DataError(f"{len(missing)} of {len(wanted)} pictures are missing under {setting} {root}: {shown}; restore them")

@@ -21,7 +21,7 @@ class Pictures:
         self.roots = {"": Path(config.image_root), "vg": Path(config.vg_root or config.image_root)}
 
     def require(self, records: Sequence[Record]) -> None:
-        """Count missing pictures. Raises `ConfigError` where there is any."""
+        """Count missing pictures. Raises `DataError` where there is any."""
         for source, root, setting in (("", self.roots[""], "data.image_root"), ("vg", self.roots["vg"], "data.vg_root")):
             chosen = [record for record in records if self._source(record) == source]
             if chosen:

@@ -19,7 +19,7 @@ def read_records(config: RunConfig, setting: str, split: Split = "train") -> lis
     """The records in the comma-separated files of `setting`, in the format that the task takes.
 
     Raises:
-        ConfigError: a file that is missing or of another form.
+        DataError: a file that is missing or of another form.
     """
     records: list[Record] = []
     for path in split_paths(setting):

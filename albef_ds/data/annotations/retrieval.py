@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.data.annotations.json_files import entries, field, read_json, texts
 from albef_ds.data.annotations.records import CaptionRecord
 
@@ -22,7 +22,7 @@ def read_retrieval(path: Path, split: Split = "train") -> list[CaptionRecord]:
     as is usual. Training records have one caption each where the file has one entry per caption.
 
     Raises:
-        ConfigError: neither form, or no picture of the split.
+        DataError: neither form, or no picture of the split.
     """
     raw = read_json(path)
     if isinstance(raw, dict) and "images" in raw:
@@ -48,9 +48,9 @@ def _karpathy(path: Path, raw: dict[str, Any], split: Split) -> list[CaptionReco
             for number, sentence in enumerate(field(where, entry, "sentences", list))
         ]
         if not sentences:
-            raise ConfigError(f"{where}: has no sentence: {_KIND}")
+            raise DataError(f"{where}: has no sentence: {_KIND}")
         image = f"{folder}/{name}" if folder else name
         records.append(CaptionRecord(image, tuple(sentences), str(entry.get("cocoid", entry.get("imgid", image)))))
     if not records:
-        raise ConfigError(f"{path} has no picture of the split {split}: give Karpathy's file")
+        raise DataError(f"{path} has no picture of the split {split}: give Karpathy's file")
     return records

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.data.annotations.json_files import entries, field, read_json
 from albef_ds.data.annotations.records import StatementRecord
 
@@ -23,7 +23,7 @@ def read_nlvr(path: Path) -> list[StatementRecord]:
     in a folder `train/DIRECTORY` or `SPLIT`.
 
     Raises:
-        ConfigError: another form, or another label.
+        DataError: another form, or another label.
     """
     records = []
     for where, entry in entries(path, read_json(path), _NLVR):
@@ -32,12 +32,12 @@ def read_nlvr(path: Path) -> list[StatementRecord]:
         if "images" in entry:
             images = field(where, entry, "images", list)
             if len(images) != 2 or not all(isinstance(image, str) for image in images):
-                raise ConfigError(f"{where}: `images` is {images!r}: it must be two paths")
+                raise DataError(f"{where}: `images` is {images!r}: it must be two paths")
             records.append(StatementRecord(tuple(images), sentence, label, sentence))
             continue
         parts = field(where, entry, "identifier", str).split("-")
         if len(parts) != 4:
-            raise ConfigError(f"{where}: `identifier` is {entry['identifier']!r}: it must be SPLIT-SET-PAIR-SENTENCE")
+            raise DataError(f"{where}: `identifier` is {entry['identifier']!r}: it must be SPLIT-SET-PAIR-SENTENCE")
         split, number, pair, which = parts
         folder = f"train/{entry['directory']}" if "directory" in entry else split
         images = [f"{folder}/{split}-{number}-{pair}-img{side}.png" for side in (0, 1)]
@@ -51,7 +51,7 @@ def read_entailment(path: Path) -> list[StatementRecord]:
     An official line without agreement (`gold_label` of `-`) is no sample and is left out.
 
     Raises:
-        ConfigError: another form, or another label.
+        DataError: another form, or another label.
     """
     records = []
     for where, entry in entries(path, read_json(path), _ENTAILMENT):
@@ -70,5 +70,5 @@ def read_entailment(path: Path) -> list[StatementRecord]:
 def _label(where: str, entry: dict[str, Any], name: str, labels: dict[str, int]) -> int:
     value = entry.get(name)
     if str(value) not in labels:
-        raise ConfigError(f"{where}: `{name}` is {value!r}: it must be one of {', '.join(labels)}")
+        raise DataError(f"{where}: `{name}` is {value!r}: it must be one of {', '.join(labels)}")
     return labels[str(value)]

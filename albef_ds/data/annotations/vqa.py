@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.data.annotations.json_files import entries, field, read_json, texts
 from albef_ds.data.annotations.records import QuestionRecord
 from albef_ds.data.annotations.vqa_text import normalize_answer
@@ -28,7 +28,7 @@ def read_vqa(path: Path, annotations: Path | None = None) -> list[QuestionRecord
     `SUBTYPE/COCO_SUBTYPE_000000000000.jpg`. Without `annotations` (test) there are no answers.
 
     Raises:
-        ConfigError: another form, a question without annotation, or an annotation without question.
+        DataError: another form, a question without annotation, or an annotation without question.
     """
     raw = read_json(path)
     if isinstance(raw, dict) and "questions" in raw:
@@ -37,12 +37,12 @@ def read_vqa(path: Path, annotations: Path | None = None) -> list[QuestionRecord
     for where, entry in entries(path, raw, _KIND):
         source = entry.get("dataset", "vqa")
         if source not in ("vqa", "vg"):
-            raise ConfigError(f"{where}: `dataset` is {source!r}: it must be vqa or vg")
+            raise DataError(f"{where}: `dataset` is {source!r}: it must be vqa or vg")
         given = texts(where, entry, "answer") if "answer" in entry else ()
         image, question = field(where, entry, "image", str), field(where, entry, "question", str)
         number = int(field(where, entry, "question_id", (int, str))) if str(entry.get("question_id", "")).isdecimal() else None
         if number is None:
-            raise ConfigError(f"{where}: `question_id` is {entry.get('question_id')!r}: it must be a whole number")
+            raise DataError(f"{where}: `question_id` is {entry.get('question_id')!r}: it must be a whole number")
         weights = tuple((answer, VG_WEIGHT) for answer in dict.fromkeys(given)) if source == "vg" else answer_weights(given)
         records.append(QuestionRecord(image, question, number, weights, given, source))
     return _unique(path, records)
@@ -65,20 +65,20 @@ def _official(path: Path, raw: dict[str, Any], annotations: Path | None) -> list
         given: tuple[str, ...] = ()
         if answers is not None:
             if number not in answers:
-                raise ConfigError(f"{where}: question {number} has no entry in {annotations}: give the annotations of this file")
+                raise DataError(f"{where}: question {number} has no entry in {annotations}: give the annotations of this file")
             given = answers.pop(number)
         image = f"{folder}/COCO_{folder}_{image_id:012d}.jpg"
         normal = answer_weights([normalize_answer(answer) for answer in given])
         records.append(QuestionRecord(image, field(where, entry, "question", str), number, normal, given))
     if answers:
-        raise ConfigError(f"{len(answers)} annotations of {annotations} have no question in {path}: give files of one split")
+        raise DataError(f"{len(answers)} annotations of {annotations} have no question in {path}: give files of one split")
     return _unique(path, records)
 
 
 def _official_answers(path: Path) -> dict[int, tuple[str, ...]]:
     raw = read_json(path)
     if not isinstance(raw, dict) or "annotations" not in raw:
-        raise ConfigError(f"{path} holds no `annotations`: give the official annotations JSON")
+        raise DataError(f"{path} holds no `annotations`: give the official annotations JSON")
     return {
         field(where, entry, "question_id", int): tuple(
             field(f"{where} answer {number}", answer, "answer", str)
@@ -92,7 +92,7 @@ def _unique(path: Path, records: list[QuestionRecord]) -> list[QuestionRecord]:
     counts = Counter((record.source, record.question_id) for record in records)
     (_, number), most = counts.most_common(1)[0]
     if most > 1:
-        raise ConfigError(f"{path} has question {number} {most} times: keep one")
+        raise DataError(f"{path} has question {number} {most} times: keep one")
     return records
 
 
@@ -100,13 +100,13 @@ def read_answer_list(path: Path) -> list[str]:
     """The candidate answers: a JSON list of different texts.
 
     Raises:
-        ConfigError: another form, or an answer given twice.
+        DataError: another form, or an answer given twice.
     """
     raw = read_json(path)
     if not isinstance(raw, list) or not raw or not all(isinstance(answer, str) for answer in raw):
-        raise ConfigError(f"answer list {path} is no list of texts: make one with `albef-ds answers`")
+        raise DataError(f"answer list {path} is no list of texts: make one with `albef-ds answers`")
     if len(set(raw)) != len(raw):
-        raise ConfigError(f"answer list {path} repeats {Counter(raw).most_common(1)[0][0]!r}: keep one")
+        raise DataError(f"answer list {path} repeats {Counter(raw).most_common(1)[0][0]!r}: keep one")
     return raw
 
 

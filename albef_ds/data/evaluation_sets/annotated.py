@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.annotations.pictures import Pictures
 from albef_ds.data.annotations.records import CaptionRecord, ExpressionRecord, QuestionRecord, Record, StatementRecord
@@ -35,21 +35,21 @@ class _Reader:
         self.tokenizer = CaptionTokenizer.from_config(config)
 
     def images(self, record: Record) -> Tensor:
-        """float32 (I, 3, H, W). Raises `ConfigError`: a picture that does not decode."""
+        """float32 (I, 3, H, W). Raises `DataError`: a picture that does not decode."""
         try:
             return torch.stack(
                 [decode.resize(data, self.config.max_pixels, self.image_size) for data in self.pictures.read(record)]
             )
         except BrokenSampleError as error:
-            raise ConfigError(f"a picture of the evaluation cannot be used ({record!s:.120}: {error}): restore it") from None
+            raise DataError(f"a picture of the evaluation cannot be used ({record!s:.120}: {error}): restore it") from None
 
     def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids int64 (T, L) and mask bool (T, L). Raises `ConfigError`: a text of which nothing is left."""
+        """Ids int64 (T, L) and mask bool (T, L). Raises `DataError`: a text of which nothing is left."""
         cleaned = [clean_caption(text, self.config.max_words) for text in texts]
         ids, mask = self.tokenizer(cleaned)
         empty = (mask.sum(dim=1) < 2).nonzero().flatten().tolist()
         if empty:
-            raise ConfigError(f"text {texts[empty[0]]!r} of the evaluation is empty after cleaning: mend the annotation file")
+            raise DataError(f"text {texts[empty[0]]!r} of the evaluation is empty after cleaning: mend the annotation file")
         return ids, mask
 
 
@@ -62,7 +62,7 @@ class TextImageSet(Generic[R]):
         image_size: side of the images in pixels.
 
     Raises:
-        ConfigError: missing pictures, or a text that is empty after cleaning.
+        UserError: missing pictures, or a text that is empty after cleaning.
     """
 
     def __init__(self, records: Sequence[R], config: DataConfig, image_size: int) -> None:
@@ -111,7 +111,7 @@ class PairSet:
         limit: take the first so many records; 0 takes all.
 
     Raises:
-        ConfigError: missing pictures, or a caption that is empty after cleaning.
+        UserError: missing pictures, or a caption that is empty after cleaning.
     """
 
     def __init__(self, records: Sequence[CaptionRecord], config: DataConfig, image_size: int, limit: int = 0) -> None:

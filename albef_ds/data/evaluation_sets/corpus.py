@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import decode
@@ -36,7 +36,7 @@ class RetrievalSet:
         limit: take the first so many samples; 0 takes all.
 
     Raises:
-        ConfigError: the corpus is missing or damaged, or a caption is empty after cleaning.
+        UserError: the corpus is missing or damaged, or a caption is empty after cleaning.
     """
 
     def __init__(self, folder: str | Path, config: DataConfig, image_size: int, limit: int = 0) -> None:
@@ -83,7 +83,7 @@ class RetrievalSet:
         """The pictures `rows`, float32 (len(rows), 3, H, W).
 
         Raises:
-            ConfigError: a picture cannot be decoded, or a shard cannot be read.
+            UserError: a picture cannot be decoded, or a shard cannot be read.
         """
         pixels = []
         for number in rows:
@@ -115,9 +115,9 @@ class RetrievalSet:
             raise self._error(key, shard, "has no caption")
         return texts, image_id or key
 
-    def _error(self, key: str, shard: int, problem: str) -> ConfigError:
+    def _error(self, key: str, shard: int, problem: str) -> DataError:
         path = self._reader.folder / self._reader.shard_name(shard)
-        return ConfigError(f"evaluation sample {key} in {path} {problem}; write the corpus again without it")
+        return DataError(f"evaluation sample {key} in {path} {problem}; write the corpus again without it")
 
 
 def _chunks(rows: Iterable[int], size: int) -> Iterator[list[int]]:

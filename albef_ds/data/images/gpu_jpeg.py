@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 from albef_ds.common.device import resolve_device
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 from albef_ds.data.images.view import Pixels
 
 
@@ -21,17 +21,17 @@ def check(jpeg_device: str) -> None:
     """Refuse `data.jpeg_device=cuda` where it would leave all to the CPU.
 
     Raises:
-        ConfigError: torch sees no GPU, or torchvision was built without its decoder.
+        MachineError: torch sees no GPU, or torchvision was built without its decoder.
     """
     if jpeg_device != "cuda":
         return
     if not torch.cuda.is_available():
-        raise ConfigError("data.jpeg_device=cuda but torch sees no GPU: use data.jpeg_device=cpu")
+        raise MachineError("data.jpeg_device=cuda but torch sees no GPU: use data.jpeg_device=cpu")
     try:
         decode_jpeg(encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8)), ImageReadMode.RGB, device=device())
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(
+        raise MachineError(
             f"data.jpeg_device=cuda but torchvision decodes no JPEG on it ({reason}): use data.jpeg_device=cpu"
         ) from None
 

@@ -24,7 +24,6 @@ def normalise_colours(colours: Tensor) -> Tensor:
     return torch.addcmul(shift, colours, scale, out=colours)
 
 
-
 def picture_of(pixels: Tensor) -> Image.Image:
     """What a model was shown, float32 (3, H, W) as `pixels_of` makes it, as a picture again."""
     plain = pixels.cpu().permute(1, 2, 0) * torch.tensor(STD) + torch.tensor(MEAN)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 
 FORMAT = "albef-ds-shards/1"
 MANIFEST_NAME = "manifest.json"
@@ -90,26 +90,26 @@ class Manifest:
         """Read and check `folder/manifest.json`.
 
         Raises:
-            ConfigError: no such file, not JSON, another format, no samples, or counts that contradict each other.
+            DataError: no such file, not JSON, another format, no samples, or counts that contradict each other.
         """
         path = folder / MANIFEST_NAME
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ConfigError(f"{path} does not exist: give a folder written by `albef-data shard`") from None
+            raise DataError(f"{path} does not exist: give a folder written by `albef-data shard`") from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read ({error}): write the corpus again or run `albef-data verify`") from None
+            raise DataError(f"{path} cannot be read ({error}): write the corpus again or run `albef-data verify`") from None
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            raise ConfigError(f"{path} is not a manifest of format {FORMAT}: write the corpus with this version of albef-data")
+            raise DataError(f"{path} is not a manifest of format {FORMAT}: write the corpus with this version of albef-data")
         try:
             shards = tuple(ShardEntry(**entry) for entry in raw["shards"])
             manifest = cls(shards=shards, info=dict(raw.get("info", {})))
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"{path} lacks or misnames a field ({error}): write the corpus again") from None
+            raise DataError(f"{path} lacks or misnames a field ({error}): write the corpus again") from None
         if manifest.num_samples == 0:
-            raise ConfigError(f"{path} lists no samples: the corpus is empty, check what `albef-data` kept")
+            raise DataError(f"{path} lists no samples: the corpus is empty, check what `albef-data` kept")
         if manifest.num_samples != raw.get("num_samples"):
-            raise ConfigError(
+            raise DataError(
                 f"{path} says {raw.get('num_samples')} samples but its shards hold {manifest.num_samples}: write the corpus again"
             )
         return manifest
@@ -119,19 +119,19 @@ def load_index(folder: Path, shard: ShardEntry) -> NDArray[np.int64]:
     """Member offsets of `shard`, int64 (num_samples, 4).
 
     Raises:
-        ConfigError: the file is missing, damaged or of another shape, or an offset lies outside the tar.
+        DataError: the file is missing, damaged or of another shape, or an offset lies outside the tar.
     """
     path = folder / index_name(shard.name)
     try:
         index: NDArray[np.int64] = np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise ConfigError(f"{path} is missing: copy it again or rebuild it with `albef-data index {folder}`") from None
+        raise DataError(f"{path} is missing: copy it again or rebuild it with `albef-data index {folder}`") from None
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{path} is damaged ({error}): rebuild it with `albef-data index {folder}`") from None
+        raise DataError(f"{path} is damaged ({error}): rebuild it with `albef-data index {folder}`") from None
     rebuild = f"rebuild it with `albef-data index {folder}`"
     if index.dtype != np.int64 or index.shape != (shard.num_samples, 4):
-        raise ConfigError(f"{path} has shape {index.shape}, not ({shard.num_samples}, 4): {rebuild}")
+        raise DataError(f"{path} has shape {index.shape}, not ({shard.num_samples}, 4): {rebuild}")
     ends = index[:, 0::2] + index[:, 1::2]
     if (index < 0).any() or (ends > shard.num_bytes).any():
-        raise ConfigError(f"{path} points outside {shard.name}: {rebuild}")
+        raise DataError(f"{path} points outside {shard.name}: {rebuild}")
     return index

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, load_index
 
 OPEN_SHARDS = 64
@@ -27,7 +27,7 @@ class ShardReader:
     Safe to use after a fork (`pread` shares no file position) and to send to a spawned process (files are reopened).
 
     Raises:
-        ConfigError: no manifest, a shard missing, or of another size than the manifest says.
+        DataError: no manifest, a shard missing, or of another size than the manifest says.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,7 +50,7 @@ class ShardReader:
         """Picture bytes and JSON bytes of one sample.
 
         Raises:
-            ConfigError: the shard cannot be opened or ends before the sample does.
+            DataError: the shard cannot be opened or ends before the sample does.
         """
         file, index = self._shard(number)
         image_offset, image_size, meta_offset, meta_size = index[row].tolist()
@@ -74,7 +74,7 @@ class ShardReader:
             try:
                 file = os.open(self._path(number), os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
-                raise ConfigError(f"shard {self._path(number)} cannot be opened ({error.strerror}): restore it") from None
+                raise DataError(f"shard {self._path(number)} cannot be opened ({error.strerror}): restore it") from None
             while len(self._open) >= OPEN_SHARDS:
                 os.close(self._open.popitem(last=False)[1][0])
             entry = self._open[number] = (file, index)
@@ -91,10 +91,10 @@ class ShardReader:
                 data += more
         except OSError as error:
             path = self._path(number)
-            raise ConfigError(f"shard {path} cannot be read ({error.strerror}): check its disk") from None
+            raise DataError(f"shard {path} cannot be read ({error.strerror}): check its disk") from None
         if len(data) != size:
             path = self._path(number)
-            raise ConfigError(f"shard {path} ends early, it changed while it was read: copy it again")
+            raise DataError(f"shard {path} ends early, it changed while it was read: copy it again")
         return data
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,16 +116,16 @@ def parse_meta(raw: bytes) -> dict[str, Any]:
 def _check_folder(folder: Path) -> None:
     """Say what a place without a manifest is, where that is easily told."""
     if folder.is_file():
-        raise ConfigError(f"{folder} is a file, not a corpus: give its folder, which `albef-data build` has written")
+        raise DataError(f"{folder} is a file, not a corpus: give its folder, which `albef-data build` has written")
     if not folder.is_dir() or (folder / MANIFEST_NAME).exists():
         return
     tars = sorted(path.name for path in folder.glob("*.tar"))
     if tars:
         names = f"{{{tars[0][:-4]}..{tars[-1][:-4]}}}.tar" if len(tars) > 1 else tars[0]
-        raise ConfigError(
+        raise DataError(
             f"{folder} holds tars without {MANIFEST_NAME}: name them, {folder / names}, or make a corpus with `albef-data build`"
         )
-    raise ConfigError(f"{folder} holds no shards: give a folder that `albef-data build` has written from pictures and captions")
+    raise DataError(f"{folder} holds no shards: give a folder that `albef-data build` has written from pictures and captions")
 
 
 def _check_shards(folder: Path, shards: tuple[ShardEntry, ...]) -> None:
@@ -138,9 +138,9 @@ def _check_shards(folder: Path, shards: tuple[ShardEntry, ...]) -> None:
             continue
         if size != shard.num_bytes:
             state = "is truncated" if size < shard.num_bytes else "has grown"
-            raise ConfigError(
+            raise DataError(
                 f"shard {folder / shard.name} {state}: {size} bytes, the manifest says {shard.num_bytes}; copy it again"
             )
     if missing:
         names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise ConfigError(f"{len(missing)} of {len(shards)} shards are missing in {folder}: {names}; copy them again")
+        raise DataError(f"{len(missing)} of {len(shards)} shards are missing in {folder}: {names}; copy them again")

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import Dataset
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError, UserError
 from albef_ds.config.schema import ClassificationConfig, DataConfig, RunConfig, VqaConfig
 from albef_ds.data.annotations.json_files import split_paths
 from albef_ds.data.annotations.pictures import Pictures, record_images
@@ -156,7 +156,7 @@ class AnnotatedMicroBatches(Dataset[Delivery]):
         broken: list[BrokenSample] = []
         try:
             samples = [self._sample(position, broken) for position in range(start, start + self._micro_batch_size)]
-        except ConfigError as error:
+        except UserError as error:
             return Delivery(None, failure=str(error))
         return Delivery(self._builder.collate(samples), broken)
 
@@ -171,7 +171,7 @@ class AnnotatedMicroBatches(Dataset[Delivery]):
             except BrokenSampleError as error:
                 if place == position:
                     broken.append(BrokenSample(self._name, record_images(record)[0], error.reason))
-        raise ConfigError(
+        raise DataError(
             f"{SUBSTITUTES_TRIED} samples in a row of {self._name} are broken, such as {record_images(record)[0]}: "
             "look at these pictures"
         )
@@ -183,7 +183,7 @@ def annotated_stream(
     """The stream over `config.data.annotations` for `config.task`.
 
     Raises:
-        ConfigError: a file that is missing or of another form, missing pictures, questions without answers, a label that
+        UserError: a file that is missing or of another form, missing pictures, questions without answers, a label that
             the task has no class for, or as `OrderedStream`.
     """
     data, seed = config.data, config.train.seed
@@ -216,5 +216,5 @@ def annotated_stream(
 def _answered(records: list[Record], setting: str) -> list[Record]:
     unanswered = sum(isinstance(record, QuestionRecord) and not record.answers for record in records)
     if unanswered:
-        raise ConfigError(f"{unanswered} of {len(records)} questions in {setting} have no answer: they cannot be trained on")
+        raise DataError(f"{unanswered} of {len(records)} questions in {setting} have no answer: they cannot be trained on")
     return records

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError, UserError
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.batch import ImageTextBatch
 from albef_ds.data.broken import BrokenSample, BrokenSampleError
@@ -34,7 +34,7 @@ class _CorpusMicroBatches(Dataset[Delivery]):
         broken: list[BrokenSample] = []
         try:
             examples = [self._example(position, broken) for position in range(start, start + self._micro_batch_size)]
-        except ConfigError as error:
+        except UserError as error:
             return Delivery(None, failure=str(error))
         return Delivery(collate(examples), broken)
 
@@ -57,7 +57,7 @@ class _CorpusMicroBatches(Dataset[Delivery]):
             except BrokenSampleError as error:
                 if place == position:
                     broken.append(BrokenSample(self.reader.shard_name(shard), key, error.reason))
-        raise ConfigError(
+        raise DataError(
             f"{SUBSTITUTES_TRIED} samples in a row are broken, such as {key} in {self.reader.shard_name(shard)}: "
             "run `albef-data verify` and write the corpus again without them"
         )
@@ -74,7 +74,7 @@ class ImageTextStream(OrderedStream[ImageTextBatch]):
         settings: the rest of what `OrderedStream` takes.
 
     Raises:
-        ConfigError: the corpus is missing, damaged or empty, or as `OrderedStream`.
+        UserError: the corpus is missing, damaged or empty, or as `OrderedStream`.
     """
 
     def __init__(self, config: DataConfig, *, seed: int, image_size: int, micro_batch_size: int, **settings: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.batch import Batch
 from albef_ds.data.broken import BrokenSample, BrokenTally
@@ -23,7 +23,7 @@ from albef_ds.data.stream.allocator import keep_freed_memory
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a worker hands over for one micro-batch: the batch, or the text of a ConfigError.
+    """What a worker hands over for one micro-batch: the batch, or the text of a UserError.
 
     An exception would reach the trainer wrapped in the worker's traceback, no longer one line.
     """
@@ -56,7 +56,7 @@ def deliveries(
     """Iterate over `dataset` (one Delivery per item) with `config.num_workers` processes, in the sampler's order.
 
     Raises:
-        ConfigError: JPEGs are to be decoded on a GPU and there is none.
+        UserError: JPEGs are to be decoded on a GPU and there is none.
     """
     gpu_jpeg.check(config.jpeg_device)
     workers = config.num_workers
@@ -82,10 +82,10 @@ def open_delivery(delivery: Delivery, tally: BrokenTally) -> Any:
     """The batch of `delivery`, of its dataset's type, its broken samples counted.
 
     Raises:
-        ConfigError: the worker met one, or the tally is above its limit.
+        DataError: the worker met one, or the tally is above its limit.
     """
     if delivery.batch is None:
-        raise ConfigError(delivery.failure)
+        raise DataError(delivery.failure)
     tally.add(len(delivery.batch), delivery.broken)
     return delivery.batch
 

@@ -70,7 +70,7 @@ class OrderedStream(Generic[B_co]):
         start_method: of loader processes (`fork`, `spawn`, `forkserver`); None: the platform's.
 
     Raises:
-        ConfigError: the batch sizes do not fit together; while iterating, what cannot be read, or more broken samples
+        UserError: the batch sizes do not fit together; while iterating, what cannot be read, or more broken samples
             than `config.max_broken`.
     """
 

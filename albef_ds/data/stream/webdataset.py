@@ -25,7 +25,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, DataError, UserError
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness
 from albef_ds.data.batch import ImageTextBatch
@@ -43,7 +43,7 @@ def expand_shards(pattern: str) -> list[str]:
     """The tars that `pattern` names: a path or an http(s) URL, braces expanded (`00{000..127}.tar`).
 
     Raises:
-        ConfigError: a shell command, another kind of URL, or a local file that does not exist.
+        UserError: a shell command, another kind of URL, or a local file that does not exist.
     """
     if pattern.startswith("pipe:") or "::pipe:" in pattern:
         raise ConfigError("data.shards asks for a shell command (pipe:), which is refused: give files or http(s) URLs")
@@ -53,7 +53,7 @@ def expand_shards(pattern: str) -> list[str]:
         raise ConfigError(f"data.shards {others[0]} is no kind of URL that can be read: give files or http(s) URLs")
     missing = [url for url in urls if "://" not in url and not Path(url).is_file()]
     if missing:
-        raise ConfigError(f"{len(missing)} of {len(urls)} tars in data.shards do not exist, such as {missing[0]}: check the path")
+        raise DataError(f"{len(missing)} of {len(urls)} tars in data.shards do not exist, such as {missing[0]}: check the path")
     return urls
 
 
@@ -61,7 +61,7 @@ class WebDatasetStream:
     """Endless micro-batches from plain tars. Arguments as `albef_ds.data.stream.corpus.ImageTextStream`.
 
     Raises:
-        ConfigError: as `expand_shards`; while iterating, a tar that cannot be read or holds no sample, or more broken
+        UserError: as `expand_shards`; while iterating, a tar that cannot be read or holds no sample, or more broken
             samples than `config.max_broken`.
     """
 
@@ -128,7 +128,7 @@ class _PlainTars(IterableDataset[Delivery]):
             samples = shuffle(SHUFFLE_BUFFER, rng=generator)(_read_forever(urls, generator))
             while True:
                 yield self._batch(samples, positions)
-        except ConfigError as error:
+        except UserError as error:
             yield Delivery(None, failure=str(error))
 
     def _batch(self, samples: Iterator[dict[str, Any]], positions: Iterator[int]) -> Delivery:
@@ -142,7 +142,7 @@ class _PlainTars(IterableDataset[Delivery]):
             except BrokenSampleError as error:
                 broken.append(BrokenSample(sample["__url__"], sample["__key__"], error.reason))
                 if len(broken) >= 100 + self._micro_batch_size:
-                    raise ConfigError(
+                    raise DataError(
                         f"{len(broken)} samples of one batch are broken, such as {sample['__key__']} in {sample['__url__']} "
                         f"({error}): check that data.shards holds pictures with captions"
                     ) from None
@@ -160,7 +160,7 @@ def _read_forever(urls: list[str], generator: random.Random) -> Iterator[dict[st
                 num_samples += 1
                 yield sample
         if num_samples == 0:
-            raise ConfigError(f"no sample in {len(urls)} tars of data.shards, such as {urls[0]}: check what they hold")
+            raise DataError(f"no sample in {len(urls)} tars of data.shards, such as {urls[0]}: check what they hold")
 
 
 def _read_tar(url: str) -> Iterator[dict[str, Any]]:
@@ -168,10 +168,10 @@ def _read_tar(url: str) -> Iterator[dict[str, Any]]:
         with _open(url) as stream:
             members = tar_file_expander([{"url": url, "stream": stream}])
             yield from group_by_keys(members, keys=_key_and_extension)
-    except (GeneratorExit, ConfigError):
+    except (GeneratorExit, UserError):
         raise
     except Exception as error:  # the library raises what tarfile, the network or its own assertions do
-        raise ConfigError(f"tar {url} cannot be read ({type(error).__name__}: {error.args[:1]}): copy it again") from None
+        raise DataError(f"tar {url} cannot be read ({type(error).__name__}: {error.args[:1]}): copy it again") from None
 
 
 def _open(url: str) -> BinaryIO:

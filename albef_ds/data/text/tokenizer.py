@@ -14,7 +14,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.config.schema import DataConfig
 
 DEFAULT_VOCAB = Path(__file__).resolve().parents[2] / "assets" / "bert-base-uncased-vocab.txt"
@@ -27,19 +27,19 @@ def read_vocab(path: Path) -> dict[str, int]:
     """Token to id, the id being the line number.
 
     Raises:
-        ConfigError: the file cannot be read, repeats a token, lacks a special token, or [PAD] is not its first line.
+        DataError: the file cannot be read, repeats a token, lacks a special token, or [PAD] is not its first line.
     """
     try:
         tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data.vocab_file {path} cannot be read ({error}): give a WordPiece vocabulary") from None
+        raise DataError(f"data.vocab_file {path} cannot be read ({error}): give a WordPiece vocabulary") from None
     vocab = {token.removesuffix("\r"): number for number, token in enumerate(tokens)}
     if len(vocab) != len(tokens):
-        raise ConfigError(f"data.vocab_file {path} repeats {len(tokens) - len(vocab)} tokens: give each token one line")
+        raise DataError(f"data.vocab_file {path} repeats {len(tokens) - len(vocab)} tokens: give each token one line")
     missing = [token for token in SPECIAL_TOKENS if token not in vocab]
     if missing or vocab["[PAD]"] != 0:
         problem = f"lacks {', '.join(missing)}" if missing else "does not begin with [PAD]"
-        raise ConfigError(f"data.vocab_file {path} {problem}: give a BERT vocabulary, or leave data.vocab_file empty")
+        raise DataError(f"data.vocab_file {path} {problem}: give a BERT vocabulary, or leave data.vocab_file empty")
     return vocab
 
 

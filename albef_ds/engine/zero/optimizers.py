@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from albef_ds.common.apex import nvidia_apex
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 from albef_ds.config.schema import OptimConfig
 
 
@@ -20,7 +20,7 @@ def _torch(groups: list[dict[str, Any]], config: OptimConfig, device: torch.devi
 
 def _deepspeed_fused(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
     if device.type != "cuda":
-        raise ConfigError("optim.name=deepspeed_fused needs a GPU: use optim.name=torch or optim.name=deepspeed_cpu")
+        raise MachineError("optim.name=deepspeed_fused needs a GPU: use optim.name=torch or optim.name=deepspeed_cpu")
     from deepspeed.ops.adam import FusedAdam
 
     optimizer: torch.optim.Optimizer = FusedAdam(
@@ -33,7 +33,7 @@ def _deepspeed_cpu(groups: list[dict[str, Any]], config: OptimConfig, device: to
     del device
     missing = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
     if missing:
-        raise ConfigError(
+        raise MachineError(
             f"optim.name=deepspeed_cpu is compiled at first use and {' and '.join(missing)} is not on the path: install it "
             "(Debian: apt install g++ ninja-build), or use optim.name=torch"
         )
@@ -48,7 +48,7 @@ def _deepspeed_cpu(groups: list[dict[str, Any]], config: OptimConfig, device: to
 def _apex(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
     module = nvidia_apex("optimizers", "FusedAdam")
     if module is None or device.type != "cuda":
-        raise ConfigError(
+        raise MachineError(
             "optim.name=apex needs a GPU and NVIDIA apex (github.com/NVIDIA/apex, built with --cuda_ext; the package "
             "apex on PyPI is a different project): install it, or use optim.name=auto"
         )
@@ -80,6 +80,6 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, device: t
     """AdamW over `groups` by `config.name`; its learning rate is set before each step.
 
     Raises:
-        ConfigError: a named implementation that cannot run here, with the way to get it.
+        UserError: a named implementation that cannot run here, with the way to get it.
     """
     return _IMPLEMENTATIONS[choose(config.name, device)](groups, config, device)

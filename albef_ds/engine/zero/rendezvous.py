@@ -15,7 +15,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 
 _STORES: Any = dist  # whose stub leaves the stores out
 _POLL = 0.1
@@ -30,7 +30,7 @@ def meet(limit: float, environment: Mapping[str, str] | None = None) -> Any:
         environment: RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT; default: this process's.
 
     Raises:
-        ConfigError: ranks that did not come, named, with their hosts where a neighbour on the same node came; or no
+        MachineError: ranks that did not come, named, with their hosts where a neighbour on the same node came; or no
             store, because rank 0 did not.
     """
     environment = os.environ if environment is None else environment
@@ -43,7 +43,7 @@ def meet(limit: float, environment: Mapping[str, str] | None = None) -> Any:
         store: Any = _STORES.TCPStore(address, port, world_size, hosts_it, timedelta(seconds=seconds), wait_for_workers=False)
     except (dist.DistError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(
+        raise MachineError(
             f"rank {rank} on {socket.gethostname()} found no rank 0 at {address}:{port} in train.start_limit ({reason}): look "
             "at the log of that node, or whether another run holds the port"
         ) from None
@@ -57,10 +57,10 @@ def meet(limit: float, environment: Mapping[str, str] | None = None) -> Any:
             if time.monotonic() > deadline:
                 came = [other for other in range(world_size) if other not in missing]
                 here = {other: json.loads(store.get(f"{_ARRIVED}/{other}")) for other in came}
-                raise ConfigError(_absence(missing, here, world_size, int(environment.get("LOCAL_WORLD_SIZE") or "1"), limit))
+                raise MachineError(_absence(missing, here, world_size, int(environment.get("LOCAL_WORLD_SIZE") or "1"), limit))
             time.sleep(_POLL)
     except dist.DistError:
-        raise ConfigError(f"rank 0 at {address} left before all ranks had come: its log says why") from None
+        raise MachineError(f"rank 0 at {address} left before all ranks had come: its log says why") from None
     store.set_timeout(timedelta(minutes=30))
     return store
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 from albef_ds.config.ds_config import load_ds_config
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine.zero.rendezvous import meet
@@ -32,14 +32,14 @@ def prepare_environment(device: torch.device) -> None:
     """Complete the launch variables for one process and tell DeepSpeed which accelerator to use.
 
     Raises:
-        ConfigError: a launcher set some of RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT but not all.
+        MachineError: a launcher set some of RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT but not all.
     """
     given = [name for name in LAUNCH_VARIABLES if name in os.environ]
     if not given:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     elif missing := [name for name in LAUNCH_VARIABLES if name not in os.environ]:
         # DeepSpeed would fall through to an MPI discovery that is not installed and hide the reason.
-        raise ConfigError(
+        raise MachineError(
             f"{', '.join(missing)} is not set though {given[0]} is: start with torchrun or deepspeed, or export all of "
             f"{', '.join(LAUNCH_VARIABLES)}"
         )
@@ -60,7 +60,7 @@ def init_distributed(device: torch.device, start_limit: float = 0.0, collective_
         collective_limit: seconds after which a collective gives up.
 
     Raises:
-        ConfigError: incomplete launch variables, or ranks that did not come.
+        UserError: incomplete launch variables, or ranks that did not come.
     """
     prepare_environment(device)
     # DeepSpeed calls torch's collectives by names that torch 2.14 warns about, once per call site and rank.
@@ -95,7 +95,7 @@ def deepspeed_config(config: RunConfig, precision: str, world_size: int) -> dict
     """The whole DeepSpeed configuration of a run: ours, plus the ZeRO knobs of `engine.ds_config`.
 
     Raises:
-        ConfigError: the batch does not divide, or the file names a key that `RunConfig` owns.
+        UserError: the batch does not divide, or the file names a key that `RunConfig` owns.
     """
     stage = config.engine.stage
     knobs = load_ds_config(Path(config.engine.ds_config), stage) if config.engine.ds_config else {}

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from albef_ds.checkpoint.formats import native
 from albef_ds.checkpoint.formats.whole_model import WholeModel, portable
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError, WeightsError
 from albef_ds.config import files
 from albef_ds.inference.export.modules import Part, parts_of
 from albef_ds.inference.model import AlbefModel
@@ -51,10 +51,10 @@ def export(model: WholeModel, folder: Path, formats: Sequence[str] = FORMATS) ->
         File name -> largest absolute difference from the model, on a batch and a text length other than those traced.
 
     Raises:
-        ConfigError: a model of another kind, `onnx` is not installed, or the folder exists or cannot be written.
+        UserError: a model of another kind, `onnx` is not installed, or the folder exists or cannot be written.
     """
     if folder.exists():
-        raise ConfigError(f"{folder} exists: give another name")
+        raise MachineError(f"{folder} exists: give another name")
     if "onnx" in formats:
         check_onnx()
     parts = _parts(model)
@@ -65,20 +65,20 @@ def export(model: WholeModel, folder: Path, formats: Sequence[str] = FORMATS) ->
         _describe(model, room)
         os.replace(room, folder)
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be written ({error.strerror}): give another place") from None
+        raise MachineError(f"{folder} cannot be written ({error.strerror}): give another place") from None
     finally:
         shutil.rmtree(room, ignore_errors=True)
     return differences
 
 
 def check_onnx() -> None:
-    """Raise `ConfigError` unless what ONNX files need is installed."""
+    """Raise `MachineError` unless what ONNX files need is installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"{error.name} is not installed: run `pip install albef-ds[onnx]`, or take --format torch") from None
+        raise MachineError(f"{error.name} is not installed: run `pip install albef-ds[onnx]`, or take --format torch") from None
 
 
 def run_onnx(path: Path, inputs: dict[str, Tensor]) -> list[Tensor]:
@@ -96,7 +96,7 @@ def _parts(model: WholeModel) -> tuple[Part, ...]:
     loaded = AlbefModel(replace(model, config=config), device=torch.device("cpu"), dtype=torch.float32)
     task = loaded.task
     if not isinstance(task, ContrastiveTask):
-        raise ConfigError(f"a model of kind {loaded.kind} has no two towers: export one of kind pretrain or retrieval")
+        raise WeightsError(f"a model of kind {loaded.kind} has no two towers: export one of kind pretrain or retrieval")
     return parts_of(task.model, task.itm_head)
 
 
@@ -125,7 +125,7 @@ def _write_all(parts: Sequence[Part], model: WholeModel, room: Path, formats: Se
             differences[path.name] = _difference(part, model, run)
     for name, difference in differences.items():
         if not difference <= TOLERANCE:
-            raise ConfigError(f"{name} differs from the model by {difference:.1e}: take another version of torch or onnxruntime")
+            raise MachineError(f"{name} differs from the model by {difference:.1e}: take another version of torch or onnxruntime")
     return differences
 
 

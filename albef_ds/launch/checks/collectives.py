@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 
 _CLOCK_ROUNDS = 5
 _RETRY = 0.2  # seconds
@@ -33,7 +33,7 @@ class Head:
         nonce: given to every node that calls.
 
     Raises:
-        ConfigError: the port is taken.
+        MachineError: the port is taken.
     """
 
     def __init__(self, port: int, nodes: Sequence[str], nonce: str) -> None:
@@ -54,7 +54,7 @@ class Head:
         try:
             self._server = Server(("", port), Connection)
         except OSError as error:
-            raise ConfigError(
+            raise MachineError(
                 f"preflight cannot listen on port {port} ({error.strerror}): another job holds it, submit again"
             ) from None
         self.port = int(self._server.server_address[1])
@@ -114,7 +114,7 @@ class Guest:
     """A node's side of the meeting.
 
     Raises:
-        ConfigError: the head cannot be reached within `seconds`, or leaves.
+        MachineError: the head cannot be reached within `seconds`, or leaves.
     """
 
     def __init__(self, address: str, port: int, node: str, seconds: float) -> None:
@@ -126,7 +126,7 @@ class Guest:
                 break
             except OSError as error:
                 if time.monotonic() > deadline:
-                    raise ConfigError(
+                    raise MachineError(
                         f"{node} cannot reach {self._where} ({error}): check the network between the nodes"
                     ) from None
                 time.sleep(_RETRY)
@@ -159,8 +159,8 @@ class Guest:
             self._file.flush()
             line = self._file.readline(_LONGEST_LINE)
         except OSError as error:
-            raise ConfigError(f"the connection to {self._where} broke ({error}): look for the head's message") from None
+            raise MachineError(f"the connection to {self._where} broke ({error}): look for the head's message") from None
         if not line:
-            raise ConfigError(f"{self._where} ended the preflight: look for its message")
+            raise MachineError(f"{self._where} ended the preflight: look for its message")
         answer: dict[str, Any] = json.loads(line)
         return answer

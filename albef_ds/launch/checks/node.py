@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import albef_ds
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.shards.format import MANIFEST_NAME
 from albef_ds.data.shards.reader import ShardReader
@@ -92,7 +92,7 @@ def _check_shards(report: Report, name: str, given: str) -> None:
         reader = ShardReader(folder)
         reader.read(0, 0)
         reader.close()
-    except ConfigError as error:
+    except UserError as error:
         report.faults.append(f"data.{name}: {error}")
         return
     except OSError as error:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.checks.collectives import Guest, Head
 from albef_ds.launch.checks.compare import Verdict, judge, table
@@ -52,7 +52,7 @@ class Place:
         """From the variables that Slurm and the batch script set; without them, this machine alone.
 
         Raises:
-            ConfigError: inside a Slurm step, but not one that the shipped scripts made.
+            MachineError: inside a Slurm step, but not one that the shipped scripts made.
         """
         if "SLURM_PROCID" not in environment or "ALBEF_NODES" not in environment:
             return cls((socket.gethostname(),), 0, "127.0.0.1", 0, 0, f"local-{os.getpid()}")
@@ -62,7 +62,7 @@ class Place:
             job = f"{environment['SLURM_JOB_ID']}.{environment.get('SLURM_RESTART_COUNT', '0')}"
             return cls(nodes, number, environment["MASTER_ADDR"], port, int(environment["MASTER_PORT"]), job)
         except (KeyError, ValueError) as error:
-            raise ConfigError(f"{error} is missing or no number: submit slurm/preflight.sbatch, which sets it") from None
+            raise MachineError(f"{error} is missing or no number: submit slurm/preflight.sbatch, which sets it") from None
 
 
 def run(
@@ -90,7 +90,7 @@ def run(
         0, or BAD_NODE where some nodes are unfit.
 
     Raises:
-        ConfigError: every node is unfit for the same run; the line has the first fault. Or the head cannot be reached.
+        UserError: every node is unfit for the same run; the line has the first fault. Or the head cannot be reached.
     """
     shared = Path(config.output).absolute() / f"preflight-{place.job}"
 
@@ -144,7 +144,7 @@ def _prepare(shared: Path, nonce: str) -> None:
         temporary.write_text(nonce, encoding="utf-8")
         os.replace(temporary, shared / NONCE)
     except OSError as error:
-        raise ConfigError(f"output {shared.parent} cannot be written ({error.strerror}): give another --output") from None
+        raise MachineError(f"output {shared.parent} cannot be written ({error.strerror}): give another --output") from None
 
 
 def _conclude(verdict: Verdict, bad_nodes: Path | None) -> int:
@@ -152,7 +152,7 @@ def _conclude(verdict: Verdict, bad_nodes: Path | None) -> int:
         return 0
     if not verdict.bad_nodes:
         node, faults = next(iter(verdict.faults.items()))
-        raise ConfigError(f"no node is fit for this run: {node}: {faults[0]}")
+        raise MachineError(f"no node is fit for this run: {node}: {faults[0]}")
     if bad_nodes is not None:
         temporary = bad_nodes.with_name(bad_nodes.name + ".tmp")
         temporary.write_text("".join(f"{node}\n" for node in verdict.bad_nodes), encoding="utf-8")

@@ -57,7 +57,7 @@ def step_traffic(config: RunConfig, counts: ModelCounts, precision: str, world_s
         world_size: ranks; one rank exchanges nothing.
 
     Raises:
-        ConfigError: a ZeRO file that does not fit the stage, or a batch that does not divide.
+        UserError: a ZeRO file that does not fit the stage, or a batch that does not divide.
     """
     if world_size == 1 or config.engine.kind == "local":
         return []

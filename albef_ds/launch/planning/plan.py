@@ -77,7 +77,7 @@ def make_plan(config: RunConfig, world_size: int, counts: ModelCounts | None = N
     """The memory of one of `world_size` ranks; `counts` spares counting the same model again.
 
     Raises:
-        ConfigError: a ZeRO file that does not fit the stage, or an engine that cannot be planned.
+        UserError: a ZeRO file that does not fit the stage, or an engine that cannot be planned.
     """
     counts = count(config) if counts is None else counts
     precision, device = resolve(config)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, UserError
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.planning.parameter_counts import ModelCounts, count
 from albef_ds.launch.planning.plan import GB, Plan, make_plan, smallest_micro_batch, with_micro_batch
@@ -51,7 +51,7 @@ def _candidates(config: RunConfig, world_size: int, fixed: Collection[str]) -> I
             try:
                 candidate = replace(config, engine=engine, compute=replace(compute, **switches))
                 yield with_micro_batch(candidate, micro_batch, world_size)
-            except ConfigError:
+            except UserError:
                 continue  # a dense momentum copy excludes stage 3
         if "train.micro_batch_size" in fixed:
             return
@@ -78,7 +78,7 @@ def recommend(
     for candidate in _candidates(config, world_size, fixed):
         try:
             plan = make_plan(candidate, world_size, counts)
-        except ConfigError:
+        except UserError:
             if "engine.stage" in fixed:
                 raise
             continue  # the ZeRO file has knobs of another stage

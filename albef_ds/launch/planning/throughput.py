@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.planning import training_state
 from albef_ds.launch.planning.communication import Traffic, step_traffic
@@ -93,7 +93,7 @@ def forecast(config: RunConfig, counts: ModelCounts, hardware: Hardware, world_s
         compute: measured seconds of a step's computation on one rank, updates included, in place of FLOPs over `hardware.rate`.
 
     Raises:
-        ConfigError: a batch that does not divide, or a ZeRO file that does not fit the stage.
+        UserError: a batch that does not divide, or a ZeRO file that does not fit the stage.
     """
     precision, _ = resolve(config)
     accumulation = config.accumulation_steps(world_size)
@@ -178,7 +178,7 @@ def stages_allowed(config: RunConfig) -> tuple[int, ...]:
     """Those of 1 to 3 that the other settings of `config` go with."""
     allowed = []
     for stage in (1, 2, 3):
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(UserError):
             replace(config, engine=replace(config.engine, kind="zero", stage=stage, ds_config=""))
             allowed.append(stage)
     return tuple(allowed)

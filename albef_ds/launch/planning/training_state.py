@@ -37,7 +37,7 @@ class Zero:
 
     @classmethod
     def of(cls, config: RunConfig) -> Zero:
-        """From `engine.stage` and the file `engine.ds_config`. Raises `ConfigError` for a file that does not fit."""
+        """From `engine.stage` and the file `engine.ds_config`. Raises `UserError` for a file that does not fit."""
         stage, file = config.engine.stage, config.engine.ds_config
         knobs: dict[str, Any] = load_ds_config(Path(file), stage).get("zero_optimization", {}) if file else {}
 

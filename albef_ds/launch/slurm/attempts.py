@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 
 Outcome = Literal["finished", "stopped", "interrupted", "mistake", "crashed", "bad node", "killed"]
 """finished: the planned length is done. stopped: saved on a signal or before the time limit. interrupted: by Ctrl-C.
@@ -64,7 +64,7 @@ class History:
         """All attempts in order; the last one has outcome `killed` until its end is noted.
 
         Raises:
-            ConfigError: a line that is no event.
+            MachineError: a line that is no event.
         """
         found: list[dict[str, Any]] = []
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
@@ -79,13 +79,13 @@ class History:
             except (json.JSONDecodeError, AttributeError, KeyError, IndexError):
                 if number == len(lines):
                     continue  # a line torn by a crash of the node; its attempt counts as killed
-                raise ConfigError(
+                raise MachineError(
                     f"{self.path} line {number} is no event of a job: move the file away to start counting anew"
                 ) from None
         try:
             return [Attempt(**entry) for entry in found]
         except TypeError as error:
-            raise ConfigError(f"{self.path} is of another version ({error}): move it away to start counting anew") from None
+            raise MachineError(f"{self.path} is of another version ({error}): move it away to start counting anew") from None
 
     def _append(self, event: dict[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

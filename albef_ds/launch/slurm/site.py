@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import MachineError
 
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
@@ -28,12 +28,12 @@ class Site:
         """Read a site file. Nothing in it is run or expanded here.
 
         Raises:
-            ConfigError: the file is missing, or has a line that is no NAME=value.
+            MachineError: the file is missing, or has a line that is no NAME=value.
         """
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read ({error}): copy slurm/site.env.example to it") from None
+            raise MachineError(f"{path} cannot be read ({error}): copy slurm/site.env.example to it") from None
         values: dict[str, str] = {}
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.lstrip().startswith("#"):
@@ -44,7 +44,7 @@ class Site:
             except ValueError:
                 words = None
             if match is None or words is None or len(words) > 1:
-                raise ConfigError(f"{path} line {number} is no NAME=value: quote a value that has spaces")
+                raise MachineError(f"{path} line {number} is no NAME=value: quote a value that has spaces")
             values[match.group(1)] = words[0] if words else ""
         return cls(path.absolute(), values)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import xxhash
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, index_name
 from albef_ds.data.stream.order import SampleOrder
 
@@ -92,7 +92,7 @@ def stage(source: Path, scratch: Path, job: str, needed: Iterable[int], limit_by
         The view, and an open file that says it is in use until it is closed; it may be inherited by another program.
 
     Raises:
-        ConfigError: `source` is no corpus folder, or a shard differs from the manifest's checksum.
+        UserError: `source` is no corpus folder, or a shard differs from the manifest's checksum.
         OSError: `scratch` cannot be used.
     """
     manifest = Manifest.load(source)
@@ -163,7 +163,7 @@ def _fetch(source: Path, copy: Path, shard: ShardEntry, room: _Room, staged: Sta
         return
     if checksum != shard.checksum:
         temporary.unlink()
-        raise ConfigError(f"shard {source / shard.name} is not what the manifest says: run `albef-data verify {source}`")
+        raise DataError(f"shard {source / shard.name} is not what the manifest says: run `albef-data verify {source}`")
     os.replace(temporary, copy)
     room.took(shard.num_bytes)
     staged.copied += 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import albef_ds
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, MachineError, UserError
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.slurm.site import Site
 
@@ -29,11 +29,11 @@ def scripts_folder() -> Path:
     """The folder slurm/ of the source tree.
 
     Raises:
-        ConfigError: albef_ds was installed without its source tree.
+        MachineError: albef_ds was installed without its source tree.
     """
     folder = Path(albef_ds.__file__).resolve().parents[1] / "slurm"
     if not (folder / "lib.sh").is_file():
-        raise ConfigError(f"{folder} is not there: submit from a source tree of albef_ds (pip install -e)")
+        raise MachineError(f"{folder} is not there: submit from a source tree of albef_ds (pip install -e)")
     return folder
 
 
@@ -72,26 +72,26 @@ class Submission:
         """What `sbatch --test-only` says.
 
         Raises:
-            ConfigError: Slurm would refuse the job, or is not there.
+            MachineError: Slurm would refuse the job, or is not there.
         """
         options = [option for option in self.command("--test-only") if not option.startswith("--dependency=")]
         done = _call(options, self.environment())
         text = " ".join((done.stderr or done.stdout).replace("sbatch: ", "").split())
         if done.returncode:
-            raise ConfigError(f"Slurm would refuse {self.script}: {text}: change the options or slurm/site.env")
+            raise MachineError(f"Slurm would refuse {self.script}: {text}: change the options or slurm/site.env")
         return text
 
     def submit(self) -> str:
-        """Submit; the job's number. Raises `ConfigError` if Slurm refuses."""
+        """Submit; the job's number. Raises `MachineError` if Slurm refuses."""
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(
+            raise MachineError(
                 f"ALBEF_LOGS={self.logs} cannot be made ({error.strerror}): correct it in {self.site.path}"
             ) from None
         done = _call(self.command(), self.environment())
         if done.returncode:
-            raise ConfigError(f"sbatch refused {self.script}: {' '.join(done.stderr.split())}")
+            raise MachineError(f"sbatch refused {self.script}: {' '.join(done.stderr.split())}")
         return done.stdout.strip().partition(";")[0]
 
 
@@ -122,7 +122,7 @@ def plan_text(config: RunConfig, nodes: int, gpus_per_node: int, memory_gb: floa
     os.environ.update(given)  # sbatch passes the environment on to the job
     try:
         total = planning.make_plan(config, ranks).total / planning.GB
-    except ConfigError as error:
+    except UserError as error:
         lines.append(f"memory per GPU: not planned, {error}")
         return "\n".join(lines)
     lines.append(f"memory per GPU: {total:.1f} GB planned (`albef-ds plan` has the lines)")
@@ -179,5 +179,5 @@ def _print_news(path: Path, seen: dict[Path, int]) -> None:
 
 def _call(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     if shutil.which(command[0]) is None:
-        raise ConfigError(f"{command[0]} is not there: submit on a login node of the cluster")
+        raise MachineError(f"{command[0]} is not there: submit on a login node of the cluster")
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,18 @@ class History:
 
     @classmethod
     def read(cls, path: Path) -> History:
-        """Read `path`; half a line at the end is being written. Raises `ConfigError` for a line that is no record, or no file."""
+        """Read `path`; half a line at the end is being written. Raises `DataError` for a line that is no record, or no file."""
         by_step: dict[str, dict[int, dict[str, Any]]] = {"step": {}, "evaluation": {}}
         try:
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         except OSError as error:
-            raise ConfigError(f"{path} cannot be read ({error.strerror}): give the folder of a run") from None
+            raise DataError(f"{path} cannot be read ({error.strerror}): give the folder of a run") from None
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
                 by_step.setdefault(record["kind"], {})[int(record["step"])] = record
             except (ValueError, KeyError, TypeError):
-                raise ConfigError(f"{path} line {number} is no record of a run: remove that line") from None
+                raise DataError(f"{path} line {number} is no record of a run: remove that line") from None
         steps, evaluations = ([found[step] for step in sorted(found)] for found in (by_step["step"], by_step["evaluation"]))
         return cls(steps, evaluations)
 

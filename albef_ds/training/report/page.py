@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 from albef_ds.common.html import data_url, document, facts, note, text_table
 from albef_ds.config.describe import differences
 from albef_ds.config.files import load, read_json_object, to_dict
@@ -46,7 +46,7 @@ def build_page(run: Path) -> str:
     """The HTML about the run in `run`, of any task, ended or not.
 
     Raises:
-        ConfigError: no run there, or a configuration or log that cannot be read.
+        UserError: no run there, or a configuration or log that cannot be read.
     """
     require_run(run)
     config = load(run / CONFIG_NAME)
@@ -150,7 +150,7 @@ def _scores(run: Path) -> dict[str, dict[str, float]]:
     """Splits of metrics.json -> metric -> value; empty where the run was not scored."""
     try:
         record: dict[str, Any] = read_json_object(run / SCORES_NAME)
-    except ConfigError:
+    except UserError:
         return {}
     name = record.get("checkpoint", "")
     return {f"{split}, {name} ({record.get('weights', '')})": values for split, values in record.get("splits", {}).items()}
@@ -171,7 +171,7 @@ def _data(config: RunConfig) -> list[tuple[str, str]]:
 def _corpus(folder: Path) -> str:
     try:
         manifest = Manifest.load(folder)
-    except ConfigError:
+    except UserError:
         return " (no manifest that can be read from here)"
     source = manifest.info.get("source") or manifest.info.get("sources")
     named = f", from {source if isinstance(source, str) else json.dumps(source)[:200]}" if source else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, UserError
 from albef_ds.config.files import load, read_json_object
 from albef_ds.config.schema import RunConfig
 from albef_ds.evaluation.main_metric import headline_name
@@ -80,7 +80,7 @@ def state_of(folder: Path, now: float | None = None) -> RunState:
     """The run in `folder` as it stands at `now`, seconds since the epoch (default: this moment).
 
     Raises:
-        ConfigError: a configuration or log that cannot be read.
+        UserError: a configuration or log that cannot be read.
     """
     config = load(folder / CONFIG_NAME)
     metrics = folder / METRICS_NAME
@@ -127,7 +127,7 @@ def _state_file(folder: Path, saved: list[int]) -> dict[str, Any]:
         return {}
     try:
         return read_json_object(folder / CHECKPOINTS / f"step-{saved[-1]:07d}" / STATE_NAME)
-    except ConfigError:  # a damaged checkpoint is `--resume`'s to complain about
+    except UserError:  # a damaged checkpoint is `--resume`'s to complain about
         return {}
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness
 from albef_ds.data.broken import BrokenSampleError
@@ -64,9 +64,7 @@ def test_what_the_gpu_does_not_decode_the_cpu_does(cpu_as_gpu: None) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     for data in (encode("PNG"), encode("JPEG", exif=turned), encode("JPEG", "CMYK")):
-        assert np.array_equal(
-            decode.training_view(data, ON_GPU, 64, 0, 3), decode.training_view(data, DataConfig(), 64, 0, 3)
-        )
+        assert np.array_equal(decode.training_view(data, ON_GPU, 64, 0, 3), decode.training_view(data, DataConfig(), 64, 0, 3))
     for broken in (b"\xff\xd8\xff", encode("JPEG")[:600]):
         assert gpu_jpeg.cropped_view(broken, (0, 0, 10, 10), 8, CPU) is None
         with pytest.raises(BrokenSampleError, match="undecodable picture"):
@@ -87,14 +85,12 @@ def test_the_gpus_way_needs_no_simplejpeg(cpu_as_gpu: None, monkeypatch: pytest.
 
 def test_without_a_gpu_the_setting_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"data\.jpeg_device=cuda but torch sees no GPU: use data\.jpeg_device=cpu"):
+    with pytest.raises(UserError, match=r"data\.jpeg_device=cuda but torch sees no GPU: use data\.jpeg_device=cpu"):
         next(loader.deliveries([], ON_GPU, sampler=None, pin_memory=False, start_method=None))
 
 
 @pytest.mark.parametrize(("given", "started"), [(None, "spawn"), ("forkserver", "forkserver")])
-def test_its_processes_are_spawned(
-    given: str | None, started: str, cpu_as_gpu: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_processes_are_spawned(given: str | None, started: str, cpu_as_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forked process cannot use its parent's GPU."""
     methods: list[str | None] = []
 
@@ -118,6 +114,6 @@ def test_a_torchvision_without_the_decoder_is_refused_at_the_start(cpu_as_gpu: N
         raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support\nstack")
 
     monkeypatch.setattr(gpu_jpeg, "decode_jpeg", absent)
-    with pytest.raises(ConfigError, match=r"decodes no JPEG on it \(decode_jpegs_cuda: .*support\): use data.jpeg_device=cpu"):
+    with pytest.raises(UserError, match=r"decodes no JPEG on it \(decode_jpegs_cuda: .*support\): use data.jpeg_device=cpu"):
         gpu_jpeg.check("cuda")
     gpu_jpeg.check("cpu")

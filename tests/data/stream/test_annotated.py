@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import Batch, ClassificationBatch, ImageTextBatch, VqaBatch
 from albef_ds.data.mock import mock_batch
@@ -97,13 +97,13 @@ def test_a_picture_that_does_not_decode_is_counted_and_replaced(scenes: Path, tm
     ],
 )
 def test_what_cannot_be_trained_on_is_named_before_training(recipe: str, override: str, message: str, scenes: Path) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         open_stream(tiny_config(recipe, scenes, override))
 
 
 def test_questions_without_answers_cannot_be_trained_on(scenes: Path) -> None:
     config = tiny_config("scenes_vqa", scenes, f"data.annotations={scenes}/v2_questions_val.json")
-    with pytest.raises(ConfigError, match=r"15 of 15 questions .* have no answer"):
+    with pytest.raises(UserError, match=r"15 of 15 questions .* have no answer"):
         open_stream(config)
 
 

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import UserError
 from albef_ds.launch.slurm.data_chain import STAGES, chain
 from data_tools.cli import _parser
 
@@ -48,5 +48,5 @@ def test_the_chain_in_order_with_shares() -> None:
     ],
 )
 def test_mistakes_are_named(arguments: list[str], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         chain(arguments, 4)
