@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import shlex
 import statistics
@@ -24,6 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from albef_ds.common.atomic_files import write_file
 from albef_ds.models.attention import Implementation, attend
 
 FORMS: tuple[Implementation, ...] = ("sdpa", "plain")
@@ -192,10 +192,7 @@ def main() -> None:
         (".json", json.dumps({**record, "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}, indent=1) + "\n"),
         (".md", _markdown(record, rows)),
     ):
-        target = args.out.with_name(args.out.name + ending)
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.write_text(text)
-        os.replace(temporary, target)
+        write_file(args.out.with_name(args.out.name + ending), text)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from albef_ds.checkpoint.complete import MARKER_NAME
+from albef_ds.common.atomic_files import write_json
 
 BEST_NAME, SCORES_NAME = "best.json", "scores.json"
 LOWER = "-"
@@ -36,9 +37,7 @@ def keep(steps: Iterable[int], *, last: int, every: int, best: int | None) -> se
 
 def record_scores(root: Path, step: int, metrics: Mapping[str, float]) -> None:
     """Remember the evaluation at `step`."""
-    path = root / SCORES_NAME
-    scores = {**_scores(root), str(step): dict(metrics)}
-    _replace(path, json.dumps(scores, indent=1) + "\n")
+    write_json(root / SCORES_NAME, {**_scores(root), str(step): dict(metrics)}, indent=1)
 
 
 def best_step(root: Path, metric: str) -> int | None:
@@ -54,7 +53,7 @@ def tidy(root: Path, *, last: int, every: int, metric: str) -> None:
     best = best_step(root, metric) if metric else None
     if best is not None:
         value = _scores(root)[str(best)][metric.removeprefix(LOWER)]
-        _replace(root / BEST_NAME, json.dumps({"folder": folder_name(best), "metric": metric, "value": value}) + "\n")
+        write_json(root / BEST_NAME, {"folder": folder_name(best), "metric": metric, "value": value})
     steps = complete_steps(root)
     for step in set(steps) - keep(steps, last=last, every=every, best=best):
         # Renamed first: a folder that is half deleted must not look like a checkpoint.
@@ -69,9 +68,3 @@ def _scores(root: Path) -> dict[str, dict[str, float]]:
     except (OSError, ValueError):
         return {}
     return scores
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser, whole_number
 from albef_ds.cli.progress_bar import waiting
-from albef_ds.common.atomic_files import check_target, write_whole
+from albef_ds.common.atomic_files import check_target, write_output
 
 EXAMPLES = """\
   from the official files
@@ -36,6 +36,6 @@ def main(argv: list[str]) -> int:
             questions, _, answers = setting.partition("+")
             records += read_vqa(Path(questions), Path(answers) if answers else None)
         found = build_answer_list(records, arguments.min_count)
-    write_whole(arguments.output, (json.dumps(found) + "\n").encode())
+    write_output(arguments.output, json.dumps(found) + "\n")
     print(f"{len(found)} answers of {len(records)} questions in {arguments.output}")
     return 0

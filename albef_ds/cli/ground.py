@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--json", action="store_true", help="print a JSON object with the boxes of each layer, best first")
     arguments = command.parse_args(argv)
-    check_target(arguments.output, "--output")
+    check_target(arguments.output)
     if arguments.output.suffix.lower() != ".png":
         raise ConfigError(f"--output {arguments.output} is no name of a PNG file: let it end with .png")
     boxes = [_box(text) for text in arguments.box]

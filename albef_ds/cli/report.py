@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.common.atomic_files import check_target, write_whole
+from albef_ds.common.atomic_files import check_target, write_output
 
 EXAMPLES = """\
   the page in the run's folder
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
 
     require_run(arguments.run)
     target = arguments.output or arguments.run / PAGE_NAME
-    check_target(target, "--output")
-    write_whole(target, build_page(arguments.run).encode(), "--output")
+    check_target(target)
+    write_output(target, build_page(arguments.run))
     print(f"written: {target}")
     return 0

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--json", action="store_true", help="print a JSON object")
     arguments = command.parse_args(argv)
-    check_target(arguments.output, "--output")
+    check_target(arguments.output)
     from albef_ds.inference.model import load
     from albef_ds.inference.search import index_folder, search, write_page
 

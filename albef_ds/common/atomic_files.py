@@ -1,44 +1,89 @@
-"""Files that the user names, written under a temporary name and renamed: whole or not there."""
+"""Atomic writing: a file or folder gets its name when it is complete, so what has the name is always whole.
+
+Whoever is killed in the middle leaves the old file as it was, and beside it a name that ends in `.tmp`. Functions raise `OSError`
+as the disk does; `write_output`, for files that the user names, raises `MachineError`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from albef_ds.common.errors import MachineError
 
 
-def check_target(path: Path, option: str = "") -> None:
-    """Refuse a file that cannot be written, before the work for it is done. Makes nothing.
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other process uses, on this machine or another: `NAME.PID-RANDOM.tmp`."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
 
-    Args:
-        path: the file that will be written.
-        option: what the user gave it with, such as `--output`.
+
+@contextlib.contextmanager
+def scratch_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path` for a file or a folder; what still has that name when the block ends is removed."""
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary name for a file or a folder, which is renamed to `path` when the block ends without an exception."""
+    with scratch_path(path) as temporary:
+        yield temporary
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """Yields a new binary file that becomes `path` when the block ends; `durable`: its bytes are on the disk by then (fsync)."""
+    with atomic_path(path) as temporary, open(temporary, "xb") as file:
+        yield file
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+
+def write_file(path: Path, content: bytes | str, *, durable: bool = False) -> None:
+    """Replace `path` by `content`, text as UTF-8. The folder must exist; `durable` as in `atomic_file`."""
+    with atomic_file(path, durable=durable) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value: Any, *, durable: bool = False, **style: Any) -> None:
+    """Replace `path` by `value` as JSON and a line feed; `style` goes to `json.dumps`."""
+    write_file(path, json.dumps(value, **style) + "\n", durable=durable)
+
+
+def check_target(path: Path) -> None:
+    """Refuse a file that cannot be written, before the work for it is done. Makes nothing.
 
     Raises:
         MachineError: `path` is a folder, or lies below a file or in a folder that takes no files.
     """
     if path.is_dir():
-        raise MachineError(f"{_named(path, option)} is a folder: give the name of a file")
+        raise MachineError(f"{path} is a folder: give the name of a file")
     place = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
     if not place.is_dir() or not os.access(place, os.W_OK):
-        raise MachineError(f"{_named(path, option)} cannot be written ({place} takes no files): give another file")
+        raise MachineError(f"{path} cannot be written ({place} takes no files): give another file")
 
 
-def write_whole(path: Path, content: bytes, option: str = "") -> None:
-    """Write `content` to `path`, folders on the way are made. Raises `MachineError` as `check_target`, or as the disk refuses."""
-    check_target(path, option)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def write_output(path: Path, content: bytes | str) -> None:
+    """Write a file that the user named; missing folders are made.
+
+    Raises:
+        MachineError: as `check_target`, or as the disk refuses.
+    """
+    check_target(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        write_file(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise MachineError(f"{_named(path, option)} cannot be written ({error.strerror}): give another file") from None
-
-
-def _named(path: Path, option: str) -> str:
-    return f"{option} {path}".strip()
+        raise MachineError(f"{path} cannot be written ({error.strerror}): give another file") from None

@@ -6,11 +6,11 @@ A file may leave settings out (they take their defaults) but never names one tha
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
+from albef_ds.common.atomic_files import write_json
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
 from albef_ds.config.settings import describe_field, find_setting, section_choices, section_types, task_types
@@ -65,14 +65,9 @@ def _build(config_type: Any, values: Any, prefix: str, task: type) -> Any:
 
 
 def save(config: RunConfig, path: Path) -> None:
-    """Write `config` as JSON: temporary name, flush to disk, rename. Folders on the way are made."""
+    """Write `config` as JSON, atomically and to the disk. Missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(to_dict(config), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_json(path, to_dict(config), durable=True, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def load(path: Path) -> RunConfig:

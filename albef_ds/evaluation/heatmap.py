@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from albef_ds.common.atomic_files import write_whole
+from albef_ds.common.atomic_files import write_output
 
 _OPACITY = 0.55
 _CAPTION = 18  # pixels of the strip above each panel
@@ -52,4 +52,4 @@ def save_png(image: Image.Image, path: Path) -> None:
     """Write `image`. Raises `UserError` where it cannot be written."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    write_whole(path, buffer.getvalue())
+    write_output(path, buffer.getvalue())

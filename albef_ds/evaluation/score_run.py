@@ -16,7 +16,7 @@ from albef_ds.checkpoint.formats.whole_model import Weights
 from albef_ds.checkpoint.retention import complete_steps, folder_name
 from albef_ds.checkpoint.saver import FOLDER
 from albef_ds.common import comm
-from albef_ds.common.atomic_files import write_whole
+from albef_ds.common.atomic_files import write_output
 from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.common.progress import Progress, silent
 from albef_ds.config.overrides import parse_overrides
@@ -113,7 +113,7 @@ def named_files(setting: str) -> dict[str, str]:
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write `record` as JSON. Raises `UserError` where it cannot be written."""
-    write_whole(path, (json.dumps(record, indent=1) + "\n").encode())
+    write_output(path, json.dumps(record, indent=1) + "\n")
 
 
 def _candidates(path: Path) -> list[Path]:

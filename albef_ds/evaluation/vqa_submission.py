@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from albef_ds.common.atomic_files import write_output
 from albef_ds.common.errors import DataError
 from albef_ds.data.annotations.json_files import read_json
 
 
 def write_submission(path: Path, answers: Mapping[int, str]) -> None:
-    """Write `answers` (question id to answer) in the order of the ids: temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """Write `answers` (question id to answer) in the order of the ids. Raises `MachineError` where `path` cannot be written."""
     rows = [{"question_id": number, "answer": answers[number]} for number in sorted(answers)]
-    temporary.write_text(json.dumps(rows) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_output(path, json.dumps(rows) + "\n")
 
 
 def validate_submission(path: Path, questions: Path) -> int:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from albef_ds.common.atomic_files import check_target, write_whole
+from albef_ds.common.atomic_files import check_target, write_output
 from albef_ds.common.errors import DataError, UserError
 from albef_ds.common.html import document
 from albef_ds.common.progress import Progress, silent
@@ -74,7 +74,7 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
     names = [path.relative_to(folder).as_posix() for path in found]
     stamps = {name: f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for name, path in zip(names, found, strict=True)}
     target = index or folder / INDEX_NAME
-    check_target(target, "--index")
+    check_target(target)
     identity = _identity(model)
     known = _read(target, identity)
     features: dict[str, Tensor] = {name: known[name][1] for name in names if name in known and known[name][0] == stamps[name]}
@@ -119,7 +119,7 @@ def write_page(path: Path, text: str, hits: list[Hit]) -> None:
         )
     body = [f"<h1>{html.escape(text)}</h1>", f"<main>{''.join(cards)}</main>"]
     page = document(text, body, _STYLE)
-    write_whole(path, page.encode(), "--output")
+    write_output(path, page)
 
 
 def _encode(model: AlbefModel, folder: Path, names: list[str]) -> list[tuple[str, Tensor | str]]:
@@ -156,7 +156,7 @@ def _read(path: Path, identity: str) -> dict[str, tuple[str, Tensor]]:
 
 def _write(path: Path, identity: str, stamps: dict[str, str], features: Tensor) -> None:
     metadata = {"model": identity, "stamps": json.dumps(stamps)}
-    write_whole(path, save({"features": features}, metadata), "--index")
+    write_output(path, save({"features": features}, metadata))
 
 
 def _thumbnail(path: Path) -> str:

@@ -6,14 +6,13 @@ import hashlib
 import io
 import json
 import lzma
-import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from albef_ds.common.atomic_files import scratch_path, write_file, write_json
 from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import Manifest
 from data_tools.emoji.concepts import Concept, captions, draw, read_concepts, split_concepts
@@ -154,21 +153,18 @@ def pack(corpus: Path, out: Path) -> None:
     checksums = {}
     for split in splits:
         content = lzma.compress(_tar(corpus / split), preset=9)
-        _write(out / f"{split}.tar.xz", content)
+        write_file(out / f"{split}.tar.xz", content, durable=True)
         checksums[f"{split}.tar.xz"] = hashlib.sha256(content).hexdigest()
-    _write(out / CHECKSUMS, (json.dumps(checksums, indent=1) + "\n").encode())
+    write_json(out / CHECKSUMS, checksums, durable=True, indent=1)
 
 
 def build_and_pack(sources: Path, out: Path) -> dict[str, Manifest]:
     """The whole corpus as the repository ships it, in `out`; the unpacked form does not remain."""
     out.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".build-", dir=out))
-    try:
+    with scratch_path(out / "unpacked") as scratch:
         manifests = build(sources, scratch)
         pack(scratch, out)
-        return manifests
-    finally:
-        shutil.rmtree(scratch)
+    return manifests
 
 
 def _tar(folder: Path) -> bytes:
@@ -180,12 +176,3 @@ def _tar(folder: Path) -> bytes:
         buffer.write(content.ljust(member_blocks(len(content)) - 512, b"\0"))
     buffer.write(bytes(1024))
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

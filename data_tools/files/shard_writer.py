@@ -20,6 +20,7 @@ import numpy as np
 import xxhash
 from typing_extensions import Self
 
+from albef_ds.common.atomic_files import temporary_name, write_file
 from albef_ds.common.errors import ConfigError, DataError, MachineError
 from albef_ds.data.shards.format import (
     BLOCK,
@@ -98,7 +99,7 @@ class ShardFile:
         self.name = shard_name(number)
         self._next_sample = first_sample
         self._index: list[tuple[int, int, int, int]] = []
-        self._temporary = folder / f"{self.name}.{os.getpid()}.tmp"
+        self._temporary = temporary_name(folder / self.name)
         self._file = DirectFile(self._temporary)
 
     @property
@@ -151,12 +152,7 @@ def save_index(folder: Path, shard: str, index: np.ndarray[Any, np.dtype[np.int6
     buffer = io.BytesIO()
     np.save(buffer, index, allow_pickle=False)
     content = buffer.getvalue()
-    temporary = folder / f"{index_name(shard)}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / index_name(shard))
+    write_file(folder / index_name(shard), content, durable=True)
     return xxhash.xxh3_128_hexdigest(content)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from albef_ds.common.atomic_files import atomic_file
 from albef_ds.common.errors import DataError, MachineError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -39,23 +40,14 @@ def disk_full_is_one_line(folder: Path) -> Iterator[None]:
 
 
 def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk and rename it.
+    """Let `write` fill the new file `path`, which appears complete and on the disk. Missing folders are made.
 
     Raises:
-        MachineError: the disk is full; the temporary file is removed.
+        MachineError: the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Array tasks on several machines may finish the same stage at the same time.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    try:
-        with disk_full_is_one_line(path.parent), open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with disk_full_is_one_line(path.parent), atomic_file(path, durable=True) as file:
+        write(file)
 
 
 def save_json(path: Path, value: Any) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
 
+from albef_ds.common.atomic_files import write_file, write_json
 from albef_ds.common.errors import MachineError
 from data_tools.scenes.render import Picture
 
@@ -46,17 +46,12 @@ class SceneFolder:
 
     def json(self, name: str, content: Any) -> None:
         """Write `content` as JSON."""
-        self._write(name, json.dumps(content) + "\n")
+        write_json(self.path / name, content)
 
     def json_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Write one JSON object per line."""
-        self._write(name, "".join(json.dumps(row) + "\n" for row in rows))
+        self.lines(name, [json.dumps(row) for row in rows])
 
     def lines(self, name: str, rows: list[str]) -> None:
         """Write lines of text."""
-        self._write(name, "".join(f"{row}\n" for row in rows))
-
-    def _write(self, name: str, text: str) -> None:
-        temporary = self.path / f"{name}.{os.getpid()}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        write_file(self.path / name, "".join(f"{row}\n" for row in rows))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from albef_ds.common.atomic_files import write_file
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
@@ -25,6 +26,4 @@ def replaced(page: str, name: str, text: str) -> str:
 
 def rewrite(path: Path, name: str, text: str) -> None:
     """Put `text` into the file at `path`, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(replaced(path.read_text(encoding="utf-8"), name, text), encoding="utf-8")
-    os.replace(partial, path)
+    write_file(path, replaced(path.read_text(encoding="utf-8"), name, text))

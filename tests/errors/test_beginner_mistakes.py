@@ -61,7 +61,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no picture asked for": ([*SEARCH, "--model", "models/pretrain", "--top", "0"], ["--top: 0", "a whole number from 1 on"]),
     "a folder as the page": (
         [*SEARCH, "--model", "models/pretrain", "--output", "notes"],
-        ["--output notes is a folder", "give"],
+        ["notes is a folder", "give"],
     ),
     "a text as picture": (
         ["ask", "--model", "models/vqa", "--image", "notes/todo.txt", "--question", "what is on the table"],

@@ -7,10 +7,8 @@ to the source's. Only one tensor is held at a time where source and destination 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,6 +23,7 @@ from albef_ds.checkpoint.formats.whole_model import Weights, WholeModel
 from albef_ds.checkpoint.tensor_files.hashed import digest
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, equal, listing
 from albef_ds.checkpoint.tensor_files.opening import INDEX_SUFFIX
+from albef_ds.common.atomic_files import scratch_path
 from albef_ds.common.errors import ConfigError, MachineError
 
 Form = Literal["released", "lavis", "safetensors", "folder"]
@@ -87,8 +86,9 @@ def convert(source: Found, destination: Path, options: Options) -> Written:
     model, left = prepared(source.model, options)
     model = replace(model, lineage=(*model.lineage, _step(source, options)))
     _check_free(destination, options)
-    with _beside(destination) as room:
+    with scratch_path(destination) as room:
         try:
+            room.mkdir()
             written = _write(model, room / destination.name, options)
         except OSError as error:
             raise MachineError(
@@ -198,19 +198,6 @@ def _check_free(destination: Path, options: Options) -> None:
         raise MachineError(f"{destination} is {'a folder' if destination.is_dir() else 'a file'}: give another name")
     if destination.is_dir() and not native.is_model_folder(destination):
         raise MachineError(f"{destination} is a folder but no model folder: give another name, nothing of it is replaced")
-
-
-@contextmanager
-def _beside(destination: Path) -> Iterator[Path]:
-    room = destination.parent / f".{destination.name}.{os.getpid()}.tmp"
-    try:
-        room.mkdir()
-    except OSError as error:
-        raise MachineError(f"{destination.parent} cannot be written ({error.strerror}): give another place") from None
-    try:
-        yield room
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
 
 
 def _move(path: Path, folder: Path, *, overwrite: bool) -> Path:

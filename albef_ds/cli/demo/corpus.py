@@ -8,9 +8,9 @@ import lzma
 import os
 import shutil
 import tarfile
-import tempfile
 from pathlib import Path
 
+from albef_ds.common.atomic_files import atomic_path
 from albef_ds.common.errors import DataError
 
 PACKED = Path(__file__).resolve().parents[3] / "corpora" / "emoji"
@@ -40,18 +40,14 @@ def emoji_corpus(cache_dir: Path, packed: Path = PACKED) -> Path:
     if target.is_dir():
         return target
     Path(cache_dir).mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=cache_dir))
     try:
-        for file, checksum in sorted(checksums.items()):
-            _unpack(packed / file, checksum, scratch)
-        scratch.chmod(0o755)  # mkdtemp keeps others out
-        try:
-            os.rename(scratch, target)
-        except OSError:
-            if not target.is_dir():  # else another process was first, with the same content
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with atomic_path(target) as scratch:
+            scratch.mkdir()
+            for file, checksum in sorted(checksums.items()):
+                _unpack(packed / file, checksum, scratch)
+    except OSError:
+        if not target.is_dir():  # else another process was first, with the same content
+            raise
     return target
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from albef_ds.cli.demo.plots import DARK, LIGHT, curves_png
 from albef_ds.cli.demo.results import SPLITS, Example, Item, Report, table
-from albef_ds.common.atomic_files import write_whole
+from albef_ds.common.atomic_files import write_output
 from albef_ds.common.html import data_url, document, facts, note, text_table
 
 _STYLE = """
@@ -32,7 +32,7 @@ li.right { color: var(--right); font-weight: 600; }
 
 def write_page(report: Report, path: Path) -> None:
     """Write the page to `path`: temporary name, then rename."""
-    write_whole(path, build_page(report).encode())
+    write_output(path, build_page(report))
 
 
 def build_page(report: Report) -> str:

@@ -14,7 +14,7 @@ from albef_ds.checkpoint.snapshot import STATE_NAME
 from albef_ds.cli.demo.page import write_page
 from albef_ds.cli.demo.plots import overview_png
 from albef_ds.cli.demo.results import PREFIX, SPLITS, Report, best_ranking, make_panels, score_split, table
-from albef_ds.common.atomic_files import write_whole
+from albef_ds.common.atomic_files import write_output
 from albef_ds.common.errors import WeightsError
 from albef_ds.config.files import read_json_object
 from albef_ds.engine.build import build_task
@@ -70,8 +70,8 @@ def show_run(output: Path) -> str:
     )
     report = Report(facts, metrics, ranking, words, pictures, history, files)
     document = {"metrics": metrics, "ranking": ranking, "k_test": K_TEST, "training": state}
-    write_whole(output / METRICS_NAME, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
-    write_whole(output / PICTURE_NAME, overview_png(report))
+    write_output(output / METRICS_NAME, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_output(output / PICTURE_NAME, overview_png(report))
     write_page(report, output / PAGE_NAME)
     return _closing(output, metrics)
 

@@ -16,7 +16,6 @@ This module knows the layout only. It neither decodes pictures nor decides an or
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from albef_ds.common.atomic_files import write_json
 from albef_ds.common.errors import DataError
 
 FORMAT = "albef-ds-shards/1"
@@ -72,18 +72,10 @@ class Manifest:
         return sum(shard.num_samples for shard in self.shards)
 
     def save(self, folder: Path) -> None:
-        """Write `manifest.json` into `folder`: temporary name, flush to disk, rename."""
-        text = json.dumps(
-            {"format": FORMAT, "num_samples": self.num_samples, "shards": [asdict(s) for s in self.shards], "info": self.info},
-            indent=1,
-            ensure_ascii=False,
-        )
-        temporary = folder / (MANIFEST_NAME + ".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / MANIFEST_NAME)
+        """Write `manifest.json` into `folder`, atomically and to the disk."""
+        shards = [asdict(shard) for shard in self.shards]
+        content = {"format": FORMAT, "num_samples": self.num_samples, "shards": shards, "info": self.info}
+        write_json(folder / MANIFEST_NAME, content, durable=True, indent=1, ensure_ascii=False)
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:

@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,6 +24,7 @@ from torch import Tensor
 
 from albef_ds.checkpoint.formats import native
 from albef_ds.checkpoint.formats.whole_model import WholeModel, portable
+from albef_ds.common.atomic_files import atomic_path
 from albef_ds.common.errors import MachineError, WeightsError
 from albef_ds.config import files
 from albef_ds.inference.export.modules import Part, parts_of
@@ -58,16 +57,13 @@ def export(model: WholeModel, folder: Path, formats: Sequence[str] = FORMATS) ->
     if "onnx" in formats:
         check_onnx()
     parts = _parts(model)
-    room = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
     try:
-        room.mkdir()
-        differences = _write_all(parts, model, room, formats)
-        _describe(model, room)
-        os.replace(room, folder)
+        with atomic_path(folder) as room:
+            room.mkdir()
+            differences = _write_all(parts, model, room, formats)
+            _describe(model, room)
     except OSError as error:
         raise MachineError(f"{folder} cannot be written ({error.strerror}): give another place") from None
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
     return differences
 
 

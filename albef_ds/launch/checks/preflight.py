@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from albef_ds.common.atomic_files import write_file
 from albef_ds.common.errors import MachineError
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.checks.collectives import Guest, Head
@@ -140,9 +141,7 @@ def _lead(head: Head, place: Place, seconds: float, all_reduce: bool) -> tuple[d
 def _prepare(shared: Path, nonce: str) -> None:
     try:
         shared.mkdir(parents=True, exist_ok=True)
-        temporary = shared / f"{NONCE}.tmp"
-        temporary.write_text(nonce, encoding="utf-8")
-        os.replace(temporary, shared / NONCE)
+        write_file(shared / NONCE, nonce)
     except OSError as error:
         raise MachineError(f"output {shared.parent} cannot be written ({error.strerror}): give another --output") from None
 
@@ -154,9 +153,7 @@ def _conclude(verdict: Verdict, bad_nodes: Path | None) -> int:
         node, faults = next(iter(verdict.faults.items()))
         raise MachineError(f"no node is fit for this run: {node}: {faults[0]}")
     if bad_nodes is not None:
-        temporary = bad_nodes.with_name(bad_nodes.name + ".tmp")
-        temporary.write_text("".join(f"{node}\n" for node in verdict.bad_nodes), encoding="utf-8")
-        os.replace(temporary, bad_nodes)
+        write_file(bad_nodes, "".join(f"{node}\n" for node in verdict.bad_nodes))
     return BAD_NODE
 
 

@@ -7,11 +7,13 @@ leaves with 0.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
 
 from albef_ds.common import exit_codes
+from albef_ds.common.atomic_files import scratch_path
 from albef_ds.launch.slurm.attempts import Outcome
 
 VARIABLE = "ALBEF_OUTCOME"
@@ -34,14 +36,9 @@ def outcome_of(code: int) -> Outcome:
 
 def write(path: Path, outcome: Outcome, reason: str) -> None:
     """Write the file unless a rank has done so already: what comes later follows from the first failure."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"outcome": outcome, "reason": reason}) + "\n", encoding="utf-8")
-    try:
+    with scratch_path(path) as temporary, contextlib.suppress(FileExistsError):
+        temporary.write_text(json.dumps({"outcome": outcome, "reason": reason}) + "\n", encoding="utf-8")
         os.link(temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
 
 
 def read(path: Path, launcher_code: int) -> tuple[Outcome, str]:

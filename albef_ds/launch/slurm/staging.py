@@ -19,6 +19,7 @@ from pathlib import Path
 
 import xxhash
 
+from albef_ds.common.atomic_files import atomic_path, write_file
 from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, index_name
 from albef_ds.data.stream.order import SampleOrder
@@ -152,19 +153,16 @@ def _fetch(source: Path, copy: Path, shard: ShardEntry, room: _Room, staged: Sta
         return
     if not room.make(shard.num_bytes):
         return
-    temporary = copy.with_name(copy.name + ".tmp")
     try:
-        checksum = _copy(source / shard.name, temporary)
+        with atomic_path(copy) as temporary:
+            if _copy(source / shard.name, temporary) != shard.checksum:
+                problem = f"shard {source / shard.name} is not what the manifest says"
+                raise DataError(f"{problem}: run `albef-data verify {source}`")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         room.full = True
         return
-    if checksum != shard.checksum:
-        temporary.unlink()
-        raise DataError(f"shard {source / shard.name} is not what the manifest says: run `albef-data verify {source}`")
-    os.replace(temporary, copy)
     room.took(shard.num_bytes)
     staged.copied += 1
     staged.copied_bytes += shard.num_bytes
@@ -188,8 +186,7 @@ def _fill_view(source: Path, view: Path, store: Path, manifest: Manifest, staged
         os.symlink(copy if local else (source / shard.name).absolute(), view / shard.name)
         shutil.copyfile(source / index_name(shard.name), view / index_name(shard.name))
     # Last: a folder without a manifest is no corpus.
-    shutil.copyfile(source / MANIFEST_NAME, view / f"{MANIFEST_NAME}.tmp")
-    os.replace(view / f"{MANIFEST_NAME}.tmp", view / MANIFEST_NAME)
+    write_file(view / MANIFEST_NAME, (source / MANIFEST_NAME).read_bytes())
 
 
 def _drop_dead_views(views: Path) -> set[str]:
