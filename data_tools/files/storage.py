@@ -23,15 +23,18 @@ from albef_ds.common.atomic_files import atomic_file
 from albef_ds.common.errors import DataError, MachineError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 _OPEN_FILES = 16
 
 
 @contextmanager
-def disk_full_is_one_line(folder: Path) -> Iterator[None]:
-    """Turn "no space left" into a `MachineError` that names `folder`; other errors pass."""
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turns a full disk and a folder that takes no files into a `MachineError` that names `folder`; other errors pass."""
     try:
         yield
     except OSError as error:
+        if error.errno in _NO_PERMISSION:
+            raise MachineError(f"{folder} cannot be written ({error.strerror}): give another folder") from None
         if error.errno not in _NO_ROOM and not (isinstance(error, pa.ArrowException) and "space" in str(error)):
             raise
         raise MachineError(
@@ -43,11 +46,12 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill the new file `path`, which appears complete and on the disk. Missing folders are made.
 
     Raises:
-        MachineError: the disk is full.
+        MachineError: the disk is full, or the folder takes no files.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_full_is_one_line(path.parent), atomic_file(path, durable=True) as file:
-        write(file)
+    with writing_to(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path, durable=True) as file:
+            write(file)
 
 
 def save_json(path: Path, value: Any) -> None:

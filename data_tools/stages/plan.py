@@ -23,7 +23,7 @@ from albef_ds.data.shards.format import BLOCK
 from data_tools.content.captions import mix
 from data_tools.execution.decisions import KEPT, Verdicts
 from data_tools.execution.stage_folder import Stage, load_stage, open_stage
-from data_tools.files.storage import disk_full_is_one_line, save_array, save_atomically
+from data_tools.files.storage import save_array, save_atomically, writing_to
 from data_tools.readers.source import Record
 from data_tools.stages.fingerprints import FINGERPRINTS_NAME, save_hashes
 from data_tools.stages.scan_columns import Columns
@@ -101,7 +101,7 @@ def plan_stage(work: Path, config: PlanConfig) -> Stage:
     place = np.full(columns.num_rows, -1, np.int64)
     place[order] = np.arange(len(order))
     owners = verdicts.owners(columns.caption_rows())
-    with disk_full_is_one_line(stage.folder):
+    with writing_to(stage.folder):
         _spill(columns, verdicts, owners, place, bounds, stage.folder)
     save_decisions(columns, verdicts, stage.folder / DECISIONS_NAME)
     save_hashes(stage.folder / FINGERPRINTS_NAME, columns, verdicts.picture == KEPT)

@@ -26,7 +26,7 @@ from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
 from data_tools.execution.stage_folder import Stage, load_stage, open_stage
 from data_tools.files.shard_writer import WRITING_NAME, Sample, finish_folder, open_folder, write_shard
-from data_tools.files.storage import ByteReader, disk_full_is_one_line, load_json, save_atomically, save_json
+from data_tools.files.storage import ByteReader, load_json, save_atomically, save_json, writing_to
 from data_tools.stages.catalog import Catalog
 from data_tools.stages.filter import BROKEN
 from data_tools.stages.fingerprints import FINGERPRINTS_NAME
@@ -106,7 +106,7 @@ def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConf
     if not all(_is_done(task) for task in tasks):
         return None
     entries = tuple(ShardEntry(**load_json(task.marker)) for task in tasks)
-    with disk_full_is_one_line(folder):
+    with writing_to(folder):
         return _finish(work, folder, stage, plan, entries, before, resize)
 
 
@@ -135,7 +135,7 @@ def _is_done(task: _Task) -> bool:
 def _write(task: _Task) -> int:
     samples = planned_samples(task.plan, task.number)
     number = task.first_shard + task.number
-    with disk_full_is_one_line(task.folder):
+    with writing_to(task.folder):
         entry = write_shard(task.folder, number, task.first_sample, _content(samples, task.resize))
     save_json(task.marker, asdict(entry))
     return entry.num_samples

@@ -121,3 +121,11 @@ def test_a_small_real_corpus_goes_through_the_chain_and_every_picture_is_account
     assert manifest.num_samples + dropped == Manifest.load(emoji / "val").num_samples == 150
     assert manifest.num_samples >= 120 and manifest.info["evaluation_sets"]["test"]["pictures"] == 300
     assert "Contamination" in (work / "report.html").read_text()
+
+
+def test_a_work_folder_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = folder_corpus(tmp_path / "folder", {"good.jpg": (jpeg(1), ["a good picture"])})
+    (tmp_path / "file").write_text("")
+    assert main(["catalog", "--source", f"a=folder:{folder}", "--work", str(tmp_path / "file" / "work"), "--workers", "1"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{tmp_path / 'file' / 'work'}/catalog cannot be written (Not a directory)" in said

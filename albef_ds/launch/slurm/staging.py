@@ -156,8 +156,7 @@ def _fetch(source: Path, copy: Path, shard: ShardEntry, room: _Room, staged: Sta
     try:
         with atomic_path(copy) as temporary:
             if _copy(source / shard.name, temporary) != shard.checksum:
-                problem = f"shard {source / shard.name} is not what the manifest says"
-                raise DataError(f"{problem}: run `albef-data verify {source}`")
+                raise DataError(f"shard {source / shard.name} is not what the manifest says: run `albef-data verify {source}`")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
