@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from albef_ds.common.run_files import METRICS_NAME
 from albef_ds.data.shards.reader import ShardReader
 from benchmarks.training import scored, train
 from data_tools.scenes.corpus import Counts, SceneSettings, write_scenes
@@ -56,7 +57,7 @@ VARIANTS = (
 
 def last_values(run: Path, name: str) -> float:
     """Mean of the last logged values of `name`."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / METRICS_NAME).read_text().splitlines()]
     values = [line[name] for line in lines if name in line]
     return statistics.fmean(values[-_TAIL:])
 

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from albef_ds.common.run_files import CHECKPOINTS_FOLDER, STUDENT_NAME
 from benchmarks.record import write_record
 
 RANKS = 2
@@ -121,7 +122,7 @@ def main() -> None:
     if not run.exists():
         options.work.mkdir(parents=True, exist_ok=True)
         launch(run)
-    weights = next(run.glob("checkpoints/step-*/student.safetensors")).stat().st_size
+    weights = next((run / CHECKPOINTS_FOLDER).glob(f"*/{STUDENT_NAME}")).stat().st_size
     rows = []
     for name, arguments, target in FORMS:
         path = options.work / target

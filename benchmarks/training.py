@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from albef_ds.cli.main import main as command_line
-from albef_ds.evaluation.score_run import METRICS_NAME, Request, score
+from albef_ds.common.run_files import RESULTS_NAME
+from albef_ds.evaluation.score_run import Request, score
 
 
 def train(recipe: str, output: Path, settings: list[str]) -> Path:
@@ -25,7 +26,7 @@ def train(recipe: str, output: Path, settings: list[str]) -> Path:
 
 def scored(run: Path) -> dict[str, Any]:
     """The metrics of a fine-tuned run, `splits` among them: scored once, then read from its metrics.json."""
-    kept = run / METRICS_NAME
+    kept = run / RESULTS_NAME
     if not kept.exists():
         score(Request(run), run, torch.device("cpu"), lambda line: None)
     record: dict[str, Any] = json.loads(kept.read_text())

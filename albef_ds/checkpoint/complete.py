@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from albef_ds.checkpoint.tensor_files.hashed import Entry, digest, write_text
+from albef_ds.common.run_files import MARKER_NAME
 
-MARKER_NAME = "complete.json"
 FORMAT = 1
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from albef_ds.checkpoint.complete import MARKER_NAME, DamageError, check_file, read_marker
-from albef_ds.checkpoint.retention import complete_steps, folder_name
-from albef_ds.checkpoint.saver import FOLDER
-from albef_ds.checkpoint.snapshot import STATE_NAME
+from albef_ds.checkpoint.complete import DamageError, check_file, read_marker
 from albef_ds.common import comm
 from albef_ds.common.errors import WeightsError
+from albef_ds.common.run_files import CHECKPOINTS_FOLDER, MARKER_NAME, STATE_NAME, complete_steps, step_folder
 
 AUTO = "auto"
 
@@ -32,23 +30,24 @@ def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = lamb
         folder = Path(resume)
         if not any((folder / name).is_file() for name in (MARKER_NAME, STATE_NAME)):
             raise WeightsError(
-                f"--resume {folder} is not a checkpoint folder (no {MARKER_NAME}): give RUN/{FOLDER}/step-N, or {AUTO}"
+                f"--resume {folder} is not a checkpoint folder (no {MARKER_NAME}): give RUN/{CHECKPOINTS_FOLDER}/step-N, or "
+                f"{AUTO}"
             )
         if problem := problem_of(folder):
             raise WeightsError(f"{folder} is damaged: {problem}: take another checkpoint, or --resume {AUTO}")
         return folder
     # Rank 0 looks: a network file system may show another list to each node.
-    steps: list[int] = comm.broadcast_object(complete_steps(output / FOLDER)[::-1])
+    root = output / CHECKPOINTS_FOLDER
+    steps: list[int] = comm.broadcast_object(complete_steps(root)[::-1])
     for step in steps:
-        folder = output / FOLDER / folder_name(step)
+        folder = root / step_folder(step)
         problem = problem_of(folder)
         if not problem:
             return folder
         say(f"{folder} is damaged ({problem}): trying the one before it")
     if steps:
         raise WeightsError(
-            f"all {len(steps)} checkpoints in {output / FOLDER} are damaged: restore one from a backup, or start anew in another "
-            "--output"
+            f"all {len(steps)} checkpoints in {root} are damaged: restore one from a backup, or start anew in another --output"
         )
     return None
 

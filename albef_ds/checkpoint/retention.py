@@ -8,23 +8,11 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from albef_ds.checkpoint.complete import MARKER_NAME
 from albef_ds.common.atomic_files import write_json
+from albef_ds.common.run_files import BEST_NAME, SCORES_NAME, complete_steps, step_folder
 
-BEST_NAME, SCORES_NAME = "best.json", "scores.json"
 LOWER = "-"
 """In front of a metric's name: lower is better."""
-
-
-def folder_name(step: int) -> str:
-    """Name of the checkpoint of a step."""
-    return f"step-{step:07d}"
-
-
-def complete_steps(root: Path) -> list[int]:
-    """Steps of the finished checkpoints in `root`, ascending. Finished is not yet undamaged."""
-    names = (path.parent.name for path in root.glob(f"step-*/{MARKER_NAME}"))
-    return sorted(int(name.removeprefix("step-")) for name in names if name.removeprefix("step-").isdigit())
 
 
 def keep(steps: Iterable[int], *, last: int, every: int, best: int | None) -> set[int]:
@@ -53,12 +41,12 @@ def tidy(root: Path, *, last: int, every: int, metric: str) -> None:
     best = best_step(root, metric) if metric else None
     if best is not None:
         value = _scores(root)[str(best)][metric.removeprefix(LOWER)]
-        write_json(root / BEST_NAME, {"folder": folder_name(best), "metric": metric, "value": value})
+        write_json(root / BEST_NAME, {"folder": step_folder(best), "metric": metric, "value": value})
     steps = complete_steps(root)
     for step in set(steps) - keep(steps, last=last, every=every, best=best):
         # Renamed first: a folder that is half deleted must not look like a checkpoint.
-        doomed = root / f"{folder_name(step)}.old.tmp"
-        os.replace(root / folder_name(step), doomed)
+        doomed = root / f"{step_folder(step)}.old.tmp"
+        os.replace(root / step_folder(step), doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
 

@@ -18,18 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from albef_ds.checkpoint.complete import check_file, write_marker
-from albef_ds.checkpoint.retention import complete_steps, folder_name, record_scores, tidy
+from albef_ds.checkpoint.retention import record_scores, tidy
 from albef_ds.checkpoint.snapshot import Snapshot, Window, take_snapshot
 from albef_ds.checkpoint.tensor_files.hashed import Entry, write_text
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
 from albef_ds.checkpoint.tensor_files.safetensors_form import write_safetensors
 from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.common import comm
+from albef_ds.common.run_files import CHECKPOINTS_FOLDER, STEP_PREFIX, complete_steps, step_folder
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine.interface import Engine
 from albef_ds.tasks.base import Task
 
-FOLDER = "checkpoints"
 _REPLACED = ".replaced.tmp"
 _ADVICE = {
     errno.ENOSPC: "free some space there, or lower train.keep_last",
@@ -69,7 +69,7 @@ class Saver:
     """
 
     def __init__(self, output: Path, config: RunConfig) -> None:
-        self.root = output / FOLDER
+        self.root = output / CHECKPOINTS_FOLDER
         self.config = config
         self.saved_step: int | None = None
         """Step of the newest checkpoint that this run has written or gone on from."""
@@ -78,7 +78,7 @@ class Saver:
     def clean(self) -> None:
         """Remove what a run that was killed while saving has left; put back what it was about to replace."""
         if comm.rank() == 0:
-            for leftover in self.root.glob("step-*.tmp"):
+            for leftover in self.root.glob(f"{STEP_PREFIX}*.tmp"):
                 original = leftover.with_name(leftover.name.removesuffix(_REPLACED))
                 if leftover.name.endswith(_REPLACED) and not original.exists():
                     os.replace(leftover, original)
@@ -102,7 +102,7 @@ class Saver:
         """Copy the state and begin to write it; the save before must be finished."""
         assert self._writing is None, "one save at a time"
         snapshot = take_snapshot(self.config, engine, task, progress, window, metrics or {})
-        writing = _Writing(progress.step, self.root / f"{folder_name(progress.step)}.tmp")
+        writing = _Writing(progress.step, self.root / f"{step_folder(progress.step)}.tmp")
         writing.thread = threading.Thread(target=_write, args=(writing, snapshot), name="checkpoint", daemon=True)
         self._writing = writing
         writing.thread.start()
@@ -117,7 +117,7 @@ class Saver:
         assert writing.thread is not None
         writing.thread.join()
         self._writing = None
-        final = self.root / folder_name(writing.step)
+        final = self.root / step_folder(writing.step)
         shares = comm.all_gather_objects((writing.entries, writing.error))
         errors = [f"{error} (rank {rank})" if len(shares) > 1 else error for rank, (_, error) in enumerate(shares) if error]
         if comm.rank() == 0 and not errors:

@@ -24,14 +24,13 @@ from albef_ds.checkpoint.tensor_files.tensor_file import TensorFile
 from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.common import comm
 from albef_ds.common.errors import UserError, WeightsError
+from albef_ds.common.run_files import CONFIG_NAME, MOMENTUM_NAME, STATE_NAME, STUDENT_NAME, rank_file, tensors_file
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig, TrainConfig
 from albef_ds.data.randomness import mix
 from albef_ds.engine.interface import MOMENTS, STUDENT, Engine, first_line
 from albef_ds.tasks.base import Task
 
-STATE_NAME, CONFIG_NAME = "state.json", "config.json"
-STUDENT_NAME, MOMENTUM_NAME = "student.safetensors", "momentum.safetensors"
 _DROPOUT = 0x5EED
 """Purpose of the generators that dropout draws from, beside those in `albef_ds.data.randomness`."""
 
@@ -49,11 +48,6 @@ class Snapshot:
     """File name to content."""
 
 
-def rank_file(rank: int) -> str:
-    """Name of the file of what belongs to one rank: its generators and the numbers not yet logged."""
-    return f"rank-{rank:05d}.safetensors"
-
-
 def take_snapshot(
     config: RunConfig, engine: Engine, task: Task, progress: Progress, window: Window, metrics: Mapping[str, float]
 ) -> Snapshot:
@@ -63,7 +57,7 @@ def take_snapshot(
     largest parameter.
     """
     parts: list[tuple[str, Iterable[tuple[str, Tensor]]]] = [
-        (f"{part}.safetensors", engine.tensors(part)) for part in (STUDENT, *MOMENTS)
+        (tensors_file(part), engine.tensors(part)) for part in (STUDENT, *MOMENTS)
     ]
     if task.has_momentum:
         parts.append((MOMENTUM_NAME, task.momentum.parameters()))
@@ -71,7 +65,7 @@ def take_snapshot(
     for name, part in task.outside.items():
         if name != "momentum":
             state = part.state_dict()
-            parts.append((f"{name}.safetensors", ((key, value) for key, value in state.items() if isinstance(value, Tensor))))
+            parts.append((tensors_file(name), ((key, value) for key, value in state.items() if isinstance(value, Tensor))))
             plain[name] = {key: value for key, value in state.items() if not isinstance(value, Tensor)}
     snapshot = Snapshot()
     for number, (name, tensors) in enumerate(parts):
@@ -138,7 +132,7 @@ def restore(folder: Path, engine: Engine, task: Task, config: RunConfig) -> Wind
     student = TensorFile(folder / STUDENT_NAME)
     shapes = {name: parameter_shape(parameter) for name, parameter in task.named_parameters()}
     check_fit(student, shapes)
-    moments = {part: TensorFile(folder / f"{part}.safetensors") for part in MOMENTS}
+    moments = {part: TensorFile(folder / tensors_file(part)) for part in MOMENTS}
     try:
         engine.load_tensors(STUDENT, student)
         for part, tensors in moments.items():
@@ -148,7 +142,7 @@ def restore(folder: Path, engine: Engine, task: Task, config: RunConfig) -> Wind
             task.momentum.load_full_state_dict(TensorFile(folder / MOMENTUM_NAME))
         for name, part_ in task.outside.items():
             if name != "momentum":
-                part_.load_state_dict({**TensorFile(folder / f"{name}.safetensors"), **state["outside"][name]})
+                part_.load_state_dict({**TensorFile(folder / tensors_file(name)), **state["outside"][name]})
         return _restore_rank(folder, state, engine.device, config.train.seed)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):

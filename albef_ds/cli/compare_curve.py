@@ -7,6 +7,7 @@ from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.run_files import CONFIG_NAME
 from albef_ds.config.files import load
 from albef_ds.training.loss_band import Band, BandMonitor, band_of, largest_difference, make_band, read_curve
 
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 
 def _own_band(run: Path) -> Path:
-    recipe = load(run / "config.json").recipe
+    recipe = load(run / CONFIG_NAME).recipe
     path = band_of(recipe)
     if path is None:
         raise ConfigError(
@@ -75,7 +76,7 @@ def _own_band(run: Path) -> Path:
 
 
 def _write(runs: list[Path], loss: str, margin: float, path: Path) -> int:
-    config = load(runs[0] / "config.json")
+    config = load(runs[0] / CONFIG_NAME)
     source = {"runs": len(runs), "written": date.today().isoformat(), "margin": margin, "batch": config.train.global_batch_size}
     band = make_band([read_curve(run, loss) for run in runs], config.recipe, loss, margin, source)
     band.save(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from albef_ds.cli.arguments import CommandParser
 from albef_ds.cli.progress_bar import Bars
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.run_files import RESULTS_NAME
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
     from albef_ds.common import comm
     from albef_ds.common.device import resolve_device
     from albef_ds.common.progress import silent
-    from albef_ds.evaluation.score_run import METRICS_NAME, Request, score
+    from albef_ds.evaluation.score_run import Request, score
 
     device = resolve_device(arguments.device)
     launched = _start_ranks(device)
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
         plain = comm.rank() == 0 and not arguments.json
         record = score(request, output, device, print if plain else lambda line: None, Bars() if comm.rank() == 0 else silent)
         if plain:
-            print(f"written: {output / METRICS_NAME}")
+            print(f"written: {output / RESULTS_NAME}")
         elif comm.rank() == 0:
             print(json.dumps(record, indent=1))
     finally:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from albef_ds.common.atomic_files import write_json
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.run_files import CONFIG_NAME
 from albef_ds.config.schema import RunConfig
 from albef_ds.config.settings import describe_field, find_setting, section_choices, section_types, task_types
 
@@ -86,7 +87,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: give the path of a JSON file") from None
     except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder: give a JSON file, such as {path / 'config.json'} of a run") from None
+        raise ConfigError(f"{path} is a folder: give a JSON file, such as {path / CONFIG_NAME} of a run") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): give a readable JSON file") from None
     except json.JSONDecodeError as error:

@@ -13,12 +13,11 @@ import torch
 from albef_ds.checkpoint.find import problem_of
 from albef_ds.checkpoint.formats.read import build_for_inference, read_model
 from albef_ds.checkpoint.formats.whole_model import Weights
-from albef_ds.checkpoint.retention import complete_steps, folder_name
-from albef_ds.checkpoint.saver import FOLDER
 from albef_ds.common import comm
 from albef_ds.common.atomic_files import write_output
 from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.common.progress import Progress, silent
+from albef_ds.common.run_files import CHECKPOINTS_FOLDER, RESULTS_NAME, complete_steps, step_folder
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.annotations.retrieval import Split
@@ -27,7 +26,6 @@ from albef_ds.evaluation.protocols import PROTOCOLS, check_protocol
 from albef_ds.evaluation.trained_on import lineage_of, overlap_of, weights_hash
 from albef_ds.evaluation.vqa_submission import write_submission
 
-METRICS_NAME = "metrics.json"
 Say = Callable[[str], None]
 
 
@@ -98,7 +96,7 @@ def score(request: Request, output: Path, device: torch.device, say: Say = print
         if config.task.kind == "vqa" and comm.rank() == 0:
             write_submission(output / f"vqa_{split}_answers.json", scores.predictions)
     if comm.rank() == 0:
-        write_record(output / METRICS_NAME, record)
+        write_record(output / RESULTS_NAME, record)
     return record
 
 
@@ -118,10 +116,10 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
 
 def _candidates(path: Path) -> list[Path]:
     """The checkpoints of a run, oldest first, or the one model that `path` is."""
-    root = path / FOLDER
+    root = path / CHECKPOINTS_FOLDER
     if not root.is_dir():
         return [path]
-    folders = [root / folder_name(step) for step in sorted(complete_steps(root))]
+    folders = [root / step_folder(step) for step in complete_steps(root)]
     whole = [folder for folder in folders if not problem_of(folder)]
     if not whole:
         raise WeightsError(f"{path} has no undamaged checkpoint: train first")

@@ -9,17 +9,15 @@ from typing import Any
 from albef_ds.checkpoint.formats.read import Found, read_model
 from albef_ds.checkpoint.tensor_files.hashed import digest
 from albef_ds.common.errors import UserError
+from albef_ds.common.run_files import STUDENT_NAME
 from albef_ds.data.shards.format import Manifest
-
-WEIGHTS = "student.safetensors"
-"""The weights of a checkpoint that are scored unless the momentum copy is asked for."""
 
 
 def weights_hash(found: Found) -> str:
     """SHA-256 of the file that holds the student; of a model in several files, of the first."""
     if found.path.is_file():
         return digest(found.path).sha256
-    chosen = found.path / WEIGHTS
+    chosen = found.path / STUDENT_NAME
     return digest(chosen if chosen.is_file() else min(found.path.glob("*.safetensors"))).sha256
 
 

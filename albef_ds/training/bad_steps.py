@@ -15,9 +15,9 @@ from statistics import median
 from typing import Any
 
 from albef_ds.common import comm
+from albef_ds.common.run_files import BAD_STEPS_NAME
 from albef_ds.data.batch import Batch
 
-LOG_NAME = "bad_steps.jsonl"
 _WINDOW, _ENOUGH = 100, 20
 _NORMAL = 1.4826
 """Median absolute deviation to standard deviation, for normal noise."""
@@ -58,7 +58,7 @@ class BadStepLog:
     """Writes `RUN/bad_steps.jsonl`: a line per step that was skipped or spiked, with the keys of its samples on every rank."""
 
     def __init__(self, output: Path) -> None:
-        self._path = output / LOG_NAME
+        self._path = output / BAD_STEPS_NAME
 
     def write(self, kind: str, step: int, micro_batches: Sequence[Batch], losses: Mapping[str, float], grad_norm: float) -> bool:
         """Record a step; all ranks call it together. Returns whether a loss was not finite on any rank.

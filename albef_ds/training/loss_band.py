@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from albef_ds.common.errors import ConfigError, DataError
+from albef_ds.common.run_files import METRICS_NAME
 from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import RunConfig
 
-METRICS_NAME = "metrics.jsonl"
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 PATIENCE = 3
 """Log lines in a row outside of a band before it counts."""

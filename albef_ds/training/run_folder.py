@@ -7,17 +7,24 @@ import shutil
 from pathlib import Path
 
 from albef_ds.checkpoint.find import AUTO
-from albef_ds.checkpoint.retention import SCORES_NAME, complete_steps, folder_name
-from albef_ds.checkpoint.saver import FOLDER
-from albef_ds.checkpoint.snapshot import CONFIG_NAME
-from albef_ds.training.bad_steps import LOG_NAME
-from albef_ds.training.run_log import METRICS_NAME, TENSORBOARD_FOLDER
+from albef_ds.checkpoint.snapshot import read_state
+from albef_ds.common.run_files import (
+    BAD_STEPS_NAME,
+    CHECKPOINTS_FOLDER,
+    CONFIG_NAME,
+    METRICS_NAME,
+    SCORES_NAME,
+    STEP_PREFIX,
+    TENSORBOARD_FOLDER,
+    complete_steps,
+    step_folder,
+)
 
 
 def is_used(output: Path) -> bool:
     """Whether a run has left numbers or checkpoints in `output`."""
     metrics = output / METRICS_NAME
-    return (metrics.is_file() and metrics.stat().st_size > 0) or any((output / FOLDER).glob("step-*"))
+    return (metrics.is_file() and metrics.stat().st_size > 0) or any((output / CHECKPOINTS_FOLDER).glob(f"{STEP_PREFIX}*"))
 
 
 def abandon(output: Path) -> None:
@@ -26,7 +33,7 @@ def abandon(output: Path) -> None:
         return
     with contextlib.suppress(OSError):  # what else is there stays, and the folder with it
         (output / METRICS_NAME).unlink(missing_ok=True)
-        (output / FOLDER).rmdir()
+        (output / CHECKPOINTS_FOLDER).rmdir()
         (output / CONFIG_NAME).unlink(missing_ok=True)
         output.rmdir()
 
@@ -46,22 +53,22 @@ def claim(output: Path, resume: str | None, checkpoint: Path | None, *, overwrit
     """
     output.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
-    own = checkpoint is not None and checkpoint.resolve().parent == (output / FOLDER).resolve()
+    own = checkpoint is not None and checkpoint.resolve().parent == (output / CHECKPOINTS_FOLDER).resolve()
     if is_used(output) and not own and resume != AUTO:
         if not overwrite:
             raise FileExistsError(
                 f"output {output} holds a run already: go on with --resume auto, give another --output, or delete it with "
                 "--overwrite"
             )
-        for name in (FOLDER, TENSORBOARD_FOLDER):
+        for name in (CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER):
             if (output / name).exists():
                 shutil.rmtree(output / name)
-        for name in (METRICS_NAME, LOG_NAME):
+        for name in (METRICS_NAME, BAD_STEPS_NAME):
             (output / name).unlink(missing_ok=True)
         said.append(f"deleted the earlier run in {output}, as asked for")
-    (output / FOLDER).mkdir(exist_ok=True)
+    (output / CHECKPOINTS_FOLDER).mkdir(exist_ok=True)
     if own and resume != AUTO and checkpoint is not None:
-        said += set_aside(output / FOLDER, int(checkpoint.name.removeprefix("step-")))
+        said += set_aside(output / CHECKPOINTS_FOLDER, int(read_state(checkpoint)["step"]))
     return said
 
 
@@ -70,11 +77,11 @@ def set_aside(root: Path, step: int) -> list[str]:
     said = []
     for later in complete_steps(root):
         if later > step:
-            aside = root / f"abandoned-{folder_name(later)}"
+            aside = root / f"abandoned-{step_folder(later)}"
             if aside.exists():
                 shutil.rmtree(aside)
-            (root / folder_name(later)).rename(aside)
-            said.append(f"{root / folder_name(later)} is of the branch that this run leaves: renamed to {aside.name}")
+            (root / step_folder(later)).rename(aside)
+            said.append(f"{root / step_folder(later)} is of the branch that this run leaves: renamed to {aside.name}")
     if said:
         (root / SCORES_NAME).unlink(missing_ok=True)
     return said

@@ -17,8 +17,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-METRICS_NAME = "metrics.jsonl"
-TENSORBOARD_FOLDER = "tensorboard"
+from albef_ds.common.run_files import METRICS_NAME, TENSORBOARD_FOLDER
+
 DATA_WAIT = "data_wait"
 """Key in `values` for the seconds this step waited for its batch; reported as a share of the time, `data_wait_share`."""
 

@@ -19,13 +19,13 @@ import torch.distributed as dist
 
 from albef_ds.checkpoint.find import find_checkpoint, problem_of
 from albef_ds.checkpoint.initial.load import load_initial_momentum, load_initial_weights
-from albef_ds.checkpoint.retention import folder_name
-from albef_ds.checkpoint.saver import FOLDER, Saver
-from albef_ds.checkpoint.snapshot import CONFIG_NAME, restore, restore_progress, seed_generators
+from albef_ds.checkpoint.saver import Saver
+from albef_ds.checkpoint.snapshot import restore, restore_progress, seed_generators
 from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.common import comm, exit_codes
 from albef_ds.common.device import resolve_precision
 from albef_ds.common.errors import ConfigError, MachineError
+from albef_ds.common.run_files import BAD_STEPS_NAME, CHECKPOINTS_FOLDER, CONFIG_NAME, step_folder
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import Batch
@@ -38,7 +38,7 @@ from albef_ds.engine.optim import learning_rate
 from albef_ds.evaluation.evaluate import check_validation, evaluate_validation
 from albef_ds.evaluation.examples import Examples, draw, is_sharded, read_examples
 from albef_ds.models.norms import choose_norm
-from albef_ds.training.bad_steps import LOG_NAME, BadStepLog, SpikeMonitor
+from albef_ds.training.bad_steps import BadStepLog, SpikeMonitor
 from albef_ds.training.loss_band import Point, monitor_of
 from albef_ds.training.run_folder import abandon, claim, set_aside
 from albef_ds.training.run_log import RunLogger
@@ -174,7 +174,7 @@ class Trainer:
 
     def _restore(self, folder: Path) -> None:
         self._window = restore(folder, self.engine, self.task, self.config)
-        if folder.resolve().parent == (self.output / FOLDER).resolve():
+        if folder.resolve().parent == (self.output / CHECKPOINTS_FOLDER).resolve():
             self.saver.saved_step = self.progress.step
 
     def _dry_run(self) -> None:
@@ -258,7 +258,7 @@ class Trainer:
         lost = self._bad_log.write("skipped", step, micro_batches, result.losses, result.grad_norm)
         self._say(
             f"step {step}: {'losses' if lost else 'gradients'} are not finite, optimizer, momentum and queue did not move; its "
-            f"samples are in {self.output / LOG_NAME}"
+            f"samples are in {self.output / BAD_STEPS_NAME}"
         )
         if self.precision == "fp16" and not lost:  # the loss scale is finding its place; its end is the engine's to notice
             return
@@ -269,8 +269,8 @@ class Trainer:
             return
         self._stopped_by_bad_numbers = True
         self._say(
-            f"{self._bad_in_a_row} steps in a row were not finite: look at their samples in {self.output / LOG_NAME}, lower "
-            "optim.learning_rate, or set train.on_bad_steps=rollback"
+            f"{self._bad_in_a_row} steps in a row were not finite: look at their samples in {self.output / BAD_STEPS_NAME}, "
+            "lower optim.learning_rate, or set train.on_bad_steps=rollback"
         )
 
     def _roll_back(self) -> bool:
@@ -280,7 +280,7 @@ class Trainer:
         step = self.saver.newest(progress.step - self._bad_in_a_row)
         if step is None or len(progress.holes) >= train.max_rollbacks:
             return False
-        folder = self.output / FOLDER / folder_name(step)
+        folder = self.output / CHECKPOINTS_FOLDER / step_folder(step)
         if problem := problem_of(folder):
             self._say(f"no rollback: {folder} is damaged ({problem})")
             return False
@@ -290,7 +290,7 @@ class Trainer:
         self.progress.seconds, self.progress.holes = seconds, holes
         self._restore(folder)
         if comm.rank() == 0:
-            for line in set_aside(self.output / FOLDER, step):
+            for line in set_aside(self.output / CHECKPOINTS_FOLDER, step):
                 self._say(line)
         comm.barrier()
         self._reopen_stream()
@@ -319,7 +319,7 @@ class Trainer:
         if self._last is not None and math.isfinite(loss) and (odd := self._spikes.spike(loss, self._part)):
             micro_batches, result = self._last
             self._bad_log.write("spike", self.progress.step, micro_batches, result.losses, result.grad_norm)
-            self._say(f"step {self.progress.step}: {odd}; its samples are in {self.output / LOG_NAME}")
+            self._say(f"step {self.progress.step}: {odd}; its samples are in {self.output / BAD_STEPS_NAME}")
         self._last = None
         self.request.agreed = int(number)
         return bool(number)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from albef_ds.checkpoint.find import find_checkpoint
-from albef_ds.checkpoint.saver import FOLDER, Saver
+from albef_ds.checkpoint.saver import Saver
 from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.common.errors import UserError
+from albef_ds.common.run_files import CHECKPOINTS_FOLDER
 from tests.checkpoint.common import config_for, save, train
 from tests.engine.zero.common import make
 
@@ -82,7 +83,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 def test_the_files_are_those_that_are_damaged_here(run: Path) -> None:
     for step in (1, 2):
-        assert sorted(path.name for path in (run / FOLDER / f"step-{step:07d}").iterdir()) == FILES
+        assert sorted(path.name for path in (run / CHECKPOINTS_FOLDER / f"step-{step:07d}").iterdir()) == FILES
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -90,7 +91,7 @@ def test_the_files_are_those_that_are_damaged_here(run: Path) -> None:
 def test_auto_passes_over_a_damaged_checkpoint_and_a_named_one_is_refused(
     copy: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    newest, older = copy / FOLDER / "step-0000002", copy / FOLDER / "step-0000001"
+    newest, older = copy / CHECKPOINTS_FOLDER / "step-0000002", copy / CHECKPOINTS_FOLDER / "step-0000001"
     damage(newest / name)
     said: list[str] = []
     assert find_checkpoint(copy, "auto", said.append) == older
@@ -103,30 +104,30 @@ def test_auto_passes_over_a_damaged_checkpoint_and_a_named_one_is_refused(
 
 
 def test_every_byte_of_the_marker_counts(copy: Path) -> None:
-    path = copy / FOLDER / "step-0000002" / "complete.json"
+    path = copy / CHECKPOINTS_FOLDER / "step-0000002" / "complete.json"
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x01]) + whole[place + 1 :])
-        assert find_checkpoint(copy, "auto") == copy / FOLDER / "step-0000001", place
+        assert find_checkpoint(copy, "auto") == copy / CHECKPOINTS_FOLDER / "step-0000001", place
     path.write_bytes(whole)
-    assert find_checkpoint(copy, "auto") == copy / FOLDER / "step-0000002"
+    assert find_checkpoint(copy, "auto") == copy / CHECKPOINTS_FOLDER / "step-0000002"
 
 
 def test_all_damaged_is_one_line_and_no_new_start(copy: Path) -> None:
     for step in (1, 2):
-        _truncate(copy / FOLDER / f"step-{step:07d}" / "student.safetensors")
+        _truncate(copy / CHECKPOINTS_FOLDER / f"step-{step:07d}" / "student.safetensors")
     with pytest.raises(UserError, match=r"all 2 checkpoints in .* are damaged: restore one"):
         find_checkpoint(copy, "auto")
 
 
 def test_a_folder_without_checkpoints_has_none(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path, "auto") is None
-    (tmp_path / FOLDER / "step-0000004.tmp").mkdir(parents=True)
+    (tmp_path / CHECKPOINTS_FOLDER / "step-0000004.tmp").mkdir(parents=True)
     assert find_checkpoint(tmp_path, "auto") is None
 
 
 def test_what_a_killed_save_left_is_cleaned_and_what_it_replaced_is_put_back(copy: Path) -> None:
-    root = copy / FOLDER
+    root = copy / CHECKPOINTS_FOLDER
     (root / "step-0000003.tmp").mkdir()
     (root / "step-0000002").rename(root / "step-0000002.replaced.tmp")
     Saver(copy, config_for(-1)).clean()
@@ -135,6 +136,6 @@ def test_what_a_killed_save_left_is_cleaned_and_what_it_replaced_is_put_back(cop
 
 
 def test_nothing_in_a_checkpoint_is_pickled(run: Path) -> None:
-    for path in (run / FOLDER / "step-0000002").iterdir():
+    for path in (run / CHECKPOINTS_FOLDER / "step-0000002").iterdir():
         assert path.suffix in (".json", ".safetensors")
         assert path.read_bytes()[:2] not in (b"PK", b"\x80\x02")

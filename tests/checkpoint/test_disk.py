@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from albef_ds.checkpoint.find import find_checkpoint
-from albef_ds.checkpoint.saver import FOLDER, Saver
+from albef_ds.checkpoint.saver import Saver
 from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.cli.main import main
+from albef_ds.common.run_files import CHECKPOINTS_FOLDER
 from data_tools.files.shard_writer import ShardWriter
 from tests.checkpoint.common import config_for, train
 from tests.data.conftest import sample
@@ -58,8 +59,8 @@ def test_a_full_disk_costs_the_save_and_nothing_else(disk: Path) -> None:
     (disk / "other").write_bytes(b"0" * (shutil.disk_usage(disk).free - 100_000))
     error = save(2)
     assert "No space left on device" in error and "train.keep_last" in error and str(output) in error
-    assert find_checkpoint(output, "auto") == output / FOLDER / "step-0000001"
-    assert [path.name for path in (output / FOLDER).iterdir()] == ["step-0000001"]  # what was half written is gone
+    assert find_checkpoint(output, "auto") == output / CHECKPOINTS_FOLDER / "step-0000001"
+    assert [path.name for path in (output / CHECKPOINTS_FOLDER).iterdir()] == ["step-0000001"]  # what was half written is gone
     (disk / "other").unlink()
     assert save(3) == ""
     assert saver.saved_step == 3
@@ -72,7 +73,7 @@ def test_a_disk_that_becomes_read_only(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     error = save(2)
     assert "Read-only file system" in error and "mounted for writing" in error
-    assert find_checkpoint(output, "auto") == output / FOLDER / "step-0000001"
+    assert find_checkpoint(output, "auto") == output / CHECKPOINTS_FOLDER / "step-0000001"
 
 
 def test_a_folder_that_vanishes_is_not_made_again_somewhere_else(disk: Path) -> None:

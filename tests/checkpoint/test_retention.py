@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from albef_ds.checkpoint.complete import MARKER_NAME
-from albef_ds.checkpoint.retention import best_step, complete_steps, folder_name, keep, record_scores, tidy
+from albef_ds.checkpoint.retention import best_step, keep, record_scores, tidy
+from albef_ds.common.run_files import MARKER_NAME, complete_steps, step_folder
 
 
 def make(root: Path, *steps: int) -> Path:
     for step in steps:
-        (root / folder_name(step)).mkdir(parents=True)
-        (root / folder_name(step) / MARKER_NAME).write_text("{}")
+        (root / step_folder(step)).mkdir(parents=True)
+        (root / step_folder(step) / MARKER_NAME).write_text("{}")
     return root
 
 
@@ -40,7 +40,7 @@ def test_best_is_by_the_evaluation_at_the_checkpoints_own_step(tmp_path: Path, m
     assert best_step(tmp_path, metric) == best
     tidy(tmp_path, last=1, every=0, metric=metric)
     assert complete_steps(tmp_path) == sorted({best, 30})
-    assert json.loads((tmp_path / "best.json").read_text())["folder"] == folder_name(best)
+    assert json.loads((tmp_path / "best.json").read_text())["folder"] == step_folder(best)
 
 
 def test_unfinished_and_foreign_folders_are_left_alone(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from albef_ds.training.run_log import METRICS_NAME, RunLogger
+from albef_ds.common.run_files import METRICS_NAME
+from albef_ds.training.run_log import RunLogger
 from tests.terminal import run_on_terminal
 
 

@@ -24,6 +24,7 @@ from albef_ds.checkpoint.tensor_files.lazy import StoredTensors
 from albef_ds.checkpoint.tensor_files.opening import INDEX_SUFFIX, open_tensors, shards_of
 from albef_ds.checkpoint.tensor_files.safetensors_form import write_safetensors
 from albef_ds.common.errors import DataError, WeightsError
+from albef_ds.common.run_files import CONFIG_NAME
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.images.normalise import MEAN, STD
@@ -31,7 +32,7 @@ from albef_ds.data.text.tokenizer import DEFAULT_VOCAB
 
 FORMAT, VERSION = "albef_ds", 1
 STEM = "model"
-CONFIG_NAME, VOCAB_NAME = "config.json", "vocab.txt"
+VOCAB_NAME = "vocab.txt"
 
 
 def is_native(stored: StoredTensors) -> bool:

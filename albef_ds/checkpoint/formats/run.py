@@ -10,19 +10,26 @@ from typing import Any
 
 import torch
 
-from albef_ds.checkpoint.complete import MARKER_NAME, DamageError, check_file, read_marker
+from albef_ds.checkpoint.complete import DamageError, check_file, read_marker
 from albef_ds.checkpoint.find import find_checkpoint
 from albef_ds.checkpoint.formats.released_names import BASE, MOMENTUM, QUEUE
 from albef_ds.checkpoint.formats.task_weights import load_config
 from albef_ds.checkpoint.formats.whole_model import WholeModel, check_complete, shapes_of
-from albef_ds.checkpoint.saver import FOLDER
-from albef_ds.checkpoint.snapshot import CONFIG_NAME, MOMENTUM_NAME, STATE_NAME, STUDENT_NAME, read_state
+from albef_ds.checkpoint.snapshot import read_state
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
 from albef_ds.checkpoint.tensor_files.opening import open_tensors
 from albef_ds.common.errors import WeightsError
+from albef_ds.common.run_files import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_NAME,
+    MARKER_NAME,
+    MOMENTUM_NAME,
+    QUEUE_NAME,
+    STATE_NAME,
+    STUDENT_NAME,
+)
 from albef_ds.config.schema import RunConfig
 
-QUEUE_NAME = "queue.safetensors"
 _USED = (STATE_NAME, CONFIG_NAME, STUDENT_NAME, MOMENTUM_NAME, QUEUE_NAME)
 
 
@@ -34,7 +41,7 @@ def find(path: Path) -> Path | None:
     """
     if any((path / name).is_file() for name in (MARKER_NAME, STATE_NAME)):
         return path
-    if (path / FOLDER).is_dir():
+    if (path / CHECKPOINTS_FOLDER).is_dir():
         folder = find_checkpoint(path, "auto")
         if folder is None:
             raise WeightsError(f"{path} is a run without a whole checkpoint: give another, or wait for its first save")

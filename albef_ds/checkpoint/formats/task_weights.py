@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from albef_ds.checkpoint.snapshot import CONFIG_NAME, MOMENTUM_NAME, STUDENT_NAME, check_fit, parameter_shape
+from albef_ds.checkpoint.snapshot import check_fit, parameter_shape
 from albef_ds.checkpoint.tensor_files.tensor_file import TensorFile
+from albef_ds.common.run_files import CONFIG_NAME, MOMENTUM_NAME, STUDENT_NAME
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig
 from albef_ds.models.parameters import WHOLE, ParameterAccess

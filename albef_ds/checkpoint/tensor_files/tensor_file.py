@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from albef_ds.common.errors import WeightsError
+from albef_ds.common.run_files import CONFIG_NAME
 
 
 class TensorFile(Mapping[str, Tensor]):
@@ -30,7 +31,7 @@ class TensorFile(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.names:
-            config = self.path.with_name("config.json")
+            config = self.path.with_name(CONFIG_NAME)
             raise WeightsError(f"{self.path} holds no {name}, so it does not fit this run: keep the settings in {config}")
         tensor: Tensor = self._file.get_tensor(name)
         return tensor

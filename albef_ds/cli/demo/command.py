@@ -11,6 +11,7 @@ from albef_ds.cli.arguments import CommandParser
 from albef_ds.cli.demo.corpus import emoji_corpus
 from albef_ds.cli.demo.text_encoder import minilm_weights
 from albef_ds.common.errors import MachineError
+from albef_ds.common.run_files import LOGS_FOLDER
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import RunConfig
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
     where = f"{ranks} CPU ranks x {threads} threads" if cpu else f"{ranks} GPU ranks"
     print(f"training on {where}, {_length(config)}; results go to {output}", flush=True)
     command = [sys.executable, "-m", "albef_ds.train", "--recipe", RECIPE, *overrides, f"output={output}"]
-    code = launch(command, ranks, threads, output / "logs", cpu=cpu)
+    code = launch(command, ranks, threads, output / LOGS_FOLDER, cpu=cpu)
     if code != 0:
         return code
     from albef_ds.cli.demo.show import show_run

@@ -9,24 +9,22 @@ import torch
 
 from albef_ds.checkpoint.find import find_checkpoint
 from albef_ds.checkpoint.formats.task_weights import load_config, load_task_weights
-from albef_ds.checkpoint.saver import FOLDER
-from albef_ds.checkpoint.snapshot import STATE_NAME
 from albef_ds.cli.demo.page import write_page
 from albef_ds.cli.demo.plots import overview_png
 from albef_ds.cli.demo.results import PREFIX, SPLITS, Report, best_ranking, make_panels, score_split, table
 from albef_ds.common.atomic_files import write_output
 from albef_ds.common.errors import WeightsError
+from albef_ds.common.run_files import CHECKPOINTS_FOLDER, CONFIG_NAME, METRICS_NAME, STATE_NAME, TENSORBOARD_FOLDER
 from albef_ds.config.files import read_json_object
 from albef_ds.engine.build import build_task
 from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.training.report.history import History
-from albef_ds.training.run_log import METRICS_NAME as LOG_NAME
 
 K_TEST = 32
 """Candidates per query that are re-ranked."""
 EXAMPLES_SHOWN = 12, 8
 """Queries on the page: words to pictures, pictures to words."""
-PAGE_NAME, PICTURE_NAME, METRICS_NAME = "demo.html", "demo.png", "demo_metrics.json"
+PAGE_NAME, PICTURE_NAME, FIGURES_NAME = "demo.html", "demo.png", "demo_metrics.json"
 
 
 def show_run(output: Path) -> str:
@@ -52,7 +50,7 @@ def show_run(output: Path) -> str:
         metrics[split] = dict(scores[split].metrics(PREFIX))
     ranking = best_ranking(metrics["val"], scores["val"].rankings)
     words, pictures = make_panels(corpus / "test", config, scores["test"], ranking, EXAMPLES_SHOWN)
-    history = History.read(output / LOG_NAME)
+    history = History.read(output / METRICS_NAME)
     facts = (
         ("trained", f"{state['seconds'] / 60:.1f} min on {state['world_size']} {device.type.upper()} ranks"),
         ("steps", f"{state['step']:,}"),
@@ -62,15 +60,15 @@ def show_run(output: Path) -> str:
     )
     files = (
         (str(output / PICTURE_NAME), "this page as a picture"),
-        (str(output / METRICS_NAME), "every figure on it"),
-        (str(output / LOG_NAME), "the log of the training, one JSON object per line"),
-        (str(output / "tensorboard"), "the same for `tensorboard --logdir`"),
-        (str(output / "config.json"), "all settings, for `albef-ds train --config`"),
-        (str(output / FOLDER), "weights, optimizer and stream position"),
+        (str(output / FIGURES_NAME), "every figure on it"),
+        (str(output / METRICS_NAME), "the log of the training, one JSON object per line"),
+        (str(output / TENSORBOARD_FOLDER), "the same for `tensorboard --logdir`"),
+        (str(output / CONFIG_NAME), "all settings, for `albef-ds train --config`"),
+        (str(output / CHECKPOINTS_FOLDER), "weights, optimizer and stream position"),
     )
     report = Report(facts, metrics, ranking, words, pictures, history, files)
     document = {"metrics": metrics, "ranking": ranking, "k_test": K_TEST, "training": state}
-    write_output(output / METRICS_NAME, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    write_output(output / FIGURES_NAME, json.dumps(document, indent=1, allow_nan=False) + "\n")
     write_output(output / PICTURE_NAME, overview_png(report))
     write_page(report, output / PAGE_NAME)
     return _closing(output, metrics)
@@ -89,7 +87,7 @@ def _closing(output: Path, metrics: dict[str, dict[str, float]]) -> str:
         "",
         f"page      {output / PAGE_NAME}",
         f"picture   {output / PICTURE_NAME}",
-        f"metrics   {output / METRICS_NAME}",
+        f"metrics   {output / FIGURES_NAME}",
         f"curves    tensorboard --logdir {output}",
         "go on     albef-ds demo --minutes 30     (longer learns more)",
         "          albef-ds recipes               (the paper's runs, and larger)",

@@ -26,6 +26,7 @@ from albef_ds.checkpoint.formats import native
 from albef_ds.checkpoint.formats.whole_model import WholeModel, portable
 from albef_ds.common.atomic_files import atomic_path
 from albef_ds.common.errors import MachineError, WeightsError
+from albef_ds.common.run_files import CONFIG_NAME
 from albef_ds.config import files
 from albef_ds.inference.export.modules import Part, parts_of
 from albef_ds.inference.model import AlbefModel
@@ -173,7 +174,7 @@ def _nbytes(part: Part) -> int:
 def _describe(model: WholeModel, room: Path) -> None:
     native.save_preparation(model, room)
     config = portable(model.config)
-    files.save(replace(config, data=replace(config.data, vocab_file=native.VOCAB_NAME)), room / native.CONFIG_NAME)
+    files.save(replace(config, data=replace(config.data, vocab_file=native.VOCAB_NAME)), room / CONFIG_NAME)
     text = "\n".join(
         [
             "# Exported ALBEF",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from albef_ds.common.errors import MachineError
+from albef_ds.common.run_files import CHECKPOINTS_FOLDER, step_folders
 
 Outcome = Literal["finished", "stopped", "interrupted", "mistake", "crashed", "bad node", "killed"]
 """finished: the planned length is done. stopped: saved on a signal or before the time limit. interrupted: by Ctrl-C.
@@ -125,12 +126,7 @@ def after(attempts: list[Attempt], max_restarts: int) -> Decision:
 
 def newest_step(output: Path) -> int:
     """Step of the newest whole checkpoint folder in a run's `output`; 0 if there is none."""
-    steps = [0]
-    for folder in (output / "checkpoints").glob("step-*"):
-        number = folder.name.removeprefix("step-")
-        if number.isdecimal() and folder.is_dir():
-            steps.append(int(number))
-    return max(steps)
+    return max(step_folders(output / CHECKPOINTS_FOLDER), default=0)
 
 
 def _loop(attempts: list[Attempt]) -> Decision | None:

@@ -10,6 +10,14 @@ from typing import Any
 
 from albef_ds.common.errors import UserError
 from albef_ds.common.html import data_url, document, facts, note, text_table
+from albef_ds.common.run_files import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_NAME,
+    METRICS_NAME,
+    RESULTS_NAME,
+    TENSORBOARD_FOLDER,
+    complete_steps,
+)
 from albef_ds.config.describe import differences
 from albef_ds.config.files import load, read_json_object, to_dict
 from albef_ds.config.schema import RunConfig
@@ -17,12 +25,9 @@ from albef_ds.data.shards.format import Manifest
 from albef_ds.training.report import charts
 from albef_ds.training.report.history import History
 from albef_ds.training.report.overview import last_pictures
-from albef_ds.training.report.state import CHECKPOINTS, CONFIG_NAME, METRICS_NAME, require_run, saved_steps, state_of
+from albef_ds.training.report.state import require_run, state_of
 
 PAGE_NAME = "report.html"
-SCORES_NAME = "metrics.json"
-"""What `albef-ds evaluate` writes."""
-TENSORBOARD = "tensorboard"
 _STYLE = """
 figure { margin: 0 0 1.5rem; } figure img { max-width: 100%; image-rendering: auto; background: #fff; border-radius: 6px; }
 .columns { columns: 19rem; }
@@ -121,7 +126,7 @@ def _evaluations(run: Path, history: History) -> Iterator[str]:
     scores = _scores(run)
     for split, values in scores.items():
         yield f"<h3>{escape(split)}</h3>" + _metrics([(name, f"{value:.2f}") for name, value in values.items()])
-    pictures = last_pictures(run / TENSORBOARD)
+    pictures = last_pictures(run / TENSORBOARD_FOLDER)
     for picture in pictures:
         caption = f"{picture.tag.rpartition('/')[2].replace('_', ' ')}, at step {picture.step:,}"
         source = data_url(picture.png)
@@ -149,7 +154,7 @@ def _without_k(name: str) -> str:
 def _scores(run: Path) -> dict[str, dict[str, float]]:
     """Splits of metrics.json -> metric -> value; empty where the run was not scored."""
     try:
-        record: dict[str, Any] = read_json_object(run / SCORES_NAME)
+        record: dict[str, Any] = read_json_object(run / RESULTS_NAME)
     except UserError:
         return {}
     name = record.get("checkpoint", "")
@@ -182,10 +187,10 @@ def _files(run: Path) -> list[tuple[str, str]]:
     rows = [
         (str(run / CONFIG_NAME), "all settings"),
         (str(run / METRICS_NAME), "the log, one JSON object per line"),
-        (str(run / TENSORBOARD), "the same and the pictures, for `tensorboard --logdir`"),
+        (str(run / TENSORBOARD_FOLDER), "the same and the pictures, for `tensorboard --logdir`"),
     ]
-    steps = saved_steps(run)
+    steps = complete_steps(run / CHECKPOINTS_FOLDER)
     if steps:
         listed = ", ".join(f"{step:,}" for step in steps[-8:])
-        rows.append((str(run / CHECKPOINTS), f"{len(steps)} checkpoints, the newest of steps {listed}"))
+        rows.append((str(run / CHECKPOINTS_FOLDER), f"{len(steps)} checkpoints, the newest of steps {listed}"))
     return [row for row in rows if Path(row[0]).exists()]

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from albef_ds.common.errors import ConfigError, UserError
+from albef_ds.common.run_files import CHECKPOINTS_FOLDER, CONFIG_NAME, METRICS_NAME, STATE_NAME, complete_steps, step_folder
 from albef_ds.config.files import load, read_json_object
 from albef_ds.config.schema import RunConfig
 from albef_ds.evaluation.main_metric import headline_name
 from albef_ds.training.report.history import History
 
-METRICS_NAME, CONFIG_NAME = "metrics.jsonl", "config.json"
-CHECKPOINTS, MARKER_NAME, STATE_NAME = "checkpoints", "complete.json", "state.json"
 State = Literal["running", "finished", "stopped", "broken off"]
 """stopped: there is a checkpoint to go on from. broken off: there is none."""
 DEPTH = 4
@@ -67,7 +66,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
 
 def is_run(folder: Path) -> bool:
     """Whether a run was begun in `folder`."""
-    return (folder / CONFIG_NAME).is_file() and ((folder / METRICS_NAME).is_file() or (folder / CHECKPOINTS).is_dir())
+    return (folder / CONFIG_NAME).is_file() and ((folder / METRICS_NAME).is_file() or (folder / CHECKPOINTS_FOLDER).is_dir())
 
 
 def require_run(folder: Path) -> None:
@@ -85,7 +84,7 @@ def state_of(folder: Path, now: float | None = None) -> RunState:
     config = load(folder / CONFIG_NAME)
     metrics = folder / METRICS_NAME
     history = History.read(metrics) if metrics.exists() else History([])
-    saved = saved_steps(folder)
+    saved = complete_steps(folder / CHECKPOINTS_FOLDER)
     newest = _state_file(folder, saved)
     step = max([*(record["step"] for record in history.steps[-1:]), *saved[-1:], 0])
     evaluation = history.evaluations[-1] if history.evaluations else {}
@@ -116,17 +115,11 @@ def state_of(folder: Path, now: float | None = None) -> RunState:
     )
 
 
-def saved_steps(folder: Path) -> list[int]:
-    """Steps of the run's finished checkpoints, ascending."""
-    names = (path.parent.name.removeprefix("step-") for path in folder.glob(f"{CHECKPOINTS}/step-*/{MARKER_NAME}"))
-    return sorted(int(name) for name in names if name.isdigit())
-
-
 def _state_file(folder: Path, saved: list[int]) -> dict[str, Any]:
     if not saved:
         return {}
     try:
-        return read_json_object(folder / CHECKPOINTS / f"step-{saved[-1]:07d}" / STATE_NAME)
+        return read_json_object(folder / CHECKPOINTS_FOLDER / step_folder(saved[-1]) / STATE_NAME)
     except UserError:  # a damaged checkpoint is `--resume`'s to complain about
         return {}
 

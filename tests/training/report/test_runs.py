@@ -11,17 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from albef_ds.checkpoint import complete, snapshot
-from albef_ds.checkpoint.saver import FOLDER
 from albef_ds.cli.main import main
+from albef_ds.common.run_files import METRICS_NAME, TENSORBOARD_FOLDER
 from albef_ds.config import files
 from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import RunConfig
-from albef_ds.training.report import state
 from albef_ds.training.report.charts import MOST_POINTS, Line, line_chart, ticks
 from albef_ds.training.report.page import build_page
-from albef_ds.training.report.state import state_of
-from albef_ds.training.run_log import METRICS_NAME, TENSORBOARD_FOLDER, RunLogger
+from albef_ds.training.report.state import find_runs, state_of
+from albef_ds.training.run_log import RunLogger
 
 SCORES = {"retrieval/i2t_r1": 40.0, "retrieval/i2t_r5": 60.0, "retrieval/mean_recall_itm": 55.5}
 
@@ -61,7 +59,7 @@ LATER = 1e6
 
 def test_a_state_is_told_from_the_folder_alone(runs: Path) -> None:
     now = time.time()
-    states = {path.name: state_of(path, now + LATER) for path in state.find_runs(runs)}
+    states = {path.name: state_of(path, now + LATER) for path in find_runs(runs)}
     assert {name: found.state for name, found in states.items()} == {
         "finished": "finished",
         "stopped": "stopped",
@@ -168,11 +166,6 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "holds no run" in capsys.readouterr().err and not list(tmp_path.iterdir())
     assert main(["runs", str(tmp_path / "nowhere")]) == 2
     assert main(["runs", str(tmp_path)]) == 0 and "no run below" in capsys.readouterr().out
-
-
-def test_names_of_files_are_those_that_runs_write() -> None:
-    assert (state.METRICS_NAME, state.CONFIG_NAME, state.STATE_NAME) == (METRICS_NAME, snapshot.CONFIG_NAME, snapshot.STATE_NAME)
-    assert (state.CHECKPOINTS, state.MARKER_NAME) == (FOLDER, complete.MARKER_NAME)
 
 
 def test_a_chart_shows_a_single_point_a_flat_line_and_a_long_one() -> None:
