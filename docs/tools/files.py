@@ -60,14 +60,6 @@ PHRASES = {
     "slurm/preflight.sbatch": "a check of the nodes alone",
     "slurm/pretrain.sbatch": "pretraining that goes on after preemption, time limits and dead nodes",
     "slurm/site.env.example": "what a site is like, to copy to site.env",
-    "tests/cli/demo/test_corpus.py": "the emoji corpus unpacks whole, and damage is an error",
-    "tests/data/evaluation_sets/test_corpus.py": "evaluation sets leave nothing out",
-    "tests/data/stream/test_order.py": "the order of samples follows from seed and position alone",
-    "tests/data/shards/test_reader.py": "reading shards with a manifest",
-    "tests/data/stream/test_corpus.py": "the same samples on any number of ranks and workers, and after a resume",
-    "tests/data/text/test_text.py": "cleaning, tokens and masks of captions",
-    "tests/data/images/test_decode.py": "decoding, crops and values of pictures",
-    "tests/data/stream/test_webdataset.py": "tars without a manifest",
     "tests/slurm/install.sh": "installs Slurm on Debian without starting a daemon",
 }
 """Phrases of files that say none themselves."""

@@ -1,0 +1,1 @@
+"""Tests of the scripts in benchmarks/: across packages, since a benchmark runs several."""

@@ -1,0 +1,1 @@
+"""Counts of a whole optimizer step, kept as JSON: across packages, from the task down to DeepSpeed."""

@@ -17,12 +17,9 @@ import numpy as np
 import pytest
 import webdataset
 
-from albef_ds.common.errors import UserError
 from albef_ds.data.shards.format import Manifest
 from data_tools.cli import main
-from data_tools.execution.executors import Parallel, run_tasks
 from tests.data_tools.pictures import encoded, folder_corpus, jpeg, scene
-from tests.data_tools.workers import answer_or_die
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -304,13 +301,3 @@ def test_help_teaches_kinds_rules_and_the_one_command(capsys: pytest.CaptureFixt
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 0 and words in capsys.readouterr().out
-
-
-def test_a_dead_worker_is_reported_not_waited_for() -> None:
-    with pytest.raises(UserError, match="a worker of test died"):
-        run_tasks(answer_or_die, [1, -1, 1], Parallel(workers=2), "test")
-
-
-def test_every_task_belongs_to_one_share() -> None:
-    shares = [run_tasks(abs, list(range(10)), Parallel(1, "", index, 3), "test") for index in range(3)]
-    assert sorted(number for share in shares for number in share) == list(range(10))

@@ -1,0 +1,1 @@
+"""Users' mistakes, each met by one line with its fix: across packages, from the command line down to the data."""

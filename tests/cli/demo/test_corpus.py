@@ -1,3 +1,5 @@
+"""The emoji corpus unpacks whole, its splits share no concept, and damage is an error."""
+
 from __future__ import annotations
 
 import hashlib

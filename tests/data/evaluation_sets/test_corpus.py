@@ -1,3 +1,5 @@
+"""An evaluation set holds every picture and caption once and leaves none out."""
+
 from __future__ import annotations
 
 from typing import Any

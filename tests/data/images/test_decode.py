@@ -1,3 +1,5 @@
+"""Pictures are decoded, cropped and normalised to the same values by every decoder."""
+
 from __future__ import annotations
 
 import io

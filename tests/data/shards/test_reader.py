@@ -1,3 +1,5 @@
+"""Reading shards by their manifest equals reading the tars."""
+
 from __future__ import annotations
 
 import os

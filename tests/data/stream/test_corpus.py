@@ -1,3 +1,5 @@
+"""The same samples on any number of ranks and workers, and after a resume."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""The order of samples follows from seed and position alone."""
+
 from __future__ import annotations
 
 import numpy as np

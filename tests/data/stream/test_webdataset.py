@@ -1,3 +1,5 @@
+"""Tars without a manifest give full batches on every rank."""
+
 from __future__ import annotations
 
 import functools

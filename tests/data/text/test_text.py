@@ -1,3 +1,5 @@
+"""Captions are cleaned, tokenised and masked as in the released code."""
+
 from __future__ import annotations
 
 import pickle
