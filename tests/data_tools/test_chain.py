@@ -156,7 +156,7 @@ def members(group: int) -> list[int]:
 
 
 def test_workers_end_when_the_run_alone_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.data_tools.workers"]
+    command = [sys.executable, "-m", "tests.data_tools.execution.workers"]
     with subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "working\n"

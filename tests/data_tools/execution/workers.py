@@ -24,6 +24,6 @@ def work_for_ever(number: int) -> None:
 
 
 if __name__ == "__main__":
-    from tests.data_tools.workers import work_for_ever as task
+    from tests.data_tools.execution.workers import work_for_ever as task
 
     run_tasks(task, [0, 1, 2], Parallel(workers=2), "test")
