@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from types import FrameType
 
 from albef_ds.common import exit_codes
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.processes import stop_signals_to
 
 TIME_LIMIT = 1000
 """Stands for the time limit among the numbers of signals."""
@@ -48,16 +48,9 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal = number
 
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """Listen within the block."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-        previous = {number: signal.signal(number, self._handle) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def installed(self) -> AbstractContextManager[None]:
+        """A context within which signals set it."""
+        return stop_signals_to(self._handle)
 
 
 def name_of(number: int) -> str:

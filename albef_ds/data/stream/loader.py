@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from albef_ds.common.errors import DataError
+from albef_ds.common.processes import STOP_SIGNALS
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.batch import Batch
 from albef_ds.data.broken import BrokenSample, BrokenTally
@@ -46,7 +47,7 @@ def start_worker(worker_id: int) -> None:
     """
     keep_freed_memory()
     atexit.register(os._exit, 0)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

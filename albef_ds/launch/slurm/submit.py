@@ -16,6 +16,7 @@ from pathlib import Path
 
 import albef_ds
 from albef_ds.common.errors import ConfigError, MachineError, UserError
+from albef_ds.common.exit_codes import CHECK_FAILED
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.slurm.site import Site
 
@@ -155,7 +156,7 @@ def follow(job: str, logs: Path) -> int:
         for path in _followed(logs, fields):
             _print_news(path, seen)
         if not fields or fields["JobState"] in ENDED:
-            return 0 if fields.get("JobState") == "COMPLETED" else 1
+            return 0 if fields.get("JobState") == "COMPLETED" else CHECK_FAILED
         time.sleep(_POLL)
 
 
