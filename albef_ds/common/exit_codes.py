@@ -24,7 +24,7 @@ STOP = 70
 REQUEUE = 75
 """`cli/slurm/job.py` to the batch script: start this job again (sysexits' EX_TEMPFAIL)."""
 TIME_IS_UP = 75
-"""The time of `--stop-after` is used up, with a checkpoint. Start again to go on."""
+"""The time of this start is used up, with a checkpoint. Start again to go on."""
 INTERRUPTED = 128 + signal.SIGINT
 """Ctrl-C, with a checkpoint."""
 BROKEN_PIPE = 128 + signal.SIGPIPE

@@ -60,7 +60,7 @@ def check_protocol(name: str, config: RunConfig, lineage: list[dict[str, Any]]) 
             behind = " > ".join(recipes) or "unknown"
             raise ConfigError(
                 f"protocol {name} scores a model fine-tuned with {needed}, this one's lineage is {behind}: fine-tune with "
-                f"--recipe {needed} first, or use --protocol flickr30k_pretrained"
+                f"the recipe {needed} first, or use the protocol flickr30k_pretrained"
             )
     for forbidden in protocol.forbids:
         if forbidden in recipes:

@@ -21,7 +21,7 @@ def parse_duration(text: str) -> float:
     """Seconds of a duration such as 3h50m, 90s, 1d or 45m. Raises `ConfigError` for anything else."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ConfigError(f"--stop-after {text} is no duration: write it like 3h50m, 45m or 90s")
+        raise ConfigError(f"{text} is no duration: write it like 3h50m, 45m or 90s")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
@@ -55,7 +55,7 @@ class StopRequest:
 
 def name_of(number: int) -> str:
     """What stopped the run, in words."""
-    return "the time limit of --stop-after" if number == TIME_LIMIT else signal.Signals(number).name
+    return "the time limit" if number == TIME_LIMIT else signal.Signals(number).name
 
 
 def code_of(number: int) -> int:

@@ -170,7 +170,7 @@ class Trainer:
         return logger
 
     def _unusable(self, error: OSError) -> str:
-        return f"output {self.output} cannot be written ({error}): give another --output"
+        return f"output {self.output} cannot be written ({error}): give another folder"
 
     def _restore(self, folder: Path) -> None:
         self._window = restore(folder, self.engine, self.task, self.config)
@@ -376,7 +376,7 @@ class Trainer:
     def _exit_code(self) -> int:
         number = self.request.agreed
         if number:
-            self._say(f"stopped by {name_of(number)}; go on with --resume auto")
+            self._say(f"stopped by {name_of(number)}; resume it to go on")
         if self._save_error:
             self._say(f"the last checkpoint is missing: {self._save_error}")
             return exit_codes.NOT_SAVED

@@ -23,9 +23,9 @@ _PARTS = (
     ("answer decoder", "base.decoder."),
 )
 _ENCODERS = {
-    "blocks.0.attn.qkv.weight": "a ViT or DeiT file: init.visual_encoder, or SRC of `albef-ds convert --bert BERT`",
-    "embeddings.word_embeddings.weight": "a BERT file: init.text_encoder, or `albef-ds convert VIT DST --bert FILE`",
-    "bert.embeddings.word_embeddings.weight": "a BERT file: init.text_encoder, or `albef-ds convert VIT DST --bert FILE`",
+    "blocks.0.attn.qkv.weight": "a ViT or DeiT file: init.visual_encoder, or with a BERT the source of `albef-ds convert`",
+    "embeddings.word_embeddings.weight": "a BERT file: init.text_encoder, or with a ViT the source of `albef-ds convert`",
+    "bert.embeddings.word_embeddings.weight": "a BERT file: init.text_encoder, or with a ViT the source of `albef-ds convert`",
 }
 
 

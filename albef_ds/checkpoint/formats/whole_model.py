@@ -78,7 +78,7 @@ class WholeModel:
         """
         momentum = self.part(MOMENTUM)
         if weights == "momentum" and not momentum:
-            raise ConfigError("the source has no momentum copy: take --weights student")
+            raise ConfigError("the source has no momentum copy: take the weights of the student")
         kept = dict(self.tensors)
         if weights != "both":
             kept = {name: tensor for name, tensor in kept.items() if name not in momentum}

@@ -141,7 +141,7 @@ def _prepare(shared: Path, nonce: str) -> None:
         shared.mkdir(parents=True, exist_ok=True)
         write_file(shared / NONCE, nonce)
     except OSError as error:
-        raise MachineError(f"output {shared.parent} cannot be written ({error.strerror}): give another --output") from None
+        raise MachineError(f"output {shared.parent} cannot be written ({error.strerror}): give another folder") from None
 
 
 def _conclude(verdict: Verdict, bad_nodes: Path | None) -> int:

@@ -128,8 +128,9 @@ def plan_text(config: RunConfig, nodes: int, gpus_per_node: int, memory_gb: floa
         return "\n".join(lines)
     lines.append(f"memory per GPU: {total:.1f} GB planned (`albef-ds plan` has the lines)")
     if memory_gb is not None and total > memory_gb:
-        fix = f"`albef-ds plan --gpus {ranks} --memory {memory_gb:g}` finds settings that fit"
-        raise ConfigError(f"the run needs {total:.1f} GB per GPU, --memory gives {memory_gb:g}: {fix}")
+        raise ConfigError(
+            f"the run needs {total:.1f} GB per GPU, more than its {memory_gb:g}: `albef-ds plan` finds settings that fit"
+        )
     return "\n".join(lines)
 
 
