@@ -40,7 +40,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "COCO test (Karpathy), 5,000 pictures", (), ("retrieval_coco", "retrieval_flickr"), 256, "not reported"
     ),
 }
-"""By the name that `--protocol` takes."""
+"""Every protocol by its name."""
 
 
 def check_protocol(name: str, config: RunConfig, lineage: list[dict[str, Any]]) -> Protocol:

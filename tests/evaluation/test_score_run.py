@@ -73,7 +73,8 @@ def test_flickr30k_zero_shot_refuses_a_model_without_coco_in_its_lineage(
     runs: dict[str, Path], scenes: Path, tmp_path: Path
 ) -> None:
     request = Request(runs["retrieval"], protocol="flickr30k_zero_shot", splits={"test": f"{scenes}/retrieval_test.json"})
-    with pytest.raises(UserError, match="scenes_pretrain > scenes_retrieval: fine-tune with the recipe retrieval_coco"):
+    lineage = "lineage is scenes_pretrain > scenes_retrieval"
+    with pytest.raises(UserError, match=f"{lineage}: fine-tune with the recipe retrieval_coco"):
         score(request, tmp_path, torch.device("cpu"), lambda line: None)
     assert not (tmp_path / "metrics.json").exists()
 
