@@ -111,16 +111,8 @@ def plan_text(config: RunConfig, nodes: int, gpus_per_node: int, memory_gb: floa
         f"nodes: {nodes} x {gpus_per_node} = {ranks} ranks",
         f"global batch: {train.global_batch_size} = {ranks} ranks x {train.micro_batch_size} x {accumulation} accumulation steps",
     ]
-    import torch
+    from albef_ds.launch.planning import plan as planning  # start-up time: torch and the model
 
-    from albef_ds.engine.zero.setup import prepare_environment
-
-    given = dict(os.environ)
-    prepare_environment(torch.device("cpu"))  # DeepSpeed reads its environment at import; a login node has no GPU
-    from albef_ds.launch.planning import plan as planning
-
-    os.environ.clear()
-    os.environ.update(given)  # sbatch passes the environment on to the job
     try:
         total = planning.make_plan(config, ranks).total / planning.GB
     except UserError as error:
