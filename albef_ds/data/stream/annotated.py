@@ -24,7 +24,7 @@ from albef_ds.data.batch import Batch, ClassificationBatch, VqaBatch
 from albef_ds.data.broken import BrokenSample, BrokenSampleError
 from albef_ds.data.images import decode
 from albef_ds.data.images.view import View, together
-from albef_ds.data.stream.loader import Delivery
+from albef_ds.data.stream.loader import Delivery, Share
 from albef_ds.data.stream.order import SampleOrder
 from albef_ds.data.stream.ordered import SUBSTITUTES_TRIED, OrderedStream
 from albef_ds.data.stream.samples import SampleBuilder, collate
@@ -177,9 +177,7 @@ class AnnotatedMicroBatches(Dataset[Delivery]):
         )
 
 
-def annotated_stream(
-    config: RunConfig, *, rank: int, world_size: int, start_position: int, pin_memory: bool
-) -> OrderedStream[Any]:
+def annotated_stream(config: RunConfig, share: Share) -> OrderedStream[Any]:
     """The stream over `config.data.annotations` for `config.task`.
 
     Raises:
@@ -201,16 +199,7 @@ def annotated_stream(
         builder = PairBuilder(data, config.model.vision.image_size, seed)
     name = ", ".join(path.name for path in split_paths(data.annotations))
     dataset = AnnotatedMicroBatches(records, pictures, builder, name, config.train.micro_batch_size, seed)
-    return OrderedStream(
-        dataset,
-        data,
-        micro_batch_size=config.train.micro_batch_size,
-        global_batch_size=config.train.global_batch_size,
-        rank=rank,
-        world_size=world_size,
-        start_position=start_position,
-        pin_memory=pin_memory,
-    )
+    return OrderedStream(dataset, config, share)
 
 
 def _answered(records: list[Record], setting: str) -> list[Record]:

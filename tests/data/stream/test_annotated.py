@@ -14,6 +14,7 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import Batch, ClassificationBatch, ImageTextBatch, VqaBatch
 from albef_ds.data.mock import mock_batch
 from albef_ds.data.stream.annotated import annotated_stream
+from albef_ds.data.stream.loader import Share
 from albef_ds.data.stream.open import open_stream
 from albef_ds.engine.build import build_task
 from tests.data_tools.scenes.tiny import tiny_config
@@ -22,7 +23,7 @@ TASKS = ("scenes_retrieval", "scenes_vqa", "scenes_nlvr", "scenes_entailment", "
 
 
 def batches(config: RunConfig, count: int, rank: int = 0, world_size: int = 1, start: int = 0) -> list[Batch]:
-    stream = annotated_stream(config, rank=rank, world_size=world_size, start_position=start, pin_memory=False)
+    stream = annotated_stream(config, Share(rank, world_size, start))
     source = iter(stream)
     found = [next(source) for _ in range(count)]
     stream.close()
@@ -78,7 +79,7 @@ def test_a_picture_that_does_not_decode_is_counted_and_replaced(scenes: Path, tm
         target.write_bytes((scenes / "images" / row["image"]).read_bytes())
     (tmp_path / rows[0]["image"]).write_bytes(b"no picture")
     config = tiny_config("scenes_entailment", scenes, f"data.image_root={tmp_path}", "data.max_broken=1")
-    stream = annotated_stream(config, rank=0, world_size=1, start_position=0, pin_memory=False)
+    stream = annotated_stream(config, Share())
     source = iter(stream)
     keys = [key for _ in range(5) for key in next(source).keys]
     assert rows[0]["image"] not in keys and len(keys) == 20
