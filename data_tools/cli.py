@@ -12,7 +12,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from albef_ds.common import exit_codes
 from albef_ds.common.errors import ConfigError, UserError
 from albef_ds.data.shards.format import Manifest
 from data_tools import pipeline
@@ -214,7 +213,7 @@ def _run_verify(args: argparse.Namespace) -> int:
     for problem in problems:
         _say(problem)
     _say(f"{args.folder}: {len(problems)} problems" if problems else f"{args.folder}: sound")
-    return exit_codes.CHECK_FAILED if problems else 0
+    return 1 if problems else 0
 
 
 def _run_index(args: argparse.Namespace) -> int:
@@ -380,10 +379,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except UserError as error:
         print(f"albef-data: {error}", file=sys.stderr)
-        return exit_codes.MISTAKE
+        return 2
     except KeyboardInterrupt:
         print("albef-data: stopped; run again to continue", file=sys.stderr)
-        return exit_codes.INTERRUPTED
+        return 130
 
 
 if __name__ == "__main__":

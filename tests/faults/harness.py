@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from albef_ds.checkpoint.retention import complete_steps
-from albef_ds.common.processes import free_port
 
 SMALL = [
     "--recipe=debug",
@@ -121,7 +121,9 @@ def start(output: Path, ranks: int, arguments: Sequence[str], own: Mapping[int, 
     """
     said = output.with_name(output.name + ".said")
     said.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
     job = Job(output)
     line = [*arguments, f"--output={output}", "--resume=auto"]
     for rank in range(ranks):
