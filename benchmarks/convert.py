@@ -12,7 +12,6 @@ import argparse
 import os
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from albef_ds.common.processes import free_port
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER, STUDENT_NAME
 from benchmarks.record import write_record
 
@@ -64,9 +64,7 @@ def make(folder: Path) -> None:
 
 def launch(folder: Path) -> None:
     """Make the checkpoint on `RANKS` processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "benchmarks.convert", "--work", str(folder), "--make"]
     ranks = []
     for rank in range(RANKS):

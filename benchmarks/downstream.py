@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from albef_ds.launch.local_ranks import free_port, visible_cores
+from albef_ds.common.processes import free_port
+from albef_ds.launch.local_ranks import visible_cores
 from benchmarks.training import scored
 from data_tools.scenes.corpus import Counts, SceneSettings, write_scenes
 

@@ -34,13 +34,14 @@ from PIL import Image
 from timm.data.auto_augment import AugmentOp
 from torchvision.transforms import v2
 
-from albef_ds.config.schema import DataConfig
+from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig, VisionConfig
 from albef_ds.data import randomness
 from albef_ds.data.images import decode, pixel_loops, pixel_loops_c, rand_augment_numpy
 from albef_ds.data.images.crop import Crop
 from albef_ds.data.images.normalise import MEAN, STD
 from albef_ds.data.stream.allocator import keep_freed_memory
 from albef_ds.data.stream.corpus import ImageTextStream
+from albef_ds.data.stream.loader import Share
 from albef_ds.data.text.tokenizer import CaptionTokenizer
 from benchmarks.data_tools_peers import photograph
 from benchmarks.record import write_record
@@ -96,11 +97,10 @@ class Folder(torch.utils.data.Dataset[Any]):
 
 def stream(corpus: Path, workers: int, device: Literal["cpu", "model"] = "cpu") -> ImageTextStream:
     """Our stream over the corpus, its processes spawned."""
-    config = DataConfig(shards=str(corpus), num_workers=workers, augment_device=device)
-    start_method = "spawn" if workers else None
-    return ImageTextStream(
-        config, seed=0, image_size=SIDE, micro_batch_size=BATCH, global_batch_size=BATCH, start_method=start_method
-    )
+    model = ModelConfig(vision=VisionConfig(image_size=SIDE))
+    data = DataConfig(shards=str(corpus), num_workers=workers, augment_device=device)
+    train = TrainConfig(seed=0, micro_batch_size=BATCH, global_batch_size=BATCH)
+    return ImageTextStream(RunConfig(model=model, data=data, train=train), Share(start_method="spawn" if workers else None))
 
 
 def drain(batches: Iterator[Any], count: int) -> None:

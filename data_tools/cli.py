@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from albef_ds.common import exit_codes
 from albef_ds.common.errors import ConfigError, UserError
 from albef_ds.data.shards.format import Manifest
 from data_tools import pipeline
@@ -213,7 +214,7 @@ def _run_verify(args: argparse.Namespace) -> int:
     for problem in problems:
         _say(problem)
     _say(f"{args.folder}: {len(problems)} problems" if problems else f"{args.folder}: sound")
-    return 1 if problems else 0
+    return exit_codes.CHECK_FAILED if problems else 0
 
 
 def _run_index(args: argparse.Namespace) -> int:
@@ -379,10 +380,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except UserError as error:
         print(f"albef-data: {error}", file=sys.stderr)
-        return 2
+        return exit_codes.MISTAKE
     except KeyboardInterrupt:
         print("albef-data: stopped; run again to continue", file=sys.stderr)
-        return 130
+        return exit_codes.INTERRUPTED
 
 
 if __name__ == "__main__":

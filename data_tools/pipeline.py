@@ -89,7 +89,7 @@ def append(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfi
     manifest = Manifest.load(folder)
     if not (folder / FINGERPRINTS_NAME).exists():
         raise DataError(
-            f"{folder / FINGERPRINTS_NAME} is missing: make it with `albef-data hashes --source corpus=shards:{folder}`"
+            f"{folder / FINGERPRINTS_NAME} is missing: make it with `albef-data hashes` from the source corpus=shards:{folder}"
         )
     plan = replace(config.plan, first_shard=len(manifest.shards), first_sample=manifest.num_samples)
     settings = work / "plan" / "settings.json"
@@ -110,7 +110,7 @@ def _chain(
     work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel, known: list[Known]
 ) -> Manifest:
     if parallel.is_share:
-        raise ConfigError("--num-tasks serves catalog, scan and shard: run the stages one by one, or leave it out")
+        raise ConfigError("num_tasks serves catalog, scan and shard: run the stages one by one, or leave it out")
     build_catalog(work, specs, parallel, chunk_rows=config.chunk_rows, restart=config.restart)
     scan(work, parallel, max_pixels=config.max_pixels, fast=config.fast, restart=config.restart)
     filter_stage(work, config.filters)
@@ -126,7 +126,5 @@ def _chain(
     manifest = shard_stage(work, folder, parallel, config.resize, restart=config.restart)
     assert manifest is not None
     if problems := verify(folder, parallel):
-        raise MachineError(
-            f"{folder} was written but does not verify ({problems[0]}): check the disk and run again with --restart"
-        )
+        raise MachineError(f"{folder} was written but does not verify ({problems[0]}): check the disk and run again with restart")
     return manifest

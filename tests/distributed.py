@@ -10,7 +10,6 @@ import atexit
 import io
 import multiprocessing
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -24,6 +23,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from albef_ds.common.processes import free_port
 
 
 class RankError(RuntimeError):
@@ -45,7 +46,7 @@ class Ranks:
             self._members.append(self._start())
         members = self._members[:world_size]
         with tempfile.TemporaryDirectory() as folder:
-            port = _free_port()
+            port = free_port()
             for rank, (_, connection) in enumerate(members):
                 connection.send((function, args, rank, world_size, str(Path(folder) / "store"), port, timeout))
             results = self._collect(members, timeout)
@@ -106,12 +107,6 @@ class Ranks:
                 if failure:
                     failures[ranks[connection]] = failure
         return failures
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _serve(connection: Connection, path: list[str]) -> None:

@@ -23,7 +23,6 @@ ORDER = (
     ("checkpoint", "launch"),
     ("engine",),
     ("tasks",),
-    ("metrics",),
     ("models", "data"),
     ("config",),
     ("common",),

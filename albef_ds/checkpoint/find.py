@@ -14,7 +14,7 @@ AUTO = "auto"
 
 
 def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = lambda _: None) -> Path | None:
-    """The folder that `--resume` names; with `auto` the newest undamaged one in `output`, or None where there is none.
+    """The folder that `resume` names; with `auto` the newest undamaged one in `output`, or None where there is none.
 
     Every byte is checked against the marker; the ranks share the files among themselves and all get the same answer.
 
@@ -30,11 +30,10 @@ def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = lamb
         folder = Path(resume)
         if not any((folder / name).is_file() for name in (MARKER_NAME, STATE_NAME)):
             raise WeightsError(
-                f"--resume {folder} is not a checkpoint folder (no {MARKER_NAME}): give RUN/{CHECKPOINTS_FOLDER}/step-N, or "
-                f"{AUTO}"
+                f"{folder} is not a checkpoint folder (no {MARKER_NAME}): give RUN/{CHECKPOINTS_FOLDER}/step-N, or {AUTO}"
             )
         if problem := problem_of(folder):
-            raise WeightsError(f"{folder} is damaged: {problem}: take another checkpoint, or --resume {AUTO}")
+            raise WeightsError(f"{folder} is damaged: {problem}: take another checkpoint, or {AUTO}")
         return folder
     # Rank 0 looks: a network file system may show another list to each node.
     root = output / CHECKPOINTS_FOLDER
@@ -47,7 +46,7 @@ def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = lamb
         say(f"{folder} is damaged ({problem}): trying the one before it")
     if steps:
         raise WeightsError(
-            f"all {len(steps)} checkpoints in {root} are damaged: restore one from a backup, or start anew in another --output"
+            f"all {len(steps)} checkpoints in {root} are damaged: restore one from a backup, or start anew in another folder"
         )
     return None
 

@@ -23,12 +23,12 @@ from torch import Tensor
 from albef_ds.checkpoint.tensor_files.tensor_file import TensorFile
 from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.common import comm
-from albef_ds.common.errors import UserError, WeightsError
+from albef_ds.common.errors import UserError, WeightsError, first_line
 from albef_ds.common.run_files import CONFIG_NAME, MOMENTUM_NAME, STATE_NAME, STUDENT_NAME, rank_file, tensors_file
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig, TrainConfig
 from albef_ds.data.randomness import mix
-from albef_ds.engine.interface import MOMENTS, STUDENT, Engine, first_line
+from albef_ds.engine.interface import MOMENTS, STUDENT, Engine
 from albef_ds.tasks.base import Task
 
 _DROPOUT = 0x5EED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from albef_ds.cli.arguments import CommandParser, whole_number
+from albef_ds.cli.arguments import CommandParser, naming, whole_number
 from albef_ds.cli.progress_bar import waiting
 from albef_ds.common.atomic_files import check_target, write_output
 
@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
         for setting in arguments.questions:
             questions, _, answers = setting.partition("+")
             records += read_vqa(Path(questions), Path(answers) if answers else None)
-        found = build_answer_list(records, arguments.min_count)
+        with naming("--min-count"):
+            found = build_answer_list(records, arguments.min_count)
     write_output(arguments.output, json.dumps(found) + "\n")
     print(f"{len(found)} answers of {len(records)} questions in {arguments.output}")
     return 0

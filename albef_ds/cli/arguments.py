@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
-from albef_ds.common.errors import ConfigError
+from albef_ds.common.errors import ConfigError, UserError
 from albef_ds.config.ds_config import load_ds_config
 from albef_ds.config.files import load
 from albef_ds.config.overrides import parse_overrides
@@ -100,6 +100,15 @@ def number_between(low: float, high: float) -> Callable[[str], float]:
         return value
 
     return read
+
+
+@contextlib.contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Put `option` before the text of a `UserError` that the block raises: what is called does not know the command line."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{option}: {error}") from None
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:

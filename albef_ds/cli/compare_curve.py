@@ -7,6 +7,7 @@ from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.exit_codes import CHECK_FAILED
 from albef_ds.common.run_files import CONFIG_NAME
 from albef_ds.config.files import load
 from albef_ds.training.loss_band import Band, BandMonitor, band_of, largest_difference, make_band, read_curve
@@ -22,7 +23,6 @@ EXAMPLES = """\
 
 Exit codes: 0 within, 1 outside, 2 a mistake in what was given."""
 
-OUTSIDE = 1
 
 
 def parser() -> CommandParser:
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     if against is not None and (against.is_dir() or against.suffix == ".jsonl"):
         difference, point, shared = largest_difference(curve, read_curve(against, arguments.loss))
         print(f"{shared} log lines at the same steps: largest relative difference {difference:.3g}, at step {point.step}")
-        return 0 if difference <= arguments.tolerance else OUTSIDE
+        return 0 if difference <= arguments.tolerance else CHECK_FAILED
     band = Band.load(against or _own_band(run))
     monitor = BandMonitor(band)
     for point in curve:
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     if not inside:
         raise ConfigError(f"the band covers epochs {band.epochs[0]} to {band.epochs[-1]}, where {run} has no log line")
     print(f"{inside} log lines compared with the band of recipe {band.recipe}: {'left it' if monitor.left else 'within'}")
-    return OUTSIDE if monitor.left else 0
+    return CHECK_FAILED if monitor.left else 0
 
 
 def _own_band(run: Path) -> Path:

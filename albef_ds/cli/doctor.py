@@ -8,6 +8,7 @@ from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.exit_codes import CHECK_FAILED
 
 EXAMPLES = """\
   this machine
@@ -18,8 +19,6 @@ EXAMPLES = """\
 ok: fine. note: it runs, but slower or with less than it could. mend: it does not run, or not as asked for.
 Exit codes: 0 nothing must be mended, 1 something must, 2 a mistake in what was given. The nodes of a job and a run's own
 files are checked by `albef-ds preflight`."""
-
-MUST_BE_MENDED = 1
 
 
 def main(argv: list[str]) -> int:
@@ -52,4 +51,4 @@ def main(argv: list[str]) -> int:
         print(json.dumps([asdict(finding) for finding in found], indent=1))
     else:
         print(f"{bad} of {len(found)} must be mended" if bad else f"{len(found)} looked at, nothing must be mended")
-    return MUST_BE_MENDED if bad else 0
+    return CHECK_FAILED if bad else 0

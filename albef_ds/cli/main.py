@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import albef_ds
+from albef_ds.common import exit_codes
 from albef_ds.common.errors import ConfigError, UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -39,10 +40,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recipes": ("albef_ds.cli.recipes", "list the recipes that train takes"),
 }
 """Subcommand -> (module, one-line help)."""
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
 
 
 def usage() -> str:
@@ -77,20 +74,20 @@ def guarded(command: Callable[[], int]) -> int:
         return code
     except UserError as error:
         print(f"albef-ds{_rank_label()}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return exit_codes.MISTAKE
     except KeyboardInterrupt:
         print(f"albef-ds{_rank_label()}: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return exit_codes.INTERRUPTED
     except BrokenPipeError:
         # The reader (such as `head`) has gone; without this the interpreter complains once more while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
+        return exit_codes.BROKEN_PIPE
 
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help") or arguments == ["help"]:
         print(usage())
-        return 0 if arguments else EXIT_USER_ERROR
+        return 0 if arguments else exit_codes.MISTAKE
     name, *rest = arguments
     if name == "--version":
         print(f"albef-ds {albef_ds.__version__}")

@@ -87,12 +87,6 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--preset gives both: leave --gpus and --memory out")
     _check_speeds(arguments)
     config = config_from(arguments, [])
-    # DeepSpeed reads its environment at import; planning needs no accelerator.
-    import torch
-
-    from albef_ds.engine.zero.setup import prepare_environment
-
-    prepare_environment(torch.device("cpu"))
     if arguments.throughput:
         _print_throughput(config, arguments)
         return 0

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.slurm.data_chain import chain
 from albef_ds.cli.slurm.job import run_config
-from albef_ds.launch.slurm.data_chain import chain
 from albef_ds.launch.slurm.site import Site
 from albef_ds.launch.slurm.submit import Submission, follow, plan_text, scripts_folder
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
-from albef_ds.cli.arguments import CommandParser, add_config_arguments, config_from
+from albef_ds.cli.arguments import CommandParser, add_config_arguments, config_from, naming
 from albef_ds.common.errors import ConfigError
 from albef_ds.training.stop import parse_duration
 
@@ -60,10 +61,21 @@ def main(argv: list[str]) -> int:
 
     if arguments.overwrite and arguments.resume is not None:
         raise ConfigError("--overwrite deletes the run that --resume would go on from: give one of them")
-    stop_after = None if arguments.stop_after is None else parse_duration(arguments.stop_after)
+    with naming("--stop-after"):
+        stop_after = None if arguments.stop_after is None else parse_duration(arguments.stop_after)
 
     # The trace of a lost connection is pages of torch's frames; the watchdog says it in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from albef_ds.training.run import run  # torch and DeepSpeed load only after the command line has been found good
+    # torch and DeepSpeed load only after the command line has been found good
+    from albef_ds.training.run import run
+    from albef_ds.training.run_folder import is_used
+
+    is_new = arguments.resume is None and not arguments.overwrite
+    alone = int(os.environ.get("WORLD_SIZE") or "1") == 1  # of several ranks the first says it, in `run`
+    if is_new and alone and is_used(Path(config.output)):
+        raise ConfigError(
+            f"output {config.output} holds a run already: go on with --resume auto, give another --output, or delete it with "
+            "--overwrite"
+        )
 
     return run(config, arguments.resume, stop_after=stop_after, overwrite=arguments.overwrite)

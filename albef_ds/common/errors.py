@@ -23,3 +23,9 @@ class WeightsError(UserError):
 
 class MachineError(UserError):
     """The machine lacks something: a device, a package, room on a disk, a folder that takes files, another rank, Slurm."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, at most 200 characters (torch's texts run over pages). Its type without text."""
+    lines = str(error).strip().splitlines()
+    return (lines[0][:200].rstrip(" :.") if lines else "") or type(error).__name__

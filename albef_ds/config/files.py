@@ -1,4 +1,4 @@
-"""Configurations as JSON: the file a run writes beside its results and `--config` reads.
+"""Configurations as JSON: the file a run writes beside its results and a later one may start from.
 
 A file may leave settings out (they take their defaults) but never names one that does not exist.
 """

@@ -28,9 +28,9 @@ def parse_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
             form = f"{path}=VALUE without spaces" if known else "section.field=value, for example train.max_steps=100"
             raise ConfigError(f"`{override}` is not a setting: write {form}")
         if path == "recipe":
-            raise ConfigError(f"`{override}` does not change the recipe: use --recipe {text}")
+            raise ConfigError(f"`{override}` does not change the recipe: give {text} as the recipe")
         if path == "task.kind":
-            raise ConfigError(f"`{override}` does not change the task: choose a recipe of that task with --recipe")
+            raise ConfigError(f"`{override}` does not change the task: give a recipe of that task")
         setting = find_setting(path, task)
         section = values
         *parents, name = path.split(".")

@@ -79,11 +79,6 @@ def generators_kept(device: torch.device) -> Iterator[None]:
         yield
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's text: torch's and DeepSpeed's run over pages."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :.")
-
-
 def mean_scalars(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """Mean of each scalar over the micro-batches, as numbers; one device read for all of them."""
     if not parts or not parts[0]:

@@ -1,1 +1,1 @@
-"""Scoring runs and models: splits, checkpoints, protocols. Measures are in `metrics/`, each task's way to them in `tasks/`."""
+"""Evaluators: constructed with what they need, `run()` yields (name, value)."""

@@ -8,7 +8,6 @@ from typing import Any
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
 from albef_ds.evaluation.trained_on import recipes_in
-from albef_ds.tasks.registry import kind_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "COCO test (Karpathy), 5,000 pictures", (), ("retrieval_coco", "retrieval_flickr"), 256, "not reported"
     ),
 }
-"""By the name that `--protocol` takes."""
+"""Every protocol by its name."""
 
 
 def check_protocol(name: str, config: RunConfig, lineage: list[dict[str, Any]]) -> Protocol:
@@ -53,7 +52,7 @@ def check_protocol(name: str, config: RunConfig, lineage: list[dict[str, Any]]) 
     if name not in PROTOCOLS:
         raise ConfigError(f"there is no protocol {name}: choose one of {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[name]
-    if "match" not in kind_of(config.task).uses:
+    if config.task.kind not in ("retrieval", "pretrain"):
         raise ConfigError(f"protocol {name} is retrieval, the model's task is {config.task.kind}: give a retrieval model")
     recipes = recipes_in(lineage)
     for needed in protocol.needs:
@@ -61,7 +60,7 @@ def check_protocol(name: str, config: RunConfig, lineage: list[dict[str, Any]]) 
             behind = " > ".join(recipes) or "unknown"
             raise ConfigError(
                 f"protocol {name} scores a model fine-tuned with {needed}, this one's lineage is {behind}: fine-tune with "
-                f"--recipe {needed} first, or use --protocol flickr30k_pretrained"
+                f"the recipe {needed} first, or use the protocol flickr30k_pretrained"
             )
     for forbidden in protocol.forbids:
         if forbidden in recipes:

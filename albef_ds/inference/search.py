@@ -69,7 +69,7 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
         UserError: no such folder, no picture in it, or an index that cannot be written.
     """
     if not folder.is_dir():
-        raise DataError(f"--images {folder} is no folder: give one with pictures")
+        raise DataError(f"{folder} is no folder: give one with pictures")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names = [path.relative_to(folder).as_posix() for path in found]
     stamps = {name: f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for name, path in zip(names, found, strict=True)}
@@ -89,7 +89,7 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
         progress("pictures", min(start + _BATCH, len(fresh)), len(fresh))
     kept = sorted(features)
     if not kept:
-        raise DataError(f"--images {folder} holds no readable picture: give a folder with {', '.join(SUFFIXES)} files")
+        raise DataError(f"{folder} holds no readable picture: give a folder with {', '.join(SUFFIXES)} files")
     if fresh or set(known) != set(kept):
         _write(target, identity, {name: stamps[name] for name in kept}, torch.stack([features[name] for name in kept]))
     return Index(folder, kept, torch.stack([features[name] for name in kept]), len(fresh) - len(unreadable), unreadable)

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 import albef_ds
+from albef_ds.common import exit_codes
+from albef_ds.common.processes import free_port, stop_signals_to
 
 MOST_RANKS = 8
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _POLL = 0.1  # seconds
 _GRACE = 10.0  # seconds that the other ranks get to say what is wrong, and again to leave after SIGTERM
+_TOLD_BY_RANK_0 = (exit_codes.MISTAKE, exit_codes.INTERRUPTED, exit_codes.PREEMPTED)
 _TAIL = 15  # lines of a failed rank's log
 
 
@@ -55,21 +56,11 @@ def rank_environment(rank: int, ranks: int, threads: int, port: int, *, cpu: boo
     )
     if cpu:
         environment["DS_ACCELERATOR"] = "cpu"
-        # Keep freed memory: by default every large activation is returned to the system and faulted in again.
-        environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 30))
-        environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 32))
     if any(name == "lo" for _, name in socket.if_nameindex()):
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo resolves the host's name, which containers may lack
     source = str(Path(albef_ds.__file__).parents[1])
     environment["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [environment.get("PYTHONPATH")])])
     return environment
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def launch(command: Sequence[str], ranks: int, threads: int, logs: Path, *, cpu: bool) -> int:
@@ -91,8 +82,14 @@ def launch(command: Sequence[str], ranks: int, threads: int, logs: Path, *, cpu:
     logs.mkdir(parents=True, exist_ok=True)
     port = free_port()
     running: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        for process in running:
+            if process.poll() is None:
+                process.send_signal(number)
+
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_passing_signals_to(running))
+        stack.enter_context(stop_signals_to(pass_on))
         for rank in range(ranks):
             output = None if rank == 0 else stack.enter_context(open(logs / f"rank-{rank}.log", "wb"))
             environment = rank_environment(rank, ranks, threads, port, cpu=cpu)
@@ -115,25 +112,10 @@ def launch(command: Sequence[str], ranks: int, threads: int, logs: Path, *, cpu:
             code = running[failed].returncode
         finally:
             _end(running)
-    if failed > 0 and code not in (2, 130, 143):  # a user's mistake and a stop are told by rank 0
+    if failed > 0 and code not in _TOLD_BY_RANK_0:
         lines = (logs / f"rank-{failed}.log").read_text(errors="replace").splitlines()[-_TAIL:]
         print("\n".join([f"rank {failed} failed:", *lines]), file=sys.stderr)
     return code if code >= 0 else 128 - code
-
-
-@contextlib.contextmanager
-def _passing_signals_to(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(number)
-
-    previous = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _first_failure(processes: list[subprocess.Popen[bytes]]) -> int | None:

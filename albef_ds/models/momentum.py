@@ -72,6 +72,19 @@ def momentum_copy(student: nn.ModuleDict, *, dropout: bool = False, hollow: bool
     return twin.train(dropout)
 
 
+def unit_modules(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+    """The modules that a sharded copy gathers as one: members of a `ModuleList`, and modules that contain none."""
+    if not any(isinstance(child, nn.ModuleList) for child in module.modules()):
+        return [(prefix, module)]
+    bare = [name for name, _ in module.named_parameters(recurse=False)]
+    assert not bare, f"{prefix} holds {bare} outside of any unit: put them into a module of their own"
+    units = []
+    for name, child in module.named_children():
+        path = f"{prefix}.{name}" if prefix else name
+        units += [(path, child)] if isinstance(module, nn.ModuleList) else unit_modules(child, path)
+    return units
+
+
 class DenseMomentum:
     """The reference: a whole copy on every rank, in the student's initial dtype (fp32)."""
 

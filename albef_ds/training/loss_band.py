@@ -46,7 +46,7 @@ def read_curve(run: Path, loss: str = "loss") -> list[Point]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no log of a run ({error}): give the folder of a run") from None
     if not points:
-        raise ConfigError(f"{path} has no step with {loss}: give another run, or --loss")
+        raise ConfigError(f"{path} has no step with {loss}: give another run or another loss")
     return [points[step] for step in sorted(points)]
 
 
@@ -83,7 +83,7 @@ class Band:
             band = cls(**json.loads(path.read_text(encoding="utf-8")))
             rising = all(a < b for a, b in zip(band.epochs, band.epochs[1:], strict=False))
         except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{path} is no loss band ({error}): give a file that --write-band wrote") from None
+            raise DataError(f"{path} is no loss band ({error}): give a band that `albef-ds compare-curve` wrote") from None
         if not rising or not 2 <= len(band.epochs) == len(band.low) == len(band.high):
             raise DataError(f"{path} is no loss band (epochs must rise, with a low and a high for each): write it again")
         return band

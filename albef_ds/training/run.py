@@ -13,10 +13,9 @@ import torch.distributed as dist
 
 from albef_ds.common import comm, exit_codes
 from albef_ds.common.device import resolve_device
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import UserError, first_line
 from albef_ds.config.schema import RunConfig, TrainConfig
 from albef_ds.engine.build import start_ranks
-from albef_ds.engine.interface import first_line
 from albef_ds.training.stop import StopRequest
 from albef_ds.training.trainer import Trainer
 from albef_ds.training.watchdog import Watchdog, default_store

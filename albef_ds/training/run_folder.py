@@ -56,10 +56,7 @@ def claim(output: Path, resume: str | None, checkpoint: Path | None, *, overwrit
     own = checkpoint is not None and checkpoint.resolve().parent == (output / CHECKPOINTS_FOLDER).resolve()
     if is_used(output) and not own and resume != AUTO:
         if not overwrite:
-            raise FileExistsError(
-                f"output {output} holds a run already: go on with --resume auto, give another --output, or delete it with "
-                "--overwrite"
-            )
+            raise FileExistsError(f"output {output} holds a run already: resume it, give another folder, or overwrite it")
         for name in (CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER):
             if (output / name).exists():
                 shutil.rmtree(output / name)
@@ -73,7 +70,7 @@ def claim(output: Path, resume: str | None, checkpoint: Path | None, *, overwrit
 
 
 def set_aside(root: Path, step: int) -> list[str]:
-    """Rename the checkpoints after `step`, which the run goes back to: `--resume auto` must not take the other branch."""
+    """Rename the checkpoints after `step`, which the run goes back to: resuming from `auto` must not take the other branch."""
     said = []
     for later in complete_steps(root):
         if later > step:

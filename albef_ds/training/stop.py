@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from types import FrameType
 
 from albef_ds.common import exit_codes
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.processes import stop_signals_to
 
 TIME_LIMIT = 1000
 """Stands for the time limit among the numbers of signals."""
@@ -21,7 +21,7 @@ def parse_duration(text: str) -> float:
     """Seconds of a duration such as 3h50m, 90s, 1d or 45m. Raises `ConfigError` for anything else."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ConfigError(f"--stop-after {text} is no duration: write it like 3h50m, 45m or 90s")
+        raise ConfigError(f"{text} is no duration: write it like 3h50m, 45m or 90s")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
@@ -48,21 +48,14 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal = number
 
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """Listen within the block."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-        previous = {number: signal.signal(number, self._handle) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def installed(self) -> AbstractContextManager[None]:
+        """A context within which signals set it."""
+        return stop_signals_to(self._handle)
 
 
 def name_of(number: int) -> str:
     """What stopped the run, in words."""
-    return "the time limit of --stop-after" if number == TIME_LIMIT else signal.Signals(number).name
+    return "the time limit" if number == TIME_LIMIT else signal.Signals(number).name
 
 
 def code_of(number: int) -> int:

@@ -222,7 +222,7 @@ class Watchdog:
         self._leave(exit_codes.LOST_RANK)
 
     def _say(self, message: str) -> None:
-        print(f"albef-ds [rank {self.rank}]: error: {message}; go on with --resume auto", file=sys.stderr, flush=True)
+        print(f"albef-ds [rank {self.rank}]: error: {message}; resume the run to go on", file=sys.stderr, flush=True)
 
 
 def _names(ranks: list[int], beats: Mapping[int, Beat]) -> str:

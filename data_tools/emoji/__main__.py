@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from albef_ds.common.errors import UserError
+from albef_ds.common.exit_codes import MISTAKE
 from data_tools.emoji.build import build_and_pack
 from data_tools.emoji.sources import fetch
 
@@ -26,7 +27,7 @@ def main() -> int:
             print(f"{split}: {info['concepts']} concepts, {manifest.num_samples} samples {info['samples_per_set']}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return MISTAKE
     return 0
 
 

@@ -115,9 +115,9 @@ def locate(folder: Path) -> dict[str, Path]:
         try:
             about = json.loads((path / "package.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise DataError(f"{path} holds no unpacked {package.name} {package.version}: run with --fetch") from None
+            raise DataError(f"{path} holds no unpacked {package.name} {package.version}: fetch it first") from None
         if (about.get("name"), about.get("version")) != (package.name, package.version):
             other = f"{about.get('name')} {about.get('version')}"
-            raise DataError(f"{path} is {other}, not {package.name} {package.version}: run with --fetch")
+            raise DataError(f"{path} is {other}, not {package.name} {package.version}: fetch it first")
         found[package.name] = path
     return found

@@ -41,13 +41,11 @@ class Parallel:
 
     def __post_init__(self) -> None:
         if self.workers < 0:
-            raise ConfigError(f"--workers is {self.workers}: give 0 (all cores) or more")
+            raise ConfigError(f"workers is {self.workers}: give 0 (all cores) or more")
         if self.num_tasks < 1 or not 0 <= self.task_index < self.num_tasks:
-            raise ConfigError(
-                f"--task-index {self.task_index} of --num-tasks {self.num_tasks}: the index goes from 0 to one less"
-            )
+            raise ConfigError(f"task_index is {self.task_index} of num_tasks {self.num_tasks}: the index goes from 0 to one less")
         if self.address and not self.address.startswith("dask://"):
-            raise ConfigError(f"--executor {self.address} is unknown: give dask://HOST:PORT, or leave it out for a process pool")
+            raise ConfigError(f"executor {self.address} is unknown: give dask://HOST:PORT, or leave it out for a process pool")
 
     @property
     def is_share(self) -> bool:
@@ -90,7 +88,7 @@ def run_tasks(
                     results.append(future.result())
                     bar.update(sizes[futures[future]])
             except BrokenProcessPool:
-                raise MachineError(f"a worker of {label} died, most likely of memory: lower --workers and run again") from None
+                raise MachineError(f"a worker of {label} died, most likely of memory: use fewer workers and run again") from None
             finally:
                 for future in futures:
                     future.cancel()
@@ -110,7 +108,7 @@ def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
     try:
         from distributed import Client
     except ImportError:
-        raise MachineError("--executor dask:// needs Dask: pip install 'albef-ds[dask]'") from None
+        raise MachineError("the executor dask:// needs Dask: pip install 'albef-ds[dask]'") from None
     try:
         client: Any = Client("tcp://" + parallel.address.removeprefix("dask://"), timeout="10s")  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:

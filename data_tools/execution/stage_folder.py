@@ -66,7 +66,9 @@ def open_stage(work: Path, name: str, settings: dict[str, Any], *, is_map: bool,
         if is_map and not restart:
             old = before["settings"]
             changed = next((key for key in sorted({*old, *settings}) if old.get(key) != settings.get(key)), "settings")
-            raise ConfigError(f"{folder} was made with another {changed}: add --restart to make it again, or give another --work")
+            raise ConfigError(
+                f"{folder} was made with another {changed}: make it again with restart, or give another work folder"
+            )
     if path.exists():
         # Renamed first, so that a kill here leaves no half-emptied folder under the stage's name.
         rubbish = work / f".{name}.{os.getpid()}.old"
@@ -84,5 +86,5 @@ def load_stage(work: Path, name: str) -> Stage:
     """
     folder = work / name
     if not (folder / DONE_NAME).exists():
-        raise DataError(f"{folder} is not finished: run `albef-data {name} --work {work}` first")
+        raise DataError(f"{folder} is not finished: run `albef-data {name}` first")
     return Stage(folder, str(load_json(folder / SETTINGS_NAME)["digest"]))

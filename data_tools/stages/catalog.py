@@ -70,7 +70,7 @@ def build_catalog(
     if not specs or len(set(names)) < len(names):
         raise ConfigError(f"sources are {', '.join(names) or 'not given'}: give at least one, each under its own name")
     if chunk_rows < 1:
-        raise ConfigError(f"--chunk-rows is {chunk_rows}: give 1 or more")
+        raise ConfigError(f"chunk_rows is {chunk_rows}: give 1 or more")
     parts = [(spec, part) for spec in specs for part in reader_for(spec).parts(spec)]
     settings = {
         "sources": [asdict(spec) for spec in specs],

@@ -55,9 +55,9 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         if (self.samples_per_shard > 0) == (self.shard_bytes > 0) or min(self.samples_per_shard, self.shard_bytes) < 0:
-            raise ConfigError("shard size is not clear: give one of --samples-per-shard and --shard-bytes, above 0")
+            raise ConfigError("shard size is not clear: give one of samples_per_shard and shard_bytes, above 0")
         if self.seed < 0:
-            raise ConfigError(f"--seed is {self.seed}: give 0 or more")
+            raise ConfigError(f"seed is {self.seed}: give 0 or more")
 
 
 def permutation(rows: I64, seed: int) -> I64:
@@ -95,7 +95,7 @@ def plan_stage(work: Path, config: PlanConfig) -> Stage:
     verdicts = Verdicts.load(before.folder)
     rows = np.flatnonzero(verdicts.picture == KEPT)
     if not len(rows):
-        raise ConfigError(f"nothing was kept: see the counts in {work}/report.html or choose a milder --preset")
+        raise ConfigError(f"nothing was kept: see the counts in {work}/report.html or choose a milder preset")
     order = permutation(rows, config.seed) if config.shuffle else rows
     bounds = shard_bounds(order, columns.picture("num_bytes"), config)
     place = np.full(columns.num_rows, -1, np.int64)

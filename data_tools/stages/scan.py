@@ -59,7 +59,7 @@ def scan(
         ConfigError: the catalog is not finished, a setting is wrong, or the stage has other settings.
     """
     if max_pixels < 1:
-        raise ConfigError(f"--max-pixels is {max_pixels}: give 1 or more")
+        raise ConfigError(f"max_pixels is {max_pixels}: give 1 or more")
     catalog = Catalog(work)
     settings = {"catalog": catalog.stage.digest, "max_pixels": max_pixels, "fast": fast}
     stage = open_stage(work, "scan", settings, is_map=True, restart=restart)

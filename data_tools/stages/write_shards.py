@@ -56,7 +56,7 @@ class ResizeConfig:
     def __post_init__(self) -> None:
         if self.max_side < 0 or not 1 <= self.quality <= 100:
             raise ConfigError(
-                f"--max-side {self.max_side} --quality {self.quality}: give 0 or more pixels and a quality from 1 to 100"
+                f"max_side {self.max_side}, quality {self.quality}: give 0 or more pixels and a quality from 1 to 100"
             )
 
 
@@ -98,7 +98,7 @@ def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConf
     if first_shard:
         before = Manifest.load(folder)
         if (len(before.shards), before.num_samples) != (first_shard, first_sample):
-            raise DataError(f"{folder} has changed since this append was planned: run `albef-data append` with a new --work")
+            raise DataError(f"{folder} has changed since this append was planned: run `albef-data append` with a new work folder")
     else:
         open_folder(folder)
     sizes = np.diff(bounds)
@@ -152,7 +152,7 @@ def _content(samples: list[PlannedSample], resize: ResizeConfig) -> Iterator[Sam
                 f"{record.path} was there when it was scanned and is not now ({error}): bring it back and run again"
             ) from None
         if xxhash.xxh3_128_intdigest(content) & (1 << 64) - 1 != sample.content_hash:
-            raise DataError(f"{record.path} has changed since it was scanned: run again with --restart")
+            raise DataError(f"{record.path} has changed since it was scanned: run again with restart")
         image, extension = _encoded(content, resize)
         yield image, extension, _meta(sample)
     reader.close()

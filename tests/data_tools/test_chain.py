@@ -282,7 +282,7 @@ def test_mistakes_are_one_line_with_exit_code_2(tmp_path: Path, capsys: pytest.C
         (["build", "--source", "x=folder:/nowhere", *work, *out, *size], "not a local folder"),
         (["build", "--source", "x=folder:/nowhere", *work, *out], "shard size"),
         (["build", "--source", "x=folder:/etc", "--executor", "ray://x", *work, *out, *size], "dask://"),
-        (["scan", "--task-index", "3", "--num-tasks", "3", *work], "--task-index 3"),
+        (["scan", "--task-index", "3", "--num-tasks", "3", *work], "task_index is 3"),
         (["verify", str(tmp_path)], "manifest.json does not exist"),
         (["append", "--source", "x=folder:/etc", *work, *out, *size], "manifest.json does not exist"),
         (["hashes", "--source", "x=json:/nowhere.json", "--work", str(tmp_path / "h"), "--out", "f"], "no .json file"),

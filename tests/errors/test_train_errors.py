@@ -130,7 +130,7 @@ def test_an_output_that_is_a_file(corpus: Path, tmp_path: Path, capfd: pytest.Ca
     (tmp_path / "taken").write_text("a file")
     base = ["--recipe", "debug", f"data.shards={corpus}", "--output", str(tmp_path / "taken")]
     line = told(capfd, base, alone=True)
-    assert str(tmp_path / "taken") in line and "give another --output" in line
+    assert str(tmp_path / "taken") in line and "give another folder" in line
 
 
 def test_several_ranks_for_the_plain_engine(

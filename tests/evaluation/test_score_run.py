@@ -12,10 +12,10 @@ import torch
 from albef_ds.cli.main import main
 from albef_ds.common.errors import UserError
 from albef_ds.config.schema import RetrievalConfig, RunConfig, VqaConfig
-from albef_ds.evaluation.main_metric import main_metric
+from albef_ds.evaluation.evaluate import headline
 from albef_ds.evaluation.protocols import PROTOCOLS, check_protocol
 from albef_ds.evaluation.score_run import Request, named_files, score
-from albef_ds.metrics.vqa_submission import validate_submission
+from albef_ds.evaluation.vqa_submission import validate_submission
 from tests.data_tools.scenes.tiny import tiny_config
 
 
@@ -73,7 +73,8 @@ def test_flickr30k_zero_shot_refuses_a_model_without_coco_in_its_lineage(
     runs: dict[str, Path], scenes: Path, tmp_path: Path
 ) -> None:
     request = Request(runs["retrieval"], protocol="flickr30k_zero_shot", splits={"test": f"{scenes}/retrieval_test.json"})
-    with pytest.raises(UserError, match="lineage is scenes_pretrain > scenes_retrieval: fine-tune with --recipe retrieval_coco"):
+    lineage = "lineage is scenes_pretrain > scenes_retrieval"
+    with pytest.raises(UserError, match=f"{lineage}: fine-tune with the recipe retrieval_coco"):
         score(request, tmp_path, torch.device("cpu"), lambda line: None)
     assert not (tmp_path / "metrics.json").exists()
 
@@ -169,5 +170,5 @@ def test_a_protocol_sets_how_many_candidates_are_reranked(runs: dict[str, Path],
 
 def test_a_validation_split_without_answers_cannot_choose() -> None:
     with pytest.raises(UserError, match="no checkpoint can be chosen"):
-        main_metric(RunConfig(task=VqaConfig()), {"vqa/num_questions": 5.0})
-    assert main_metric(RunConfig(task=RetrievalConfig()), {"retrieval/mean_recall": 5.0}) == ("retrieval/mean_recall", 5.0)
+        headline(RunConfig(task=VqaConfig()), {"vqa/num_questions": 5.0})
+    assert headline(RunConfig(task=RetrievalConfig()), {"retrieval/mean_recall": 5.0}) == ("retrieval/mean_recall", 5.0)

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from albef_ds.checkpoint.retention import complete_steps
+from albef_ds.common.processes import free_port
 
 SMALL = [
     "--recipe=debug",
@@ -121,9 +121,7 @@ def start(output: Path, ranks: int, arguments: Sequence[str], own: Mapping[int, 
     """
     said = output.with_name(output.name + ".said")
     said.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     job = Job(output)
     line = [*arguments, f"--output={output}", "--resume=auto"]
     for rank in range(ranks):

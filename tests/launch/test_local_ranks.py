@@ -98,3 +98,9 @@ def test_users_own_settings_stay_and_gpu_runs_choose_their_accelerator(monkeypat
     environment = rank_environment(0, 1, 1, 5000, cpu=False)
     assert environment["GLOO_SOCKET_IFNAME"] == "eth7" and environment["TORCH_EXTENSIONS_DIR"] == "/somewhere"
     assert "DS_ACCELERATOR" not in environment
+
+
+def test_the_allocator_is_left_to_the_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    assert not any(name.startswith("MALLOC_") for name in rank_environment(0, 2, 1, 5000, cpu=True))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from albef_ds.common import exit_codes
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import ROOT, Submitter
 
@@ -97,6 +98,11 @@ def shell(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-c", text], env=environment, cwd=variables["SLURM_SUBMIT_DIR"], capture_output=True, text=True
     )
+
+
+def test_exit_codes_are_those_of_the_package(tmp_path: Path) -> None:
+    shown = shell("echo $REQUEUE $BAD_NODE", SLURM_SUBMIT_DIR=str(tmp_path)).stdout.split()
+    assert shown == [str(exit_codes.REQUEUE), str(exit_codes.BAD_NODE)]
 
 
 def test_containers_wrap_the_same_command(tmp_path: Path) -> None:

@@ -97,9 +97,9 @@ def to_released(model: WholeModel) -> dict[str, LazyTensor]:
         ConfigError: a model that the released code cannot express.
     """
     if model.config.model.vision.stem != "patch":
-        raise ConfigError("a model with model.vision.stem=convolution has no released form: take --to safetensors or folder")
+        raise ConfigError("a model with model.vision.stem=convolution has no released form: take the form safetensors or folder")
     if model.config.model.text.pooling != "cls":
-        raise ConfigError("a model with model.text.pooling=mean has no released form: take --to safetensors or folder")
+        raise ConfigError("a model with model.text.pooling=mean has no released form: take the form safetensors or folder")
     text_layers = model.config.model.text.num_layers
     released: dict[str, LazyTensor] = {}
     for ours, tensor in model.tensors.items():

@@ -106,7 +106,7 @@ def convert(source: Found, destination: Path, options: Options) -> Written:
 def prepared(model: WholeModel, options: Options) -> tuple[WholeModel, list[str]]:
     """The model as it will be written, and what of `model` stays behind. Raises `ConfigError` as `convert`."""
     if options.dtype not in DTYPES:
-        raise ConfigError(f"--dtype {options.dtype} is not known: give one of {', '.join(DTYPES)}")
+        raise ConfigError(f"dtype {options.dtype} is not known: give one of {', '.join(DTYPES)}")
     chosen = model.select(options.weights, options.queues)
     chosen = chosen.cast(DTYPES[options.dtype])
     if options.form in ("released", "lavis"):
@@ -178,7 +178,7 @@ def _survived(tensor: LazyTensor, other: LazyTensor, options: Options) -> bool:
         return False
     value = tensor.read()
     if options.dtype == "fp16" and value.is_floating_point() and not bool(torch.isfinite(value).all()):
-        raise ConfigError("a weight is not finite in fp16: take --dtype bf16 or fp32")
+        raise ConfigError("a weight is not finite in fp16: take bf16 or fp32")
     return equal(value, other.read())
 
 
@@ -193,7 +193,7 @@ def _check_free(destination: Path, options: Options) -> None:
     index = destination.with_name(destination.name.removesuffix(".safetensors") + INDEX_SUFFIX)
     for path in (destination, index):
         if path.exists() and not options.overwrite:
-            raise MachineError(f"{path} exists: give another name, or --overwrite")
+            raise MachineError(f"{path} exists: give another name, or overwrite it")
     if options.overwrite and destination.exists() and destination.is_dir() != (options.form == "folder"):
         raise MachineError(f"{destination} is {'a folder' if destination.is_dir() else 'a file'}: give another name")
     if destination.is_dir() and not native.is_model_folder(destination):

@@ -100,8 +100,3 @@ def listing(names: Iterable[str]) -> str:
     """The first names and how many more there are."""
     names = list(names)
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line of at most 200 characters."""
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+from albef_ds.common.errors import first_line
+
 
 def why_unreadable(path: Path, error: Exception) -> str:
     """Why `path` could not be read as weights, in one line of at most 200 characters.
@@ -26,4 +28,4 @@ def why_unreadable(path: Path, error: Exception) -> str:
         return "it is a pointer of Git LFS, `git lfs pull` fetches the file"
     if isinstance(error, pickle.UnpicklingError):
         return "it is no file of torch, or holds more than tensors"
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+    return first_line(error)

@@ -12,19 +12,15 @@ import sys
 from pathlib import Path
 
 from albef_ds.cli.arguments import config_from
-from albef_ds.cli.main import EXIT_USER_ERROR, guarded
+from albef_ds.cli.main import guarded
 from albef_ds.common.errors import ConfigError, MachineError
+from albef_ds.common.exit_codes import MISTAKE, REQUEUE, STOP
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.slurm import outcome
 from albef_ds.launch.slurm.attempts import Action, Decision, History, Outcome, after, before, newest_step
 
 MAX_RESTARTS = 100
 """Default of ALBEF_MAX_RESTARTS."""
-
-REQUEUE = 75
-"""Exit code of `end` for "start this job again" (sysexits' EX_TEMPFAIL)."""
-STOP = 70
-"""Exit code for "do not start it again" (sysexits' EX_SOFTWARE)."""
 
 _CODES: dict[Action, int] = {"go": 0, "finish": 0, "requeue": REQUEUE, "stop": STOP}
 
@@ -45,7 +41,7 @@ def end(argv: list[str], launcher_code: int) -> int:
     """Note how the attempt ended; 0 when the run is finished, REQUEUE, or STOP (2 after a user's mistake)."""
     how, reason = outcome.read(outcome_file(_record()), launcher_code)
     code = _conclude(how, reason, argv)
-    return EXIT_USER_ERROR if how == "mistake" else code
+    return MISTAKE if how == "mistake" else code
 
 
 def bad_nodes(argv: list[str], names: str) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import albef_ds
+from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.cli.main import guarded
 from albef_ds.cli.slurm.job import run_config
 from albef_ds.common.errors import ConfigError, MachineError
@@ -74,6 +75,7 @@ def shards_here(config: RunConfig, environment: Mapping[str, str]) -> str:
     scratch, source = environment.get("ALBEF_SCRATCH"), Path(shards)
     if not scratch or not (source / MANIFEST_NAME).is_file():
         return shards
+    from albef_ds.data.stream.order import SampleOrder
     from albef_ds.launch.slurm import staging
 
     node = environment.get("SLURMD_NODENAME", "this node")
@@ -81,11 +83,11 @@ def shards_here(config: RunConfig, environment: Mapping[str, str]) -> str:
     batch, train = config.train.global_batch_size, config.train
     part = batch // len(nodes)
     place = nodes.index(node) if node in nodes else 0
-    counts = [shard.num_samples for shard in Manifest.load(source).shards]
+    order = SampleOrder.of([shard.num_samples for shard in Manifest.load(source).shards], config)
     start = newest_step(Path(config.output)) * batch
-    ends = [train.max_steps * batch] * bool(train.max_steps) + [int(train.epochs * sum(counts))] * bool(train.epochs)
+    steps = Progress(train, order.num_samples).total_steps
     share = slice(place * part, (place + 1) * part)
-    needed = staging.needed_shards(counts, train.seed, start, max(0, min(ends) - start) if ends else None, batch, share)
+    needed = staging.needed_shards(order, start, max(0, steps * batch - start) if steps else None, batch, share)
     folder = Path(os.path.expandvars(scratch))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     "scenes_entailment": scenes_entailment,
     "scenes_grounding": scenes_grounding,
 }
-"""Every recipe by the name that `--recipe` takes."""
+"""Every recipe by its name."""
 
 
 def get_recipe(name: str) -> RunConfig:

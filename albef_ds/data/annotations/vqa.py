@@ -129,5 +129,5 @@ def build_answer_list(records: Iterable[QuestionRecord], min_count: int = 9) -> 
         answer for answer, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= min_count and answer
     ]
     if not kept:
-        raise ConfigError(f"no answer is given to {min_count} questions: lower --min-count")
+        raise ConfigError(f"no answer is given to {min_count} questions: lower that number")
     return kept

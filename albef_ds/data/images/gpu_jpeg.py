@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 from albef_ds.common.device import resolve_device
-from albef_ds.common.errors import MachineError
+from albef_ds.common.errors import MachineError, first_line
 from albef_ds.data.images.view import Pixels
 
 
@@ -30,9 +30,8 @@ def check(jpeg_device: str) -> None:
     try:
         decode_jpeg(encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8)), ImageReadMode.RGB, device=device())
     except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
         raise MachineError(
-            f"data.jpeg_device=cuda but torchvision decodes no JPEG on it ({reason}): use data.jpeg_device=cpu"
+            f"data.jpeg_device=cuda but torchvision decodes no JPEG on it ({first_line(error)}): use data.jpeg_device=cpu"
         ) from None
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from torch.utils.data import Dataset
 
 from albef_ds.common.errors import DataError, UserError
-from albef_ds.config.schema import DataConfig
+from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import ImageTextBatch
 from albef_ds.data.broken import BrokenSample, BrokenSampleError
 from albef_ds.data.shards.format import sample_key
 from albef_ds.data.shards.reader import ShardReader
-from albef_ds.data.stream.loader import Delivery
+from albef_ds.data.stream.loader import Delivery, Share
 from albef_ds.data.stream.order import SampleOrder
 from albef_ds.data.stream.ordered import SUBSTITUTES_TRIED, OrderedStream
 from albef_ds.data.stream.samples import Example, SampleBuilder, collate, read_text
@@ -23,11 +22,11 @@ from albef_ds.data.stream.samples import Example, SampleBuilder, collate, read_t
 class _CorpusMicroBatches(Dataset[Delivery]):
     """Item p: the micro-batch of the positions from p on."""
 
-    def __init__(self, config: DataConfig, image_size: int, seed: int, micro_batch_size: int) -> None:
-        self.reader = ShardReader(Path(config.shards))
-        self.order = SampleOrder(self.reader.counts, seed, group_size=config.group_size)
-        self._builder = SampleBuilder(config, image_size, seed)
-        self._micro_batch_size = micro_batch_size
+    def __init__(self, config: RunConfig) -> None:
+        self.reader = ShardReader(Path(config.data.shards))
+        self.order = SampleOrder.of(self.reader.counts, config)
+        self._builder = SampleBuilder(config.data, config.model.vision.image_size, config.train.seed)
+        self._micro_batch_size = config.train.micro_batch_size
         self._first_sample = [0, *accumulate(self.reader.counts)]
 
     def __getitem__(self, start: int) -> Delivery:
@@ -64,19 +63,12 @@ class _CorpusMicroBatches(Dataset[Delivery]):
 
 
 class ImageTextStream(OrderedStream[ImageTextBatch]):
-    """The stream over a corpus folder with a manifest.
-
-    Args:
-        config: the data section; `config.shards` is the folder.
-        seed: of order, captions, crops and masks.
-        image_size: side of the images in pixels.
-        micro_batch_size: samples per batch of this rank.
-        settings: the rest of what `OrderedStream` takes.
+    """The stream over the corpus folder `data.shards`; all that is drawn follows from `train.seed`.
 
     Raises:
-        UserError: the corpus is missing, damaged or empty, or as `OrderedStream`.
+        DataError: the corpus is missing, damaged or empty.
+        UserError: as `OrderedStream`.
     """
 
-    def __init__(self, config: DataConfig, *, seed: int, image_size: int, micro_batch_size: int, **settings: Any) -> None:
-        dataset = _CorpusMicroBatches(config, image_size, seed, micro_batch_size)
-        super().__init__(dataset, config, micro_batch_size=micro_batch_size, **settings)
+    def __init__(self, config: RunConfig, share: Share) -> None:
+        super().__init__(_CorpusMicroBatches(config), config, share)

@@ -6,19 +6,36 @@ import atexit
 import multiprocessing
 import os
 import signal
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
 from albef_ds.common.errors import DataError
-from albef_ds.config.schema import DataConfig
+from albef_ds.common.processes import STOP_SIGNALS
+from albef_ds.config.schema import DataConfig, RunConfig
 from albef_ds.data.batch import Batch
 from albef_ds.data.broken import BrokenSample, BrokenTally
 from albef_ds.data.images import gpu_jpeg
 from albef_ds.data.stream.allocator import keep_freed_memory
+
+B_co = TypeVar("B_co", bound=Batch, covariant=True)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's share of a stream, and how its batches reach it."""
+
+    rank: int = 0
+    world_size: int = 1
+    start_position: int = 0
+    """Position of the first sample of the first global batch: the run's samples so far."""
+    pin_memory: bool = False
+    """Put batches into page-locked memory."""
+    start_method: str | None = None
+    """Of loader processes (`fork`, `spawn`, `forkserver`); None: the platform's."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,7 @@ def start_worker(worker_id: int) -> None:
     """
     keep_freed_memory()
     atexit.register(os._exit, 0)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -88,6 +105,40 @@ def open_delivery(delivery: Delivery, tally: BrokenTally) -> Any:
         raise DataError(delivery.failure)
     tally.add(len(delivery.batch), delivery.broken)
     return delivery.batch
+
+
+class LoaderStream(Generic[B_co]):
+    """Micro-batches of `dataset` from loader processes, in the order of `sampler` (None: the dataset's own).
+
+    Raises:
+        ConfigError: the batch sizes do not fit together.
+        UserError: while iterating, what cannot be read, or more broken samples than `data.max_broken`.
+    """
+
+    def __init__(self, dataset: Any, config: RunConfig, share: Share, sampler: Iterable[Any] | None = None) -> None:
+        config.accumulation_steps(share.world_size)
+        self._dataset, self._config, self._share, self._sampler = dataset, config.data, share, sampler
+        self._tally = BrokenTally(config.data.max_broken)
+        self._source: Generator[Delivery, None, None] | None = None
+
+    def __iter__(self) -> Iterator[B_co]:
+        self.close()
+        share = self._share
+        source = self._source = deliveries(
+            self._dataset, self._config, sampler=self._sampler, pin_memory=share.pin_memory, start_method=share.start_method
+        )
+        for delivery in source:
+            yield open_delivery(delivery, self._tally)
+
+    def broken_counts(self) -> dict[str, dict[str, int]]:
+        """This rank's broken samples so far: shard to reason to count."""
+        return self._tally.as_dict()
+
+    def close(self) -> None:
+        """End the loader processes; iterating again begins at `start_position`."""
+        if self._source is not None:
+            self._source.close()
+            self._source = None
 
 
 def _identity(item: Any) -> Any:

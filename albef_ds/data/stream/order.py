@@ -7,7 +7,7 @@ permuted and neighbours in that order are mixed within windows of about `window_
 already, so a window is a fair draw from the corpus. With a `group_size`, groups of that many samples which stand together
 in a window are permuted as one (what is left over at the window's end stays there).
 
-This module knows numbers only: no files, ranks or batches.
+Whoever needs a run's order asks `SampleOrder.of`. This module knows no files, ranks or batches.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from albef_ds.config.schema import RunConfig
 from albef_ds.data import randomness
 
 WINDOW_SAMPLES = 1 << 20
@@ -36,6 +37,16 @@ class SampleOrder:
         if self.num_samples == 0:
             raise ValueError("an order needs at least one sample")
         self._epochs: dict[int, tuple[list[int], list[int], list[int]]] = {}
+
+    @classmethod
+    def of(cls, counts: Sequence[int], config: RunConfig) -> SampleOrder:
+        """The order in which a run takes the samples of a corpus with `counts` samples per shard: to read and to stage them."""
+        return cls(counts, config.train.seed, group_size=config.data.group_size)
+
+    @property
+    def num_shards(self) -> int:
+        """Shards, empty ones included."""
+        return len(self._counts)
 
     def locate(self, position: int) -> tuple[int, int]:
         """Shard number and row of the sample at `position` (0 or more)."""

@@ -26,12 +26,12 @@ from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from albef_ds.common.errors import ConfigError, DataError, UserError
-from albef_ds.config.schema import DataConfig
+from albef_ds.config.schema import RunConfig
 from albef_ds.data import randomness
 from albef_ds.data.batch import ImageTextBatch
-from albef_ds.data.broken import BrokenSample, BrokenSampleError, BrokenTally
+from albef_ds.data.broken import BrokenSample, BrokenSampleError
 from albef_ds.data.shards.format import IMAGE_EXTENSIONS
-from albef_ds.data.stream.loader import Delivery, deliveries, open_delivery
+from albef_ds.data.stream.loader import Delivery, LoaderStream, Share
 from albef_ds.data.stream.samples import Example, SampleBuilder, collate, stable_id
 
 SHUFFLE_BUFFER = 1000
@@ -57,72 +57,36 @@ def expand_shards(pattern: str) -> list[str]:
     return urls
 
 
-class WebDatasetStream:
-    """Endless micro-batches from plain tars. Arguments as `albef_ds.data.stream.corpus.ImageTextStream`.
+class WebDatasetStream(LoaderStream[ImageTextBatch]):
+    """Endless micro-batches from the plain tars of `data.shards`.
 
     Raises:
-        UserError: as `expand_shards`; while iterating, a tar that cannot be read or holds no sample, or more broken
-            samples than `config.max_broken`.
+        UserError: as `expand_shards` and `LoaderStream`; while iterating, a tar that holds no sample.
     """
 
-    def __init__(
-        self,
-        config: DataConfig,
-        *,
-        seed: int,
-        image_size: int,
-        micro_batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-        start_position: int = 0,
-        pin_memory: bool = False,
-        start_method: str | None = None,
-    ) -> None:
-        self._dataset = _PlainTars(config, image_size, seed, micro_batch_size, rank, world_size, start_position)
-        self._config, self._pin_memory, self._start_method = config, pin_memory, start_method
-        self._tally = BrokenTally(config.max_broken)
-        self._source: Any = None
+    def __init__(self, config: RunConfig, share: Share) -> None:
+        super().__init__(_PlainTars(config, share), config, share)
 
     @property
     def num_samples(self) -> None:
         """Unknown: a run over plain tars needs train.max_steps or train.max_minutes."""
         return None
 
-    def __iter__(self) -> Iterator[ImageTextBatch]:
-        self.close()
-        self._source = deliveries(
-            self._dataset, self._config, sampler=None, pin_memory=self._pin_memory, start_method=self._start_method
-        )
-        for delivery in self._source:
-            yield open_delivery(delivery, self._tally)
-
-    def broken_counts(self) -> dict[str, dict[str, int]]:
-        """This rank's broken samples so far: shard to reason to count."""
-        return self._tally.as_dict()
-
-    def close(self) -> None:
-        """End the loader processes."""
-        if self._source is not None:
-            self._source.close()
-            self._source = None
-
 
 class _PlainTars(IterableDataset[Delivery]):
-    def __init__(
-        self, config: DataConfig, image_size: int, seed: int, micro_batch_size: int, rank: int, world_size: int, start: int
-    ) -> None:
-        self._urls = expand_shards(config.shards)
-        self._builder = SampleBuilder(config, image_size, seed)
-        self._micro_batch_size = micro_batch_size
-        self._seed, self._rank, self._world_size, self._start = seed, rank, world_size, start
+    def __init__(self, config: RunConfig, share: Share) -> None:
+        self._urls = expand_shards(config.data.shards)
+        self._builder = SampleBuilder(config.data, config.model.vision.image_size, config.train.seed)
+        self._micro_batch_size, self._seed, self._share = config.train.micro_batch_size, config.train.seed, share
 
     def __iter__(self) -> Iterator[Delivery]:
         info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
-        reader, readers = self._rank * num_workers + worker, self._world_size * num_workers
+        share, start = self._share, self._share.start_position
+        reader, readers = share.rank * num_workers + worker, share.world_size * num_workers
         # Positions are unique over all readers and follow on the run's samples so far.
-        positions = itertools.count(self._start + reader, readers)
-        generator = randomness.generator(self._seed, self._start, reader)
+        positions = itertools.count(start + reader, readers)
+        generator = randomness.generator(self._seed, start, reader)
         urls = self._urls[reader::readers] if len(self._urls) >= readers else self._urls
         try:
             samples = shuffle(SHUFFLE_BUFFER, rng=generator)(_read_forever(urls, generator))

@@ -1,11 +1,13 @@
-"""Every use of DeepSpeed that is not its public interface, pinned by tests/engine/zero/test_internals.py (deepspeed 0.19)."""
+"""Every use of DeepSpeed that is not its public interface, pinned by tests/engine/zero/test_internals.py (deepspeed 0.19).
+
+DeepSpeed is imported where a parameter is known to be its own: the sharded momentum copy runs under the plain engine without it.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
 from torch import Tensor, nn
 
 from albef_ds.models.parameters import WholeParameters
@@ -45,6 +47,8 @@ def link_masters(engine: Any) -> None:
 @torch.no_grad()
 def clamp(parameter: nn.Parameter, low: float, high: float) -> None:
     """Clamp a small parameter on the fp32 master and on the copy that the forward sees; all ranks call it together."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param  # optional package, see above
+
     if not is_partitioned(parameter):
         # Every rank holds the whole low-precision copy, equal everywhere: no communication unless a bound is crossed.
         if bool(((parameter >= low) & (parameter <= high)).all()):
@@ -104,6 +108,8 @@ def full_master(parameter: nn.Parameter) -> Tensor:
         master: Tensor = parameter._fp32_master
         return master.clone()
     if is_partitioned(parameter) or getattr(parameter, "_hp_mapping", None) is not None or hasattr(parameter, "_dp_group"):
+        from deepspeed.utils import safe_get_full_fp32_param  # optional package, see above
+
         full: Tensor | None = safe_get_full_fp32_param(parameter)
         if full is not None:
             return full.detach().clone()

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from albef_ds.common import comm
 from albef_ds.engine.zero import internals
 from albef_ds.engine.zero.storage import STORAGES, Storage
-from albef_ds.models.momentum import momentum_copy
+from albef_ds.models.momentum import momentum_copy, unit_modules
 
 
 @dataclass(frozen=True)
@@ -282,16 +282,3 @@ def _replace(module: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
         for name, parameter in part._parameters.items():
             if parameter is old:
                 part._parameters[name] = new
-
-
-def unit_modules(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
-    """The modules that are gathered as one: members of a `ModuleList`, and modules that contain none."""
-    if not any(isinstance(child, nn.ModuleList) for child in module.modules()):
-        return [(prefix, module)]
-    bare = [name for name, _ in module.named_parameters(recurse=False)]
-    assert not bare, f"{prefix} holds {bare} outside of any unit: put them into a module of their own"
-    units = []
-    for name, child in module.named_children():
-        path = f"{prefix}.{name}" if prefix else name
-        units += [(path, child)] if isinstance(module, nn.ModuleList) else unit_modules(child, path)
-    return units

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -15,17 +14,12 @@ from typing import Any
 import torch
 
 from albef_ds.common.errors import MachineError
+from albef_ds.common.processes import free_port
 from albef_ds.config.ds_config import load_ds_config
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine.zero.rendezvous import meet
 
 LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def prepare_environment(device: torch.device) -> None:
@@ -36,7 +30,7 @@ def prepare_environment(device: torch.device) -> None:
     """
     given = [name for name in LAUNCH_VARIABLES if name in os.environ]
     if not given:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     elif missing := [name for name in LAUNCH_VARIABLES if name not in os.environ]:
         # DeepSpeed would fall through to an MPI discovery that is not installed and hide the reason.
         raise MachineError(

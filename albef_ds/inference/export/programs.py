@@ -75,7 +75,7 @@ def check_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise MachineError(f"{error.name} is not installed: run `pip install albef-ds[onnx]`, or take --format torch") from None
+        raise MachineError(f"{error.name} is not installed: run `pip install albef-ds[onnx]`, or take the format torch") from None
 
 
 def run_onnx(path: Path, inputs: dict[str, Tensor]) -> list[Tensor]:

@@ -18,13 +18,11 @@ from pathlib import Path
 
 from albef_ds.common.atomic_files import write_file
 from albef_ds.common.errors import MachineError
+from albef_ds.common.exit_codes import BAD_NODE
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.checks.collectives import Guest, Head
 from albef_ds.launch.checks.compare import Verdict, judge, table
 from albef_ds.launch.checks.node import NONCE, Report, as_report, check_node
-
-BAD_NODE = 3
-"""Exit code: some nodes, not all, are unfit; they are named."""
 
 _MEGABYTES = {"nccl": 256, "gloo": 16}
 _ROUNDS = 5
@@ -143,7 +141,7 @@ def _prepare(shared: Path, nonce: str) -> None:
         shared.mkdir(parents=True, exist_ok=True)
         write_file(shared / NONCE, nonce)
     except OSError as error:
-        raise MachineError(f"output {shared.parent} cannot be written ({error.strerror}): give another --output") from None
+        raise MachineError(f"output {shared.parent} cannot be written ({error.strerror}): give another folder") from None
 
 
 def _conclude(verdict: Verdict, bad_nodes: Path | None) -> int:

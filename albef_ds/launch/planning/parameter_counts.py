@@ -11,7 +11,7 @@ import torch
 
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine.optim import parameter_groups
-from albef_ds.engine.zero.momentum import unit_modules
+from albef_ds.models.momentum import unit_modules
 from albef_ds.tasks.pretrain import PretrainTask
 
 

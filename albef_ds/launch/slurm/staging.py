@@ -48,21 +48,21 @@ class Staged:
         )
 
 
-def needed_shards(counts: list[int], seed: int, start: int, num_samples: int | None, batch: int, share: slice) -> list[int]:
+def needed_shards(order: SampleOrder, start: int, num_samples: int | None, batch: int, share: slice) -> list[int]:
     """Numbers of the shards that a node reads, in the order in which it first does.
 
     Args:
-        counts: samples per shard.
-        seed: of the order, train.seed.
+        order: of the run's samples.
         start: position of the first sample (the run's samples so far).
         num_samples: samples of the run from there on, over all nodes; None: without end.
         batch: the global batch size.
         share: this node's part of each global batch.
 
-    Past a number of positions that takes a second they are sampled, and an order over more than one epoch needs all shards.
+    Where that is more positions than can be looked up in a second, those of one epoch are sampled, and the other shards follow.
     """
-    order = SampleOrder(counts, seed)
-    length = order.num_samples if num_samples is None else min(num_samples, order.num_samples)
+    length = order.num_samples if num_samples is None else num_samples
+    if length > _MOST_POSITIONS:
+        length = min(length, order.num_samples)
     places = range(batch)[share]
     batches = range(0, length, batch)
     step = max(1, len(batches) * len(places) // _MOST_POSITIONS)
@@ -71,10 +71,10 @@ def needed_shards(counts: list[int], seed: int, start: int, num_samples: int | N
         for place in places:
             if first + place < length:
                 found.setdefault(order.locate(start + first + place)[0])
-        if len(found) == len(counts):
+        if len(found) == order.num_shards:
             break
-    if step > 1 or num_samples is None or num_samples > order.num_samples:
-        for number in range(len(counts)):
+    if step > 1 or length != num_samples:
+        for number in range(order.num_shards):
             found.setdefault(number)
     return list(found)
 

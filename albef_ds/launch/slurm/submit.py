@@ -16,6 +16,7 @@ from pathlib import Path
 
 import albef_ds
 from albef_ds.common.errors import ConfigError, MachineError, UserError
+from albef_ds.common.exit_codes import CHECK_FAILED
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.slurm.site import Site
 
@@ -110,16 +111,8 @@ def plan_text(config: RunConfig, nodes: int, gpus_per_node: int, memory_gb: floa
         f"nodes: {nodes} x {gpus_per_node} = {ranks} ranks",
         f"global batch: {train.global_batch_size} = {ranks} ranks x {train.micro_batch_size} x {accumulation} accumulation steps",
     ]
-    import torch
+    from albef_ds.launch.planning import plan as planning  # start-up time: torch and the model
 
-    from albef_ds.engine.zero.setup import prepare_environment
-
-    given = dict(os.environ)
-    prepare_environment(torch.device("cpu"))  # DeepSpeed reads its environment at import; a login node has no GPU
-    from albef_ds.launch.planning import plan as planning
-
-    os.environ.clear()
-    os.environ.update(given)  # sbatch passes the environment on to the job
     try:
         total = planning.make_plan(config, ranks).total / planning.GB
     except UserError as error:
@@ -127,8 +120,9 @@ def plan_text(config: RunConfig, nodes: int, gpus_per_node: int, memory_gb: floa
         return "\n".join(lines)
     lines.append(f"memory per GPU: {total:.1f} GB planned (`albef-ds plan` has the lines)")
     if memory_gb is not None and total > memory_gb:
-        fix = f"`albef-ds plan --gpus {ranks} --memory {memory_gb:g}` finds settings that fit"
-        raise ConfigError(f"the run needs {total:.1f} GB per GPU, --memory gives {memory_gb:g}: {fix}")
+        raise ConfigError(
+            f"the run needs {total:.1f} GB per GPU, more than its {memory_gb:g}: `albef-ds plan` finds settings that fit"
+        )
     return "\n".join(lines)
 
 
@@ -155,7 +149,7 @@ def follow(job: str, logs: Path) -> int:
         for path in _followed(logs, fields):
             _print_news(path, seen)
         if not fields or fields["JobState"] in ENDED:
-            return 0 if fields.get("JobState") == "COMPLETED" else 1
+            return 0 if fields.get("JobState") == "COMPLETED" else CHECK_FAILED
         time.sleep(_POLL)
 
 

@@ -85,7 +85,7 @@ def _body(run: Path, config: RunConfig, history: History) -> Iterator[str]:
     yield text_table(_data(config))
     yield "<h2>Configuration</h2>"
     changed = differences(config)
-    yield note("What differs from the defaults; `albef-ds train --config RUN/config.json` starts the same run.")
+    yield note("What differs from the defaults; `albef-ds train` with config.json of the run starts the same run.")
     yield text_table(changed)
     everything = escape(json.dumps(to_dict(config), indent=2, ensure_ascii=False))
     yield f"<details><summary>every setting</summary><pre>{everything}</pre></details>"

@@ -76,7 +76,7 @@ def test_a_weight_too_large_for_fp16_is_refused(tmp_path: Path) -> None:
     tensors = state_dict("ve")
     tensors["cls_head.0.weight"] = tensors["cls_head.0.weight"] + 1e5
     torch.save(tensors, tmp_path / "large.pth")
-    with pytest.raises(UserError, match="not finite in fp16: take --dtype bf16"):
+    with pytest.raises(UserError, match="not finite in fp16: take bf16"):
         convert(read_model(tmp_path / "large.pth", HEADS), tmp_path / "m.safetensors", Options("safetensors", dtype="fp16"))
     assert not (tmp_path / "m.safetensors").exists()
 

@@ -78,7 +78,7 @@ def test_the_answer_list_counts_questions_by_their_most_given_answer(tmp_path: P
     records = read_vqa(saved(tmp_path, rows))
     assert build_answer_list(records, min_count=1) == ["red", "blue", "cat"]
     assert build_answer_list(records, min_count=2) == ["red"]
-    with pytest.raises(UserError, match="lower --min-count"):
+    with pytest.raises(UserError, match="lower that number"):
         build_answer_list(records, min_count=3)
     with pytest.raises(UserError, match="repeats 'a'"):
         read_answer_list(saved(tmp_path, ["a", "b", "a"]))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from albef_ds.config.schema import DataConfig
+from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig, VisionConfig
 from albef_ds.data.batch import Batch
 from albef_ds.data.images import decode, rand_augment_numpy
 from albef_ds.data.images.rand_augment import Drawn, Operation
@@ -20,7 +20,7 @@ from albef_ds.data.images.rand_augment_torch import rand_augment
 from albef_ds.data.images.view import PendingView, together
 from albef_ds.data.stream.annotated import annotated_stream
 from albef_ds.data.stream.corpus import ImageTextStream
-from albef_ds.tasks.registry import kind_of
+from albef_ds.data.stream.loader import Share
 from tests.data_tools.scenes.tiny import tiny_config
 from tests.tasks.finetuning import task_batch
 
@@ -131,8 +131,12 @@ def test_the_stream_gives_the_same_batches(make_corpus: Any) -> None:
     folder = str(make_corpus())
     streams = [
         ImageTextStream(
-            DataConfig(shards=folder, num_workers=workers, augment_device=device), seed=3, image_size=16, micro_batch_size=6,
-            global_batch_size=6, start_method="spawn" if workers else None,
+            RunConfig(
+                model=ModelConfig(vision=VisionConfig(image_size=16)),
+                data=DataConfig(shards=folder, num_workers=workers, augment_device=device),
+                train=TrainConfig(seed=3, micro_batch_size=6, global_batch_size=6),
+            ),
+            Share(start_method="spawn" if workers else None),
         )
         for device, workers in (("cpu", 0), ("model", 0), ("model", 1))
     ]  # fmt: skip
@@ -149,7 +153,7 @@ def test_fine_tuning_meets_the_same_batches(recipe: str, scenes: Path) -> None:
     batches = []
     for device in ("cpu", "model"):
         config = tiny_config(recipe, scenes, "data.rand_augment=true", "data.flip=true", f"data.augment_device={device}")
-        stream = annotated_stream(config, kind_of(config.task).samples, rank=0, world_size=1, start_position=0, pin_memory=False)
+        stream = annotated_stream(config, Share())
         batches.append(next(iter(stream)))
         stream.close()
     matching(*batches)

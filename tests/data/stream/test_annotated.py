@@ -12,20 +12,18 @@ import torch
 from albef_ds.common.errors import UserError
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import Batch, ClassificationBatch, ImageTextBatch, VqaBatch
-from albef_ds.data.sample_kinds import QUESTIONS, STATEMENTS
+from albef_ds.data.mock import mock_batch
 from albef_ds.data.stream.annotated import annotated_stream
+from albef_ds.data.stream.loader import Share
 from albef_ds.data.stream.open import open_stream
 from albef_ds.engine.build import build_task
-from albef_ds.tasks.registry import kind_of
 from tests.data_tools.scenes.tiny import tiny_config
 
 TASKS = ("scenes_retrieval", "scenes_vqa", "scenes_nlvr", "scenes_entailment", "scenes_grounding")
 
 
 def batches(config: RunConfig, count: int, rank: int = 0, world_size: int = 1, start: int = 0) -> list[Batch]:
-    stream = annotated_stream(
-        config, kind_of(config.task).samples, rank=rank, world_size=world_size, start_position=start, pin_memory=False
-    )
+    stream = annotated_stream(config, Share(rank, world_size, start))
     source = iter(stream)
     found = [next(source) for _ in range(count)]
     stream.close()
@@ -81,7 +79,7 @@ def test_a_picture_that_does_not_decode_is_counted_and_replaced(scenes: Path, tm
         target.write_bytes((scenes / "images" / row["image"]).read_bytes())
     (tmp_path / rows[0]["image"]).write_bytes(b"no picture")
     config = tiny_config("scenes_entailment", scenes, f"data.image_root={tmp_path}", "data.max_broken=1")
-    stream = annotated_stream(config, STATEMENTS, rank=0, world_size=1, start_position=0, pin_memory=False)
+    stream = annotated_stream(config, Share())
     source = iter(stream)
     keys = [key for _ in range(5) for key in next(source).keys]
     assert rows[0]["image"] not in keys and len(keys) == 20
@@ -101,14 +99,13 @@ def test_a_picture_that_does_not_decode_is_counted_and_replaced(scenes: Path, tm
 )
 def test_what_cannot_be_trained_on_is_named_before_training(recipe: str, override: str, message: str, scenes: Path) -> None:
     with pytest.raises(UserError, match=message):
-        config = tiny_config(recipe, scenes, override)
-        open_stream(config, kind_of(config.task).samples)
+        open_stream(tiny_config(recipe, scenes, override))
 
 
 def test_questions_without_answers_cannot_be_trained_on(scenes: Path) -> None:
     config = tiny_config("scenes_vqa", scenes, f"data.annotations={scenes}/v2_questions_val.json")
     with pytest.raises(UserError, match=r"15 of 15 questions .* have no answer"):
-        open_stream(config, QUESTIONS)
+        open_stream(config)
 
 
 @pytest.mark.parametrize("recipe", ["scenes_pretrain", *TASKS, "scenes_nlvr_pretrain"])
@@ -118,11 +115,10 @@ def test_a_mock_batch_and_a_real_one_pass_every_task(recipe: str, scenes: Path) 
     config = tiny_config(recipe, scenes)
     task = build_task(config)
     attach_momentum(task, config)
-    samples = kind_of(config.task).samples
-    stream = open_stream(config, samples)
+    stream = open_stream(config)
     real = next(iter(stream)).to(torch.device("cpu"))
     stream.close()
-    mock = samples.mock(config)
+    mock = mock_batch(config)
     assert type(mock) is type(real) and isinstance(real, ImageTextBatch | ClassificationBatch | VqaBatch)
     for batch in (mock, real):
         losses, _ = task(batch, **task.schedule(1.0))

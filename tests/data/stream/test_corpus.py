@@ -12,24 +12,23 @@ import pytest
 import torch
 
 from albef_ds.common.errors import UserError
-from albef_ds.config.schema import DataConfig, RunConfig, TrainConfig
+from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig, VisionConfig
 from albef_ds.data.batch import ImageTextBatch
-from albef_ds.data.sample_kinds import PAIRS
 from albef_ds.data.shards.format import Manifest
 from albef_ds.data.stream.corpus import ImageTextStream
+from albef_ds.data.stream.loader import Share
 from albef_ds.data.stream.open import open_stream
 from albef_ds.data.stream.samples import stable_id
 
 GLOBAL = 12
+SMALL = ModelConfig(vision=VisionConfig(image_size=16))
 
 
 def stream(folder: Path, *, workers: int = 0, micro: int = 4, **settings: Any) -> ImageTextStream:
-    limit = settings.pop("max_broken", 0.01)
-    method = settings.pop("start_method", None)
-    augment = settings.pop("rand_augment", True)
-    config = DataConfig(shards=str(folder), num_workers=workers, max_broken=limit, rand_augment=augment)
-    values = {"seed": 3, "image_size": 16, "global_batch_size": GLOBAL, **settings}
-    return ImageTextStream(config, micro_batch_size=micro, start_method=method, **values)
+    chosen = {name: settings.pop(name) for name in ("max_broken", "rand_augment") if name in settings}
+    data = DataConfig(shards=str(folder), num_workers=workers, **chosen)
+    train = TrainConfig(seed=3, micro_batch_size=micro, global_batch_size=GLOBAL)
+    return ImageTextStream(RunConfig(model=SMALL, data=data, train=train), Share(**settings))
 
 
 def take(source: ImageTextStream, batches: int) -> list[ImageTextBatch]:
@@ -182,7 +181,7 @@ def test_open_stream_chooses_by_what_is_named(make_corpus: Any, tmp_path: Path) 
     train = TrainConfig(micro_batch_size=4, global_batch_size=8)
 
     def opened(shards: str) -> Any:
-        return open_stream(RunConfig(data=DataConfig(shards=shards), train=train), PAIRS)
+        return open_stream(RunConfig(data=DataConfig(shards=shards), train=train))
 
     folder = make_corpus()
     assert opened(str(folder)).num_samples == 23

@@ -15,12 +15,14 @@ ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import sys
 from itertools import islice
-from albef_ds.config.schema import DataConfig
+from albef_ds.config.schema import DataConfig, RunConfig, TrainConfig
 from albef_ds.data.stream.corpus import ImageTextStream
+from albef_ds.data.stream.loader import Share
 
-config = DataConfig(shards=sys.argv[1], num_workers=2, augment_device="model")
-sizes = {"image_size": 256, "micro_batch_size": 32, "global_batch_size": 32}
-stream = ImageTextStream(config, seed=0, start_method="spawn", **sizes)
+data = DataConfig(shards=sys.argv[1], num_workers=2, augment_device="model")
+config = RunConfig(data=data, train=TrainConfig(seed=0, micro_batch_size=32, global_batch_size=32))
+assert config.model.vision.image_size == 256
+stream = ImageTextStream(config, Share(start_method="spawn"))
 print(sum(len(batch) for batch in islice(stream, 3)), flush=True)
 stream.close()
 """

@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 
 from albef_ds.common.errors import UserError
-from albef_ds.config.schema import DataConfig
+from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig, VisionConfig
 from albef_ds.data.batch import ImageTextBatch
+from albef_ds.data.stream.loader import Share
 from albef_ds.data.stream.webdataset import WebDatasetStream
 
 
@@ -50,9 +51,14 @@ def tars(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def run_config(data: DataConfig, micro: int) -> RunConfig:
+    train = TrainConfig(seed=0, micro_batch_size=micro, global_batch_size=6 * micro)
+    return RunConfig(model=ModelConfig(vision=VisionConfig(image_size=16)), data=data, train=train)
+
+
 def take(shards: str, batches: int, *, workers: int = 0, max_broken: float = 0.01, **settings: Any) -> list[ImageTextBatch]:
-    config = DataConfig(shards=shards, num_workers=workers, max_broken=max_broken)
-    source = WebDatasetStream(config, seed=0, image_size=16, micro_batch_size=4, **settings)
+    config = run_config(DataConfig(shards=shards, num_workers=workers, max_broken=max_broken), 4)
+    source = WebDatasetStream(config, Share(**settings))
     try:
         return list(islice(source, batches))
     finally:
@@ -114,8 +120,8 @@ def test_broken_samples_are_counted_by_tar(tars: Path) -> None:
         [("0.png", b"none"), ("0.txt", b"x"), ("1.png", png(1)), ("1.txt", b"!"), ("2.png", png(2)), ("2.txt", b"ok")],
     )
     config = DataConfig(shards=f"{tars}/5.tar", num_workers=0, max_broken=1.0)
-    source = WebDatasetStream(config, seed=0, image_size=16, micro_batch_size=1)
-    assert keys(list(islice(source, 9))) == {"2"}
+    source = WebDatasetStream(run_config(config, 3), Share())
+    assert keys(list(islice(source, 3))) == {"2"}
     assert set(source.broken_counts()[f"{tars}/5.tar"]) == {"undecodable picture", "empty caption"}
 
 

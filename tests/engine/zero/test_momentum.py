@@ -12,8 +12,8 @@ from torch import nn
 
 from albef_ds.common import comm
 from albef_ds.engine import build
-from albef_ds.engine.zero.momentum import ShardedMomentum, unit_modules
-from albef_ds.models.momentum import DenseMomentum
+from albef_ds.engine.zero.momentum import ShardedMomentum
+from albef_ds.models.momentum import DenseMomentum, unit_modules
 from tests.distributed import run_ranks
 from tests.engine.zero.common import tiny_batch, tiny_config
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from albef_ds.common.errors import UserError
+from albef_ds.common.processes import free_port
 from albef_ds.engine.zero.rendezvous import meet
 
 
@@ -23,23 +24,17 @@ def _environment(rank: int, world_size: int, port: int, per_node: int = 1) -> di
     return {name: str(value) for name, value in names.items()}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_the_missing_are_named_with_the_host_of_their_neighbours() -> None:
     """Rank 0 of two nodes with two ranks each comes alone."""
     with pytest.raises(UserError) as caught:
-        meet(0.3, _environment(0, 4, _free_port(), per_node=2))
+        meet(0.3, _environment(0, 4, free_port(), per_node=2))
     said = str(caught.value)
     assert f"rank 1 on {socket.gethostname()}, rank 2 (no rank of its node came), rank 3" in said
     assert "train.start_limit" in said and "1 of 4 ranks did" in said
 
 
 def test_ranks_that_come_share_a_store() -> None:
-    port, stores = _free_port(), dict[int, Any]()
+    port, stores = free_port(), dict[int, Any]()
 
     def come(rank: int) -> None:
         stores[rank] = meet(60.0, _environment(rank, 2, port))
@@ -54,6 +49,6 @@ def test_ranks_that_come_share_a_store() -> None:
 
 
 def test_without_rank_0_the_place_is_named() -> None:
-    port = _free_port()
+    port = free_port()
     with pytest.raises(UserError, match=rf"found no rank 0 at 127.0.0.1:{port} in train.start_limit"):
         meet(1.0, _environment(1, 2, port))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from albef_ds.cli import doctor
 from albef_ds.cli.main import main
+from albef_ds.common.exit_codes import CHECK_FAILED
 from albef_ds.engine.zero.setup import LAUNCH_VARIABLES
 from albef_ds.launch.checks.doctor import machine, software
 from albef_ds.launch.checks.doctor.finding import Finding, findings
@@ -26,7 +26,7 @@ def test_this_machine_is_looked_at_from_end_to_end(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     found = {entry["name"]: entry for entry in json.loads(done.stdout)}
-    assert done.returncode == (doctor.MUST_BE_MENDED if any(entry["state"] == "mend" for entry in found.values()) else 0)
+    assert done.returncode == (CHECK_FAILED if any(entry["state"] == "mend" for entry in found.values()) else 0)
     assert found["torch"]["state"] in ("ok", "note") and found["deepspeed"]["found"]
     assert {"python", "processor", "interfaces", "LayerNorm", "AdamW", "Triton", "apex", "DeepSpeed operators"} <= set(found)
     assert {"disk speed", "shared memory", "cache", "Slurm"} <= set(found)
@@ -77,7 +77,7 @@ def test_a_mend_sets_the_exit_code_and_a_broken_check_hides_no_other(
     for name in ("devices", "network", "slurm"):
         monkeypatch.setattr(machine, name, broken)
     monkeypatch.setattr(machine, "disk", lambda folder: fine())
-    assert main(["doctor"]) == doctor.MUST_BE_MENDED
+    assert main(["doctor"]) == CHECK_FAILED
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "note  last: slow: get a faster one" and lines[-1] == "3 of 10 must be mended"
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from albef_ds.cli.main import EXIT_USER_ERROR, main
+from albef_ds.cli.main import main
 from albef_ds.common.errors import UserError
+from albef_ds.common.exit_codes import MISTAKE
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.recipes import get_recipe
 from albef_ds.engine.build import build_task
@@ -90,5 +91,5 @@ def test_the_command_prints_a_table_and_json_of_the_same_total(capsys: pytest.Ca
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", *arguments]) == EXIT_USER_ERROR
+    assert main(["plan", *arguments]) == MISTAKE
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from albef_ds.cli.main import EXIT_USER_ERROR, main
+from albef_ds.cli.main import main
+from albef_ds.common.exit_codes import MISTAKE
 from albef_ds.config.recipes.pretrain import pretrain_4m
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.planning.communication import Traffic
@@ -116,5 +117,5 @@ def test_a_stage_that_other_settings_do_not_allow_is_left_out_and_said_so(capsys
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--recipe", "pretrain_4m", *arguments]) == EXIT_USER_ERROR
+    assert main(["plan", "--recipe", "pretrain_4m", *arguments]) == MISTAKE
     assert message in capsys.readouterr().err

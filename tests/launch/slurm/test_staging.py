@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.cli.slurm.node import shards_here
 from albef_ds.common.errors import UserError
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.recipes import get_recipe
-from albef_ds.data.shards.format import Manifest
+from albef_ds.config.schema import RunConfig
+from albef_ds.data.shards.format import Manifest, ShardEntry, index_name, shard_name
 from albef_ds.data.shards.reader import ShardReader
+from albef_ds.data.stream.corpus import ImageTextStream
+from albef_ds.data.stream.loader import Share
+from albef_ds.data.stream.order import SampleOrder
 from albef_ds.launch.slurm.staging import needed_shards, stage
 from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
@@ -83,13 +89,63 @@ def test_a_damaged_shard_is_refused_and_leaves_nothing(corpus: Path, tmp_path: P
 
 
 def test_a_node_needs_what_its_part_of_each_batch_holds() -> None:
-    counts = [5] * 40
-    one_batch = needed_shards(counts, 0, 0, 8, 8, slice(0, 8))
-    halves = [needed_shards(counts, 0, 0, 8, 8, half) for half in (slice(0, 4), slice(4, 8))]
+    order = SampleOrder([5] * 40, 0)
+    one_batch = needed_shards(order, 0, 8, 8, slice(0, 8))
+    halves = [needed_shards(order, 0, 8, 8, half) for half in (slice(0, 4), slice(4, 8))]
     assert set(halves[0]) | set(halves[1]) == set(one_batch) and len(halves[0]) <= 4
-    assert sorted(needed_shards(counts, 0, 0, None, 8, slice(0, 4))) == list(range(40))
-    assert needed_shards(counts, 0, 8, 8, 8, slice(0, 4)) != halves[0]
-    assert needed_shards(counts, 0, 0, 0, 8, slice(0, 8)) == []
+    assert sorted(needed_shards(order, 0, None, 8, slice(0, 4))) == list(range(40))
+    assert needed_shards(order, 8, 8, 8, slice(0, 4)) != halves[0]
+    assert needed_shards(order, 0, 0, 8, slice(0, 8)) == []
+
+
+@pytest.fixture(scope="module")
+def wide_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of 200 shards with 400 samples each, as its manifest tells; the tars are empty, their sizes say so."""
+    folder = tmp_path_factory.mktemp("wide")
+    shards = tuple(ShardEntry(shard_name(number), 400, 0, f"{number:032x}", "") for number in range(200))
+    for shard in shards:
+        (folder / shard.name).touch()
+        (folder / index_name(shard.name)).touch()
+    Manifest(shards, {}).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+@pytest.mark.parametrize("start_step", [0, 5])
+@pytest.mark.parametrize("limit", ["train.max_steps=13", "train.epochs=0.0051", "train.epochs=1.001"])
+def test_the_shards_that_a_node_reads_are_those_that_are_staged(
+    wide_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: int, start_step: int, limit: str
+) -> None:
+    size = ["train.global_batch_size=1600", "train.micro_batch_size=100"] if "1.001" in limit else ["train.global_batch_size=32"]
+    settings = [f"data.shards={wide_corpus}", f"output={tmp_path}", "data.group_size=4", "train.max_steps=0", limit, *size]
+    config = parse_overrides(get_recipe("debug"), settings)
+    if start_step:
+        (tmp_path / "checkpoints" / f"step-{start_step:07d}").mkdir(parents=True)
+    train, names = config.train, [f"n{number}" for number in range(nodes)]
+    steps = Progress(train, 80_000).total_steps
+    assert (steps is not None and steps * train.global_batch_size > 80_000 * train.epochs - 1) or train.max_steps == steps
+    staged: list[list[int]] = []
+
+    def stop_at_staging(source: Path, scratch: Path, job: str, needed: list[int], limit_bytes: int) -> None:
+        staged.append(needed)
+        raise OSError("recorded")
+
+    monkeypatch.setattr("albef_ds.launch.slurm.staging.stage", stop_at_staging)
+    for rank, name in enumerate(names):
+        shards_here(config, {"SLURMD_NODENAME": name, "ALBEF_NODES": " ".join(names), "ALBEF_SCRATCH": str(tmp_path / "disk")})
+        share = Share(rank, nodes, start_position=start_step * train.global_batch_size)
+        read = shards_read(config, share, (steps - start_step) * train.global_batch_size // nodes // train.micro_batch_size)
+        assert staged[-1] == read, "the same shards, in the order in which they are first read"
+
+
+def shards_read(config: RunConfig, share: Share, num_batches: int) -> list[int]:
+    """Shards that the training stream asks for in its first `num_batches` micro-batches."""
+    stream = ImageTextStream(config, share)
+    found: dict[int, None] = {}
+    for start in islice(stream._sampler, num_batches):
+        for position in range(start, start + config.train.micro_batch_size):
+            found.setdefault(stream._dataset.order.locate(position)[0])
+    return list(found)
 
 
 def test_scratch_that_cannot_be_used_falls_back_to_the_shared_folder(

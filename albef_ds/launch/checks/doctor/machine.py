@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 
 from albef_ds.common.device import multiplies_bf16
+from albef_ds.common.processes import free_port
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine.zero.setup import LAUNCH_VARIABLES
 from albef_ds.launch.checks.doctor.finding import Finding
 from albef_ds.launch.checks.node import Report, check_free, check_gpus
 from albef_ds.launch.checks.preflight import Place, measure_all_reduce
-from albef_ds.launch.local_ranks import free_port, visible_cores
+from albef_ds.launch.local_ranks import visible_cores
 
 MIN_FREE_GB = 10.0
 MIN_SHARED_GB = 1.0

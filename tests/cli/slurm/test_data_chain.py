@@ -6,8 +6,8 @@ import argparse
 
 import pytest
 
+from albef_ds.cli.slurm.data_chain import STAGES, chain
 from albef_ds.common.errors import UserError
-from albef_ds.launch.slurm.data_chain import STAGES, chain
 from data_tools.cli import _parser
 
 PLACES = {"--help", "--work", "--workers", "--executor", "--task-index", "--num-tasks"}
