@@ -23,9 +23,9 @@ from albef_ds.checkpoint.formats.read import read_model
 from albef_ds.cli.demo.command import cache_folder
 from albef_ds.cli.demo.corpus import emoji_corpus
 from albef_ds.data.evaluation_sets.corpus import RetrievalSet
-from albef_ds.evaluation.ranking import DirectionScores, Ranking, recall
 from albef_ds.inference.export.programs import export, run_onnx
 from albef_ds.inference.model import AlbefModel
+from albef_ds.metrics.ranking import DirectionScores, Ranking, recall
 from benchmarks.record import write_record
 
 RANKINGS: tuple[Ranking, ...] = ("itc", "itm", "itm_itc")

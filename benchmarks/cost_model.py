@@ -106,7 +106,7 @@ def _serve(connection: Connection, namespace: str, rank: int, world_size: int) -
     os.environ.update(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="eth0")
     import torch
 
-    from albef_ds.data.mock import mock_batch
+    from albef_ds.data import mock
     from tests.engine.zero.common import make
 
     torch.set_num_threads(1)
@@ -114,7 +114,7 @@ def _serve(connection: Connection, namespace: str, rank: int, world_size: int) -
     batches: list[Any] = []
     while (order := connection.recv()) is not None:
         if isinstance(order, RunConfig):
-            engine, batches = None, [mock_batch(order)]
+            engine, batches = None, [mock.pairs(order)]
             _, engine = make(order)
             connection.send(None)
             continue

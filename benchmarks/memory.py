@@ -28,7 +28,7 @@ from albef_ds.common import comm
 from albef_ds.config.recipes.pretrain import pretrain_4m
 from albef_ds.config.recipes.scale import pretrain_large
 from albef_ds.config.schema import ComputeConfig, RunConfig
-from albef_ds.data.mock import mock_batch
+from albef_ds.data import mock
 from albef_ds.engine import build
 from albef_ds.engine.optim import parameter_groups
 from albef_ds.engine.zero.setup import init_distributed
@@ -109,7 +109,7 @@ def _ddp_step(config: RunConfig) -> Any:
     task.train()
 
     def step() -> None:
-        losses, _ = wrapped(mock_batch(config), **SCHEDULE)
+        losses, _ = wrapped(mock.pairs(config), **SCHEDULE)
         task.total(losses).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -124,7 +124,7 @@ def _zero_step(config: RunConfig) -> Any:
     build.attach_momentum(task, config)
     engine = build.build_engine(task, config, CPU, config.engine.precision)
     task.train()
-    return task, lambda: engine.train_step([mock_batch(config)], SCHEDULE, 1e-4)
+    return task, lambda: engine.train_step([mock.pairs(config)], SCHEDULE, 1e-4)
 
 
 def measure(case: Case, model: str, micro_batch: int, steps: int, folder: str) -> dict[str, float]:

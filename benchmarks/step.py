@@ -27,8 +27,8 @@ from torch import nn
 
 from albef_ds.common.device import multiplies_bf16
 from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig, TrainConfig
+from albef_ds.data import mock
 from albef_ds.data.batch import ImageTextBatch
-from albef_ds.data.mock import mock_batch
 from albef_ds.engine.build import build_task
 from albef_ds.engine.local import LocalEngine
 from albef_ds.launch.planning.recorder import flop_counter
@@ -74,7 +74,7 @@ def base_config(batch: int, tokens: int) -> RunConfig:
 def batch_of(config: RunConfig, captions: str) -> ImageTextBatch:
     """Random pictures and captions at full length or as CC12M's, 15% of the tokens masked."""
     torch.manual_seed(1)
-    batch = mock_batch(config)
+    batch = mock.pairs(config)
     batch.images.normal_()
     words = config.model.text.vocab_size
     batch.token_ids[:, 1:] = torch.randint(min(1000, words // 2), words, batch.token_ids[:, 1:].shape)

@@ -23,6 +23,7 @@ ORDER = (
     ("checkpoint", "launch"),
     ("engine",),
     ("tasks",),
+    ("metrics",),
     ("models", "data"),
     ("config",),
     ("common",),

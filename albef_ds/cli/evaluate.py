@@ -76,7 +76,7 @@ def _start_ranks(device: torch.device) -> bool:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from albef_ds.evaluation.vqa_submission import validate_submission
+    from albef_ds.metrics.vqa_submission import validate_submission
 
     if not arguments.questions:
         raise ConfigError("--validate needs the questions that the answers are for: add --questions FILE")

@@ -5,8 +5,10 @@ What is trained and how it is distilled; which samples it is trained on is `Data
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from typing_extensions import Self
 
 from albef_ds.config.fields import not_negative, positive, require, setting, share
 
@@ -21,9 +23,26 @@ class BaseTaskConfig:
     compat: bool = setting(False, "reproduce the released code where it differs (docs/architecture.md lists the points)")
 
     @property
+    def main_metrics(self) -> tuple[str, ...]:
+        """The metric that chooses a checkpoint, higher is better; of several the first one that an evaluation gives.
+
+        It is here and not in the task's record (`tasks/registry.py`) so that a list of runs needs no torch.
+        """
+        return ()
+
+    @property
+    def paired_layers(self) -> bool:
+        """Whether each multimodal layer consists of two blocks, one per image, that share keys and values."""
+        return False
+
+    @property
     def uses_momentum(self) -> bool:
         """Whether anything is computed from the momentum model, so that it has to exist."""
         return False
+
+    def without_queue(self) -> Self:
+        """The same settings without a feature queue: for uses that do not train."""
+        return self
 
     def check_batch(self, micro_batch_size: int) -> None:
         """Refuse a micro-batch that the task cannot be trained on."""
@@ -89,9 +108,18 @@ class ContrastiveConfig(DistillationConfig):
         )
 
     @property
+    def main_metrics(self) -> tuple[str, ...]:
+        """The mean of all recalls after re-ranking."""
+        return ("retrieval/mean_recall_itm",)
+
+    @property
     def uses_momentum(self) -> bool:
         """Always: ITC contrasts with momentum features."""
         return True
+
+    def without_queue(self) -> Self:
+        """The same settings with a queue of size 0."""
+        return replace(self, queue_size=0)
 
     def random_negatives_at(self, epoch: float) -> float:
         """Share of uniformly drawn ITM negatives at `epoch`."""
@@ -134,6 +162,11 @@ class RetrievalConfig(ContrastiveConfig):
         super().__post_init__()
         positive("task", self, "k_test")
 
+    @property
+    def main_metrics(self) -> tuple[str, ...]:
+        """Grounding's accuracy where expressions were evaluated, else as pretraining."""
+        return ("grounding/val_accuracy", *super().main_metrics)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationConfig(DistillationConfig):
@@ -150,6 +183,16 @@ class ClassificationConfig(DistillationConfig):
         require(self.num_classes >= 2, "task.num_classes", f"is {self.num_classes}", "give 2 or more")
         require(self.num_images in (1, 2), "task.num_images", f"is {self.num_images}", "give 1 or 2")
 
+    @property
+    def main_metrics(self) -> tuple[str, ...]:
+        """Accuracy."""
+        return ("classification/accuracy",)
+
+    @property
+    def paired_layers(self) -> bool:
+        """With two images per sample."""
+        return self.num_images == 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextAssignmentConfig(BaseTaskConfig):
@@ -160,6 +203,11 @@ class TextAssignmentConfig(BaseTaskConfig):
 
     def __post_init__(self) -> None:
         positive("task", self, "temperature")
+
+    @property
+    def paired_layers(self) -> bool:
+        """Always: a text meets two images."""
+        return True
 
     def check_batch(self, micro_batch_size: int) -> None:
         """The third class is two other images."""
@@ -182,6 +230,11 @@ class VqaConfig(DistillationConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive("task", self, "decoder_layers", "k_test")
+
+    @property
+    def main_metrics(self) -> tuple[str, ...]:
+        """The official accuracy."""
+        return ("vqa/accuracy",)
 
 
 TaskConfig = PretrainConfig | RetrievalConfig | ClassificationConfig | TextAssignmentConfig | VqaConfig

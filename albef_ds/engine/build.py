@@ -21,7 +21,7 @@ from albef_ds.models.norms import set_norms
 from albef_ds.models.parameters import WHOLE, ParameterAccess
 from albef_ds.models.random_weights import initialise
 from albef_ds.tasks.base import Task
-from albef_ds.tasks.registry import TASKS
+from albef_ds.tasks.registry import kind_of
 
 
 def build_task(config: RunConfig, precision: str | None = None) -> Task:
@@ -37,7 +37,7 @@ def build_task(config: RunConfig, precision: str | None = None) -> Task:
 
         construction = partitioned(deepspeed_config(config, precision, comm.world_size()))
     with construction:
-        task = TASKS[type(config.task)](config.model, config.compute, config.task, seed=config.train.seed)
+        task = kind_of(config.task).task(config.model, config.compute, config.task, seed=config.train.seed)
     initialise(task, config.train.seed, parameter_access(config))
     set_norms(task, config.compute.layer_norm if config.engine.device != "cpu" else "torch")
     torch.manual_seed(config.train.seed)

@@ -1,1 +1,1 @@
-"""Evaluators: constructed with what they need, `run()` yields (name, value)."""
+"""Scoring runs and models: splits, checkpoints, protocols. Measures are in `metrics/`, each task's way to them in `tasks/`."""

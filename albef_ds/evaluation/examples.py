@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from PIL import Image, ImageDraw
@@ -19,19 +19,18 @@ from torch import Tensor
 
 from albef_ds.common import comm
 from albef_ds.config.schema import RunConfig
-from albef_ds.config.tasks import ContrastiveConfig
 from albef_ds.data.annotations.read import read_records
-from albef_ds.data.annotations.records import Box, CaptionRecord, ExpressionRecord, QuestionRecord, StatementRecord
+from albef_ds.data.annotations.records import Box, CaptionRecord, ExpressionRecord
 from albef_ds.data.evaluation_sets.annotated import PairSet, TextImageSet, record_text
 from albef_ds.data.evaluation_sets.corpus import RetrievalSet
 from albef_ds.data.images.normalise import picture_of
-from albef_ds.evaluation.evaluate import expressions_of
+from albef_ds.evaluation.evaluate import has_corpus
 from albef_ds.evaluation.heatmap import overlay
-from albef_ds.evaluation.main_metric import evaluated_as
-from albef_ds.evaluation.over_ranks import eval_mode
+from albef_ds.metrics.over_ranks import eval_mode
 from albef_ds.models.gradcam import itm_gradcam
 from albef_ds.tasks.base import Task
 from albef_ds.tasks.contrastive import ContrastiveTask
+from albef_ds.tasks.registry import evaluation_of
 
 GALLERY = 64
 """Pictures that captions choose from."""
@@ -61,23 +60,19 @@ def read_examples(config: RunConfig) -> Examples | None:
     Raises:
         UserError: files or pictures that cannot be used.
     """
-    data, side, shown = config.data, config.model.vision.image_size, config.train.eval_pictures
-    if data.eval_annotations and evaluated_as(config) == "grounding":
-        expressions = expressions_of(config, data.eval_annotations)[:shown]
-        batch = TextImageSet[ExpressionRecord](expressions, data, side).batch(range(len(expressions)))
-        boxes = [_share(record.box, record.width, record.height) for record in expressions]
-        texts = [record.text for record in expressions]
-        return Examples(batch.images, batch.token_ids, batch.token_mask, texts, shown, boxes)
-    if data.eval_annotations:
-        records = read_records(config, data.eval_annotations, "val")
-        if evaluated_as(config) == "retrieval":
+    data, side, shown, evaluation = config.data, config.model.vision.image_size, config.train.eval_pictures, evaluation_of(config)
+    if data.eval_annotations and evaluation is not None:
+        records = read_records(evaluation.read, config, data.eval_annotations, "val")
+        if isinstance(records[0], CaptionRecord):
             return _pairs(PairSet(cast(list[CaptionRecord], records), data, side, limit=GALLERY), shown)
-        chosen = cast(list[QuestionRecord | StatementRecord], records[:shown])
-        batch = TextImageSet(chosen, data, side).batch(range(len(chosen)))  # type: ignore[type-var]
+        chosen: list[Any] = records[:shown]
+        batch = TextImageSet(chosen, data, side).batch(range(len(chosen)))
         # NLVR2 has two pictures per sentence, side by side.
         images = batch.images if batch.images.dim() == 4 else torch.cat(list(batch.images.unbind(1)), dim=-1)
-        return Examples(images, batch.token_ids, batch.token_mask, [record_text(record) for record in chosen], shown)
-    if data.eval_shards and isinstance(config.task, ContrastiveConfig):
+        boxes = [_share(record.box, record.width, record.height) for record in chosen if isinstance(record, ExpressionRecord)]
+        texts = [record_text(record) for record in chosen]
+        return Examples(images, batch.token_ids, batch.token_mask, texts, shown, boxes or None)
+    if has_corpus(config):
         return _pairs(RetrievalSet(Path(data.eval_shards), data, side, limit=GALLERY), shown)
     return None
 

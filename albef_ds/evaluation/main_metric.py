@@ -1,29 +1,33 @@
-"""The metric that stands for a run: what its checkpoints are chosen by. Computes none."""
+"""The metric that a run's checkpoints are chosen by. Needs no torch: a list of runs shows it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from albef_ds.common.errors import DataError
 from albef_ds.config.schema import RunConfig
 
-HEADLINE = {
-    "retrieval": "retrieval/mean_recall_itm",
-    "grounding": "grounding/val_accuracy",
-    "classification": "classification/accuracy",
-    "vqa": "vqa/accuracy",
-}
-"""The metric that chooses a checkpoint, by what is evaluated; higher is better."""
+
+def main_metric_name(config: RunConfig, metrics: Mapping[str, object]) -> str | None:
+    """The name of the task's main metric among `metrics`, None if it is not there."""
+    for name in config.task.main_metrics:
+        if name in metrics:
+            return name
+        # Without re-ranking or proposals the next of the same beginning serves.
+        similar = [key for key in metrics if key.startswith(name.rsplit("_", 1)[0])]
+        if similar:
+            return similar[0]
+    return None
 
 
-def evaluated_as(config: RunConfig) -> str:
-    """A key of `HEADLINE`: what the task is evaluated as."""
-    if config.task.kind in ("classification", "vqa"):
-        return config.task.kind
-    return "grounding" if config.data.refs and config.task.kind == "retrieval" else "retrieval"
+def main_metric(config: RunConfig, metrics: Mapping[str, float]) -> tuple[str, float]:
+    """Name and value of the task's main metric.
 
-
-def headline_name(config: RunConfig, metrics: Mapping[str, object]) -> str | None:
-    """The name of that metric among `metrics`, None if it is not there."""
-    name = HEADLINE[evaluated_as(config)]
-    # Without re-ranking or proposals the next of the same beginning serves.
-    return name if name in metrics else next((key for key in metrics if key.startswith(name.rsplit("_", 1)[0])), None)
+    Raises:
+        DataError: the split has none, such as questions without answers.
+    """
+    name = main_metric_name(config, metrics)
+    if name is None:
+        names = " or ".join(config.task.main_metrics)
+        raise DataError(f"data.eval_annotations gives no {names}, so no checkpoint can be chosen: give files with answers")
+    return name, metrics[name]

@@ -8,6 +8,7 @@ from typing import Any
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
 from albef_ds.evaluation.trained_on import recipes_in
+from albef_ds.tasks.registry import kind_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def check_protocol(name: str, config: RunConfig, lineage: list[dict[str, Any]]) 
     if name not in PROTOCOLS:
         raise ConfigError(f"there is no protocol {name}: choose one of {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[name]
-    if config.task.kind not in ("retrieval", "pretrain"):
+    if "match" not in kind_of(config.task).uses:
         raise ConfigError(f"protocol {name} is retrieval, the model's task is {config.task.kind}: give a retrieval model")
     recipes = recipes_in(lineage)
     for needed in protocol.needs:

@@ -21,10 +21,12 @@ from albef_ds.common.run_files import CHECKPOINTS_FOLDER, RESULTS_NAME, complete
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.annotations.retrieval import Split
-from albef_ds.evaluation.evaluate import Scores, evaluate, headline
+from albef_ds.evaluation.evaluate import evaluate
+from albef_ds.evaluation.main_metric import main_metric
 from albef_ds.evaluation.protocols import PROTOCOLS, check_protocol
 from albef_ds.evaluation.trained_on import lineage_of, overlap_of, weights_hash
-from albef_ds.evaluation.vqa_submission import write_submission
+from albef_ds.tasks.evaluators import EvaluationOptions, Scores
+from albef_ds.tasks.registry import evaluation_of
 
 Say = Callable[[str], None]
 
@@ -58,11 +60,11 @@ def score(request: Request, output: Path, device: torch.device, say: Say = print
             validation[candidate.name] = _scores(
                 candidate, request, device, config.data.eval_annotations, "val", progress
             ).metrics
-            name, value = headline(config, validation[candidate.name])
+            name, value = main_metric(config, validation[candidate.name])
             say(f"{candidate.name}: validation {name} {value:.2f}")
     chosen = candidates[-1]
     if validation:
-        chosen = max(candidates, key=lambda candidate: headline(config, validation[candidate.name])[1])
+        chosen = max(candidates, key=lambda candidate: main_metric(config, validation[candidate.name])[1])
     elif len(candidates) > 1:
         say(f"data.eval_annotations is empty, so no checkpoint can be chosen by validation: taking the last, {chosen.name}")
     found = read_model(chosen, request.overrides)
@@ -79,7 +81,7 @@ def score(request: Request, output: Path, device: torch.device, say: Say = print
         "lineage": lineage,
         "task": config.task.kind,
         "resolution": config.model.vision.image_size,
-        "protocol": {"name": request.protocol or "fine-tuned", "chosen_by": headline(config, validation[chosen.name])[0]}
+        "protocol": {"name": request.protocol or "fine-tuned", "chosen_by": main_metric(config, validation[chosen.name])[0]}
         if validation
         else {"name": request.protocol or "as given", "chosen_by": "not chosen"},
         "overlap": overlap_of(found) or "not known",
@@ -93,8 +95,9 @@ def score(request: Request, output: Path, device: torch.device, say: Say = print
         record["protocol"] |= scores.protocol
         for name, value in scores.metrics.items():
             say(f"{split} {name} {value:.2f}")
-        if config.task.kind == "vqa" and comm.rank() == 0:
-            write_submission(output / f"vqa_{split}_answers.json", scores.predictions)
+        evaluation = evaluation_of(config)
+        if evaluation is not None and evaluation.write_predictions is not None and comm.rank() == 0:
+            evaluation.write_predictions(output / f"{config.task.kind}_{split}_answers.json", scores.predictions)
     if comm.rank() == 0:
         write_record(output / RESULTS_NAME, record)
     return record
@@ -135,5 +138,5 @@ def _scores(path: Path, request: Request, device: torch.device, files: str, spli
     model = read_model(path, request.overrides).model.select(request.weights, queues=False)
     task = build_for_inference(model, device, torch.float32)
     k_test = PROTOCOLS[request.protocol].k_test if request.protocol in PROTOCOLS else None
-    chosen: dict[str, Any] = {"generate": request.generate, "layer": request.layer, "k_test": k_test}
-    return evaluate(task, config, device, files, split, **chosen, progress=progress)
+    options = EvaluationOptions(generate=request.generate, layer=request.layer, k_test=k_test, progress=progress)
+    return evaluate(task, config, device, files, split, options)

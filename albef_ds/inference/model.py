@@ -47,20 +47,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from albef_ds.checkpoint.formats.card import USES
 from albef_ds.checkpoint.formats.read import build_for_inference, read_model
 from albef_ds.checkpoint.formats.whole_model import Weights, WholeModel
 from albef_ds.common.errors import ConfigError, MachineError, WeightsError
 from albef_ds.data.batch import Batch, ClassificationBatch
 from albef_ds.data.text.clean import clean_caption
 from albef_ds.data.text.tokenizer import CaptionTokenizer
-from albef_ds.evaluation.boxes import score_boxes, upscale
 from albef_ds.inference.inputs import ImageInput, Images, Texts, batches, many, paired, pixels_of, size_of
+from albef_ds.metrics.boxes import score_boxes, upscale
 from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.gradcam import ground_text, middle_layer
 from albef_ds.tasks.base import Task
 from albef_ds.tasks.classification import ClassificationTask
 from albef_ds.tasks.contrastive import ContrastiveTask
+from albef_ds.tasks.registry import TASKS
 from albef_ds.tasks.vqa import VqaTask
 
 _T = TypeVar("_T")
@@ -324,7 +324,7 @@ class AlbefModel:
 
     def _of(self, task_type: type[_T], method: str) -> _T:
         if not isinstance(self.task, task_type):
-            kinds = " or ".join(kind for kind, methods in USES.items() if method in methods)
+            kinds = " or ".join(kind.name for kind in TASKS.values() if method in kind.uses)
             raise WeightsError(f"{method} needs a model of kind {kinds}, this one is of kind {self.kind}: load such a model")
         return self.task
 

@@ -1,28 +1,95 @@
-"""The tasks that can be trained, by the class of their settings."""
+"""The tasks that can be trained: one record each. What depends on the kind of a task is asked of its record."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from albef_ds.config.schema import (
     ClassificationConfig,
     PretrainConfig,
     RetrievalConfig,
+    RunConfig,
     TextAssignmentConfig,
     VqaConfig,
 )
+from albef_ds.config.tasks import BaseTaskConfig
+from albef_ds.data.sample_kinds import PAIRS, QUESTIONS, STATEMENTS, SampleKind
+from albef_ds.tasks import evaluators
 from albef_ds.tasks.base import Task
 from albef_ds.tasks.classification import ClassificationTask
+from albef_ds.tasks.evaluators import Evaluation
 from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.tasks.retrieval import RetrievalTask
 from albef_ds.tasks.text_assignment import TextAssignmentTask
 from albef_ds.tasks.vqa import VqaTask
 
-TASKS: dict[type, Callable[..., Task]] = {
-    PretrainConfig: PretrainTask,
-    RetrievalConfig: RetrievalTask,
-    ClassificationConfig: ClassificationTask,
-    TextAssignmentConfig: TextAssignmentTask,
-    VqaConfig: VqaTask,
-}
-"""The task of each kind of settings; all are made from (model, compute, task settings, seed)."""
+
+@dataclass(frozen=True, kw_only=True)
+class TaskKind:
+    """What the system has to know about one kind of task."""
+
+    settings: type[BaseTaskConfig]
+    """One of the union `config.tasks.TaskConfig`; its `kind` is the name, its `main_metrics` choose the checkpoint."""
+    task: Callable[..., Task]
+    """Made from (model, compute, task settings, seed)."""
+    samples: SampleKind
+    """What it is trained on."""
+    evaluation: Evaluation | None = None
+    """How it is evaluated; None: not at all."""
+    evaluation_with_refs: Evaluation | None = None
+    """How it is evaluated instead where `data.refs` names referring expressions (grounding)."""
+    new_heads: tuple[str, ...] = ()
+    """Beginnings of the names of parameters that start with random weights where `init.checkpoint` lacks them."""
+    uses: tuple[str, ...] = ()
+    """Methods of `albef_ds.load(...)` that it is trained for; none: it serves fine-tuning."""
+
+    @property
+    def name(self) -> str:
+        """`task.kind`."""
+        return str(vars(self.settings)["kind"])
+
+
+_TWO_TOWERS = ("encode_image", "encode_text", "match", "ground")
+
+_KINDS = (
+    TaskKind(settings=PretrainConfig, task=PretrainTask, samples=PAIRS, evaluation=evaluators.RETRIEVAL, uses=_TWO_TOWERS),
+    TaskKind(
+        settings=RetrievalConfig,
+        task=RetrievalTask,
+        samples=PAIRS,
+        evaluation=evaluators.RETRIEVAL,
+        evaluation_with_refs=evaluators.GROUNDING,
+        uses=_TWO_TOWERS,
+    ),
+    TaskKind(
+        settings=ClassificationConfig,
+        task=ClassificationTask,
+        samples=STATEMENTS,
+        evaluation=evaluators.CLASSIFICATION,
+        new_heads=("base.cls_head.",),
+        uses=("classify",),
+    ),
+    TaskKind(settings=TextAssignmentConfig, task=TextAssignmentTask, samples=PAIRS, new_heads=("ta_head.",)),
+    TaskKind(
+        settings=VqaConfig,
+        task=VqaTask,
+        samples=QUESTIONS,
+        evaluation=evaluators.VQA,
+        new_heads=("base.decoder.",),
+        uses=("answer",),
+    ),
+)
+TASKS: dict[type[BaseTaskConfig], TaskKind] = {kind.settings: kind for kind in _KINDS}
+"""The record of each class of settings."""
+
+
+def kind_of(settings: BaseTaskConfig) -> TaskKind:
+    """The record of the task that has these settings."""
+    return TASKS[type(settings)]
+
+
+def evaluation_of(config: RunConfig) -> Evaluation | None:
+    """How the run's task is evaluated; None: not at all."""
+    kind = kind_of(config.task)
+    return (kind.evaluation_with_refs if config.data.refs else None) or kind.evaluation

@@ -29,7 +29,6 @@ from albef_ds.common.run_files import BAD_STEPS_NAME, CHECKPOINTS_FOLDER, CONFIG
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import Batch
-from albef_ds.data.mock import mock_batch
 from albef_ds.data.stream.open import open_stream
 from albef_ds.data.stream.ordered import Stream
 from albef_ds.engine.build import attach_momentum, build_engine, build_task
@@ -38,6 +37,7 @@ from albef_ds.engine.optim import learning_rate
 from albef_ds.evaluation.evaluate import check_validation, evaluate_validation
 from albef_ds.evaluation.examples import Examples, draw, is_sharded, read_examples
 from albef_ds.models.norms import choose_norm
+from albef_ds.tasks.registry import kind_of
 from albef_ds.training.bad_steps import BadStepLog, SpikeMonitor
 from albef_ds.training.loss_band import Point, monitor_of
 from albef_ds.training.run_folder import abandon, claim, set_aside
@@ -141,6 +141,7 @@ class Trainer:
     def _open_stream(self) -> Stream[Batch]:
         stream = open_stream(
             self.config,
+            kind_of(self.config.task).samples,
             rank=comm.rank(),
             world_size=comm.world_size(),
             start_position=self.progress.samples,
@@ -179,7 +180,7 @@ class Trainer:
 
     def _dry_run(self) -> None:
         """A full-size mock batch before step 1: running out of memory is met now, not at the longest caption."""
-        batch = mock_batch(self.config).to(self.device)
+        batch = kind_of(self.config.task).samples.mock(self.config).to(self.device)
         try:
             self.engine.dry_run(batch, self.task.schedule(math.inf))  # when all losses take part
         except torch.OutOfMemoryError as error:

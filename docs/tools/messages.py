@@ -94,7 +94,7 @@ SUBJECTS = (
     ),
     Subject(
         "Evaluation, and a model on your own pictures",
-        ("albef_ds/evaluation/", "albef_ds/inference/"),
+        ("albef_ds/evaluation/", "albef_ds/metrics/", "albef_ds/inference/"),
         "See [evaluation.md](evaluation.md) and, for calls from Python, [conversion.md](conversion.md#in-python).",
     ),
     Subject(

@@ -14,9 +14,10 @@ import torch
 from albef_ds.common.errors import UserError
 from albef_ds.config import files, settings, tasks
 from albef_ds.config.schema import ComputeConfig, OptimConfig
+from albef_ds.data.sample_kinds import PAIRS
 from albef_ds.engine.build import build_task
 from albef_ds.engine.local import LocalEngine
-from albef_ds.tasks.registry import TASKS
+from albef_ds.tasks.registry import TASKS, TaskKind
 from tests.tasks.tiny import random_batch, tiny_model
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding_a_task.md"
@@ -48,7 +49,8 @@ def test_two_lines_in_tables_make_it_a_task_of_the_system(example: Any, monkeypa
     from albef_ds.config.recipes.debug import debug
 
     config = replace(debug(), task=example.InBatchContrastConfig(temperature=0.2))
-    monkeypatch.setitem(TASKS, example.InBatchContrastConfig, example.InBatchContrastTask)
+    record = TaskKind(settings=example.InBatchContrastConfig, task=example.InBatchContrastTask, samples=PAIRS)
+    monkeypatch.setitem(TASKS, example.InBatchContrastConfig, record)
     assert isinstance(build_task(config), example.InBatchContrastTask)
     files.save(config, tmp_path / "config.json")
     with pytest.raises(UserError, match="in_batch_contrast"):

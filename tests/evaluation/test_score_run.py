@@ -12,10 +12,10 @@ import torch
 from albef_ds.cli.main import main
 from albef_ds.common.errors import UserError
 from albef_ds.config.schema import RetrievalConfig, RunConfig, VqaConfig
-from albef_ds.evaluation.evaluate import headline
+from albef_ds.evaluation.main_metric import main_metric
 from albef_ds.evaluation.protocols import PROTOCOLS, check_protocol
 from albef_ds.evaluation.score_run import Request, named_files, score
-from albef_ds.evaluation.vqa_submission import validate_submission
+from albef_ds.metrics.vqa_submission import validate_submission
 from tests.data_tools.scenes.tiny import tiny_config
 
 
@@ -170,5 +170,5 @@ def test_a_protocol_sets_how_many_candidates_are_reranked(runs: dict[str, Path],
 
 def test_a_validation_split_without_answers_cannot_choose() -> None:
     with pytest.raises(UserError, match="no checkpoint can be chosen"):
-        headline(RunConfig(task=VqaConfig()), {"vqa/num_questions": 5.0})
-    assert headline(RunConfig(task=RetrievalConfig()), {"retrieval/mean_recall": 5.0}) == ("retrieval/mean_recall", 5.0)
+        main_metric(RunConfig(task=VqaConfig()), {"vqa/num_questions": 5.0})
+    assert main_metric(RunConfig(task=RetrievalConfig()), {"retrieval/mean_recall": 5.0}) == ("retrieval/mean_recall", 5.0)

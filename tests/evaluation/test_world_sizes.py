@@ -10,6 +10,7 @@ import torch
 
 from albef_ds.engine.build import build_task
 from albef_ds.evaluation.evaluate import evaluate
+from albef_ds.tasks.evaluators import EvaluationOptions
 from tests.data_tools.scenes.tiny import tiny_config
 from tests.distributed import run_ranks
 
@@ -32,7 +33,9 @@ def scores(scenes: str) -> dict[str, Any]:
         result = evaluate(task, config, torch.device("cpu"), config.data.test_annotations)
         found[recipe] = (result.metrics, str(result.predictions))
     config = tiny_config("scenes_vqa", Path(scenes))
-    written = evaluate(build_task(config), config, torch.device("cpu"), config.data.test_annotations, generate=True)
+    written = evaluate(
+        build_task(config), config, torch.device("cpu"), config.data.test_annotations, options=EvaluationOptions(generate=True)
+    )
     found["generated"] = (written.metrics, str(written.predictions))
     return found
 

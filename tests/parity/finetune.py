@@ -26,7 +26,7 @@ from albef_ds.models.losses.negatives import sample_negatives
 from albef_ds.models.momentum import DenseMomentum
 from albef_ds.tasks.base import Task
 from albef_ds.tasks.classification import ClassificationTask
-from albef_ds.tasks.registry import TASKS
+from albef_ds.tasks.registry import kind_of
 from albef_ds.tasks.retrieval import RetrievalTask
 from albef_ds.tasks.vqa import VqaTask
 from tests.golden import recipe
@@ -92,7 +92,7 @@ def _make(case: GoldenCase, kind: str, dtype: torch.dtype, compute: ComputeConfi
     """The task with the golden weights, and its parameters' released names."""
     config = case.config
     model, settings = _settings(kind, config)
-    make = _HardestNegatives if kind == "retrieval" else TASKS[type(settings)]
+    make = _HardestNegatives if kind == "retrieval" else kind_of(settings).task
     task: Task = make(model, compute, settings)
     if kind == "retrieval" or case.data["distill"]:
         task.attach_momentum(DenseMomentum(task.base, settings.momentum, dropout=True))  # type: ignore[union-attr]

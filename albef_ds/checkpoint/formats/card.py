@@ -4,26 +4,19 @@ from __future__ import annotations
 
 from albef_ds.checkpoint.formats.released_names import MOMENTUM, QUEUE
 from albef_ds.checkpoint.formats.whole_model import WholeModel
-
-USES = {
-    "pretrain": ("encode_image", "encode_text", "match", "ground"),
-    "retrieval": ("encode_image", "encode_text", "match", "ground"),
-    "classification": ("classify",),
-    "text_assignment": (),
-    "vqa": ("answer",),
-}
-"""Kind of task -> the methods of `albef_ds.load(...)` that it was trained for."""
+from albef_ds.tasks.registry import kind_of
 
 
 def model_card(model: WholeModel) -> str:
     """The text of README.md."""
     config = model.config
     vision, text = config.model.vision, config.model.text
+    uses = kind_of(config.task).uses
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in model.student.values()})
     lines = [
         "---",
         "library_name: albef_ds",
-        "pipeline_tag: image-text-to-text" if model.kind == "vqa" else "pipeline_tag: zero-shot-image-classification",
+        "pipeline_tag: image-text-to-text" if "answer" in uses else "pipeline_tag: zero-shot-image-classification",
         "---",
         "",
         f"# ALBEF, {model.kind}",
@@ -50,7 +43,7 @@ def model_card(model: WholeModel) -> str:
         "import albef_ds",
         "",
         'model = albef_ds.load("FOLDER")',
-        *_example(model.kind),
+        *_example(uses),
         "```",
         "",
     ]
@@ -66,12 +59,12 @@ def lineage_lines(model: WholeModel) -> list[str]:
     return lines or ["unknown"]
 
 
-def _example(kind: str) -> list[str]:
-    if kind == "vqa":
+def _example(uses: tuple[str, ...]) -> list[str]:
+    if "answer" in uses:
         return ['model.answer("picture.jpg", "what is on the table")']
-    if kind in ("classification", "text_assignment"):
-        return ["model.task  # the torch module"]
-    return [
-        'features = model.encode_image(["picture.jpg"]), model.encode_text(["a red cup"])',
-        'model.match(["picture.jpg"], ["a red cup"])',
-    ]
+    if "match" in uses:
+        return [
+            'features = model.encode_image(["picture.jpg"]), model.encode_text(["a red cup"])',
+            'model.match(["picture.jpg"], ["a red cup"])',
+        ]
+    return ["model.task  # the torch module"]

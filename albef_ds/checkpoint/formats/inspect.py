@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from albef_ds.checkpoint.formats.card import USES, lineage_lines
+from albef_ds.checkpoint.formats.card import lineage_lines
 from albef_ds.checkpoint.formats.read import Found, read_model
 from albef_ds.checkpoint.formats.released_names import MOMENTUM, QUEUE, RELEASED
 from albef_ds.checkpoint.formats.whole_model import WholeModel
@@ -15,6 +15,7 @@ from albef_ds.checkpoint.tensor_files.hashed import digest
 from albef_ds.checkpoint.tensor_files.lazy import StoredTensors
 from albef_ds.checkpoint.tensor_files.opening import PICKLE_SUFFIXES, open_tensors
 from albef_ds.common.errors import UserError
+from albef_ds.tasks.registry import kind_of
 
 _PARTS = (
     ("image encoder", "base.albef.visual_encoder."),
@@ -51,7 +52,7 @@ def inspect(path: Path, overrides: Sequence[str] = (), *, tensors: bool = False)
         yield f"  note         {remark}"
     for file in _files(found):
         yield f"  sha256       {digest(file).sha256}  {file.name}"
-    yield f"  serves       {', '.join(USES[model.kind]) or 'fine-tuning'} of albef_ds.load"
+    yield f"  serves       {', '.join(kind_of(model.config.task).uses) or 'fine-tuning'} of albef_ds.load"
     yield f"  converts to  {', '.join(_possible(model))}"
     if tensors:
         for name, tensor in model.tensors.items():

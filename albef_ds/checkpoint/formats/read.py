@@ -15,10 +15,9 @@ from albef_ds.checkpoint.tensor_files.opening import PICKLE_SUFFIXES, open_tenso
 from albef_ds.common.errors import WeightsError
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import ModelConfig, RunConfig
-from albef_ds.config.tasks import ContrastiveConfig
 from albef_ds.models.parameters import WHOLE, ParameterAccess
 from albef_ds.tasks.base import Task
-from albef_ds.tasks.registry import TASKS
+from albef_ds.tasks.registry import kind_of
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,9 @@ def read_model(path: str | Path, overrides: Sequence[str] = (), like: ModelConfi
 
 def build_for_inference(model: WholeModel, device: torch.device, dtype: torch.dtype) -> Task:
     """The task of `model`, filled with its student, on `device` in `dtype`, in eval mode, frozen and without a feature queue."""
-    settings = model.config.task
-    if isinstance(settings, ContrastiveConfig):
-        settings = replace(settings, queue_size=0)
+    settings = model.config.task.without_queue()
     with torch.random.fork_rng(devices=[]):
-        task = TASKS[type(settings)](model.config.model, model.config.compute, settings, seed=0)
+        task = kind_of(settings).task(model.config.model, model.config.compute, settings, seed=0)
     fill_task(task, model)
     return task.to(device=device, dtype=dtype).eval().requires_grad_(False)
 

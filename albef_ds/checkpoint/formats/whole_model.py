@@ -17,8 +17,8 @@ from albef_ds.checkpoint.formats.released_names import BASE, MOMENTUM, QUEUE, RE
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, listing
 from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, RunConfig
-from albef_ds.config.tasks import ClassificationConfig, ContrastiveConfig, TaskConfig
-from albef_ds.tasks.registry import TASKS
+from albef_ds.config.tasks import ClassificationConfig, TaskConfig
+from albef_ds.tasks.registry import kind_of
 
 Weights = Literal["student", "momentum", "both"]
 
@@ -106,16 +106,13 @@ class Shapes:
 
 def shapes_of(config: RunConfig) -> Shapes:
     """Names and shapes of the student's and the momentum copy's tensors, counted without memory."""
-    settings = config.task
-    if isinstance(settings, ContrastiveConfig):
-        settings = replace(settings, queue_size=0)
-    return _shapes(config.model, settings)
+    return _shapes(config.model, config.task.without_queue())
 
 
 @lru_cache(maxsize=8)
 def _shapes(model: ModelConfig, settings: TaskConfig) -> Shapes:
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        task = TASKS[type(settings)](model, ComputeConfig(), settings, seed=0)
+        task = kind_of(settings).task(model, ComputeConfig(), settings, seed=0)
     student = {name: tuple(parameter.shape) for name, parameter in task.named_parameters()}
     copy = {name.replace(BASE, MOMENTUM, 1): shape for name, shape in student.items() if name.startswith(BASE)}
     return Shapes(student, copy)

@@ -20,17 +20,10 @@ from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.config.schema import RunConfig
 from albef_ds.models.parameters import WHOLE, ParameterAccess
 from albef_ds.tasks.base import Task
+from albef_ds.tasks.registry import kind_of
 
-NEW = {
-    "classification": r"base\.cls_head\..*",
-    "text_assignment": r"ta_head\..*",
-    "vqa": r"base\.decoder\..*",
-}
-"""What a task may start with random weights for, by its kind."""
-LEFT_OVER = re.compile(
-    r"base\.(mlm_head|cls_head|decoder)\..*|base\.albef\.(vision|text)_proj\..*|(itm_head|ta_head|vision_proj)\..*|temperature"
-)
-"""What another task's model may have without use here: its heads."""
+_ENCODER = re.compile(r"base\.albef\.\w+_encoder\..*")
+"""What must find a place here. The rest of another task's model is its heads, which may be left over."""
 
 
 def load_pretrained(task: Task, config: RunConfig, access: ParameterAccess = WHOLE) -> str:
@@ -98,19 +91,19 @@ def _fitted(
     """The model's tensors for the names and shapes of `own`; names without a tensor, and tensors without a name."""
     state = transplant(tensors, model.config.task, config.task)
     fix = "the settings in model must be those that the checkpoint was made with (model.vision.image_size may differ)"
-    allowed_new = re.compile(NEW.get(config.task.kind, "(?!)"))
+    new_heads = kind_of(config.task).new_heads
     for name in [name for name in state if name in own and tuple(state[name].shape) != own[name]]:
-        if allowed_new.fullmatch(name):  # another number of classes
+        if name.startswith(new_heads):  # another number of classes
             del state[name]
         elif name != POSITION_EMBEDDING:
             shapes = f"shape {tuple(state[name].shape)}, here {own[name]}"
             raise WeightsError(f"{path}: {name} has {shapes}: {fix}")
     new = [name for name in own if name not in state]
     left_over = [name for name in state if name not in own]
-    if refused := [name for name in new if not partial and not allowed_new.fullmatch(name)]:
+    if refused := [name for name in new if not partial and not name.startswith(new_heads)]:
         hint = "" if model.kind == config.task.kind else f"a model of kind {model.kind} does not serve {config.task.kind}, or "
         raise WeightsError(f"{path} lacks {len(refused)} tensors, first {refused[0]}: {hint}{fix}")
-    if refused := [name for name in left_over if not LEFT_OVER.fullmatch(name)]:
+    if refused := [name for name in left_over if _ENCODER.fullmatch(name)]:
         raise WeightsError(f"{path} holds {len(refused)} tensors without a place here, first {refused[0]}: {fix}")
     return {name: tensor for name, tensor in state.items() if name in own}, new, left_over
 

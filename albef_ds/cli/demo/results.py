@@ -16,8 +16,8 @@ from PIL import Image
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.evaluation_sets.corpus import RetrievalSet
 from albef_ds.data.images.normalise import picture_of
-from albef_ds.evaluation.ranking import Ranking
-from albef_ds.evaluation.retrieval import SUFFIXES, RetrievalEvaluator, RetrievalScores
+from albef_ds.metrics.ranking import Ranking
+from albef_ds.metrics.retrieval import SUFFIXES, RetrievalEvaluator, RetrievalScores
 from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.training.report.history import History
 

@@ -1,46 +1,69 @@
-"""Reads annotation files in the format that a task takes."""
+"""Reads the annotation files of a setting, in the format of one kind of sample, and checks that they serve the task."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
-from albef_ds.common.errors import ConfigError
-from albef_ds.config.schema import ClassificationConfig, RunConfig, VqaConfig
-from albef_ds.data.annotations.grounding import read_grounding_train
+from albef_ds.common.errors import ConfigError, DataError
+from albef_ds.config.schema import ClassificationConfig, RunConfig
+from albef_ds.data.annotations.grounding import read_expressions, read_grounding_train
 from albef_ds.data.annotations.json_files import split_paths
-from albef_ds.data.annotations.records import Record, StatementRecord
+from albef_ds.data.annotations.records import QuestionRecord, Record, StatementRecord
 from albef_ds.data.annotations.retrieval import Split, read_retrieval
 from albef_ds.data.annotations.statements import read_entailment, read_nlvr
 from albef_ds.data.annotations.vqa import read_vqa
 
-
-def read_records(config: RunConfig, setting: str, split: Split = "train") -> list[Record]:
-    """The records in the comma-separated files of `setting`, in the format that the task takes.
-
-    Raises:
-        DataError: a file that is missing or of another form.
-    """
-    records: list[Record] = []
-    for path in split_paths(setting):
-        records += _read(config, path, split)
-    return records
+Reader = Callable[[RunConfig, Path, Split], Sequence[Record]]
+"""Reads one file; the split matters where a file holds several. Raises `UserError` for a file of another form."""
 
 
-def _read(config: RunConfig, path: Path, split: Split) -> Sequence[Record]:
-    task = config.task
-    if isinstance(task, VqaConfig):
-        questions, _, answers = str(path).partition("+")
-        return read_vqa(Path(questions), Path(answers) if answers else None)
-    if isinstance(task, ClassificationConfig):
-        return read_nlvr(path) if task.num_images == 2 else read_entailment(path)
-    if config.data.refs:
-        return read_grounding_train(path)
-    return read_retrieval(path, split)
+def read_records(read: Reader, config: RunConfig, setting: str, split: Split = "train") -> list[Record]:
+    """The records in the comma-separated files of `setting`. Raises `UserError` for a missing file and as `read` does."""
+    return [record for path in split_paths(setting) for record in read(config, path, split)]
 
 
-def check_labels(records: Sequence[Record], task: ClassificationConfig) -> None:
+def read_pairs(config: RunConfig, path: Path, split: Split) -> Sequence[Record]:
+    """Images with captions: of retrieval, or of grounding's training where `data.refs` is set."""
+    return read_grounding_train(path) if config.data.refs else read_retrieval(path, split)
+
+
+def read_statements(config: RunConfig, path: Path, split: Split) -> Sequence[Record]:
+    """Statements about one image (visual entailment) or two (NLVR2)."""
+    return read_nlvr(path) if _classes(config).num_images == 2 else read_entailment(path)
+
+
+def read_questions(config: RunConfig, path: Path, split: Split) -> Sequence[Record]:
+    """Questions of VQA; a path `QUESTIONS+ANNOTATIONS` names the two official files."""
+    questions, _, answers = str(path).partition("+")
+    return read_vqa(Path(questions), Path(answers) if answers else None)
+
+
+def read_boxed_expressions(config: RunConfig, path: Path, split: Split) -> Sequence[Record]:
+    """Referring expressions with the boxes of `data.instances` and the proposals of `data.detections`."""
+    data = config.data
+    if not data.instances:
+        raise ConfigError("data.instances is empty: give COCO's instances JSON, whose boxes the expressions in data.refs mean")
+    return read_expressions(path, Path(data.refs), Path(data.instances), Path(data.detections) if data.detections else None)
+
+
+def check_labels(records: Sequence[Record], config: RunConfig) -> None:
     """Raise `ConfigError` for a label that the task has no class for."""
+    classes = _classes(config).num_classes
     highest = max(record.label for record in records if isinstance(record, StatementRecord))
-    if highest >= task.num_classes:
-        raise ConfigError(f"task.num_classes is {task.num_classes}, the annotations have class {highest}: set {highest + 1}")
+    if highest >= classes:
+        raise ConfigError(f"task.num_classes is {classes}, the annotations have class {highest}: set {highest + 1}")
+
+
+def check_answered(records: Sequence[Record], config: RunConfig) -> None:
+    """Raise `DataError` for questions of `data.annotations` that have no answer."""
+    unanswered = sum(isinstance(record, QuestionRecord) and not record.answers for record in records)
+    if unanswered:
+        raise DataError(
+            f"{unanswered} of {len(records)} questions in {config.data.annotations} have no answer: they cannot be trained on"
+        )
+
+
+def _classes(config: RunConfig) -> ClassificationConfig:
+    return cast(ClassificationConfig, config.task)  # any task that trains on statements has these settings

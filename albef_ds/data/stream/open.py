@@ -7,18 +7,23 @@ from pathlib import Path
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import Batch
+from albef_ds.data.sample_kinds import SampleKind
+from albef_ds.data.stream.annotated import annotated_stream
 from albef_ds.data.stream.corpus import ImageTextStream
 from albef_ds.data.stream.loader import Share
 from albef_ds.data.stream.ordered import Stream
 
-NEED_ANNOTATIONS = ("classification", "vqa")
-"""Kinds of tasks that a corpus of captions cannot train."""
-
 
 def open_stream(
-    config: RunConfig, *, rank: int = 0, world_size: int = 1, start_position: int = 0, pin_memory: bool = False
+    config: RunConfig,
+    samples: SampleKind,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    start_position: int = 0,
+    pin_memory: bool = False,
 ) -> Stream[Batch]:
-    """The stream that `config.data` asks for: annotation files, a corpus folder, or plain tars with the weaker guarantee.
+    """The stream of `samples` that `config.data` asks for: annotation files, a corpus folder, or tars with a weaker guarantee.
 
     Raises:
         ConfigError: nothing is named, it does not exist or holds nothing for the task, or as `OrderedStream` and
@@ -27,10 +32,8 @@ def open_stream(
     share = Share(rank, world_size, start_position, pin_memory)
     shards = config.data.shards
     if config.data.annotations:
-        from albef_ds.data.stream.annotated import annotated_stream  # here: that module is built on this one
-
-        return annotated_stream(config, share)
-    if config.task.kind in NEED_ANNOTATIONS:
+        return annotated_stream(config, samples, share)
+    if not samples.in_corpora:
         raise ConfigError(f"data.annotations is empty: task.kind={config.task.kind} is trained on annotation files, name them")
     if not shards:
         raise ConfigError("data.shards is empty: give a folder written by `albef-data shard`, or tars")

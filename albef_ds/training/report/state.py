@@ -13,7 +13,7 @@ from albef_ds.common.errors import ConfigError, UserError
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER, CONFIG_NAME, METRICS_NAME, STATE_NAME, complete_steps, step_folder
 from albef_ds.config.files import load, read_json_object
 from albef_ds.config.schema import RunConfig
-from albef_ds.evaluation.main_metric import headline_name
+from albef_ds.evaluation.main_metric import main_metric_name
 from albef_ds.training.report.history import History
 
 State = Literal["running", "finished", "stopped", "broken off"]
@@ -38,7 +38,7 @@ class RunState:
     loss: float | None
     images_per_second: float | None
     metric: str | None
-    """Name of the last evaluation's headline metric."""
+    """Name of the last evaluation's main metric."""
     value: float | None
     checkpoints: int
     last_written: str
@@ -88,7 +88,7 @@ def state_of(folder: Path, now: float | None = None) -> RunState:
     newest = _state_file(folder, saved)
     step = max([*(record["step"] for record in history.steps[-1:]), *saved[-1:], 0])
     evaluation = history.evaluations[-1] if history.evaluations else {}
-    name = headline_name(config, evaluation)
+    name = main_metric_name(config, evaluation)
     times = [float(record["time"]) for record in history.steps[-2:] if "time" in record]
     pause = 5 * (times[1] - times[0]) if len(times) == 2 else 0.0
     last = max([float(record.get("time", 0.0)) for record in (*history.steps[-1:], *history.evaluations[-1:])], default=0.0)

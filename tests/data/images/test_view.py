@@ -21,6 +21,7 @@ from albef_ds.data.images.view import PendingView, together
 from albef_ds.data.stream.annotated import annotated_stream
 from albef_ds.data.stream.corpus import ImageTextStream
 from albef_ds.data.stream.loader import Share
+from albef_ds.tasks.registry import kind_of
 from tests.data_tools.scenes.tiny import tiny_config
 from tests.tasks.finetuning import task_batch
 
@@ -153,7 +154,7 @@ def test_fine_tuning_meets_the_same_batches(recipe: str, scenes: Path) -> None:
     batches = []
     for device in ("cpu", "model"):
         config = tiny_config(recipe, scenes, "data.rand_augment=true", "data.flip=true", f"data.augment_device={device}")
-        stream = annotated_stream(config, Share())
+        stream = annotated_stream(config, kind_of(config.task).samples, Share())
         batches.append(next(iter(stream)))
         stream.close()
     matching(*batches)

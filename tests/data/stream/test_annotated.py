@@ -12,18 +12,19 @@ import torch
 from albef_ds.common.errors import UserError
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import Batch, ClassificationBatch, ImageTextBatch, VqaBatch
-from albef_ds.data.mock import mock_batch
+from albef_ds.data.sample_kinds import QUESTIONS, STATEMENTS
 from albef_ds.data.stream.annotated import annotated_stream
 from albef_ds.data.stream.loader import Share
 from albef_ds.data.stream.open import open_stream
 from albef_ds.engine.build import build_task
+from albef_ds.tasks.registry import kind_of
 from tests.data_tools.scenes.tiny import tiny_config
 
 TASKS = ("scenes_retrieval", "scenes_vqa", "scenes_nlvr", "scenes_entailment", "scenes_grounding")
 
 
 def batches(config: RunConfig, count: int, rank: int = 0, world_size: int = 1, start: int = 0) -> list[Batch]:
-    stream = annotated_stream(config, Share(rank, world_size, start))
+    stream = annotated_stream(config, kind_of(config.task).samples, Share(rank, world_size, start))
     source = iter(stream)
     found = [next(source) for _ in range(count)]
     stream.close()
@@ -79,7 +80,7 @@ def test_a_picture_that_does_not_decode_is_counted_and_replaced(scenes: Path, tm
         target.write_bytes((scenes / "images" / row["image"]).read_bytes())
     (tmp_path / rows[0]["image"]).write_bytes(b"no picture")
     config = tiny_config("scenes_entailment", scenes, f"data.image_root={tmp_path}", "data.max_broken=1")
-    stream = annotated_stream(config, Share())
+    stream = annotated_stream(config, STATEMENTS, Share())
     source = iter(stream)
     keys = [key for _ in range(5) for key in next(source).keys]
     assert rows[0]["image"] not in keys and len(keys) == 20
@@ -99,13 +100,14 @@ def test_a_picture_that_does_not_decode_is_counted_and_replaced(scenes: Path, tm
 )
 def test_what_cannot_be_trained_on_is_named_before_training(recipe: str, override: str, message: str, scenes: Path) -> None:
     with pytest.raises(UserError, match=message):
-        open_stream(tiny_config(recipe, scenes, override))
+        config = tiny_config(recipe, scenes, override)
+        open_stream(config, kind_of(config.task).samples)
 
 
 def test_questions_without_answers_cannot_be_trained_on(scenes: Path) -> None:
     config = tiny_config("scenes_vqa", scenes, f"data.annotations={scenes}/v2_questions_val.json")
     with pytest.raises(UserError, match=r"15 of 15 questions .* have no answer"):
-        open_stream(config)
+        open_stream(config, QUESTIONS)
 
 
 @pytest.mark.parametrize("recipe", ["scenes_pretrain", *TASKS, "scenes_nlvr_pretrain"])
@@ -115,10 +117,11 @@ def test_a_mock_batch_and_a_real_one_pass_every_task(recipe: str, scenes: Path) 
     config = tiny_config(recipe, scenes)
     task = build_task(config)
     attach_momentum(task, config)
-    stream = open_stream(config)
+    samples = kind_of(config.task).samples
+    stream = open_stream(config, samples)
     real = next(iter(stream)).to(torch.device("cpu"))
     stream.close()
-    mock = mock_batch(config)
+    mock = samples.mock(config)
     assert type(mock) is type(real) and isinstance(real, ImageTextBatch | ClassificationBatch | VqaBatch)
     for batch in (mock, real):
         losses, _ = task(batch, **task.schedule(1.0))

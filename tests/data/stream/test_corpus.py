@@ -14,6 +14,7 @@ import torch
 from albef_ds.common.errors import UserError
 from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig, VisionConfig
 from albef_ds.data.batch import ImageTextBatch
+from albef_ds.data.sample_kinds import PAIRS
 from albef_ds.data.shards.format import Manifest
 from albef_ds.data.stream.corpus import ImageTextStream
 from albef_ds.data.stream.loader import Share
@@ -181,7 +182,7 @@ def test_open_stream_chooses_by_what_is_named(make_corpus: Any, tmp_path: Path) 
     train = TrainConfig(micro_batch_size=4, global_batch_size=8)
 
     def opened(shards: str) -> Any:
-        return open_stream(RunConfig(data=DataConfig(shards=shards), train=train))
+        return open_stream(RunConfig(data=DataConfig(shards=shards), train=train), PAIRS)
 
     folder = make_corpus()
     assert opened(str(folder)).num_samples == 23

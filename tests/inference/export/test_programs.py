@@ -17,9 +17,9 @@ from albef_ds.cli.main import main
 from albef_ds.common.errors import UserError
 from albef_ds.config.schema import DataConfig, ModelConfig
 from albef_ds.data.evaluation_sets.corpus import RetrievalSet
-from albef_ds.evaluation.ranking import DirectionScores
 from albef_ds.inference import model as interface
 from albef_ds.inference.export.programs import TOLERANCE, export, run_onnx
+from albef_ds.metrics.ranking import DirectionScores
 from tests.inference.tiny_models import found, model_folder, picture, tiny_config, tiny_task, vocabulary
 
 TEXTS = ["a red cup", "the blue ball is left of the dog", "two cats", "the table"]

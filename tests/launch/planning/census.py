@@ -21,7 +21,7 @@ from albef_ds.config.schema import (
     TrainConfig,
     VisionConfig,
 )
-from albef_ds.data.mock import mock_batch
+from albef_ds.data import mock
 from albef_ds.launch.planning import training_state
 from albef_ds.launch.planning.parameter_counts import count
 from tests.engine.zero.common import make
@@ -99,7 +99,7 @@ def held(config: RunConfig) -> dict[str, int]:
         found["queue"] = _num_bytes(task.queue.buffers())
         real_step()
 
-    batch = mock_batch(config)
+    batch = mock.pairs(config)
     schedule = {"alpha": config.task.alpha}
     engine.train_step([batch], schedule, 1e-4)
     handle = task.itm_head.register_forward_hook(lambda module, args, output: output.register_hook(during_backward) and None)

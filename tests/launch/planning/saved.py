@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from albef_ds.config.schema import RunConfig
-from albef_ds.data.mock import mock_batch
+from albef_ds.data import mock
 from albef_ds.engine import build
 from albef_ds.models import bert, vit
 
@@ -44,7 +44,7 @@ def saved_bytes(config: RunConfig) -> int:
         return original(layer, recompute, *args)
 
     original = bert.run_layer
-    batch = mock_batch(config)
+    batch = mock.pairs(config)
     bert.run_layer = vit.run_layer = run_layer
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -10,8 +10,8 @@ import torch
 
 from albef_ds.config.recipes.pretrain import pretrain_4m
 from albef_ds.config.schema import ComputeConfig, RunConfig
+from albef_ds.data import mock
 from albef_ds.data.batch import ImageTextBatch
-from albef_ds.data.mock import mock_batch
 from albef_ds.launch.planning.flops import step_flops
 from albef_ds.launch.planning.recorder import recorded
 from tests.engine.zero.common import make, tiny_config, with_engine
@@ -48,7 +48,7 @@ def _config(compute: dict[str, Any], **sections: dict[str, Any]) -> RunConfig:
 )
 def test_flops_equal_what_torch_counts(config: RunConfig) -> None:
     _, engine = make(config)
-    batch = mock_batch(config)
+    batch = mock.pairs(config)
     assert isinstance(batch, ImageTextBatch)
     masked = int((batch.mlm_labels[0] >= 0).sum())
     with recorded() as counts:
@@ -67,7 +67,7 @@ def test_the_cpus_fused_attention_is_counted_like_the_plain_one() -> None:
     found = []
     for attention in ("plain", "sdpa"):
         _, engine = make(_config({"attention": attention}))
-        batch = mock_batch(engine_config := _config({"attention": attention}))
+        batch = mock.pairs(engine_config := _config({"attention": attention}))
         assert isinstance(batch, ImageTextBatch) and engine_config.compute.attention == attention
         with torch.no_grad(), recorded() as counts:
             engine.task(batch, alpha=0.4)

@@ -18,9 +18,11 @@ from albef_ds.common.errors import UserError
 from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import ComputeConfig, ModelConfig, TextConfig, VisionConfig
 from albef_ds.engine.build import attach_momentum, build_task
-from albef_ds.evaluation.retrieval import RetrievalEvaluator, evaluate_retrieval
+from albef_ds.evaluation.evaluate import evaluate_validation
+from albef_ds.metrics.retrieval import K_TEST, RetrievalEvaluator
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.fusion_pass import FusionPass
+from albef_ds.tasks.evaluators import RETRIEVAL, EvaluationOptions, corpus_set
 from data_tools.files.shard_writer import ShardWriter
 from tests.distributed import run_ranks
 
@@ -223,10 +225,11 @@ def test_corpus_folder_is_evaluated_for_student_and_momentum_copy(tmp_path: Path
     config = replace(config, train=replace(config.train, eval_samples=6), engine=replace(config.engine, momentum_storage="dense"))
     task = build_task(config)
     attach_momentum(task, config)
-    student = evaluate_retrieval(task, config, CPU)
+    student = evaluate_validation(task, config, CPU)
     assert student["retrieval/num_images"] == 6.0 and student["retrieval/i2t_r5_chance"] == pytest.approx(100 * 5 / 6)
-    copy = evaluate_retrieval(task, config, CPU, momentum=True)
+    options = EvaluationOptions(momentum=True, k_test=K_TEST)
+    copy = RETRIEVAL.evaluate(task, corpus_set(config), config, CPU, options).metrics
     assert copy["retrieval_momentum/t2i_r1_itm"] == student["retrieval/t2i_r1_itm"]
     with torch.no_grad():
         task.momentum.modules["albef"].vision_proj.weight.normal_()  # type: ignore[union-attr, operator]
-    assert evaluate_retrieval(task, config, CPU) == student
+    assert evaluate_validation(task, config, CPU) == student

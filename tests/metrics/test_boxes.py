@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from albef_ds.data.annotations.records import ExpressionRecord
-from albef_ds.evaluation.boxes import hottest_region, iou, score_boxes, upscale
-from albef_ds.evaluation.classification import accuracy, consistency
-from albef_ds.evaluation.grounding import ground
+from albef_ds.metrics.boxes import hottest_region, iou, score_boxes, upscale
+from albef_ds.metrics.classification import accuracy, consistency
+from albef_ds.metrics.grounding import ground
 
 
 def hot(row: int, column: int) -> torch.Tensor:

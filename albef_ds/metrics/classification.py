@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +13,7 @@ from albef_ds.common.progress import Progress, silent
 from albef_ds.data.annotations.records import StatementRecord
 from albef_ds.data.batch import ClassificationBatch
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
-from albef_ds.evaluation.over_ranks import deal, eval_mode
-from albef_ds.tasks.classification import ClassificationTask
+from albef_ds.metrics.over_ranks import Modules, deal, eval_mode
 
 
 def accuracy(predictions: Sequence[int], labels: Sequence[int]) -> float:
@@ -27,6 +27,13 @@ def consistency(predictions: Sequence[int], labels: Sequence[int], groups: Seque
     for prediction, label, group in zip(predictions, labels, groups, strict=True):
         right[group] &= prediction == label
     return 100.0 * sum(right.values()) / len(right)
+
+
+class Classifier(Modules, Protocol):
+    """A module that scores classes; `ClassificationTask` is one."""
+
+    def logits(self, batch: ClassificationBatch, *, momentum: bool = False) -> Tensor:
+        """(B, num_classes), by the student or its momentum copy."""
 
 
 class ClassificationEvaluator:
@@ -44,7 +51,7 @@ class ClassificationEvaluator:
 
     def __init__(
         self,
-        task: ClassificationTask,
+        task: Classifier,
         data: TextImageSet[StatementRecord],
         device: torch.device,
         *,

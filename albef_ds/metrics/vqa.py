@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from albef_ds.common.progress import Progress, silent
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.annotations.records import QuestionRecord
 from albef_ds.data.annotations.vqa_text import normalize_answer, strip_breaks
+from albef_ds.data.batch import Batch
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
-from albef_ds.evaluation.over_ranks import deal, eval_mode
-from albef_ds.tasks.vqa import VqaTask
+from albef_ds.metrics.over_ranks import Modules, deal, eval_mode
 
 MOST_GENERATED = 10
 """Tokens of a freely written answer."""
@@ -36,6 +37,23 @@ def official_accuracy(prediction: str, humans: Sequence[str]) -> float:
     return sum(min(1.0, (sum(matches) - own) / 3) for own in matches) / len(matches)
 
 
+class Answerer(Modules, Protocol):
+    """A module that answers questions; `VqaTask` is one and says more of these methods."""
+
+    def fuse_question(self, batch: Batch, *, momentum: bool = False) -> Tensor:
+        """The questions fused with their images (B, L, D)."""
+
+    def rank_answers(
+        self, embeds: Tensor, mask: Tensor, answer_ids: Tensor, answer_mask: Tensor, k: int, /, *, momentum: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The k best answers to each question (B, k), best first, and their probabilities."""
+
+    def generate(
+        self, embeds: Tensor, mask: Tensor, /, *, start_id: int, end_id: int, max_tokens: int, momentum: bool = False
+    ) -> Tensor:
+        """Written answers (B, L), padded with 0."""
+
+
 class VqaEvaluator:
     """Answers every question; all ranks construct and run it together.
 
@@ -54,7 +72,7 @@ class VqaEvaluator:
 
     def __init__(
         self,
-        task: VqaTask,
+        task: Answerer,
         data: TextImageSet[QuestionRecord],
         answers: Sequence[str],
         config: DataConfig,

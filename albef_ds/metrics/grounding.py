@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from albef_ds.common.progress import Progress, silent
 from albef_ds.data.annotations.records import Box, ExpressionRecord
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
-from albef_ds.evaluation.boxes import RIGHT_IOU, hottest_region, iou, score_boxes, upscale
-from albef_ds.evaluation.over_ranks import deal, eval_mode
+from albef_ds.metrics.boxes import RIGHT_IOU, hottest_region, iou, score_boxes, upscale
+from albef_ds.metrics.over_ranks import deal, eval_mode
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.gradcam import itm_gradcam, middle_layer
 

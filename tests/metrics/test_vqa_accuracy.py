@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from albef_ds.common.errors import UserError
-from albef_ds.evaluation.vqa import official_accuracy
-from albef_ds.evaluation.vqa_submission import validate_submission, write_submission
+from albef_ds.metrics.vqa import official_accuracy
+from albef_ds.metrics.vqa_submission import validate_submission, write_submission
 
 
 @pytest.mark.parametrize(("matches", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])

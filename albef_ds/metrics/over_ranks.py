@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from albef_ds.common import comm
+
+
+class Modules(Protocol):
+    """What `eval_mode` asks of a module."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """The module and all below it."""
+
+    def eval(self) -> object:
+        """Switch to eval mode."""
 
 
 def deal(
@@ -53,7 +64,7 @@ def _gather(local: Tensor, num_rows: int) -> Tensor:
 
 
 @contextlib.contextmanager
-def eval_mode(*modules: nn.Module) -> Iterator[None]:
+def eval_mode(*modules: Modules) -> Iterator[None]:
     """Each submodule gets its own mode back: frozen parts and momentum copies differ from their parents."""
     before = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -20,13 +19,10 @@ from torch import Tensor, nn
 
 from albef_ds.common.errors import DataError
 from albef_ds.common.progress import Progress, silent
-from albef_ds.config.schema import RunConfig
-from albef_ds.data.evaluation_sets.corpus import RetrievalSet
-from albef_ds.evaluation.over_ranks import deal, eval_mode
-from albef_ds.evaluation.ranking import DirectionScores, Ranking, recall
+from albef_ds.metrics.over_ranks import deal, eval_mode
+from albef_ds.metrics.ranking import DirectionScores, Ranking, recall
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.fusion_pass import FusionPass
-from albef_ds.tasks.contrastive import ContrastiveTask
 
 RECALL_AT = (1, 5, 10)
 K_TEST = 32
@@ -92,7 +88,7 @@ class RetrievalEvaluator:
 
     Args:
         albef: the model, student or momentum copy; on `device`.
-        itm_head: linear head over the multimodal [CLS]: (no match, match) logits.
+        itm_head: linear head over the multimodal [CLS]: (no match, match) logits. None: nothing is re-ranked.
         data: pictures and captions, the same on every rank.
         device: where to compute.
         k_test: candidates per query that the multimodal encoder judges; more than there are means all, 0 none.
@@ -108,7 +104,7 @@ class RetrievalEvaluator:
     def __init__(
         self,
         albef: ALBEF,
-        itm_head: nn.Module,
+        itm_head: nn.Module | None,
         data: RetrievalData,
         device: torch.device,
         k_test: int = K_TEST,
@@ -133,7 +129,7 @@ class RetrievalEvaluator:
     @torch.no_grad()
     def score(self) -> RetrievalScores:
         """The scores behind the metrics, on `device`. Modules are in eval mode meanwhile, then as they were."""
-        with eval_mode(self.albef, self.itm_head):
+        with eval_mode(self.albef, *([self.itm_head] if self.itm_head else [])):
             ids, mask = self._tokens()
             text_feat, text_embeds = self._text_features(ids, mask)
             [image_feat] = self._sharded("pictures", self.data.num_images, self.batch_size, self._image_features)
@@ -142,9 +138,9 @@ class RetrievalEvaluator:
             own = torch.arange(self.data.num_images, device=self.device)
             i2t = DirectionScores(similarity, own, owner, self.temperature)
             t2i = DirectionScores(similarity.t(), owner, own, self.temperature)
-            if self.k_test <= 0:
+            if self.k_test <= 0 or self.itm_head is None:
                 return RetrievalScores(i2t, t2i)
-            return self._judged(i2t, t2i, text_embeds, mask)
+            return self._judged(i2t, t2i, text_embeds, mask, self.itm_head)
 
     def _tokens(self) -> tuple[Tensor, Tensor]:
         """All captions, ids (T, L) and mask (T, L). One length for all: equal captions then get equal features."""
@@ -168,7 +164,9 @@ class RetrievalEvaluator:
     def _encode_images(self, rows: Tensor) -> Tensor:
         return self.albef.encode_image(self.data.images(rows.tolist()).to(self.device))
 
-    def _judged(self, i2t: DirectionScores, t2i: DirectionScores, text_embeds: Tensor, mask: Tensor) -> RetrievalScores:
+    def _judged(
+        self, i2t: DirectionScores, t2i: DirectionScores, text_embeds: Tensor, mask: Tensor, itm_head: nn.Module
+    ) -> RetrievalScores:
         """ITM margins for the shortlists of both directions.
 
         A pair that is on both lists is judged once. Pairs are grouped by picture, so a batch encodes its few pictures
@@ -186,7 +184,7 @@ class RetrievalEvaluator:
             cls = torch.zeros(len(rows), 1, dtype=torch.int64, device=self.device)
             item = FusionPass(text_embeds[texts], mask[texts], (place,), cls)
             [hidden] = self.albef.fuse(self._encode_images(pictures), [item])
-            logits = self.itm_head(hidden[:, 0]).float()
+            logits = itm_head(hidden[:, 0]).float()
             return (logits[:, 1] - logits[:, 0],)
 
         # Every picture has at least K pairs, so a batch meets about `batch_size` pictures at most.
@@ -199,57 +197,3 @@ class RetrievalEvaluator:
 
     def _sharded(self, stage: str, num_rows: int, size: int, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
         return deal(num_rows, size, compute, self.device, lambda done, total: self._progress(stage, done, total))
-
-
-def evaluate_retrieval(
-    task: ContrastiveTask,
-    config: RunConfig,
-    device: torch.device,
-    data: RetrievalData | None = None,
-    *,
-    k_test: int = K_TEST,
-    momentum: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, float]:
-    """Retrieval on `data`, or on the first `train.eval_samples` of `data.eval_shards`; all ranks call it together.
-
-    Args:
-        task: on `device`, as an engine holds it.
-        config: the run's configuration.
-        device: where to compute.
-        data: pictures and captions; None: those of `data.eval_shards`.
-        k_test: see `RetrievalEvaluator`.
-        momentum: evaluate the momentum copy (with the student's ITM head, which has none).
-        progress: see `RetrievalEvaluator`.
-
-    Raises:
-        UserError: `data.eval_shards` names no usable corpus folder.
-    """
-    if data is None:
-        folder, limit = Path(config.data.eval_shards), config.train.eval_samples
-        data = RetrievalSet(folder, config.data, config.model.vision.image_size, limit=limit)
-    evaluator = RetrievalEvaluator(
-        student_of(task, momentum),
-        task.itm_head,
-        data,
-        device,
-        k_test,
-        batch_size=config.train.micro_batch_size,
-        temperature=_temperature(task),
-        prefix="retrieval_momentum" if momentum else "retrieval",
-        progress=progress,
-    )
-    return dict(evaluator.run())
-
-
-def student_of(task: ContrastiveTask, momentum: bool) -> ALBEF:
-    """The model of `task`, or its momentum copy."""
-    albef = task.momentum.modules["albef"] if momentum else task.model
-    assert isinstance(albef, ALBEF)
-    return albef
-
-
-def _temperature(task: ContrastiveTask) -> float:
-    # ZeRO-3 may hold an empty placeholder between forward passes; the initial value then serves.
-    value = task.temperature.detach()
-    return float(value) if value.numel() else task.config.temperature

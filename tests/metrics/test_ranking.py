@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from albef_ds.evaluation.ranking import DirectionScores, chance, ranks, recall
+from albef_ds.metrics.ranking import DirectionScores, chance, ranks, recall
 
 
 def test_rank_counts_wrong_candidates_not_below_the_best_right_one() -> None:

@@ -1,0 +1,128 @@
+"""Builders of training samples from annotated records, one per kind of sample. Random parts depend on (seed, position) alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from albef_ds.config.schema import DataConfig
+from albef_ds.data.annotations.records import CaptionRecord, QuestionRecord, Record, StatementRecord
+from albef_ds.data.batch import Batch, ClassificationBatch, VqaBatch
+from albef_ds.data.broken import BrokenSampleError
+from albef_ds.data.images import decode
+from albef_ds.data.images.view import View, together
+from albef_ds.data.stream.samples import SampleBuilder, collate
+from albef_ds.data.text.clean import clean_caption
+from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
+
+VIEWS_APART = 0x9E37
+"""Added to the seed for a sample's second picture, so that its crop is drawn apart from the first's."""
+
+
+class Builder(Protocol):
+    """Makes one sample, and a batch of samples."""
+
+    def build(self, record: Any, images: list[bytes], position: int) -> Any:
+        """The sample at `position`. Raises `BrokenSampleError`."""
+
+    def collate(self, samples: list[Any]) -> Batch:
+        """A micro-batch."""
+
+
+class PairBuilder:
+    """Retrieval, grounding and text assignment: a picture and one of its captions."""
+
+    def __init__(self, config: DataConfig, image_size: int, seed: int) -> None:
+        self._samples = SampleBuilder(config, image_size, seed)
+
+    def build(self, record: CaptionRecord, images: list[bytes], position: int) -> Any:
+        """See `SampleBuilder.build`."""
+        return self._samples.build(images[0], record.captions, record.image_id, record.image, position)
+
+    def collate(self, samples: list[Any]) -> Batch:
+        """An ImageTextBatch."""
+        return collate(samples)
+
+
+@dataclass(frozen=True)
+class _Views:
+    """The pictures and the text's ids of one sample."""
+
+    images: list[View]
+    token_ids: Any
+    position: int
+    record: Any
+
+
+class _ViewBuilder:
+    """What classification and VQA share: augmented pictures and one cleaned text."""
+
+    def __init__(self, config: DataConfig, image_size: int, seed: int) -> None:
+        self.config, self.image_size, self.seed = config, image_size, seed
+        self.tokenizer = CaptionTokenizer.from_config(config)
+
+    def views(self, record: Record, text: str, images: list[bytes], position: int) -> _Views:
+        """Raises `BrokenSampleError`: a picture does not decode, or nothing is left of the text."""
+        token_ids = self.tokenizer.encode(clean_caption(text, self.config.max_words))
+        if len(token_ids) < 2:
+            raise BrokenSampleError("empty caption", "nothing is left after cleaning")
+        made = [
+            decode.training_view(image, self.config, self.image_size, self.seed + number * VIEWS_APART, position)
+            for number, image in enumerate(images)
+        ]
+        return _Views(made, token_ids, position, record)
+
+
+class StatementBuilder(_ViewBuilder):
+    """Visual entailment and NLVR2."""
+
+    def build(self, record: StatementRecord, images: list[bytes], position: int) -> _Views:
+        """See `_ViewBuilder.views`."""
+        return self.views(record, record.sentence, images, position)
+
+    def collate(self, samples: list[_Views]) -> ClassificationBatch:
+        """One label per sample."""
+        token_ids, token_mask = pad_ids([sample.token_ids for sample in samples])
+        images, plan = together([view for sample in samples for view in sample.images], len(samples[0].images))
+        return ClassificationBatch(
+            images=images,
+            plan=plan,
+            token_ids=token_ids,
+            token_mask=token_mask,
+            labels=torch.tensor([sample.record.label for sample in samples]),
+            positions=torch.tensor([sample.position for sample in samples]),
+            keys=tuple(sample.record.images[0] for sample in samples),
+        )
+
+
+class QuestionBuilder(_ViewBuilder):
+    """VQA: the question, and every distinct answer with its weight. Answers end with [SEP]."""
+
+    def __init__(self, config: DataConfig, image_size: int, seed: int) -> None:
+        super().__init__(config, image_size, seed)
+        self.answers = CaptionTokenizer(config.vocab_file, config.max_tokens, sep_token=True)
+
+    def build(self, record: QuestionRecord, images: list[bytes], position: int) -> _Views:
+        """See `_ViewBuilder.views`."""
+        return self.views(record, record.question, images, position)
+
+    def collate(self, samples: list[_Views]) -> VqaBatch:
+        """The answers of a question stand in a row."""
+        token_ids, token_mask = pad_ids([sample.token_ids for sample in samples])
+        answers = [pair for sample in samples for pair in sample.record.answers]
+        answer_ids, answer_mask = pad_ids([self.answers.encode(answer) for answer, _ in answers])
+        images, plan = together([sample.images[0] for sample in samples])
+        return VqaBatch(
+            images=images,
+            plan=plan,
+            token_ids=token_ids,
+            token_mask=token_mask,
+            answer_ids=answer_ids,
+            answer_mask=answer_mask,
+            answer_weights=torch.tensor([weight for _, weight in answers], dtype=torch.float32),
+            answer_counts=torch.tensor([len(sample.record.answers) for sample in samples]),
+            positions=torch.tensor([sample.position for sample in samples]),
+            keys=tuple(str(sample.record.question_id) for sample in samples),
+        )
