@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from benchmarks.data_tools_peers import planted_hashes
 from benchmarks.record import write_record
+from data_tools.config import DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig
 from data_tools.content.images import COLOUR_BYTES
 from data_tools.execution.executors import Parallel, run_tasks
 from data_tools.execution.stage_folder import Stage
@@ -33,11 +34,11 @@ from data_tools.files.storage import save_json, save_table
 from data_tools.matching import hamming
 from data_tools.matching.distinct import distinct
 from data_tools.stages.catalog import SCHEMA as CATALOG_SCHEMA
-from data_tools.stages.decontaminate import DecontaminateConfig, Known, decontaminate_stage
-from data_tools.stages.dedup import DedupConfig, dedup_stage
-from data_tools.stages.filter import FilterConfig, filter_stage
+from data_tools.stages.decontaminate import Known, decontaminate_stage
+from data_tools.stages.dedup import dedup_stage
+from data_tools.stages.filter import filter_stage
 from data_tools.stages.fingerprints import SCHEMA as HASHES_SCHEMA
-from data_tools.stages.plan import PlanConfig, plan_stage
+from data_tools.stages.plan import plan_stage
 from data_tools.stages.scan import describe_captions
 
 CHUNK = 20_000

@@ -10,21 +10,29 @@ from pathlib import Path
 
 from albef_ds.common.errors import ConfigError, DataError, MachineError
 from albef_ds.data.shards.format import Manifest
-from data_tools.content import images
+from data_tools.config import (
+    CHUNK_ROWS,
+    MAX_PIXELS,
+    DecontaminateConfig,
+    DedupConfig,
+    FilterConfig,
+    PlanConfig,
+    ResizeConfig,
+)
 from data_tools.execution.executors import Parallel
 from data_tools.files.storage import load_json
 from data_tools.readers.source import SourceSpec
-from data_tools.stages.catalog import CHUNK_ROWS, build_catalog
-from data_tools.stages.decontaminate import DecontaminateConfig, Known, decontaminate_stage
-from data_tools.stages.dedup import DedupConfig, dedup_stage
-from data_tools.stages.filter import FilterConfig, filter_stage
+from data_tools.stages.catalog import build_catalog
+from data_tools.stages.decontaminate import Known, decontaminate_stage
+from data_tools.stages.dedup import dedup_stage
+from data_tools.stages.filter import filter_stage
 from data_tools.stages.fingerprints import FINGERPRINTS_NAME, save_hashes
-from data_tools.stages.plan import PlanConfig, plan_stage
+from data_tools.stages.plan import plan_stage
 from data_tools.stages.report import write_report
 from data_tools.stages.scan import scan
 from data_tools.stages.scan_columns import Columns
 from data_tools.stages.verify import verify
-from data_tools.stages.write_shards import ResizeConfig, shard_stage
+from data_tools.stages.write_shards import shard_stage
 
 REPORT_NAME = "report.html"
 
@@ -43,7 +51,7 @@ class ChainConfig:
     """Evaluation sets as sources, whose hash files are made first."""
     id_lists: dict[str, str] = field(default_factory=dict)
     resize: ResizeConfig = field(default_factory=ResizeConfig)
-    max_pixels: int = images.MAX_PIXELS
+    max_pixels: int = MAX_PIXELS
     fast: bool = False
     chunk_rows: int = CHUNK_ROWS
     restart: bool = False
@@ -55,7 +63,7 @@ def make_hashes(
     path: Path,
     parallel: Parallel,
     *,
-    max_pixels: int = images.MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
     restart: bool = False,
 ) -> dict[str, int]:
     """Catalog and scan `specs` in `work` and write their hash file; return how many were `written` and `left_out`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 from collections.abc import Iterator
@@ -11,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.cli import _parser
+from data_tools.cli.arguments import parsers
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMAND_LINES = ("albef_ds/cli/", "data_tools/cli.py", "data_tools/scenes/command.py", "data_tools/emoji/__main__.py")
+COMMAND_LINES = ("albef_ds/cli/", "data_tools/cli/", "data_tools/scenes/command.py", "data_tools/emoji/__main__.py")
 """Where arguments are parsed."""
 OTHERS = {
     ("albef_ds/launch/slurm/submit.py", "--output"): "an option of sbatch",
@@ -36,8 +35,7 @@ def our_flags() -> frozenset[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
                 found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
-    commands = next(action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
-    for command in commands.choices.values():
+    for command in parsers()[1].values():
         found |= {option for action in command._actions for option in action.option_strings}
     return frozenset(flag for flag in found if isinstance(flag, str) and flag.startswith("--")) - {"--help"}
 

@@ -38,6 +38,7 @@ DATA_TOOLS_ORDER = (
     ("stages", "scenes"),
     ("readers", "execution", "matching"),
     ("files", "content"),
+    ("config",),
 )
 DATA_TOOLS_FLOORS = {name: floor for floor, names in enumerate(reversed(DATA_TOOLS_ORDER)) for name in names}
 DATA_TOOLS_MAY_IMPORT = ("common.errors", "common.atomic_files", "common.exit_codes", "common.progress", "data.shards")

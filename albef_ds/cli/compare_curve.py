@@ -24,7 +24,6 @@ EXAMPLES = """\
 Exit codes: 0 within, 1 outside, 2 a mistake in what was given."""
 
 
-
 def parser() -> CommandParser:
     """The arguments of `albef-ds compare-curve`."""
     command = CommandParser("compare-curve", "Compare a run's loss with a band or with another run.", EXAMPLES)

@@ -1,11 +1,13 @@
-"""Starting and stopping processes: a free port, and the signals that ask a run to stop."""
+"""Starting and stopping processes: a free port, where Python finds this package, the signals that ask a run to stop."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -17,6 +19,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def python_path() -> str:
+    """PYTHONPATH for a process that is to import this very package: its folder, then what is set already."""
+    return os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @contextlib.contextmanager

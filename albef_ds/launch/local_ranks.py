@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-import albef_ds
 from albef_ds.common import exit_codes
-from albef_ds.common.processes import free_port, stop_signals_to
+from albef_ds.common.processes import free_port, python_path, stop_signals_to
 
 MOST_RANKS = 8
 _POLL = 0.1  # seconds
@@ -58,8 +57,7 @@ def rank_environment(rank: int, ranks: int, threads: int, port: int, *, cpu: boo
         environment["DS_ACCELERATOR"] = "cpu"
     if any(name == "lo" for _, name in socket.if_nameindex()):
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo resolves the host's name, which containers may lack
-    source = str(Path(albef_ds.__file__).parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [environment.get("PYTHONPATH")])])
+    environment["PYTHONPATH"] = python_path()
     return environment
 
 

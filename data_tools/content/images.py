@@ -16,13 +16,13 @@ import xxhash
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from data_tools.config import MAX_PIXELS
+
 try:
     import simplejpeg
 except ImportError:  # pragma: no cover - the extra `data` brings it
     simplejpeg = None
 
-MAX_PIXELS = 89_478_485
-"""Default limit of width x height, Pillow's own: above it a picture counts as a decompression bomb."""
 SIDE = 32
 """Side of the thumbnail that hash, variance and colours are taken from."""
 _DCT_SIDE = 8

@@ -15,6 +15,7 @@ from typing import Any
 from albef_ds.common.atomic_files import scratch_path, write_file, write_json
 from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import Manifest
+from data_tools.config import DedupConfig, PlanConfig
 from data_tools.emoji.concepts import Concept, captions, draw, read_concepts, split_concepts
 from data_tools.emoji.sources import EMOJIBASE, PACKAGES, locate
 from data_tools.emoji.styles import QUALITY, SIZE, Style, read_styles
@@ -23,9 +24,8 @@ from data_tools.files.shard_writer import member_blocks, tar_header
 from data_tools.pipeline import ChainConfig
 from data_tools.pipeline import build as chain
 from data_tools.readers.source import SourceSpec
-from data_tools.stages.dedup import DedupConfig
 from data_tools.stages.fingerprints import FINGERPRINTS_NAME
-from data_tools.stages.plan import DECISIONS_NAME, PlanConfig
+from data_tools.stages.plan import DECISIONS_NAME
 
 SPLITS = ("train", "val", "test", "flags")
 SEED = 0

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from albef_ds.common.errors import ConfigError, DataError
+from data_tools.config import CHUNK_ROWS
 from data_tools.execution.executors import Parallel, run_tasks
 from data_tools.execution.stage_folder import Stage, load_stage, open_stage
 from data_tools.files.storage import is_url, load_json, save_json, save_table
 from data_tools.readers import reader_for
 from data_tools.readers.source import Problems, Record, SourceSpec
 
-CHUNK_ROWS = 10_000
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),

@@ -14,7 +14,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from albef_ds.common.errors import ConfigError, DataError
+from albef_ds.common.errors import DataError
+from data_tools.config import DecontaminateConfig
 from data_tools.execution.decisions import KEPT, Verdicts
 from data_tools.execution.stage_folder import Stage, load_stage, open_stage
 from data_tools.files.storage import open_source
@@ -24,24 +25,6 @@ from data_tools.stages.scan_columns import Columns
 
 I64 = NDArray[np.int64]
 _EXAMPLES = 12
-
-
-@dataclass(frozen=True)
-class DecontaminateConfig:
-    """How alike a training and an evaluation picture must be; wider than for duplicates, since a miss costs more."""
-
-    radius: int = 6
-    """Perceptual hashes differ in at most this many of 64 bits; -1: only equal bytes, pixels and ids."""
-    tolerance: int = 40
-    """... and no mean colour of 8 x 8 fields by more than this, of 255."""
-    min_variance: float = 25.0
-    """Grey-level variance below which a picture is flat and only bytes and pixels are compared."""
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.radius <= 16:
-            raise ConfigError(f"decontaminate radius is {self.radius}: give -1 (off) or 0 to 16 bits")
-        if not 0 <= self.tolerance <= 255:
-            raise ConfigError(f"decontaminate tolerance is {self.tolerance}: give 0 to 255")
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ Runs on one node: it holds a few columns of numbers at a time and spills caption
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from albef_ds.common.errors import ConfigError
+from data_tools.config import DedupConfig
 from data_tools.content.captions import normalise
 from data_tools.execution.decisions import DUPLICATE, KEPT, Verdicts
 from data_tools.execution.stage_folder import Stage, load_stage, open_stage
@@ -23,44 +23,7 @@ from data_tools.matching.semantic import load_features, semantic_duplicates
 from data_tools.stages.scan_columns import Columns
 
 I64 = NDArray[np.int64]
-SeveralCaptions = Literal["all", "best", "drop"]
 _LONGEST_USEFUL = 30  # words; the model reads no more
-
-
-@dataclass(frozen=True)
-class DedupConfig:
-    """What counts as a duplicate and what happens to captions."""
-
-    radius: int = 3
-    """Near-duplicate pictures differ in at most this many of 64 bits; -1: only equal bytes and pixels."""
-    tolerance: int = 24
-    """... and in no mean colour of 8 x 8 fields by more than this, of 255."""
-    min_variance: float = 25.0
-    """Grey-level variance below which a picture is flat and only bytes and pixels are compared."""
-    several_captions: SeveralCaptions = "all"
-    """Captions of a picture listed several times: keep all as a list, the best one, or drop a picture whose captions differ."""
-    max_pictures_per_caption: int = 0
-    """A caption (with its near-duplicates) stays on at most this many pictures, the best ones; 0: no limit."""
-    jaccard: float = 0.7
-    """Near-duplicate captions have at least this Jaccard similarity of words and word pairs; 1: only equal words; 0: none are."""
-    embeddings: str = ""
-    """Features of all catalog rows, a `.npy` file; pictures alike in them are duplicates too. Empty: not compared."""
-    cosine: float = 0.95
-    """... from this cosine similarity on."""
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.radius <= 16:
-            raise ConfigError(f"dedup radius is {self.radius}: give -1 (off) or 0 to 16 bits")
-        if not 0 <= self.tolerance <= 255:
-            raise ConfigError(f"dedup tolerance is {self.tolerance}: give 0 to 255")
-        if not 0 < self.cosine <= 1:
-            raise ConfigError(f"dedup cosine is {self.cosine}: give a similarity above 0, at most 1")
-        if not 0 <= self.jaccard <= 1:
-            raise ConfigError(f"dedup jaccard is {self.jaccard}: give a similarity up to 1, or 0 to leave captions alone")
-        if self.several_captions not in get_args(SeveralCaptions):
-            raise ConfigError(f"dedup several-captions is {self.several_captions!r}: use {', '.join(get_args(SeveralCaptions))}")
-        if self.max_pictures_per_caption < 0:
-            raise ConfigError(f"dedup max-pictures-per-caption is {self.max_pictures_per_caption}: give 0 (no limit) or more")
 
 
 def dedup_stage(work: Path, config: DedupConfig) -> Stage:

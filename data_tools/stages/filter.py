@@ -5,15 +5,14 @@ A caption rule drops captions; a picture goes when it has none left. Duplicates 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from albef_ds.common.errors import ConfigError
+from data_tools.config import FilterConfig
 from data_tools.execution.decisions import Verdicts
 from data_tools.execution.stage_folder import Stage, open_stage
 from data_tools.stages.scan_columns import Columns
@@ -21,70 +20,6 @@ from data_tools.stages.scan_columns import Columns
 BROKEN = ("empty file", "not a picture", "too many pixels", "cut off", "damaged")
 """Statuses of the scan that mean a file is there and unusable; every other one means there is nothing to read."""
 
-
-def _rule(default: Any, doc: str) -> Any:
-    return field(default=default, metadata={"doc": doc})
-
-
-@dataclass(frozen=True)
-class FilterConfig:
-    """Limits of the rules; the defaults drop nothing but what cannot be read."""
-
-    min_side: int = _rule(0, "shorter side at least this many pixels")
-    max_aspect: float = _rule(0.0, "longer over shorter side at most this; 0: no limit")
-    min_words: int = _rule(1, "words in a caption, at least")
-    max_words: int = _rule(0, "words in a caption, at most; 0: no limit")
-    max_chars: int = _rule(0, "characters in a caption, at most; 0: no limit")
-    max_digits: float = _rule(1.0, "share of digits among a caption's characters, at most")
-    max_punctuation: float = _rule(1.0, "share of characters that are neither letter, digit nor space, at most")
-    max_repeated: float = _rule(1.0, "share of words that occurred before in the same caption, at most")
-    max_pictures: int = _rule(0, "a caption on more different pictures than this is boilerplate; 0: no limit")
-    scripts: tuple[str, ...] = _rule((), "scripts a caption may be written in, such as latin; empty: any")
-
-    def __post_init__(self) -> None:
-        for name in ("min_side", "max_aspect", "min_words", "max_words", "max_chars", "max_pictures"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"filter {name} is {getattr(self, name)}: give 0 or more")
-        for name in ("max_digits", "max_punctuation", "max_repeated"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"filter {name} is {getattr(self, name)}: give a share from 0 to 1")
-
-    def with_settings(self, settings: Mapping[str, str]) -> FilterConfig:
-        """Changed by texts, as the command line gives them.
-
-        Raises:
-            ConfigError: an unknown name, or a value of another type.
-        """
-        known: dict[str, Any] = {f.name: f.default for f in fields(self)}
-        changes: dict[str, Any] = {}
-        for name, text in settings.items():
-            if name not in known:
-                raise ConfigError(f"filter {name} is unknown: use {', '.join(known)}")
-            kind = type(known[name])
-            try:
-                changes[name] = tuple(filter(None, text.split("+"))) if kind is tuple else kind(text)
-            except ValueError:
-                raise ConfigError(f"filter {name}={text} is not a number: give one, such as {name}={known[name]}") from None
-        return replace(self, **changes)
-
-
-PRESETS: dict[str, tuple[FilterConfig, str]] = {
-    "none": (FilterConfig(), "drop only what is missing or broken"),
-    "albef-paper": (FilterConfig(min_words=0), "what the paper trained on: every pair whose picture can be read"),
-    "cc12m": (
-        FilterConfig(
-            min_side=256,
-            max_aspect=2.5,
-            min_words=3,
-            max_words=256,
-            max_digits=0.5,
-            max_punctuation=0.5,
-            max_repeated=0.5,
-            max_pictures=10,
-        ),
-        "in the spirit of CC12M (Changpinyo et al. 2021): 256 pixels, aspect 2.5, 3 to 256 words, no boilerplate",
-    ),
-}
 
 Mask = NDArray[np.bool_]
 

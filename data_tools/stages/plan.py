@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from albef_ds.common.errors import ConfigError
 from albef_ds.data.shards.format import BLOCK
+from data_tools.config import PlanConfig
 from data_tools.content.captions import mix
 from data_tools.execution.decisions import KEPT, Verdicts
 from data_tools.execution.stage_folder import Stage, load_stage, open_stage
@@ -32,32 +33,6 @@ I64 = NDArray[np.int64]
 DECISIONS_NAME = "decisions.parquet"
 _META_BYTES = 512  # typical JSON member, for shards by size
 _SPILL_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class PlanConfig:
-    """Order and size of shards."""
-
-    seed: int = 0
-    """Seed of the permutation."""
-    samples_per_shard: int = 0
-    """Samples in a shard, at most; all shards get the same number, give or take one. 0: go by `shard_bytes`."""
-    shard_bytes: int = 0
-    """Size to aim at; all shards get about the same. 0: go by `samples_per_shard`."""
-    first_shard: int = 0
-    """Number of the first shard, above 0 when a corpus is added to."""
-    first_sample: int = 0
-    """Number of the first sample, likewise."""
-    shuffle: bool = True
-    """Whether samples are permuted; else they stay as listed, which serves galleries, not training."""
-    even: bool = True
-    """Whether shards are even; else each holds `samples_per_shard` samples and the last what is left."""
-
-    def __post_init__(self) -> None:
-        if (self.samples_per_shard > 0) == (self.shard_bytes > 0) or min(self.samples_per_shard, self.shard_bytes) < 0:
-            raise ConfigError("shard size is not clear: give one of samples_per_shard and shard_bytes, above 0")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}: give 0 or more")
 
 
 def permutation(rows: I64, seed: int) -> I64:

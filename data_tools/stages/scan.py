@@ -19,6 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from albef_ds.common.errors import ConfigError
+from data_tools.config import MAX_PIXELS
 from data_tools.content import captions as text
 from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
@@ -45,7 +46,7 @@ def scan(
     work: Path,
     parallel: Parallel,
     *,
-    max_pixels: int = images.MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
     fast: bool = False,
     restart: bool = False,
     retry: bool = False,
@@ -106,7 +107,7 @@ def _scan_chunk(task: _Task) -> int:
     return len(records)
 
 
-def describe_pictures(records: list[Record], *, max_pixels: int = images.MAX_PIXELS, fast: bool = False) -> pa.Table:
+def describe_pictures(records: list[Record], *, max_pixels: int = MAX_PIXELS, fast: bool = False) -> pa.Table:
     """Read and decode the picture of each record; one row each, with `status` empty where all went well."""
     size = len(records)
     status = [""] * size

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 import xxhash
 from PIL import Image
 
-from albef_ds.common.errors import ConfigError, DataError
+from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry
+from data_tools.config import ResizeConfig
 from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
 from data_tools.execution.stage_folder import Stage, load_stage, open_stage
@@ -42,22 +43,6 @@ PAPER_COUNTS = {
 }
 """Pictures and captions per source that the paper trained on (arXiv 2107.07651, appendix)."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-
-
-@dataclass(frozen=True)
-class ResizeConfig:
-    """What happens to the bytes of a picture."""
-
-    max_side: int = 0
-    """Pictures with a longer side are scaled down to this many pixels; 0: bytes stay untouched."""
-    quality: int = 92
-    """JPEG quality of pictures that were scaled."""
-
-    def __post_init__(self) -> None:
-        if self.max_side < 0 or not 1 <= self.quality <= 100:
-            raise ConfigError(
-                f"max_side {self.max_side}, quality {self.quality}: give 0 or more pixels and a quality from 1 to 100"
-            )
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import albef_ds
 from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.cli.main import guarded
 from albef_ds.cli.slurm.job import run_config
 from albef_ds.common.errors import ConfigError, MachineError
+from albef_ds.common.processes import python_path
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest
 from albef_ds.launch.slurm.attempts import newest_step
@@ -151,8 +151,7 @@ def main(argv: list[str]) -> int:
     if config is not None and (shards := shards_here(config, os.environ)) != config.data.shards:
         argv = [*argv, f"data.shards={shards}"]
     argv = [*argv, *time_limit(os.environ)]
-    source = str(Path(albef_ds.__file__).parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PYTHONPATH"] = python_path()
     ranks = ranks_per_node(os.environ)
     cores = len(os.sched_getaffinity(0))
     if note := too_few_cores(cores, ranks, config.data.num_workers if config is not None else 0):

@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
-import argparse
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
-from albef_ds.cli.slurm.data_chain import STAGES, chain
-from albef_ds.common.errors import UserError
-from data_tools.cli import _parser
+from albef_ds.cli.slurm.data_chain import chain, read_stages
+from albef_ds.common.errors import MachineError, UserError
+from data_tools.cli.arguments import parsers, stages
 
-PLACES = {"--help", "--work", "--workers", "--executor", "--task-index", "--num-tasks"}
+DEDUP = {
+    *("--radius", "--tolerance", "--min-variance", "--several-captions", "--max-pictures-per-caption"),
+    *("--jaccard", "--embeddings", "--cosine"),
+}
+WORK, CORPUS = {"--work": "--work"}, {"--out": "--out"}
+EXPECTED = [
+    ("catalog", False, {"--source", "--sources", "--chunk-rows"}, {"--restart"}, WORK),
+    ("scan", True, {"--max-pixels"}, {"--fast", "--retry", "--restart"}, WORK),
+    ("filter", False, {"--preset", "--set"}, set(), WORK),
+    ("dedup", False, DEDUP, set(), WORK),
+    ("decontaminate", False, {"--against", "--ids", "--wide-radius", "--wide-tolerance"}, set(), WORK),
+    ("plan", False, {"--seed", "--samples-per-shard", "--shard-bytes"}, {"--listed-order", "--full-shards"}, WORK),
+    ("report", False, set(), set(), WORK),  # its --out is another file than the corpus folder
+    ("shard", True, {"--max-side", "--quality"}, {"--restart"}, {**WORK, **CORPUS}),
+    ("verify", False, set(), {"--decode"}, {"--out": ""}),
+]
 
 
-def options_of(stage: str) -> set[str]:
-    commands = next(action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return {option for action in commands.choices[stage]._actions for option in action.option_strings if option.startswith("--")}
+def test_the_stages_are_those_of_the_command_line() -> None:
+    found = read_stages()
+    assert [stage.__dict__ for stage in found] == stages()
+    assert [(s.name, s.array, set(s.options), set(s.flags), s.folders) for s in found] == EXPECTED
+    commands = parsers()[1]
+    assert all("--num-tasks" in commands[stage.name].format_usage() for stage in found if stage.array)
+    of_build = {option for action in commands["build"]._actions for option in action.option_strings}
+    given = {option for stage in found for option in (*stage.options, *stage.flags, *stage.folders)}
+    assert of_build - given == {"-h", "--help", "--workers", "--executor", "--evaluate"}
+    assert given - of_build == {"--retry", "--decode"}, "of one stage only"
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_a_stage_is_given_what_its_parser_takes(stage: object) -> None:
-    found = next(entry for entry in STAGES if entry is stage)
-    ours = {*found.options, *found.flags}
-    # The report's --out is another file than the corpus folder.
-    assert options_of(found.name) - PLACES - ({"--out"} if found.name == "report" else set()) == ours
-    assert ("--num-tasks" in options_of(found.name)) >= found.array
+def test_a_machine_without_the_data_tools_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'ModuleNotFoundError: no data_tools' >&2\nexit 1\n")
+    os.chmod(program, 0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(MachineError, match=r"ModuleNotFoundError: no data_tools.*pip install albef-ds\[data\]"):
+        chain(["--work", "w", "--out", "c"], 4)
 
 
 def test_the_chain_in_order_with_shares() -> None:

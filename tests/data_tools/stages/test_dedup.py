@@ -13,17 +13,18 @@ from PIL import Image
 
 from albef_ds.common.errors import UserError
 from albef_ds.data.shards.format import Manifest
+from data_tools.config import PRESETS, DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig
 from data_tools.execution.decisions import Verdicts
 from data_tools.execution.executors import Parallel
 from data_tools.matching import duplicates
 from data_tools.matching.semantic import semantic_duplicates
 from data_tools.pipeline import ChainConfig, append, build, make_hashes
 from data_tools.readers.source import SourceSpec
-from data_tools.stages.decontaminate import DecontaminateConfig, Known, decontaminate_stage
-from data_tools.stages.dedup import DedupConfig, dedup_stage
-from data_tools.stages.filter import PRESETS, FilterConfig, filter_stage
+from data_tools.stages.decontaminate import Known, decontaminate_stage
+from data_tools.stages.dedup import dedup_stage
+from data_tools.stages.filter import filter_stage
 from data_tools.stages.fingerprints import load_hashes
-from data_tools.stages.plan import PlanConfig, permutation, plan_stage, planned_samples, shard_bounds
+from data_tools.stages.plan import permutation, plan_stage, planned_samples, shard_bounds
 from data_tools.stages.scan_columns import Columns
 from tests.data_tools.pictures import encoded, folder_corpus, jpeg, scene
 

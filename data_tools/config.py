@@ -1,0 +1,176 @@
+"""Settings of the stages: what the command line sets and a stage's folder remembers. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from albef_ds.common.errors import ConfigError
+
+CHUNK_ROWS = 10_000
+"""Pictures in a chunk of the catalog, and so in a task of the scan."""
+MAX_PIXELS = 89_478_485
+"""Default limit of width x height, Pillow's own: above it a picture counts as a decompression bomb."""
+SeveralCaptions = Literal["all", "best", "drop"]
+
+
+def _rule(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Limits of the rules; the defaults drop nothing but what cannot be read."""
+
+    min_side: int = _rule(0, "shorter side at least this many pixels")
+    max_aspect: float = _rule(0.0, "longer over shorter side at most this; 0: no limit")
+    min_words: int = _rule(1, "words in a caption, at least")
+    max_words: int = _rule(0, "words in a caption, at most; 0: no limit")
+    max_chars: int = _rule(0, "characters in a caption, at most; 0: no limit")
+    max_digits: float = _rule(1.0, "share of digits among a caption's characters, at most")
+    max_punctuation: float = _rule(1.0, "share of characters that are neither letter, digit nor space, at most")
+    max_repeated: float = _rule(1.0, "share of words that occurred before in the same caption, at most")
+    max_pictures: int = _rule(0, "a caption on more different pictures than this is boilerplate; 0: no limit")
+    scripts: tuple[str, ...] = _rule((), "scripts a caption may be written in, such as latin; empty: any")
+
+    def __post_init__(self) -> None:
+        for name in ("min_side", "max_aspect", "min_words", "max_words", "max_chars", "max_pictures"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"filter {name} is {getattr(self, name)}: give 0 or more")
+        for name in ("max_digits", "max_punctuation", "max_repeated"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"filter {name} is {getattr(self, name)}: give a share from 0 to 1")
+
+    def with_settings(self, settings: Mapping[str, str]) -> FilterConfig:
+        """Changed by texts, as the command line gives them.
+
+        Raises:
+            ConfigError: an unknown name, or a value of another type.
+        """
+        known: dict[str, Any] = {f.name: f.default for f in fields(self)}
+        changes: dict[str, Any] = {}
+        for name, text in settings.items():
+            if name not in known:
+                raise ConfigError(f"filter {name} is unknown: use {', '.join(known)}")
+            kind = type(known[name])
+            try:
+                changes[name] = tuple(filter(None, text.split("+"))) if kind is tuple else kind(text)
+            except ValueError:
+                raise ConfigError(f"filter {name}={text} is not a number: give one, such as {name}={known[name]}") from None
+        return replace(self, **changes)
+
+
+PRESETS: dict[str, tuple[FilterConfig, str]] = {
+    "none": (FilterConfig(), "drop only what is missing or broken"),
+    "albef-paper": (FilterConfig(min_words=0), "what the paper trained on: every pair whose picture can be read"),
+    "cc12m": (
+        FilterConfig(
+            min_side=256,
+            max_aspect=2.5,
+            min_words=3,
+            max_words=256,
+            max_digits=0.5,
+            max_punctuation=0.5,
+            max_repeated=0.5,
+            max_pictures=10,
+        ),
+        "in the spirit of CC12M (Changpinyo et al. 2021): 256 pixels, aspect 2.5, 3 to 256 words, no boilerplate",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class DedupConfig:
+    """What counts as a duplicate and what happens to captions."""
+
+    radius: int = 3
+    """Near-duplicate pictures differ in at most this many of 64 bits; -1: only equal bytes and pixels."""
+    tolerance: int = 24
+    """... and in no mean colour of 8 x 8 fields by more than this, of 255."""
+    min_variance: float = 25.0
+    """Grey-level variance below which a picture is flat and only bytes and pixels are compared."""
+    several_captions: SeveralCaptions = "all"
+    """Captions of a picture listed several times: keep all as a list, the best one, or drop a picture whose captions differ."""
+    max_pictures_per_caption: int = 0
+    """A caption (with its near-duplicates) stays on at most this many pictures, the best ones; 0: no limit."""
+    jaccard: float = 0.7
+    """Near-duplicate captions have at least this Jaccard similarity of words and word pairs; 1: only equal words; 0: none are."""
+    embeddings: str = ""
+    """Features of all catalog rows, a `.npy` file; pictures alike in them are duplicates too. Empty: not compared."""
+    cosine: float = 0.95
+    """... from this cosine similarity on."""
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.radius <= 16:
+            raise ConfigError(f"dedup radius is {self.radius}: give -1 (off) or 0 to 16 bits")
+        if not 0 <= self.tolerance <= 255:
+            raise ConfigError(f"dedup tolerance is {self.tolerance}: give 0 to 255")
+        if not 0 < self.cosine <= 1:
+            raise ConfigError(f"dedup cosine is {self.cosine}: give a similarity above 0, at most 1")
+        if not 0 <= self.jaccard <= 1:
+            raise ConfigError(f"dedup jaccard is {self.jaccard}: give a similarity up to 1, or 0 to leave captions alone")
+        if self.several_captions not in get_args(SeveralCaptions):
+            raise ConfigError(f"dedup several-captions is {self.several_captions!r}: use {', '.join(get_args(SeveralCaptions))}")
+        if self.max_pictures_per_caption < 0:
+            raise ConfigError(f"dedup max-pictures-per-caption is {self.max_pictures_per_caption}: give 0 (no limit) or more")
+
+
+@dataclass(frozen=True)
+class DecontaminateConfig:
+    """How alike a training and an evaluation picture must be; wider than for duplicates, since a miss costs more."""
+
+    radius: int = 6
+    """Perceptual hashes differ in at most this many of 64 bits; -1: only equal bytes, pixels and ids."""
+    tolerance: int = 40
+    """... and no mean colour of 8 x 8 fields by more than this, of 255."""
+    min_variance: float = 25.0
+    """Grey-level variance below which a picture is flat and only bytes and pixels are compared."""
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.radius <= 16:
+            raise ConfigError(f"decontaminate radius is {self.radius}: give -1 (off) or 0 to 16 bits")
+        if not 0 <= self.tolerance <= 255:
+            raise ConfigError(f"decontaminate tolerance is {self.tolerance}: give 0 to 255")
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Order and size of shards."""
+
+    seed: int = 0
+    """Seed of the permutation."""
+    samples_per_shard: int = 0
+    """Samples in a shard, at most; all shards get the same number, give or take one. 0: go by `shard_bytes`."""
+    shard_bytes: int = 0
+    """Size to aim at; all shards get about the same. 0: go by `samples_per_shard`."""
+    first_shard: int = 0
+    """Number of the first shard, above 0 when a corpus is added to."""
+    first_sample: int = 0
+    """Number of the first sample, likewise."""
+    shuffle: bool = True
+    """Whether samples are permuted; else they stay as listed, which serves galleries, not training."""
+    even: bool = True
+    """Whether shards are even; else each holds `samples_per_shard` samples and the last what is left."""
+
+    def __post_init__(self) -> None:
+        if (self.samples_per_shard > 0) == (self.shard_bytes > 0) or min(self.samples_per_shard, self.shard_bytes) < 0:
+            raise ConfigError("shard size is not clear: give one of samples_per_shard and shard_bytes, above 0")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}: give 0 or more")
+
+
+@dataclass(frozen=True)
+class ResizeConfig:
+    """What happens to the bytes of a picture."""
+
+    max_side: int = 0
+    """Pictures with a longer side are scaled down to this many pixels; 0: bytes stay untouched."""
+    quality: int = 92
+    """JPEG quality of pictures that were scaled."""
+
+    def __post_init__(self) -> None:
+        if self.max_side < 0 or not 1 <= self.quality <= 100:
+            raise ConfigError(
+                f"max_side {self.max_side}, quality {self.quality}: give 0 or more pixels and a quality from 1 to 100"
+            )
