@@ -14,7 +14,7 @@ if not __package__:
 
 def main() -> int:
     """Run `albef-ds train` with this process's arguments; its exit code."""
-    from albef_ds.cli.main import main as command_line
+    from albef_ds.cli.main import main as command_line  # start-up: the search path is set by now
 
     return command_line(["train", *sys.argv[1:]])
 

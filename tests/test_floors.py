@@ -10,6 +10,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,9 @@ DATA_TOOLS_MAY_IMPORT = ("common.errors", "common.atomic_files", "common.exit_co
 SCENES_COMMAND = "data_tools/scenes/command.py"
 """A command of `albef-ds` that writes a corpus: it may use that command line. `cli/main.py` names it in its table."""
 MATHEMATICS = ("models",)
+REASONS = ("start-up", "optional package")
+"""What a comment must say of an import inside a function."""
+IMPORTS = (ast.Import, ast.ImportFrom)
 DISTRIBUTION = ("torch.distributed", "torch.nn.parallel", "torch.multiprocessing")
 
 
@@ -154,6 +158,44 @@ def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
             seen.add(name)
             waiting += graph[name]
     return seen
+
+
+def late_imports(source: str) -> list[int]:
+    """Lines of imports inside functions without a comment that gives the reason, at their line or the one before.
+
+    Imports that follow one another share the comment of the first.
+    """
+    lines, found = source.splitlines(), set()
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for node in ast.walk(function):
+                for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
+                    for before, statement in pairwise([None, *body] if isinstance(body, list) else []):
+                        if isinstance(statement, IMPORTS) and not isinstance(before, IMPORTS):
+                            comments = [line.partition("#")[2] for line in lines[statement.lineno - 2 : statement.end_lineno]]
+                            if not any(reason in comment for comment in comments for reason in REASONS):
+                                found.add(statement.lineno)
+    return sorted(found)
+
+
+def test_an_import_inside_a_function_gives_its_reason() -> None:
+    paths = sorted([*ROOT.glob("albef_ds/**/*.py"), *ROOT.glob("data_tools/**/*.py")])
+    found = {str(path.relative_to(ROOT)): late_imports(path.read_text(encoding="utf-8")) for path in paths}
+    assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "lines"),
+    [
+        ("import torch  # start-up time", []),
+        ("# optional package\n    import torch\n    import onnx", []),
+        ("import torch", [2]),
+        ("import torch  # here: a circle", [2]),
+        ("if x:\n        import torch", [3]),
+    ],
+)
+def test_a_planted_late_import_is_caught(body: str, lines: list[int]) -> None:
+    assert late_imports(f"def f(x):\n    {body}\n") == lines
 
 
 def test_imports_go_down_only() -> None:

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     )
     arguments = command.parse_args(argv)
     check_target(arguments.output)
-    from albef_ds.data.annotations.vqa import build_answer_list, read_vqa
+    from albef_ds.data.annotations.vqa import build_answer_list, read_vqa  # start-up time
 
     records = []
     with waiting("reading the questions"):

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--json", action="store_true", help="print a JSON object of questions and answers")
     arguments = command.parse_args(argv)
-    from albef_ds.data.annotations.vqa import read_answer_list
+    from albef_ds.data.annotations.vqa import read_answer_list  # start-up time
     from albef_ds.inference.model import load
 
     answers = read_answer_list(arguments.answers) if arguments.answers else None

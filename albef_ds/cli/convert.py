@@ -28,7 +28,7 @@ attention heads of an uncommon width, is given as section.field=value. Nothing i
 def main(argv: list[str]) -> int:
     """Convert as `argv` says. Raises `UserError` for anything the user can mend."""
     arguments = _parser().parse_intermixed_args(argv)
-    from albef_ds.checkpoint.formats.read import read_model
+    from albef_ds.checkpoint.formats.read import read_model  # start-up time
     from albef_ds.checkpoint.formats.write import Options, convert, mapping
     from albef_ds.checkpoint.initial.from_encoders import read_encoders
 

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     arguments = command.parse_args(argv)
     if not arguments.folder.is_dir():
         raise ConfigError(f"--folder {arguments.folder} is no folder: give one that runs will be written to")
-    from albef_ds.launch.checks.doctor import machine, software
+    from albef_ds.launch.checks.doctor import machine, software  # start-up time
     from albef_ds.launch.checks.doctor.finding import findings
 
     checks = {

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         return _validate(arguments)
     if arguments.path is None:
         raise ConfigError("no model is named: give a run, a checkpoint or a file of weights")
-    import torch.distributed as dist
+    import torch.distributed as dist  # start-up time
 
     from albef_ds.common import comm
     from albef_ds.common.device import resolve_device
@@ -66,7 +66,7 @@ def _start_ranks(device: torch.device) -> bool:
     """Join the other ranks where a launcher started several; whether it did."""
     if int(os.environ.get("WORLD_SIZE") or "1") < 2:
         return False
-    import torch
+    import torch  # start-up time
     import torch.distributed as dist
 
     if device.type == "cuda":
@@ -76,7 +76,7 @@ def _start_ranks(device: torch.device) -> bool:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from albef_ds.metrics.vqa_submission import validate_submission
+    from albef_ds.metrics.vqa_submission import validate_submission  # start-up time
 
     if not arguments.questions:
         raise ConfigError("--validate needs the questions that the answers are for: add --questions FILE")

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     command.add_argument("--weights", choices=("student", "momentum"), default="student", help="which weights (student)")
     command.add_argument("overrides", nargs="*", metavar="section.field=value", help="what a released file does not say")
     arguments = command.parse_intermixed_args(argv)
-    from albef_ds.checkpoint.formats.read import read_model
+    from albef_ds.checkpoint.formats.read import read_model  # start-up time
     from albef_ds.inference.export.programs import FORMATS, export
 
     with waiting("reading the model"):

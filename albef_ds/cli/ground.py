@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     if arguments.output.suffix.lower() != ".png":
         raise ConfigError(f"--output {arguments.output} is no name of a PNG file: let it end with .png")
     boxes = [_box(text) for text in arguments.box]
-    from PIL import Image
+    from PIL import Image  # start-up time
 
     from albef_ds.evaluation.heatmap import overlay, panels, save_png
     from albef_ds.inference.model import load

@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     command.add_argument("--tensors", action="store_true", help="list every tensor")
     command.add_argument("overrides", nargs="*", metavar="section.field=value", help="what a released file does not say")
     arguments = command.parse_intermixed_args(argv)
-    from albef_ds.checkpoint.formats.inspect import inspect
+    from albef_ds.checkpoint.formats.inspect import inspect  # start-up time
 
     with waiting("reading the file"):
         lines = list(inspect(Path(arguments.file), arguments.overrides, tensors=arguments.tensors))

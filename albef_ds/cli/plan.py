@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
     if arguments.throughput:
         _print_throughput(config, arguments)
         return 0
-    from albef_ds.launch.planning import plan as planning
+    from albef_ds.launch.planning import plan as planning  # start-up time
     from albef_ds.launch.planning.parameter_counts import count
     from albef_ds.launch.planning.plan_table import render, to_json
     from albef_ds.launch.planning.settings_search import PRESETS, recommend
@@ -118,7 +118,7 @@ def main(argv: list[str]) -> int:
 
 
 def _print_throughput(config: RunConfig, arguments: argparse.Namespace) -> None:
-    from albef_ds.launch.planning.hardware import PRESETS, Link
+    from albef_ds.launch.planning.hardware import PRESETS, Link  # start-up time
     from albef_ds.launch.planning.parameter_counts import count
     from albef_ds.launch.planning.plan import check_micro_batch
     from albef_ds.launch.planning.settings_search import PRESETS as SIZES

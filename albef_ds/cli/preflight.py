@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
             min_free = _positive(os.environ.get("ALBEF_MIN_FREE_GB") or "10")
         except argparse.ArgumentTypeError as error:
             raise ConfigError(f"ALBEF_MIN_FREE_GB: {error}") from None
-    from albef_ds.launch.checks import preflight
+    from albef_ds.launch.checks import preflight  # start-up time
 
     return preflight.run(
         config,

@@ -25,7 +25,7 @@ class Bars:
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Say that `done` of `total` of `stage` are done."""
         if stage != self._stage or self._bar is None:
-            from tqdm import tqdm  # here: most commands end before there is anything to show
+            from tqdm import tqdm  # start-up time: most commands end before there is anything to show
 
             self.close()
             self._stage = stage

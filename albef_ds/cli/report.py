@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, which may still be running")
     command.add_argument("--output", type=Path, metavar="FILE", help="the page (RUN/report.html)")
     arguments = command.parse_args(argv)
-    from albef_ds.training.report.page import PAGE_NAME, build_page
+    from albef_ds.training.report.page import PAGE_NAME, build_page  # start-up time
     from albef_ds.training.report.state import require_run
 
     require_run(arguments.run)

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     command.add_argument("--json", action="store_true", help="print a JSON object")
     arguments = command.parse_args(argv)
     check_target(arguments.output)
-    from albef_ds.inference.model import load
+    from albef_ds.inference.model import load  # start-up time
     from albef_ds.inference.search import index_folder, search, write_page
 
     with waiting("reading the model"):

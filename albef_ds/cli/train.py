@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
     # The trace of a lost connection is pages of torch's frames; the watchdog says it in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # torch and DeepSpeed load only after the command line has been found good
-    from albef_ds.training.run import run
+    from albef_ds.training.run import run  # start-up time
     from albef_ds.training.run_folder import is_used
 
     is_new = arguments.resume is None and not arguments.overwrite

@@ -32,7 +32,7 @@ def build_task(config: RunConfig, precision: str | None = None) -> Task:
     """
     construction: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if precision is not None and _is_partitioned(config):
-        from albef_ds.engine.zero.construction import partitioned
+        from albef_ds.engine.zero.construction import partitioned  # optional package: DeepSpeed
         from albef_ds.engine.zero.setup import deepspeed_config
 
         construction = partitioned(deepspeed_config(config, precision, comm.world_size()))
@@ -52,7 +52,7 @@ def parameter_access(config: RunConfig) -> ParameterAccess:
     """How the parameters of a task that `build_task` made are read and written: whole, or in ZeRO-3's parts."""
     if not _is_partitioned(config):
         return WHOLE
-    from albef_ds.engine.zero.internals import PartitionedParameters
+    from albef_ds.engine.zero.internals import PartitionedParameters  # optional package: DeepSpeed
 
     return PartitionedParameters()
 
@@ -66,7 +66,7 @@ def attach_momentum(task: Task, config: RunConfig) -> None:
     if storage == "dense":
         task.attach_momentum(DenseMomentum(task.base, settings.momentum, dropout=dropout))
         return
-    from albef_ds.engine.zero.momentum import ShardedMomentum
+    from albef_ds.engine.zero.momentum import ShardedMomentum  # optional package: DeepSpeed
 
     task.attach_momentum(ShardedMomentum(task.base, settings.momentum, storage=storage, dropout=dropout))
 
@@ -87,7 +87,7 @@ def build_engine(task: Task, config: RunConfig, device: torch.device, precision:
         if precision == "fp16":
             raise ConfigError("engine.kind=local has no loss scaling for fp16: use engine.kind=zero or engine.precision=bf16")
         return LocalEngine(task, config.optim, device, autocast=precision == "bf16", compat=config.task.compat)
-    from albef_ds.engine.zero.engine import ZeroEngine
+    from albef_ds.engine.zero.engine import ZeroEngine  # optional package: DeepSpeed
     from albef_ds.engine.zero.setup import deepspeed_config
 
     return ZeroEngine(task, config, deepspeed_config(config, precision, comm.world_size()), device)
@@ -102,7 +102,7 @@ def start_ranks(config: RunConfig, device: torch.device) -> None:
     if config.engine.kind == "local" and int(os.environ.get("WORLD_SIZE") or "1") > 1:
         raise ConfigError("engine.kind=local runs one process: use engine.kind=zero for several ranks")
     if config.engine.kind == "zero":
-        from albef_ds.engine.zero.setup import init_distributed
+        from albef_ds.engine.zero.setup import init_distributed  # optional package: DeepSpeed
 
         train = config.train
         # The watchdog names who is late before a collective gives up without a name.

@@ -163,7 +163,7 @@ class RunLogger:
 
     def _open_board(self, step: int) -> Any:
         if self._board is None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and only the writing rank needs it
+            from torch.utils.tensorboard import SummaryWriter  # start-up time, and only the writing rank needs it
 
             # A resumed run repeats the steps after its checkpoint: TensorBoard then drops what it had of them.
             self._board = SummaryWriter(str(self._board_folder), purge_step=step)
@@ -173,7 +173,7 @@ class RunLogger:
         if not self._draw:
             return
         if self._bar is None:
-            from tqdm import tqdm
+            from tqdm import tqdm  # start-up time
 
             self._bar = tqdm(total=self._total_steps, initial=step - 1, unit="step", dynamic_ncols=True, smoothing=0.05)
         self._bar.total = self._total_steps

@@ -77,7 +77,7 @@ def render_svg(svg: str) -> Image.Image:
         MachineError: the renderer is not installed.
     """
     try:
-        import resvg_py
+        import resvg_py  # optional package
     except ImportError:
         raise MachineError("resvg-py is not installed: pip install resvg-py") from None
     png = resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, background="#ffffff", skip_system_fonts=True)

@@ -106,7 +106,7 @@ def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
             yield pool
         return
     try:
-        from distributed import Client
+        from distributed import Client  # optional package
     except ImportError:
         raise MachineError("the executor dask:// needs Dask: pip install 'albef-ds[dask]'") from None
     try:

@@ -103,7 +103,7 @@ def open_source(path: str) -> BinaryIO | IO[bytes]:
     """Open a local file or URL for reading."""
     if not is_url(path):
         return open(path, "rb")
-    import fsspec
+    import fsspec  # start-up time: URLs alone need it
 
     file: IO[bytes] = fsspec.open(path, "rb").open()
     return file
@@ -117,7 +117,7 @@ def list_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
     """
     try:
         if is_url(path):
-            import fsspec
+            import fsspec  # start-up time: URLs alone need it
 
             system, root = fsspec.core.url_to_fs(path)
             found = [system.unstrip_protocol(name) for name in (system.ls(root, detail=False) if system.isdir(root) else [root])]
@@ -145,7 +145,7 @@ class ByteReader:
             OSError: the file is missing, unreadable or shorter than `offset + size`.
         """
         if is_url(path):
-            import fsspec
+            import fsspec  # start-up time: URLs alone need it
 
             system, root = fsspec.core.url_to_fs(path)
             content = system.cat_file(root) if offset < 0 else system.cat_file(root, start=offset, end=offset + size)

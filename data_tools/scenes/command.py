@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     arguments = command.parse_args(argv)
     if arguments.nouns == "emoji":
         return _emoji(arguments)
-    from data_tools.scenes.corpus import Counts, SceneSettings, write_scenes
+    from data_tools.scenes.corpus import Counts, SceneSettings, write_scenes  # start-up time
 
     counts = Counts().scaled(arguments.scale)
     settings = SceneSettings(
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 
 def _emoji(arguments: argparse.Namespace) -> int:
-    from albef_ds.cli.demo.command import cache_folder
+    from albef_ds.cli.demo.command import cache_folder  # start-up time
     from albef_ds.cli.demo.corpus import emoji_corpus
     from data_tools.scenes.corpus import Counts
     from data_tools.scenes.emoji import emoji_nouns, write_emoji_scenes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from albef_ds.checkpoint.initial.encoders import load_mlm_head, load_text_encoder, load_visual_encoder
+from albef_ds.checkpoint.initial.from_checkpoint import load_pretrained, load_pretrained_momentum
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import (
     RunConfig,
@@ -23,8 +24,6 @@ def load_initial_weights(task: Task, config: RunConfig) -> list[str]:
         ConfigError: no file and no `scratch` for an encoder, or a file that does not fit.
     """
     if config.init.checkpoint:
-        from albef_ds.checkpoint.initial.from_checkpoint import load_pretrained
-
         return [f"weights: {load_pretrained(task, config, parameter_access(config))}"]
     lines = []
     for name, load in (("visual_encoder", load_visual_encoder), ("text_encoder", load_text_encoder)):
@@ -44,6 +43,4 @@ def load_initial_momentum(task: Task, config: RunConfig) -> list[str]:
     """Fill the attached momentum model from that of `init.checkpoint`; elsewhere it stays equal to the student."""
     if not config.init.checkpoint:
         return []
-    from albef_ds.checkpoint.initial.from_checkpoint import load_pretrained_momentum
-
     return [line for line in [load_pretrained_momentum(task, config)] if line is not None]

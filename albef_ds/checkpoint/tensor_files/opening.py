@@ -9,6 +9,7 @@ from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors
 from albef_ds.checkpoint.tensor_files.safetensors_form import open_safetensors
 from albef_ds.checkpoint.tensor_files.torch_form import open_torch_file
 from albef_ds.common.errors import WeightsError
+from albef_ds.config.files import read_json_object
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -32,8 +33,6 @@ def open_tensors(path: Path) -> StoredTensors:
 
 
 def _open_shards(index: Path) -> StoredTensors:
-    from albef_ds.config.files import read_json_object
-
     places = read_json_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise WeightsError(f"{index} has no weight_map: write the model again")

@@ -31,7 +31,7 @@ EXAMPLES = """\
 def main(argv: list[str]) -> int:
     """Run the demonstration and return the exit code of the training, or 0. Raises `UserError` for the user's mistakes."""
     arguments = _parser().parse_intermixed_args(argv)
-    from albef_ds.cli.demo.plots import check_matplotlib
+    from albef_ds.cli.demo.plots import check_matplotlib  # start-up time
 
     check_matplotlib()
     config, overrides, ranks = _plan(arguments)
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     code = launch(command, ranks, threads, output / LOGS_FOLDER, cpu=cpu)
     if code != 0:
         return code
-    from albef_ds.cli.demo.show import show_run
+    from albef_ds.cli.demo.show import show_run  # start-up time
 
     print(show_run(output))
     return 0
@@ -102,7 +102,7 @@ def _plan(arguments: argparse.Namespace) -> tuple[RunConfig, list[str], int]:
         overrides.append(f"init.text_encoder={minilm_weights()}")
     if arguments.minutes is not None:
         overrides.append(f"train.max_minutes={arguments.minutes:g}")
-    import torch
+    import torch  # start-up time
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:

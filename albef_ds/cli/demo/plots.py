@@ -45,7 +45,7 @@ CURVES = (
 def check_matplotlib() -> None:
     """Raise `MachineError` if matplotlib is missing; called before minutes of training, not after."""
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401 (start-up time)
     except ImportError:
         raise MachineError("the demo draws with matplotlib, which is not installed: run `pip install matplotlib`") from None
 
@@ -75,7 +75,7 @@ def overview_png(report: Report) -> bytes:
 
 
 def _figure(width: float, height: float, theme: Theme) -> Any:
-    from matplotlib.figure import Figure  # here: an extra, and slow to import
+    from matplotlib.figure import Figure  # optional package
 
     return Figure(figsize=(width, height), facecolor=theme.paper)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from albef_ds.cli.arguments import config_from
 from albef_ds.cli.main import guarded
+from albef_ds.cli.train import parser
 from albef_ds.common.errors import ConfigError, MachineError
 from albef_ds.common.exit_codes import MISTAKE, REQUEUE, STOP
 from albef_ds.config.schema import RunConfig
@@ -60,8 +61,6 @@ def run_config(argv: list[str]) -> RunConfig | None:
     command, *arguments = argv
     if command != "train":
         return None
-    from albef_ds.cli.train import parser
-
     given = parser().parse_intermixed_args(arguments)
     return config_from(given, [f"output={given.output}"] if given.output else [])
 

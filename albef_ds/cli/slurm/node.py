@@ -75,7 +75,7 @@ def shards_here(config: RunConfig, environment: Mapping[str, str]) -> str:
     scratch, source = environment.get("ALBEF_SCRATCH"), Path(shards)
     if not scratch or not (source / MANIFEST_NAME).is_file():
         return shards
-    from albef_ds.data.stream.order import SampleOrder
+    from albef_ds.data.stream.order import SampleOrder  # start-up time
     from albef_ds.launch.slurm import staging
 
     node = environment.get("SLURMD_NODENAME", "this node")

@@ -39,7 +39,7 @@ def open_stream(
         raise ConfigError("data.shards is empty: give a folder written by `albef-data shard`, or tars")
     if is_corpus(shards):
         return ImageTextStream(config, share)
-    from albef_ds.data.stream.webdataset import WebDatasetStream  # here: only plain tars need the library
+    from albef_ds.data.stream.webdataset import WebDatasetStream  # start-up time: plain tars alone need the library
 
     return WebDatasetStream(config, share)
 

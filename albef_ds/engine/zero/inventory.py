@@ -18,7 +18,7 @@ def operators() -> tuple[list[str], list[str]]:
     """
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
-    from deepspeed.git_version_info import installed_ops
+    from deepspeed.git_version_info import installed_ops  # optional package, and it reads the environment set above
     from deepspeed.ops.op_builder.all_ops import ALL_OPS
 
     built = [name for name in OPERATORS if installed_ops.get(name)]

@@ -21,7 +21,7 @@ def _torch(groups: list[dict[str, Any]], config: OptimConfig, device: torch.devi
 def _deepspeed_fused(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
     if device.type != "cuda":
         raise MachineError("optim.name=deepspeed_fused needs a GPU: use optim.name=torch or optim.name=deepspeed_cpu")
-    from deepspeed.ops.adam import FusedAdam
+    from deepspeed.ops.adam import FusedAdam  # optional package, compiled
 
     optimizer: torch.optim.Optimizer = FusedAdam(
         groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, adam_w_mode=True
@@ -37,7 +37,7 @@ def _deepspeed_cpu(groups: list[dict[str, Any]], config: OptimConfig, device: to
             f"optim.name=deepspeed_cpu is compiled at first use and {' and '.join(missing)} is not on the path: install it "
             "(Debian: apt install g++ ninja-build), or use optim.name=torch"
         )
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from deepspeed.ops.adam import DeepSpeedCPUAdam  # optional package, compiled
 
     optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(
         groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, adamw_mode=True

@@ -59,7 +59,7 @@ def init_distributed(device: torch.device, start_limit: float = 0.0, collective_
     prepare_environment(device)
     # DeepSpeed calls torch's collectives by names that torch 2.14 warns about, once per call site and rank.
     warnings.filterwarnings("ignore", category=FutureWarning, message=r".*_(into_)?tensor` is deprecated")
-    import deepspeed
+    import deepspeed  # start-up: it reads the environment set above
 
     if device.type == "cpu":
         # The shared-memory backend is compiled with g++ at the first start and serves inference only.

@@ -71,7 +71,7 @@ def export(model: WholeModel, folder: Path, formats: Sequence[str] = FORMATS) ->
 def check_onnx() -> None:
     """Raise `MachineError` unless what ONNX files need is installed."""
     try:
-        import onnx  # noqa: F401
+        import onnx  # noqa: F401 (optional package)
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -80,7 +80,7 @@ def check_onnx() -> None:
 
 def run_onnx(path: Path, inputs: dict[str, Tensor]) -> list[Tensor]:
     """What onnxruntime gives for `inputs` on the CPU."""
-    import onnxruntime
+    import onnxruntime  # optional package
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     outputs = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from albef_ds.common.atomic_files import write_file
@@ -160,9 +161,7 @@ def measure_all_reduce(place: Place, port: int, *, cpu: bool) -> float:
 
     As nccl-tests counts it: bytes / seconds x 2 (n - 1) / n.
     """
-    from datetime import timedelta
-
-    import torch
+    import torch  # start-up time
     import torch.distributed as dist
 
     backend = "nccl" if not cpu and torch.cuda.is_available() else "gloo"

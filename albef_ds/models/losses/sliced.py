@@ -190,6 +190,6 @@ def _form(fused: bool) -> Any:
     if not fused:
         return sys.modules[__name__]
 
-    from albef_ds.models.losses import sliced_triton
+    from albef_ds.models.losses import sliced_triton  # optional package: Triton
 
     return sliced_triton

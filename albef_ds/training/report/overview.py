@@ -19,7 +19,7 @@ def last_pictures(folder: Path) -> list[BoardPicture]:
     """The newest picture of every tag in the TensorBoard files of `folder`, by tag; empty where there are none."""
     if not any(folder.glob("events.*")):
         return []
-    from tensorboard.backend.event_processing import event_accumulator  # slow to import
+    from tensorboard.backend.event_processing import event_accumulator  # start-up time
 
     events = event_accumulator.EventAccumulator(str(folder), size_guidance={event_accumulator.IMAGES: 1})
     events.Reload()
