@@ -37,7 +37,7 @@ from data_tools.stages.catalog import SCHEMA as CATALOG_SCHEMA
 from data_tools.stages.decontaminate import Known, decontaminate_stage
 from data_tools.stages.dedup import dedup_stage
 from data_tools.stages.filter import filter_stage
-from data_tools.stages.fingerprints import SCHEMA as HASHES_SCHEMA
+from data_tools.stages.hash_files import SCHEMA as HASHES_SCHEMA
 from data_tools.stages.plan import plan_stage
 from data_tools.stages.scan import describe_captions
 

@@ -26,11 +26,11 @@ from data_tools.stages.catalog import build_catalog
 from data_tools.stages.decontaminate import Known, decontaminate_stage
 from data_tools.stages.dedup import dedup_stage
 from data_tools.stages.filter import filter_stage
-from data_tools.stages.fingerprints import FINGERPRINTS_NAME, save_hashes
+from data_tools.stages.hash_files import FINGERPRINTS_NAME, save_hashes
 from data_tools.stages.plan import plan_stage
 from data_tools.stages.report import write_report
 from data_tools.stages.scan import scan
-from data_tools.stages.scan_columns import Columns
+from data_tools.stages.scan_results import Columns
 from data_tools.stages.verify import verify
 from data_tools.stages.write_shards import shard_stage
 

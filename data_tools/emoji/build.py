@@ -24,7 +24,7 @@ from data_tools.files.shard_writer import member_blocks, tar_header
 from data_tools.pipeline import ChainConfig
 from data_tools.pipeline import build as chain
 from data_tools.readers.source import SourceSpec
-from data_tools.stages.fingerprints import FINGERPRINTS_NAME
+from data_tools.stages.hash_files import FINGERPRINTS_NAME
 from data_tools.stages.plan import DECISIONS_NAME
 
 SPLITS = ("train", "val", "test", "flags")

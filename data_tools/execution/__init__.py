@@ -1,1 +1,1 @@
-"""How a stage runs: its folder, its processes, its completion marks."""
+"""How a stage runs: the folder of its results with the marks of what is done, and its processes."""

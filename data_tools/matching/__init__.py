@@ -1,1 +1,1 @@
-"""Finding duplicates: Hamming distance, captions, features."""
+"""Finding duplicates: equal and similar images, captions, features; all pairs within a Hamming distance."""

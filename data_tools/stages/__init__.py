@@ -1,1 +1,1 @@
-"""The stages of albef-data, in the order in which they run."""
+"""The stages, a module each, and what they hand on: `scan_results`, `decisions` and `hash_files`."""

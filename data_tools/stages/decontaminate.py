@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from albef_ds.common.errors import DataError
 from data_tools.config import DecontaminateConfig
-from data_tools.execution.decisions import KEPT, Verdicts
 from data_tools.execution.stage_folder import Stage, load_stage, open_stage
 from data_tools.files.storage import open_source
 from data_tools.matching.hamming import cross_pairs
-from data_tools.stages.fingerprints import HashSet, load_hashes
-from data_tools.stages.scan_columns import Columns
+from data_tools.stages.decisions import KEPT, Decisions
+from data_tools.stages.hash_files import HashSet, load_hashes
+from data_tools.stages.scan_results import Columns
 
 I64 = NDArray[np.int64]
 _EXAMPLES = 12
@@ -101,7 +101,7 @@ class Known:
 
 
 def decontaminate_stage(work: Path, known_sets: list[Known], id_lists: dict[str, str]) -> Stage:
-    """Drop what the known sets hold and the id lists name; write the verdicts and a report per set to `work/decontaminate`.
+    """Drop what the known sets hold and the id lists name; write the decisions and a report per set to `work/decontaminate`.
 
     Raises:
         UserError: the dedup stage is not finished, or a file cannot be used.
@@ -120,28 +120,28 @@ def decontaminate_stage(work: Path, known_sets: list[Known], id_lists: dict[str,
     stage = open_stage(work, "decontaminate", settings, is_map=False)
     if stage.done:
         return stage
-    verdicts = Verdicts.load(before.folder)
+    decisions = Decisions.load(before.folder)
     report: dict[str, Any] = {}
     # Every set is searched among the same rows, so that each set's own count is true; a row's reason is the first set's.
-    rows = np.flatnonzero(verdicts.picture == KEPT)
+    rows = np.flatnonzero(decisions.picture == KEPT)
     for known, entries in sets:
-        report[known.name] = _compare(columns, verdicts, rows, known, entries)
+        report[known.name] = _compare(columns, decisions, rows, known, entries)
     for name, wanted in ids.items():
         found = np.intersect1d(rows_with_ids(columns, wanted), rows)
-        verdicts.drop_pictures(found, f"contaminated: {name}: listed id")
+        decisions.drop_pictures(found, f"contaminated: {name}: listed id")
         entry = report.setdefault(name, {"pictures": len(wanted), "ways": {}, "examples": [], "set_pictures_found": len(found)})
         entry["ways"]["listed id"] = len(found)
-    verdicts.save(stage.folder)
-    stage.finish({"counts": verdicts.counts(), "sets": report})
+    decisions.save(stage.folder)
+    stage.finish({"counts": decisions.counts(), "sets": report})
     return stage
 
 
-def _compare(columns: Columns, verdicts: Verdicts, rows: I64, known: Known, entries: HashSet) -> dict[str, Any]:
+def _compare(columns: Columns, decisions: Decisions, rows: I64, known: Known, entries: HashSet) -> dict[str, Any]:
     ways: dict[str, int] = {}
     examples: list[dict[str, Any]] = []
     touched: set[int] = set()
     for match in find(columns, rows, entries, known.config):
-        verdicts.drop_pictures(match.rows, f"{known.word}: {known.name}: {match.how}", None, match.distance)
+        decisions.drop_pictures(match.rows, f"{known.word}: {known.name}: {match.how}", None, match.distance)
         ways[match.how] = len(match.rows)
         touched.update(match.entries.tolist())
         for row, place, bits in zip(match.rows[:_EXAMPLES], match.entries, match.distance, strict=False):

@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 
 from data_tools.config import DedupConfig
 from data_tools.content.captions import normalise
-from data_tools.execution.decisions import DUPLICATE, KEPT, Verdicts
 from data_tools.execution.stage_folder import Stage, load_stage, open_stage
-from data_tools.matching import duplicates
+from data_tools.matching import image_duplicates
 from data_tools.matching.caption_duplicates import SetFile, near_clusters
 from data_tools.matching.distinct import distinct
-from data_tools.matching.semantic import load_features, semantic_duplicates
-from data_tools.stages.scan_columns import Columns
+from data_tools.matching.semantic_duplicates import load_features, semantic_duplicates
+from data_tools.stages.decisions import DUPLICATE, KEPT, Decisions
+from data_tools.stages.scan_results import Columns
 
 I64 = NDArray[np.int64]
 _LONGEST_USEFUL = 30  # words; the model reads no more
 
 
 def dedup_stage(work: Path, config: DedupConfig) -> Stage:
-    """Find duplicates among what the filter kept and write the verdicts to `work/dedup`.
+    """Find duplicates among what the filter kept and write the decisions to `work/dedup`.
 
     Raises:
         UserError: the filter is not finished.
@@ -39,58 +39,58 @@ def dedup_stage(work: Path, config: DedupConfig) -> Stage:
     stage = open_stage(work, "dedup", settings, is_map=False)
     if stage.done:
         return stage
-    verdicts = Verdicts.load(before.folder)
+    decisions = Decisions.load(before.folder)
     summary: dict[str, Any] = {"config": asdict(config)}
-    summary |= drop_duplicate_pictures(columns, verdicts, config)
-    summary |= drop_duplicate_captions(columns, verdicts, config, stage.folder)
-    verdicts.save(stage.folder)
-    stage.finish(summary | {"counts": verdicts.counts()})
+    summary |= drop_duplicate_pictures(columns, decisions, config)
+    summary |= drop_duplicate_captions(columns, decisions, config, stage.folder)
+    decisions.save(stage.folder)
+    stage.finish(summary | {"counts": decisions.counts()})
     return stage
 
 
-def drop_duplicate_pictures(columns: Columns, verdicts: Verdicts, config: DedupConfig) -> dict[str, int]:
+def drop_duplicate_pictures(columns: Columns, decisions: Decisions, config: DedupConfig) -> dict[str, int]:
     """Drop all but the best of equal and near-equal pictures; return figures for the report."""
-    rank = duplicates.quality_rank(columns.picture("width"), columns.picture("height"), columns.picture("num_bytes"))
+    rank = image_duplicates.quality_rank(columns.picture("width"), columns.picture("height"), columns.picture("num_bytes"))
     figures: dict[str, int] = {}
 
-    def take(reason: str, found: duplicates.Dropped) -> None:
-        verdicts.drop_pictures(found.rows, DUPLICATE + reason, found.kept, found.distance)
+    def take(reason: str, found: image_duplicates.Dropped) -> None:
+        decisions.drop_pictures(found.rows, DUPLICATE + reason, found.kept, found.distance)
 
     rows = np.flatnonzero(columns.picture("num_bytes"))
-    copies = duplicates.equal(rows, (columns.picture("bytes_lo")[rows], columns.picture("bytes_hi")[rows]), rank)
+    copies = image_duplicates.equal(rows, (columns.picture("bytes_lo")[rows], columns.picture("bytes_hi")[rows]), rank)
     figures["redundant_byte_copies_listed"] = len(copies.rows)
     figures["groups_of_equal_bytes_listed"] = len(distinct(copies.kept))
     figures["groups_of_equal_bytes_listed_with_other_captions"] = _groups_with_other_captions(columns, copies)
-    rows = np.flatnonzero(verdicts.picture == KEPT)
-    found = duplicates.equal(rows, (columns.picture("bytes_lo")[rows], columns.picture("bytes_hi")[rows]), rank)
+    rows = np.flatnonzero(decisions.picture == KEPT)
+    found = image_duplicates.equal(rows, (columns.picture("bytes_lo")[rows], columns.picture("bytes_hi")[rows]), rank)
     figures["groups_of_equal_bytes"] = len(distinct(found.kept))
     figures["groups_of_equal_bytes_with_other_captions"] = _groups_with_other_captions(columns, found)
     take("same bytes", found)
 
     pixels = columns.picture("pixels_lo")
-    rows = np.flatnonzero((verdicts.picture == KEPT) & (pixels != 0))
+    rows = np.flatnonzero((decisions.picture == KEPT) & (pixels != 0))
     # Turned by EXIF, equal stored pixels are another picture.
     upper = columns.picture("pixels_hi")[rows] ^ columns.picture("orientation")[rows].astype(np.uint64)
-    take("same pixels", duplicates.equal(rows, (pixels[rows], upper.astype(np.uint64)), rank))
+    take("same pixels", image_duplicates.equal(rows, (pixels[rows], upper.astype(np.uint64)), rank))
     del pixels, upper
 
     flat = columns.picture("variance") < config.min_variance
-    figures["flat_pictures"] = int((flat & (verdicts.picture == KEPT)).sum())
+    figures["flat_pictures"] = int((flat & (decisions.picture == KEPT)).sum())
     if config.radius >= 0:
-        rows = np.flatnonzero((verdicts.picture == KEPT) & ~flat)
+        rows = np.flatnonzero((decisions.picture == KEPT) & ~flat)
         phash = columns.picture("phash")[rows]
-        found = duplicates.near(rows, phash, columns.colours, rank, radius=config.radius, tolerance=config.tolerance)
+        found = image_duplicates.near(rows, phash, columns.colours, rank, radius=config.radius, tolerance=config.tolerance)
         figures["near_duplicates_unexamined"] = found.unexamined
         take("looks the same", found)
     if config.embeddings:
-        rows = np.flatnonzero(verdicts.picture == KEPT)
+        rows = np.flatnonzero(decisions.picture == KEPT)
         features = load_features(Path(config.embeddings), columns.num_rows)
         take("means the same", semantic_duplicates(rows, features, rank, config.cosine))
-    verdicts.follow()
+    decisions.follow()
     return figures
 
 
-def _groups_with_other_captions(columns: Columns, found: duplicates.Dropped) -> int:
+def _groups_with_other_captions(columns: Columns, found: image_duplicates.Dropped) -> int:
     """Groups of equal pictures whose members do not all carry the same set of captions."""
     owners, hashes = columns.caption_rows(), columns.caption("text_hash")
     # A set's sum of hashes stands for the set; captions that repeat within one picture are counted once.
@@ -102,15 +102,15 @@ def _groups_with_other_captions(columns: Columns, found: duplicates.Dropped) -> 
     return len(distinct(found.kept[sums[found.rows] != sums[found.kept]]))
 
 
-def drop_duplicate_captions(columns: Columns, verdicts: Verdicts, config: DedupConfig, folder: Path) -> dict[str, int]:
+def drop_duplicate_captions(columns: Columns, decisions: Decisions, config: DedupConfig, folder: Path) -> dict[str, int]:
     """Drop captions that say the same on one picture, or stand on too many pictures; return figures for the report."""
     caption_rows = columns.caption_rows()
-    owners = verdicts.owners(caption_rows)
+    owners = decisions.owners(caption_rows)
     hashes = columns.caption("text_hash")
     if config.several_captions == "drop":
-        verdicts.drop_pictures(_differing(verdicts, owners, caption_rows, hashes), "conflicting captions of one picture")
-        owners = verdicts.owners(caption_rows)
-    alive = np.flatnonzero((verdicts.caption == KEPT) & (owners >= 0))
+        decisions.drop_pictures(_differing(decisions, owners, caption_rows, hashes), "conflicting captions of one picture")
+        owners = decisions.owners(caption_rows)
+    alive = np.flatnonzero((decisions.caption == KEPT) & (owners >= 0))
     labels, figures = _text_labels(columns, alive, hashes, config, folder)
     words = columns.caption("num_words")
     useful = np.minimum(words, _LONGEST_USEFUL)
@@ -119,32 +119,32 @@ def drop_duplicate_captions(columns: Columns, verdicts: Verdicts, config: DedupC
     order = np.lexsort((alive, -useful[alive], labels, owners[alive]))
     who, what = owners[alive][order], labels[order]
     again = np.concatenate(([False], (who[1:] == who[:-1]) & (what[1:] == what[:-1]))) if len(order) else np.zeros(0, np.bool_)
-    verdicts.drop_captions(alive[order[again]], "caption said before on the same picture")
+    decisions.drop_captions(alive[order[again]], "caption said before on the same picture")
 
     if config.several_captions == "best":
-        rest = alive[verdicts.caption[alive] == KEPT]
+        rest = alive[decisions.caption[alive] == KEPT]
         order = np.lexsort((rest, -useful[rest], owners[rest]))
         rest = rest[order]
         later = np.concatenate(([False], owners[rest][1:] == owners[rest][:-1])) if len(rest) else np.zeros(0, np.bool_)
-        verdicts.drop_captions(rest[later], "not the best caption of its picture")
+        decisions.drop_captions(rest[later], "not the best caption of its picture")
     if config.max_pictures_per_caption:
-        place = np.flatnonzero(verdicts.caption[alive] == KEPT)
+        place = np.flatnonzero(decisions.caption[alive] == KEPT)
         rest, what = alive[place], labels[place]
-        rank = duplicates.quality_rank(columns.picture("width"), columns.picture("height"), columns.picture("num_bytes"))
+        rank = image_duplicates.quality_rank(columns.picture("width"), columns.picture("height"), columns.picture("num_bytes"))
         order = np.lexsort((rank[owners[rest]], what))
         starts = np.flatnonzero(np.concatenate(([True], what[order][1:] != what[order][:-1]))) if len(order) else order
         number = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-        verdicts.drop_captions(rest[order[number >= config.max_pictures_per_caption]], "caption of many pictures")
-    verdicts.drop_bare(owners, "no caption left")
+        decisions.drop_captions(rest[order[number >= config.max_pictures_per_caption]], "caption of many pictures")
+    decisions.drop_bare(owners, "no caption left")
     return figures
 
 
-def _differing(verdicts: Verdicts, owners: I64, caption_rows: I64, hashes: NDArray[np.uint64]) -> I64:
+def _differing(decisions: Decisions, owners: I64, caption_rows: I64, hashes: NDArray[np.uint64]) -> I64:
     """Kept pictures that stand for others and bring together different captions."""
     merged = distinct(owners[(owners >= 0) & (owners != caption_rows)])
-    mask = np.zeros(len(verdicts.picture), np.bool_)
+    mask = np.zeros(len(decisions.picture), np.bool_)
     mask[merged] = True
-    captions = np.flatnonzero((owners >= 0) & (verdicts.caption == KEPT))
+    captions = np.flatnonzero((owners >= 0) & (decisions.caption == KEPT))
     captions = captions[mask[owners[captions]]]
     order = np.lexsort((hashes[captions], owners[captions]))
     who, what = owners[captions][order], hashes[captions][order]

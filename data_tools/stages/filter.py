@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.config import FilterConfig
-from data_tools.execution.decisions import Verdicts
 from data_tools.execution.stage_folder import Stage, open_stage
-from data_tools.stages.scan_columns import Columns
+from data_tools.stages.decisions import Decisions
+from data_tools.stages.scan_results import Columns
 
 BROKEN = ("empty file", "not a picture", "too many pixels", "cut off", "damaged")
 """Statuses of the scan that mean a file is there and unusable; every other one means there is nothing to read."""
@@ -61,7 +61,7 @@ def _foreign(columns: Columns, scripts: tuple[str, ...]) -> Mask:
     return foreign[codes]
 
 
-def _boilerplate(columns: Columns, verdicts: Verdicts, max_pictures: int) -> Mask:
+def _boilerplate(columns: Columns, decisions: Decisions, max_pictures: int) -> Mask:
     """Captions that stand on more than `max_pictures` pictures of different bytes."""
     hashes = columns.caption("text_hash")
     pictures = columns.picture("bytes_lo")[columns.caption_rows()]
@@ -75,26 +75,26 @@ def _boilerplate(columns: Columns, verdicts: Verdicts, max_pictures: int) -> Mas
     return mask
 
 
-def apply_filters(columns: Columns, config: FilterConfig) -> Verdicts:
-    """Verdicts of the status and of every rule in `config`."""
-    verdicts = Verdicts.new(columns.num_rows, columns.num_captions)
+def apply_filters(columns: Columns, config: FilterConfig) -> Decisions:
+    """Decisions of the status and of every rule in `config`."""
+    decisions = Decisions.new(columns.num_rows, columns.num_captions)
     codes, texts = columns.labels("status")
     for code, status in enumerate(texts):
         if status:
-            verdicts.drop_pictures(codes == code, f"{'broken' if status in BROKEN else 'missing'}: {status}")
+            decisions.drop_pictures(codes == code, f"{'broken' if status in BROKEN else 'missing'}: {status}")
     for reason, mask in _picture_rules(config, columns):
-        verdicts.drop_pictures(mask(), reason)
-    owners = verdicts.owners(columns.caption_rows())
+        decisions.drop_pictures(mask(), reason)
+    owners = decisions.owners(columns.caption_rows())
     for reason, mask in _caption_rules(config, columns):
-        verdicts.drop_captions(mask() & (owners >= 0), reason)
+        decisions.drop_captions(mask() & (owners >= 0), reason)
     if config.max_pictures:
-        verdicts.drop_captions(_boilerplate(columns, verdicts, config.max_pictures) & (owners >= 0), "boilerplate caption")
-    verdicts.drop_bare(owners, "no caption left")
-    return verdicts
+        decisions.drop_captions(_boilerplate(columns, decisions, config.max_pictures) & (owners >= 0), "boilerplate caption")
+    decisions.drop_bare(owners, "no caption left")
+    return decisions
 
 
 def filter_stage(work: Path, config: FilterConfig) -> Stage:
-    """Apply `config` to the scan and write the verdicts to `work/filter`.
+    """Apply `config` to the scan and write the decisions to `work/filter`.
 
     Raises:
         UserError: the scan is not finished.
@@ -102,7 +102,7 @@ def filter_stage(work: Path, config: FilterConfig) -> Stage:
     columns = Columns(work)
     stage = open_stage(work, "filter", {"scan": columns.digest, **asdict(config)}, is_map=False)
     if not stage.done:
-        verdicts = apply_filters(columns, config)
-        verdicts.save(stage.folder)
-        stage.finish({"counts": verdicts.counts(), "config": asdict(config)})
+        decisions = apply_filters(columns, config)
+        decisions.save(stage.folder)
+        stage.finish({"counts": decisions.counts(), "config": asdict(config)})
     return stage

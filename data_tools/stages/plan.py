@@ -22,12 +22,12 @@ from albef_ds.common.errors import ConfigError
 from albef_ds.data.shards.format import BLOCK
 from data_tools.config import PlanConfig
 from data_tools.content.captions import mix
-from data_tools.execution.decisions import KEPT, Verdicts
 from data_tools.execution.stage_folder import Stage, load_stage, open_stage
 from data_tools.files.storage import save_array, save_atomically, writing_to
 from data_tools.readers.source import Record
-from data_tools.stages.fingerprints import FINGERPRINTS_NAME, save_hashes
-from data_tools.stages.scan_columns import Columns
+from data_tools.stages.decisions import KEPT, Decisions
+from data_tools.stages.hash_files import FINGERPRINTS_NAME, save_hashes
+from data_tools.stages.scan_results import Columns
 
 I64 = NDArray[np.int64]
 DECISIONS_NAME = "decisions.parquet"
@@ -67,30 +67,30 @@ def plan_stage(work: Path, config: PlanConfig) -> Stage:
     stage = open_stage(work, "plan", {"decontaminate": before.digest, **asdict(config)}, is_map=False)
     if stage.done:
         return stage
-    verdicts = Verdicts.load(before.folder)
-    rows = np.flatnonzero(verdicts.picture == KEPT)
+    decisions = Decisions.load(before.folder)
+    rows = np.flatnonzero(decisions.picture == KEPT)
     if not len(rows):
         raise ConfigError(f"nothing was kept: see the counts in {work}/report.html or choose a milder preset")
     order = permutation(rows, config.seed) if config.shuffle else rows
     bounds = shard_bounds(order, columns.picture("num_bytes"), config)
     place = np.full(columns.num_rows, -1, np.int64)
     place[order] = np.arange(len(order))
-    owners = verdicts.owners(columns.caption_rows())
+    owners = decisions.owners(columns.caption_rows())
     with writing_to(stage.folder):
-        _spill(columns, verdicts, owners, place, bounds, stage.folder)
-    save_decisions(columns, verdicts, stage.folder / DECISIONS_NAME)
-    save_hashes(stage.folder / FINGERPRINTS_NAME, columns, verdicts.picture == KEPT)
+        _spill(columns, decisions, owners, place, bounds, stage.folder)
+    save_decisions(columns, decisions, stage.folder / DECISIONS_NAME)
+    save_hashes(stage.folder / FINGERPRINTS_NAME, columns, decisions.picture == KEPT)
     save_array(stage.folder / "bounds.npy", bounds)
     names, sources = columns.sources()
     kept = np.bincount(names[rows], minlength=len(sources))
-    captions = np.bincount(names[owners[(verdicts.caption == KEPT) & (owners >= 0)]], minlength=len(sources))
+    captions = np.bincount(names[owners[(decisions.caption == KEPT) & (owners >= 0)]], minlength=len(sources))
     stage.finish(
         {
             "num_samples": len(order),
             "num_shards": len(bounds) - 1,
             "config": asdict(config),
-            "counts": verdicts.counts(),
-            "funnel": funnel(columns, verdicts),
+            "counts": decisions.counts(),
+            "funnel": funnel(columns, decisions),
             "kept": dict(zip(sources, kept.tolist(), strict=True)),
             "kept_captions": dict(zip(sources, captions.tolist(), strict=True)),
         }
@@ -98,12 +98,12 @@ def plan_stage(work: Path, config: PlanConfig) -> Stage:
     return stage
 
 
-def funnel(columns: Columns, verdicts: Verdicts) -> dict[str, dict[str, int]]:
+def funnel(columns: Columns, decisions: Decisions) -> dict[str, dict[str, int]]:
     """Per source: pictures dropped by each reason, in the order of the reasons."""
     names, sources = columns.sources()
-    table = np.zeros((len(sources), len(verdicts.reasons) + 1), np.int64)
-    np.add.at(table, (names, verdicts.picture), 1)
-    return {source: dict(zip(verdicts.reasons, table[i, 1:].tolist(), strict=True)) for i, source in enumerate(sources)}
+    table = np.zeros((len(sources), len(decisions.reasons) + 1), np.int64)
+    np.add.at(table, (names, decisions.picture), 1)
+    return {source: dict(zip(decisions.reasons, table[i, 1:].tolist(), strict=True)) for i, source in enumerate(sources)}
 
 
 def bucket_name(shard: int) -> str:
@@ -111,7 +111,7 @@ def bucket_name(shard: int) -> str:
     return f"shard-{shard:05d}.jsonl"
 
 
-def _spill(columns: Columns, verdicts: Verdicts, owners: I64, place: I64, bounds: I64, folder: Path) -> None:
+def _spill(columns: Columns, decisions: Decisions, owners: I64, place: I64, bounds: I64, folder: Path) -> None:
     buffers: dict[int, list[bytes]] = {}
     held = 0
 
@@ -121,7 +121,7 @@ def _spill(columns: Columns, verdicts: Verdicts, owners: I64, place: I64, bounds
                 file.write(b"".join(lines))
         buffers.clear()
 
-    for lines, shards in _lines(columns, verdicts, owners, place, bounds):
+    for lines, shards in _lines(columns, decisions, owners, place, bounds):
         for line, shard in zip(lines, shards, strict=True):
             buffers.setdefault(shard, []).append(line)
             held += len(line)
@@ -131,7 +131,9 @@ def _spill(columns: Columns, verdicts: Verdicts, owners: I64, place: I64, bounds
     flush()
 
 
-def _lines(columns: Columns, verdicts: Verdicts, owners: I64, place: I64, bounds: I64) -> Iterator[tuple[list[bytes], list[int]]]:
+def _lines(
+    columns: Columns, decisions: Decisions, owners: I64, place: I64, bounds: I64
+) -> Iterator[tuple[list[bytes], list[int]]]:
     """Per chunk: a line per kept picture, a line per dropped one whose captions live on, and the shard of each."""
     first = 0
     for chunk in columns.catalog.chunks:
@@ -141,11 +143,11 @@ def _lines(columns: Columns, verdicts: Verdicts, owners: I64, place: I64, bounds
         counts = pc.list_value_length(texts).to_numpy()
         starts = first + np.concatenate(([0], np.cumsum(counts)))
         rows = np.arange(chunk.first_row, chunk.first_row + chunk.num_rows)
-        kept = verdicts.picture[rows] == KEPT
+        kept = decisions.picture[rows] == KEPT
         via = np.full(len(rows), -1, np.int64)
         via[counts > 0] = owners[starts[:-1][counts > 0]]
         target = np.where(kept, rows, via)
-        alive = verdicts.caption[first : starts[-1]] == KEPT
+        alive = decisions.caption[first : starts[-1]] == KEPT
         any_alive = np.diff(np.concatenate(([0], np.cumsum(alive)))[starts - first]) > 0
         chosen = np.flatnonzero((target >= 0) & (kept | any_alive))
         whole = alive.all()
@@ -211,7 +213,7 @@ def planned_samples(folder: Path, shard: int) -> list[PlannedSample]:
     return [samples[place] for place in sorted(samples)]
 
 
-def save_decisions(columns: Columns, verdicts: Verdicts, path: Path) -> None:
+def save_decisions(columns: Columns, decisions: Decisions, path: Path) -> None:
     """Write one row per dropped picture or caption: row, source, id, caption (its number on the picture; -1: the picture
     itself), reason, kept row (-1: none) and its source and id, distance in bits (-1: not by look)."""
     schema = pa.schema(
@@ -225,7 +227,7 @@ def save_decisions(columns: Columns, verdicts: Verdicts, path: Path) -> None:
             ("distance", pa.int16()),
         ]
     )
-    reasons = pa.array(["", *verdicts.reasons], pa.string())
+    reasons = pa.array(["", *decisions.reasons], pa.string())
     caption_rows = columns.caption_rows()
 
     def write(file: Any) -> None:
@@ -233,20 +235,20 @@ def save_decisions(columns: Columns, verdicts: Verdicts, path: Path) -> None:
             for chunk in columns.catalog.chunks:
                 last = chunk.first_row + chunk.num_rows
                 low, high = np.searchsorted(caption_rows, [chunk.first_row, last])
-                pictures = np.flatnonzero(verdicts.picture[chunk.first_row : last]) + chunk.first_row
-                captions = np.flatnonzero(verdicts.caption[low:high]) + low
+                pictures = np.flatnonzero(decisions.picture[chunk.first_row : last]) + chunk.first_row
+                captions = np.flatnonzero(decisions.caption[low:high]) + low
                 rows = np.concatenate((pictures, caption_rows[captions]))
                 number = captions - np.searchsorted(caption_rows, caption_rows[captions])
                 nothing = np.full(len(captions), -1, np.int64)
-                codes = np.concatenate((verdicts.picture[pictures], verdicts.caption[captions])).astype(np.int16)
+                codes = np.concatenate((decisions.picture[pictures], decisions.caption[captions])).astype(np.int16)
                 table = {
                     "row": rows,
                     "source": pa.array([chunk.source] * len(rows), pa.string()),
                     "id": columns.catalog.read(chunk, ["id"])["id"].take(pa.array(rows - chunk.first_row)),
                     "caption": np.concatenate((np.full(len(pictures), -1), number)).astype(np.int32),
                     "reason": pa.DictionaryArray.from_arrays(pa.array(codes), reasons),
-                    "kept_row": np.concatenate((verdicts.kept[pictures], nothing)),
-                    "distance": np.concatenate((verdicts.detail[pictures], nothing)).astype(np.int16),
+                    "kept_row": np.concatenate((decisions.kept[pictures], nothing)),
+                    "distance": np.concatenate((decisions.detail[pictures], nothing)).astype(np.int16),
                 }
                 writer.write_table(pa.table(table, schema=schema))
 

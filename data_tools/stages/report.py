@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_tools.content import images
-from data_tools.execution.decisions import DUPLICATE, KEPT, Verdicts
 from data_tools.execution.stage_folder import load_stage
 from data_tools.files.storage import ByteReader, save_atomically
-from data_tools.stages.scan_columns import Columns
+from data_tools.stages.decisions import DUPLICATE, KEPT, Decisions
+from data_tools.stages.scan_results import Columns
 from data_tools.stages.write_shards import source_table
 
 _THUMBNAIL = 96  # pixels
@@ -54,23 +54,23 @@ def write_report(work: Path, path: Path) -> None:
         UserError: a stage is not finished.
     """
     columns = Columns(work)
-    verdicts = Verdicts.load(load_stage(work, "decontaminate").folder)
+    decisions = Decisions.load(load_stage(work, "decontaminate").folder)
     gallery = _Gallery(columns)
     body = [
-        _head(work, columns, verdicts),
+        _head(work, columns, decisions),
         _sources(work),
         _funnel(work),
-        _histograms(columns, verdicts),
-        _clusters(verdicts, gallery),
+        _histograms(columns, decisions),
+        _clusters(decisions, gallery),
         _contamination(work, gallery),
-        _drops(verdicts, gallery),
+        _drops(decisions, gallery),
     ]
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Corpus report</title><style>{_STYLE}</style>"
     page = f"{head}{''.join(body)}</html>\n"
     save_atomically(path, lambda file: file.write(page.encode("utf-8", "replace")))
 
 
-def _head(work: Path, columns: Columns, verdicts: Verdicts) -> str:
+def _head(work: Path, columns: Columns, decisions: Decisions) -> str:
     plan, dedup = load_stage(work, "plan").summary, load_stage(work, "dedup").summary
     kept_captions = sum(plan["kept_captions"].values())
     tiles = [
@@ -147,14 +147,14 @@ def _bar(count: int, total: int, kind: str) -> str:
     return f"<span class='bar {kind}' style='width:{600 * count / max(total, 1):.1f}px'></span>"
 
 
-def _histograms(columns: Columns, verdicts: Verdicts) -> str:
+def _histograms(columns: Columns, decisions: Decisions) -> str:
     width, height = columns.picture("width"), columns.picture("height")
     side, long = np.minimum(width, height), np.maximum(width, height)
     read = side > 0
-    kept = (verdicts.picture == KEPT) & read
-    owners = verdicts.owners(columns.caption_rows())
+    kept = (decisions.picture == KEPT) & read
+    owners = decisions.owners(columns.caption_rows())
     words = columns.caption("num_words")
-    caption_kept = (verdicts.caption == KEPT) & (owners >= 0)
+    caption_kept = (decisions.caption == KEPT) & (owners >= 0)
     charts = [
         _chart("shorter side, pixels", side, read, kept, [0, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048]),
         _chart(
@@ -218,21 +218,21 @@ def _thumbnail(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _clusters(verdicts: Verdicts, gallery: _Gallery) -> str:
+def _clusters(decisions: Decisions, gallery: _Gallery) -> str:
     parts = [
         "<h2>Largest clusters of duplicates</h2><p class=note>The outlined picture is kept; bits are the distance to it.</p>"
     ]
-    for number, reason in enumerate(verdicts.reasons, start=1):
+    for number, reason in enumerate(decisions.reasons, start=1):
         if not reason.startswith(DUPLICATE):
             continue
-        rows = np.flatnonzero(verdicts.picture == number)
-        leaders, counts = np.unique(verdicts.kept[rows], return_counts=True)
+        rows = np.flatnonzero(decisions.picture == number)
+        leaders, counts = np.unique(decisions.kept[rows], return_counts=True)
         parts.append(f"<h3>{html.escape(reason)}: {len(rows):,} dropped for {len(leaders):,} kept</h3>")
         for place in np.argsort(-counts, kind="stable")[:_CLUSTERS]:
-            members = rows[verdicts.kept[rows] == leaders[place]]
+            members = rows[decisions.kept[rows] == leaders[place]]
             figures = [gallery.figure(int(leaders[place]), "kept", kept=True)]
             for row in members[:_MEMBERS].tolist():
-                bits = int(verdicts.detail[row])
+                bits = int(decisions.detail[row])
                 figures.append(gallery.figure(row, f"{bits} bits" if bits > 0 else ""))
             more = f"<p class=note>and {len(members) - _MEMBERS:,} more</p>" if len(members) > _MEMBERS else ""
             parts.append(f"<div class=row>{''.join(figures)}</div>{more}")
@@ -256,10 +256,10 @@ def _contamination(work: Path, gallery: _Gallery) -> str:
     return f"<h2>Contamination</h2>{''.join(parts)}"
 
 
-def _drops(verdicts: Verdicts, gallery: _Gallery) -> str:
+def _drops(decisions: Decisions, gallery: _Gallery) -> str:
     parts = ["<h2>A few of what each reason dropped</h2>"]
-    for number, reason in enumerate(verdicts.reasons, start=1):
-        dropped = np.flatnonzero(verdicts.picture == number)
+    for number, reason in enumerate(decisions.reasons, start=1):
+        dropped = np.flatnonzero(decisions.picture == number)
         if len(dropped):
             rows = np.sort(np.random.default_rng(number).choice(dropped, min(_MEMBERS, len(dropped)), replace=False))
             figures = "".join(gallery.figure(row) for row in rows.tolist())

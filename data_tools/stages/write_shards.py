@@ -30,7 +30,7 @@ from data_tools.files.shard_writer import WRITING_NAME, Sample, finish_folder, o
 from data_tools.files.storage import ByteReader, load_json, save_atomically, save_json, writing_to
 from data_tools.stages.catalog import Catalog
 from data_tools.stages.filter import BROKEN
-from data_tools.stages.fingerprints import FINGERPRINTS_NAME
+from data_tools.stages.hash_files import FINGERPRINTS_NAME
 from data_tools.stages.plan import PlannedSample, planned_samples
 
 PAPER_COUNTS = {

@@ -14,18 +14,18 @@ from PIL import Image
 from albef_ds.common.errors import UserError
 from albef_ds.data.shards.format import Manifest
 from data_tools.config import PRESETS, DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig
-from data_tools.execution.decisions import Verdicts
 from data_tools.execution.executors import Parallel
-from data_tools.matching import duplicates
-from data_tools.matching.semantic import semantic_duplicates
+from data_tools.matching import image_duplicates
+from data_tools.matching.semantic_duplicates import semantic_duplicates
 from data_tools.pipeline import ChainConfig, append, build, make_hashes
 from data_tools.readers.source import SourceSpec
+from data_tools.stages.decisions import Decisions
 from data_tools.stages.decontaminate import Known, decontaminate_stage
 from data_tools.stages.dedup import dedup_stage
 from data_tools.stages.filter import filter_stage
-from data_tools.stages.fingerprints import load_hashes
+from data_tools.stages.hash_files import load_hashes
 from data_tools.stages.plan import permutation, plan_stage, planned_samples, shard_bounds
-from data_tools.stages.scan_columns import Columns
+from data_tools.stages.scan_results import Columns
 from tests.data_tools.pictures import encoded, folder_corpus, jpeg, scene
 
 ONE = Parallel(workers=1)
@@ -48,13 +48,13 @@ def deduped(tmp_path: Path, pictures: Pictures, **settings: Any) -> tuple[dict[s
     work, ids = scanned(tmp_path, pictures)
     filter_stage(work, FilterConfig())
     stage = dedup_stage(work, DedupConfig(**settings))
-    verdicts, columns = Verdicts.load(stage.folder), Columns(work)
-    reasons = ["", *verdicts.reasons]
-    dropped = {name: reasons[code] for name, code in zip(ids, verdicts.picture, strict=True) if code}
-    owners = verdicts.owners(columns.caption_rows())
+    decisions, columns = Decisions.load(stage.folder), Columns(work)
+    reasons = ["", *decisions.reasons]
+    dropped = {name: reasons[code] for name, code in zip(ids, decisions.picture, strict=True) if code}
+    owners = decisions.owners(columns.caption_rows())
     flat = [caption for name in ids for caption in pictures[name][1]]
     kept: dict[str, list[str]] = {name: [] for name in ids if name not in dropped}
-    for caption, owner, code in zip(flat, owners, verdicts.caption, strict=True):
+    for caption, owner, code in zip(flat, owners, decisions.caption, strict=True):
         if code == 0 and owner >= 0:
             kept[ids[owner]].append(caption)
     return dropped, kept
@@ -142,7 +142,7 @@ def test_chains_are_cut_each_dropped_picture_is_near_the_one_kept_for_it() -> No
     chain = np.cumsum([0, *(0b111 << (3 * step) for step in range(12))]).astype(np.uint64)  # neighbours 3 bits apart
     rows = np.arange(len(chain))
     fields = np.zeros((len(chain), 3), np.uint8)
-    found = duplicates.near(rows, chain, lambda asked: fields[asked], rows, radius=3, tolerance=0)
+    found = image_duplicates.near(rows, chain, lambda asked: fields[asked], rows, radius=3, tolerance=0)
     assert (np.bitwise_count(chain[found.rows] ^ chain[found.kept]) <= 3).all()
     assert not np.isin(found.kept, found.rows).any()
     kept = np.setdiff1d(rows, found.rows)
@@ -206,7 +206,7 @@ def test_filter_rules_count_each_reason(tmp_path: Path) -> None:
         "no caption left": (15, 0),
     }
     kept = filter_stage(work, PRESETS["albef-paper"][0])
-    assert int((Verdicts.load(kept.folder).picture == 0).sum()) == len(pictures) - 4
+    assert int((Decisions.load(kept.folder).picture == 0).sum()) == len(pictures) - 4
 
 
 def test_evaluation_pictures_are_found_in_every_way_from_a_file_without_pictures(tmp_path: Path) -> None:
@@ -233,9 +233,9 @@ def test_evaluation_pictures_are_found_in_every_way_from_a_file_without_pictures
     (tmp_path / "ids.txt").write_text("COCO_val2014_000000000005\n")
     known = [Known("test", hashes, DecontaminateConfig())]
     stage = decontaminate_stage(work, known, {"listed": str(tmp_path / "ids.txt")})
-    verdicts = Verdicts.load(stage.folder)
-    reasons = ["", *verdicts.reasons]
-    assert {name: reasons[code] for name, code in zip(ids, verdicts.picture, strict=True)} == {
+    decisions = Decisions.load(stage.folder)
+    reasons = ["", *decisions.reasons]
+    assert {name: reasons[code] for name, code in zip(ids, decisions.picture, strict=True)} == {
         "1.jpg": "contaminated: test: same bytes",
         "2.bmp": "contaminated: test: same pixels",
         "3.jpg": "contaminated: test: looks the same",

@@ -20,7 +20,7 @@ from albef_ds.common.errors import DataError
 from data_tools.content.images import COLOUR_BYTES
 from data_tools.files.storage import save_atomically
 from data_tools.stages.filter import BROKEN
-from data_tools.stages.scan_columns import Columns, colour_array
+from data_tools.stages.scan_results import Columns, colour_array
 
 FINGERPRINTS_NAME = "fingerprints.parquet"
 SCHEMA = pa.schema(

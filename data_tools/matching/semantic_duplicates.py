@@ -15,7 +15,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from albef_ds.common.errors import DataError
-from data_tools.matching.duplicates import Dropped, keep_best
+from data_tools.matching.image_duplicates import Dropped, keep_best
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]

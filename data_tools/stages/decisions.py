@@ -19,7 +19,7 @@ _EXAMPLES = 12
 
 
 @dataclass
-class Verdicts:
+class Decisions:
     """Decisions over N pictures and C captions; a first reason is never replaced by a later one."""
 
     picture: NDArray[np.uint8]
@@ -33,7 +33,7 @@ class Verdicts:
     reasons: list[str]
 
     @classmethod
-    def new(cls, num_rows: int, num_captions: int) -> Verdicts:
+    def new(cls, num_rows: int, num_captions: int) -> Decisions:
         """All kept."""
         return cls(
             np.zeros(num_rows, np.uint8),
@@ -113,7 +113,7 @@ class Verdicts:
         save_json(folder / "reasons.json", self.reasons)
 
     @classmethod
-    def load(cls, folder: Path) -> Verdicts:
+    def load(cls, folder: Path) -> Decisions:
         """What `save` wrote."""
         arrays = [np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("picture", "kept", "detail", "caption")]
         return cls(arrays[0], arrays[1], arrays[2], arrays[3], load_json(folder / "reasons.json"))
