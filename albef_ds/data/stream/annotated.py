@@ -10,55 +10,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch.utils.data import Dataset
-
-from albef_ds.common.errors import DataError, UserError
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.annotations.json_files import split_paths
 from albef_ds.data.annotations.pictures import Pictures, record_images
 from albef_ds.data.annotations.read import read_records
 from albef_ds.data.annotations.records import Record
-from albef_ds.data.broken import BrokenSample, BrokenSampleError
+from albef_ds.data.batch import Batch
 from albef_ds.data.sample_kinds import SampleKind
 from albef_ds.data.stream.builders import Builder
-from albef_ds.data.stream.loader import Delivery, Share
+from albef_ds.data.stream.loader import Share
 from albef_ds.data.stream.order import SampleOrder
-from albef_ds.data.stream.ordered import SUBSTITUTES_TRIED, OrderedStream
+from albef_ds.data.stream.ordered import MicroBatches, OrderedStream
 
 
-class AnnotatedMicroBatches(Dataset[Delivery]):
-    """Item p: the micro-batch of the positions from p on."""
+class _AnnotatedMicroBatches(MicroBatches):
+    def __init__(self, records: Sequence[Record], pictures: Pictures, builder: Builder, files: str, config: RunConfig) -> None:
+        super().__init__(SampleOrder([len(records)], config.train.seed), config.train.micro_batch_size)
+        self._records, self._pictures, self._builder, self._files = records, pictures, builder, files
 
-    def __init__(
-        self, records: Sequence[Record], pictures: Pictures, builder: Builder, name: str, micro_batch_size: int, seed: int
-    ) -> None:
-        self.order = SampleOrder([len(records)], seed)
-        self._records, self._pictures, self._builder = records, pictures, builder
-        self._name, self._micro_batch_size = name, micro_batch_size
+    def sample(self, shard: int, row: int, position: int) -> Any:
+        return self._builder.build(self._records[row], self._pictures.read(self._records[row]), position)
 
-    def __getitem__(self, start: int) -> Delivery:
-        broken: list[BrokenSample] = []
-        try:
-            samples = [self._sample(position, broken) for position in range(start, start + self._micro_batch_size)]
-        except UserError as error:
-            return Delivery(None, failure=str(error))
-        return Delivery(self._builder.collate(samples), broken)
+    def name(self, shard: int, row: int) -> tuple[str, str]:
+        return self._files, record_images(self._records[row])[0]
 
-    def close(self) -> None:
-        """Nothing stays open."""
-
-    def _sample(self, position: int, broken: list[BrokenSample]) -> Any:
-        for place in range(position, position + SUBSTITUTES_TRIED):
-            record = self._records[self.order.locate(place)[1]]
-            try:
-                return self._builder.build(record, self._pictures.read(record), position)
-            except BrokenSampleError as error:
-                if place == position:
-                    broken.append(BrokenSample(self._name, record_images(record)[0], error.reason))
-        raise DataError(
-            f"{SUBSTITUTES_TRIED} samples in a row of {self._name} are broken, such as {record_images(record)[0]}: "
-            "look at these pictures"
-        )
+    def collate(self, samples: list[Any]) -> Batch:
+        return self._builder.collate(samples)
 
 
 def annotated_stream(config: RunConfig, samples: SampleKind, share: Share) -> OrderedStream[Any]:
@@ -68,12 +45,11 @@ def annotated_stream(config: RunConfig, samples: SampleKind, share: Share) -> Or
         UserError: a file that is missing or of another form, missing pictures, records that `samples` does not take, or as
             `OrderedStream`.
     """
-    data, seed = config.data, config.train.seed
+    data = config.data
     records = read_records(samples.read, config, data.annotations)
     pictures = Pictures(data)
     pictures.require(records)
     samples.check(records, config)
-    builder = samples.builder(data, config.model.vision.image_size, seed)
-    name = ", ".join(path.name for path in split_paths(data.annotations))
-    dataset = AnnotatedMicroBatches(records, pictures, builder, name, config.train.micro_batch_size, seed)
-    return OrderedStream(dataset, config, share)
+    builder = samples.builder(data, config.model.vision.image_size, config.train.seed)
+    files = ", ".join(path.name for path in split_paths(data.annotations))
+    return OrderedStream(_AnnotatedMicroBatches(records, pictures, builder, files, config), config, share)

@@ -9,12 +9,16 @@ batch runs on into the next epoch; nothing is dropped or repeated.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
+from albef_ds.common.errors import DataError, UserError
 from albef_ds.config.schema import RunConfig
+from albef_ds.data.batch import Batch
+from albef_ds.data.broken import BrokenSample, BrokenSampleError
 from albef_ds.data.stream.loader import B_co, Delivery, LoaderStream, Share
 from albef_ds.data.stream.order import SampleOrder
 
@@ -39,13 +43,50 @@ class Stream(Protocol[B_co]):
         """End the loader processes."""
 
 
-class MicroBatches(Protocol[B_co]):
-    """What a stream draws from: item p is the micro-batch of the positions from p on. Picklable, for spawned workers."""
+class MicroBatches(Dataset[Delivery], ABC):
+    """What a stream draws from: item p is the micro-batch of the positions from p on. Picklable, for spawned workers.
 
-    order: SampleOrder
+    A broken sample is counted, and the next good one in the order stands in for it, made for the broken one's position.
+    Broken ones among the substitutes are counted at their own positions.
+    """
+
+    def __init__(self, order: SampleOrder, micro_batch_size: int) -> None:
+        self.order = order
+        self._micro_batch_size = micro_batch_size
 
     def __getitem__(self, start: int) -> Delivery:
-        """The micro-batch of the positions from `start` on."""
+        broken: list[BrokenSample] = []
+        try:
+            samples = [self._at(position, broken) for position in range(start, start + self._micro_batch_size)]
+        except UserError as error:
+            return Delivery(None, failure=str(error))
+        return Delivery(self.collate(samples), broken)
+
+    def _at(self, position: int, broken: list[BrokenSample]) -> Any:
+        for place in range(position, position + SUBSTITUTES_TRIED):
+            shard, row = self.order.locate(place)
+            try:
+                return self.sample(shard, row, position)
+            except BrokenSampleError as error:
+                name, key = self.name(shard, row)
+                if place == position:
+                    broken.append(BrokenSample(name, key, error.reason))
+        raise DataError(
+            f"{SUBSTITUTES_TRIED} samples in a row are broken, such as {key} in {name}: "
+            "look at them, and write the data again without them (`albef-data verify` checks a corpus)"
+        )
+
+    @abstractmethod
+    def sample(self, shard: int, row: int, position: int) -> Any:
+        """Sample `row` of `shard`, with what is random drawn for `position`. Raises `BrokenSampleError`."""
+
+    @abstractmethod
+    def name(self, shard: int, row: int) -> tuple[str, str]:
+        """The file that holds the sample, and its key there."""
+
+    @abstractmethod
+    def collate(self, samples: list[Any]) -> Batch:
+        """Samples as one batch."""
 
     def close(self) -> None:
         """Close open files."""
@@ -63,7 +104,7 @@ class OrderedStream(LoaderStream[B_co]):
         UserError: as `LoaderStream`.
     """
 
-    def __init__(self, dataset: MicroBatches[B_co], config: RunConfig, share: Share) -> None:
+    def __init__(self, dataset: MicroBatches, config: RunConfig, share: Share) -> None:
         train = config.train
         starts = _MicroBatchStarts(train.micro_batch_size, train.global_batch_size, share)
         super().__init__(dataset, config, share, starts)
