@@ -5,15 +5,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from albef_ds.inference.model import load as load
-
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:
+    from albef_ds.inference.model import load as load
+else:
 
-def __getattr__(name: str) -> Any:
-    if name == "load":
-        from albef_ds.inference.model import load  # here: start-up, this imports torch
+    def __getattr__(name: str) -> Any:
+        if name == "load":
+            from albef_ds.inference.model import load  # start-up time: this imports torch
 
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return load
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
