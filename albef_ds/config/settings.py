@@ -11,7 +11,7 @@ import os
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import PretrainConfig, RunConfig
@@ -97,7 +97,7 @@ def task_types() -> dict[str, type]:
 
 def section_types(config_type: type) -> dict[str, Any]:
     """Field name -> resolved type of one configuration dataclass."""
-    return dict(get_type_hints(config_type))
+    return {name: hint for name, hint in get_type_hints(config_type).items() if get_origin(hint) is not ClassVar}
 
 
 def describe_field(path: str, entry: Field[Any], annotation: Any) -> Setting:

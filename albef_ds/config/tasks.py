@@ -6,7 +6,7 @@ What is trained and how it is distilled; which samples it is trained on is `Data
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from typing_extensions import Self
 
@@ -20,15 +20,10 @@ class BaseTaskConfig:
     """What every task's settings have."""
 
     kind: str = setting("", _KIND)
+    main_metrics: ClassVar[tuple[str, ...]] = ()
+    """The metric that chooses a checkpoint, higher is better; of several the first that an evaluation gives. It is here and not
+    in the task's record (`tasks/registry.py`) so that a list of runs needs no torch."""
     compat: bool = setting(False, "reproduce the released code where it differs (docs/architecture.md lists the points)")
-
-    @property
-    def main_metrics(self) -> tuple[str, ...]:
-        """The metric that chooses a checkpoint, higher is better; of several the first one that an evaluation gives.
-
-        It is here and not in the task's record (`tasks/registry.py`) so that a list of runs needs no torch.
-        """
-        return ()
 
     @property
     def paired_layers(self) -> bool:
@@ -75,6 +70,7 @@ class DistillationConfig(BaseTaskConfig):
 class ContrastiveConfig(DistillationConfig):
     """ITC against a queue, and ITM with hard negatives (paper section 3.2)."""
 
+    main_metrics: ClassVar[tuple[str, ...]] = ("retrieval/mean_recall_itm",)
     queue_size: int = setting(65536, "momentum features kept per modality as extra ITC negatives", paper="65536")
     temperature: float = setting(0.07, "initial temperature of the similarities", paper="0.07")
     temperature_min: float = setting(0.001, "lower clamp of the learned temperature", paper="0.001 (released code)")
@@ -106,11 +102,6 @@ class ContrastiveConfig(DistillationConfig):
             f"{self.temperature} is outside [{self.temperature_min}, {self.temperature_max}]",
             "change it or task.temperature_min / task.temperature_max",
         )
-
-    @property
-    def main_metrics(self) -> tuple[str, ...]:
-        """The mean of all recalls after re-ranking."""
-        return ("retrieval/mean_recall_itm",)
 
     @property
     def uses_momentum(self) -> bool:
@@ -156,16 +147,12 @@ class RetrievalConfig(ContrastiveConfig):
     """ITC + ITM on annotated pairs (paper section 5, image-text retrieval); grounding trains the same way."""
 
     kind: Literal["retrieval"] = setting("retrieval", _KIND)
+    main_metrics: ClassVar[tuple[str, ...]] = ("grounding/val_accuracy", "retrieval/mean_recall_itm")
     k_test: int = setting(128, "candidates per query that ITM re-ranks in evaluation", paper="128 (Flickr30K), 256 (COCO)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive("task", self, "k_test")
-
-    @property
-    def main_metrics(self) -> tuple[str, ...]:
-        """Grounding's accuracy where expressions were evaluated, else as pretraining."""
-        return ("grounding/val_accuracy", *super().main_metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +160,7 @@ class ClassificationConfig(DistillationConfig):
     """A class per sample from the fused [CLS] (paper section 5: visual entailment, NLVR2)."""
 
     kind: Literal["classification"] = setting("classification", _KIND)
+    main_metrics: ClassVar[tuple[str, ...]] = ("classification/accuracy",)
     num_classes: int = setting(3, "classes", paper="3 (SNLI-VE), 2 (NLVR2)")
     num_images: int = setting(
         1, "pictures per sample; with 2 each multimodal layer becomes two blocks that share keys and values", paper="1, 2 (NLVR2)"
@@ -182,11 +170,6 @@ class ClassificationConfig(DistillationConfig):
         super().__post_init__()
         require(self.num_classes >= 2, "task.num_classes", f"is {self.num_classes}", "give 2 or more")
         require(self.num_images in (1, 2), "task.num_images", f"is {self.num_images}", "give 1 or 2")
-
-    @property
-    def main_metrics(self) -> tuple[str, ...]:
-        """Accuracy."""
-        return ("classification/accuracy",)
 
     @property
     def paired_layers(self) -> bool:
@@ -224,17 +207,13 @@ class VqaConfig(DistillationConfig):
     """Questions answered by a decoder over the fused question (paper section 5, visual question answering)."""
 
     kind: Literal["vqa"] = setting("vqa", _KIND)
+    main_metrics: ClassVar[tuple[str, ...]] = ("vqa/accuracy",)
     decoder_layers: int = setting(6, "layers of the answer decoder", paper="6")
     k_test: int = setting(128, "answers of the list that are ranked by all of their tokens in evaluation", paper="128")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive("task", self, "decoder_layers", "k_test")
-
-    @property
-    def main_metrics(self) -> tuple[str, ...]:
-        """The official accuracy."""
-        return ("vqa/accuracy",)
 
 
 TaskConfig = PretrainConfig | RetrievalConfig | ClassificationConfig | TextAssignmentConfig | VqaConfig

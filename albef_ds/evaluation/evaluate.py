@@ -16,8 +16,9 @@ from albef_ds.data.annotations.read import read_records
 from albef_ds.data.annotations.retrieval import Split
 from albef_ds.data.shards.reader import ShardReader
 from albef_ds.metrics.retrieval import K_TEST
+from albef_ds.metrics.scores import EvaluationOptions, Scores
 from albef_ds.tasks.base import Task
-from albef_ds.tasks.evaluators import Evaluation, EvaluationOptions, Scores
+from albef_ds.tasks.evaluators import Evaluation
 from albef_ds.tasks.registry import evaluation_of
 
 
@@ -79,7 +80,8 @@ def evaluate(
     """
     evaluation = _evaluation(config)
     records = read_records(evaluation.read, config, annotations, split)[: limit or None]
-    return evaluation.evaluate(task, evaluation.make_set(records, config), config, device, options)
+    data = evaluation.make_set(records, config.data, config.model.vision.image_size)
+    return evaluation.evaluate(task, data, config, device, options)
 
 
 def _evaluation(config: RunConfig) -> Evaluation:

@@ -25,7 +25,7 @@ from albef_ds.evaluation.evaluate import evaluate
 from albef_ds.evaluation.main_metric import main_metric
 from albef_ds.evaluation.protocols import PROTOCOLS, check_protocol
 from albef_ds.evaluation.trained_on import lineage_of, overlap_of, weights_hash
-from albef_ds.tasks.evaluators import EvaluationOptions, Scores
+from albef_ds.metrics.scores import EvaluationOptions, Scores
 from albef_ds.tasks.registry import evaluation_of
 
 Say = Callable[[str], None]

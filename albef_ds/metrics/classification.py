@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from albef_ds.common.progress import Progress, silent
+from albef_ds.config.schema import RunConfig
+from albef_ds.data.annotations.read import check_labels
 from albef_ds.data.annotations.records import StatementRecord
 from albef_ds.data.batch import ClassificationBatch
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
 from albef_ds.metrics.over_ranks import Modules, deal, eval_mode
+from albef_ds.metrics.scores import EvaluationOptions, Scores
 
 
 def accuracy(predictions: Sequence[int], labels: Sequence[int]) -> float:
@@ -36,58 +39,33 @@ class Classifier(Modules, Protocol):
         """(B, num_classes), by the student or its momentum copy."""
 
 
-class ClassificationEvaluator:
-    """Predicts the class of every statement; all ranks construct and run it together.
+@torch.no_grad()
+def evaluate_classification(
+    task: Classifier,
+    data: TextImageSet[StatementRecord],
+    config: RunConfig,
+    device: torch.device,
+    options: EvaluationOptions,
+) -> Scores:
+    """Per cent of right classes, `consistency` where there are groups, the most frequent class; and each statement's class.
 
-    Args:
-        task: on `device`, as an engine holds it.
-        data: statements, the same on every rank.
-        device: where to compute.
-        batch_size: statements per forward pass.
-        momentum: predict with the momentum copy.
-        prefix: first part of the metrics' names.
-        progress: told about every batch.
+    Raises:
+        ConfigError: a label that the task has no class for.
     """
+    check_labels(data.records, config)
 
-    def __init__(
-        self,
-        task: Classifier,
-        data: TextImageSet[StatementRecord],
-        device: torch.device,
-        *,
-        batch_size: int = 64,
-        momentum: bool = False,
-        prefix: str = "classification",
-        progress: Progress | None = None,
-    ) -> None:
-        self.task, self.data, self.device = task, data, device
-        self.batch_size, self.momentum, self.prefix = batch_size, momentum, prefix
-        self._progress = progress or silent
-        self.predictions: list[int] = []
-        """Class of each statement, after `run`."""
+    def compute(rows: Tensor) -> tuple[Tensor, ...]:
+        batch = data.batch(rows.tolist()).to(device)
+        assert isinstance(batch, ClassificationBatch)
+        return (task.logits(batch, momentum=options.momentum).float(),)
 
-    @torch.no_grad()
-    def run(self) -> Iterator[tuple[str, float]]:
-        """(name, value): `accuracy`, `consistency` where there are groups, the most frequent class, the number of samples."""
-
-        def compute(rows: Tensor) -> tuple[Tensor, ...]:
-            batch = self.data.batch(rows.tolist()).to(self.device)
-            assert isinstance(batch, ClassificationBatch)
-            return (self.task.logits(batch, momentum=self.momentum).float(),)
-
-        with eval_mode(self.task):
-            [logits] = deal(
-                len(self.data),
-                self.batch_size,
-                compute,
-                self.device,
-                lambda done, total: self._progress("statements", done, total),
-            )
-        self.predictions = logits.argmax(dim=1).tolist()
-        records = self.data.records
-        labels, groups = [record.label for record in records], [record.group for record in records]
-        yield f"{self.prefix}/accuracy", accuracy(self.predictions, labels)
-        if any(groups):
-            yield f"{self.prefix}/consistency", consistency(self.predictions, labels, groups)
-        yield f"{self.prefix}/most_frequent_class", 100.0 * max(labels.count(label) for label in set(labels)) / len(labels)
-        yield f"{self.prefix}/num_samples", float(len(labels))
+    with eval_mode(task):
+        [logits] = deal(len(data), config.train.micro_batch_size, compute, device, partial(options.progress, "statements"))
+    predictions: list[int] = logits.argmax(dim=1).tolist()
+    labels, groups = [record.label for record in data.records], [record.group for record in data.records]
+    metrics = {"classification/accuracy": accuracy(predictions, labels)}
+    if any(groups):
+        metrics["classification/consistency"] = consistency(predictions, labels, groups)
+    metrics["classification/most_frequent_class"] = 100.0 * max(labels.count(label) for label in set(labels)) / len(labels)
+    metrics["classification/num_samples"] = float(len(labels))
+    return Scores(metrics, predictions)

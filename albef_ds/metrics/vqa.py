@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from albef_ds.common.errors import DataError
-from albef_ds.common.progress import Progress, silent
-from albef_ds.config.schema import DataConfig
+from albef_ds.common.errors import ConfigError, DataError
+from albef_ds.config.schema import RunConfig
 from albef_ds.data.annotations.records import QuestionRecord
+from albef_ds.data.annotations.vqa import read_answer_list
 from albef_ds.data.annotations.vqa_text import normalize_answer, strip_breaks
 from albef_ds.data.batch import Batch
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
 from albef_ds.metrics.over_ranks import Modules, deal, eval_mode
+from albef_ds.metrics.scores import EvaluationOptions, Scores
 
 MOST_GENERATED = 10
 """Tokens of a freely written answer."""
@@ -54,89 +57,58 @@ class Answerer(Modules, Protocol):
         """Written answers (B, L), padded with 0."""
 
 
-class VqaEvaluator:
-    """Answers every question; all ranks construct and run it together.
+@torch.no_grad()
+def evaluate_vqa(
+    task: Answerer, data: TextImageSet[QuestionRecord], config: RunConfig, device: torch.device, options: EvaluationOptions
+) -> Scores:
+    """`accuracy` in per cent where answers are known, the share of them that the list holds, counts; and each answer by id.
 
-    Args:
-        task: on `device`, as an engine holds it.
-        data: questions, the same on every rank.
-        answers: the list to rank; empty: answers are written freely.
-        config: the data section, for the tokenizer.
-        device: where to compute.
-        k_test: answers that are ranked by all of their tokens.
-        batch_size: questions per forward pass.
-        momentum: answer with the momentum copy.
-        prefix: first part of the metrics' names.
-        progress: told about every batch.
+    Raises:
+        UserError: a list of answers that cannot be ranked.
     """
+    tokenizer = CaptionTokenizer(config.data.vocab_file, config.data.max_tokens, sep_token=True)
+    answers = [] if options.generate else answer_list(config)
+    rows = [tokenizer.encode(answer) for answer in answers]
+    for answer, row in zip(answers, rows, strict=True):
+        if len(row) < 2:
+            raise DataError(f"answer {answer!r} of data.answer_list has no tokens: remove it")
+    k_test: int = getattr(config.task, "k_test", len(answers))
+    answer_ids, answer_mask = (part.to(device) for part in pad_ids(rows))
 
-    def __init__(
-        self,
-        task: Answerer,
-        data: TextImageSet[QuestionRecord],
-        answers: Sequence[str],
-        config: DataConfig,
-        device: torch.device,
-        *,
-        k_test: int = 128,
-        batch_size: int = 64,
-        momentum: bool = False,
-        prefix: str = "vqa",
-        progress: Progress | None = None,
-    ) -> None:
-        self.task, self.data, self.answers, self.device = task, data, list(answers), device
-        self.k_test, self.batch_size, self.momentum, self.prefix = k_test, batch_size, momentum, prefix
-        self._progress = progress or silent
-        self._tokenizer = CaptionTokenizer(config.vocab_file, config.max_tokens, sep_token=True)
-        rows = [self._tokenizer.encode(answer) for answer in self.answers]
-        for answer, row in zip(self.answers, rows, strict=True):
-            if len(row) < 2:
-                raise DataError(f"answer {answer!r} of data.answer_list has no tokens: remove it")
-        ids, mask = pad_ids(rows)
-        self._ids, self._mask = ids.to(device), mask.to(device)
-        self.predictions: dict[int, str] = {}
-        """Question id to answer, after `run`."""
-
-    @torch.no_grad()
-    def run(self) -> Iterator[tuple[str, float]]:
-        """(name, value): `accuracy` in per cent where answers are known, the share of them that the list holds, and counts."""
-        with eval_mode(self.task):
-            [rows] = deal(
-                len(self.data),
-                self.batch_size,
-                self._rank if self.answers else self._write,
-                self.device,
-                lambda done, total: self._progress("questions", done, total),
-            )
-        texts = [self.answers[row] for row in rows.tolist()] if self.answers else [self._text(row) for row in rows.tolist()]
-        self.predictions = {record.question_id: text for record, text in zip(self.data.records, texts, strict=True)}
-        judged = [(record, text) for record, text in zip(self.data.records, texts, strict=True) if record.humans]
-        if judged:
-            total = sum(official_accuracy(text, record.humans) for record, text in judged)
-            yield f"{self.prefix}/accuracy", 100.0 * total / len(judged)
-            if self.answers:
-                known = {normalize_answer(answer) for answer in self.answers}
-                covered = sum(any(normalize_answer(human) in known for human in record.humans) for record, _ in judged)
-                yield f"{self.prefix}/answers_in_list", 100.0 * covered / len(judged)
-        yield f"{self.prefix}/num_questions", float(len(self.data))
-        yield f"{self.prefix}/num_judged", float(len(judged))
-        yield f"{self.prefix}/num_answers", float(len(self.answers))
-
-    def _rank(self, rows: Tensor) -> tuple[Tensor, ...]:
-        batch = self.data.batch(rows.tolist()).to(self.device)
-        fused = self.task.fuse_question(batch, momentum=self.momentum)
-        best, _ = self.task.rank_answers(fused, batch.token_mask, self._ids, self._mask, self.k_test, momentum=self.momentum)
-        return (best[:, 0],)
-
-    def _write(self, rows: Tensor) -> tuple[Tensor, ...]:
-        batch = self.data.batch(rows.tolist()).to(self.device)
-        fused = self.task.fuse_question(batch, momentum=self.momentum)
-        start, end = self._tokenizer.cls_id, self._tokenizer.sep_id
-        tokens = self.task.generate(
-            fused, batch.token_mask, start_id=start, end_id=end, max_tokens=MOST_GENERATED, momentum=self.momentum
-        )
+    def compute(chosen: Tensor) -> tuple[Tensor, ...]:
+        batch = data.batch(chosen.tolist()).to(device)
+        fused, mask = task.fuse_question(batch, momentum=options.momentum), batch.token_mask
+        if answers:
+            best, _ = task.rank_answers(fused, mask, answer_ids, answer_mask, k_test, momentum=options.momentum)
+            return (best[:, 0],)
+        ends = {"start_id": tokenizer.cls_id, "end_id": tokenizer.sep_id, "max_tokens": MOST_GENERATED}
+        tokens = task.generate(fused, mask, **ends, momentum=options.momentum)
         return (torch.nn.functional.pad(tokens, (0, MOST_GENERATED - tokens.shape[1])),)
 
-    def _text(self, ids: list[int]) -> str:
-        """Word pieces joined: `##` pieces continue a word."""
-        return " ".join(self._tokenizer.decode([i for i in ids if i])).replace(" ##", "")
+    with eval_mode(task):
+        [found] = deal(len(data), config.train.micro_batch_size, compute, device, partial(options.progress, "questions"))
+    texts = [answers[row] for row in found.tolist()] if answers else [_text(tokenizer, row) for row in found.tolist()]
+    judged = [(record, text) for record, text in zip(data.records, texts, strict=True) if record.humans]
+    metrics = {}
+    if judged:
+        metrics["vqa/accuracy"] = 100.0 * sum(official_accuracy(text, record.humans) for record, text in judged) / len(judged)
+    if judged and answers:
+        known = {normalize_answer(answer) for answer in answers}
+        covered = sum(any(normalize_answer(human) in known for human in record.humans) for record, _ in judged)
+        metrics["vqa/answers_in_list"] = 100.0 * covered / len(judged)
+    counts = {"num_questions": len(data), "num_judged": len(judged), "num_answers": len(answers)}
+    metrics |= {f"vqa/{name}": float(count) for name, count in counts.items()}
+    predictions = {record.question_id: text for record, text in zip(data.records, texts, strict=True)}
+    return Scores(metrics, predictions, {"answers": "generated"} if options.generate else {"k_test": k_test})
+
+
+def answer_list(config: RunConfig) -> list[str]:
+    """The answers to rank. Raises `UserError` without a usable `data.answer_list`."""
+    if not config.data.answer_list:
+        raise ConfigError("data.answer_list is empty: give the JSON list of answers to rank, `albef-ds answers` makes one")
+    return read_answer_list(Path(config.data.answer_list))
+
+
+def _text(tokenizer: CaptionTokenizer, ids: list[int]) -> str:
+    """Word pieces joined: `##` pieces continue a word."""
+    return " ".join(tokenizer.decode([i for i in ids if i])).replace(" ##", "")

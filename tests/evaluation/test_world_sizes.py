@@ -10,7 +10,7 @@ import torch
 
 from albef_ds.engine.build import build_task
 from albef_ds.evaluation.evaluate import evaluate
-from albef_ds.tasks.evaluators import EvaluationOptions
+from albef_ds.metrics.scores import EvaluationOptions
 from tests.data_tools.scenes.tiny import tiny_config
 from tests.distributed import run_ranks
 

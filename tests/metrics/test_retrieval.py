@@ -20,9 +20,10 @@ from albef_ds.config.schema import ComputeConfig, ModelConfig, TextConfig, Visio
 from albef_ds.engine.build import attach_momentum, build_task
 from albef_ds.evaluation.evaluate import evaluate_validation
 from albef_ds.metrics.retrieval import K_TEST, RetrievalEvaluator
+from albef_ds.metrics.scores import EvaluationOptions
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.fusion_pass import FusionPass
-from albef_ds.tasks.evaluators import RETRIEVAL, EvaluationOptions, corpus_set
+from albef_ds.tasks.evaluators import RETRIEVAL, corpus_set
 from data_tools.files.shard_writer import ShardWriter
 from tests.distributed import run_ranks
 
