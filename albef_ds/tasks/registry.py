@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from albef_ds.config.schema import (
     ClassificationConfig,
@@ -22,6 +23,7 @@ from albef_ds.tasks.evaluators import Evaluation
 from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.tasks.retrieval import RetrievalTask
 from albef_ds.tasks.text_assignment import TextAssignmentTask
+from albef_ds.tasks.transfer import answer_decoder, image_projection, unchanged
 from albef_ds.tasks.vqa import VqaTask
 
 
@@ -41,6 +43,8 @@ class TaskKind:
     """How it is evaluated instead where `data.refs` names referring expressions (grounding)."""
     new_heads: tuple[str, ...] = ()
     """Beginnings of the names of parameters that start with random weights where `init.checkpoint` lacks them."""
+    transfer: Callable[[dict[str, Any], Any], dict[str, Any]] = unchanged
+    """Another task's state dict and these settings to what the task starts from, under its own names."""
     uses: tuple[str, ...] = ()
     """Methods of `albef_ds.load(...)` that it is trained for; none: it serves fine-tuning."""
 
@@ -70,13 +74,20 @@ _KINDS = (
         new_heads=("base.cls_head.",),
         uses=("classify",),
     ),
-    TaskKind(settings=TextAssignmentConfig, task=TextAssignmentTask, samples=PAIRS, new_heads=("ta_head.",)),
+    TaskKind(
+        settings=TextAssignmentConfig,
+        task=TextAssignmentTask,
+        samples=PAIRS,
+        new_heads=("ta_head.",),
+        transfer=image_projection,
+    ),
     TaskKind(
         settings=VqaConfig,
         task=VqaTask,
         samples=QUESTIONS,
         evaluation=evaluators.VQA,
         new_heads=("base.decoder.",),
+        transfer=answer_decoder,
         uses=("answer",),
     ),
 )

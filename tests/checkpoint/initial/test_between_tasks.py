@@ -11,7 +11,6 @@ from albef_ds.checkpoint.initial.between_tasks import (
     nlvr_layers_from_multimodal,
     resize_position_embedding,
     transplant,
-    vqa_decoder_from_multimodal,
 )
 from albef_ds.common.errors import UserError
 from albef_ds.config.schema import ClassificationConfig, ComputeConfig, PretrainConfig, TextAssignmentConfig, VqaConfig
@@ -19,6 +18,7 @@ from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.tasks.classification import ClassificationTask
 from albef_ds.tasks.pretrain import PretrainTask
 from albef_ds.tasks.text_assignment import TextAssignmentTask
+from albef_ds.tasks.transfer import vqa_decoder_from_multimodal
 from albef_ds.tasks.vqa import VqaTask
 from tests.tasks.tiny import random_batch, tiny_model
 
