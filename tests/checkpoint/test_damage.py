@@ -11,7 +11,7 @@ import pytest
 from albef_ds.checkpoint.find import find_checkpoint
 from albef_ds.checkpoint.saver import Saver
 from albef_ds.checkpoint.training_progress import Progress
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import WeightsError
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER
 from tests.checkpoint.common import config_for, save, train
 from tests.engine.zero.common import make
@@ -99,7 +99,7 @@ def test_auto_passes_over_a_damaged_checkpoint_and_a_named_one_is_refused(
         assert not said  # without its marker the folder was never a checkpoint
     else:
         assert len(said) == 1 and str(newest) in said[0] and name in said[0]
-    with pytest.raises(UserError, match=rf"step-0000002 is damaged: .*{name}.*take another checkpoint"):
+    with pytest.raises(WeightsError, match=rf"step-0000002 is damaged: .*{name}.*take another checkpoint"):
         find_checkpoint(copy, str(newest))
 
 
@@ -116,7 +116,7 @@ def test_every_byte_of_the_marker_counts(copy: Path) -> None:
 def test_all_damaged_is_one_line_and_no_new_start(copy: Path) -> None:
     for step in (1, 2):
         _truncate(copy / CHECKPOINTS_FOLDER / f"step-{step:07d}" / "student.safetensors")
-    with pytest.raises(UserError, match=r"all 2 checkpoints in .* are damaged: restore one"):
+    with pytest.raises(WeightsError, match=r"all 2 checkpoints in .* are damaged: restore one"):
         find_checkpoint(copy, "auto")
 
 

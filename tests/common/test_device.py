@@ -7,7 +7,7 @@ import torch
 
 from albef_ds.common import device as device_module
 from albef_ds.common.device import multiplies_bf16, resolve_device, resolve_precision
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, MachineError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -15,7 +15,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 def test_cpu_is_taken_where_it_is_asked_for_or_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == resolve_device("cpu") == CPU
-    with pytest.raises(UserError, match=r"engine\.device=cuda but torch sees no GPU: use engine\.device=cpu"):
+    with pytest.raises(MachineError, match=r"engine\.device=cuda but torch sees no GPU: use engine\.device=cpu"):
         resolve_device("cuda")
 
 
@@ -50,5 +50,5 @@ def test_intel_multiplies_bf16_fast_only_with_amx(monkeypatch: pytest.MonkeyPatc
 def test_what_is_asked_for_is_given_save_fp16_on_a_cpu() -> None:
     assert [resolve_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
     assert resolve_precision("fp16", GPU) == "fp16"
-    with pytest.raises(UserError, match=r"engine\.precision=fp16 does not train on a CPU: use engine\.precision=bf16 or fp32"):
+    with pytest.raises(ConfigError, match=r"engine\.precision=fp16 does not train on a CPU: use engine\.precision=bf16 or fp32"):
         resolve_precision("fp16", CPU)

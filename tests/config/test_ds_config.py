@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.ds_config import OWNED, load_ds_config
 from albef_ds.config.settings import all_settings
 
@@ -40,7 +40,7 @@ def test_deepspeed_accepts_the_shipped_files(name: str) -> None:
 def test_a_key_that_a_setting_owns_is_refused_by_name(key: str, tmp_path: Path) -> None:
     outer, _, inner = key.partition(".")
     path = written(tmp_path, {outer: {inner: 1} if inner else 1})
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(ConfigError) as caught:
         load_ds_config(path, 3)
     assert key in str(caught.value)
     assert OWNED[key] in str(caught.value)
@@ -67,7 +67,7 @@ def test_owners_are_settings_that_exist() -> None:
 def test_what_would_be_ignored_or_misread_is_refused(
     content: dict[str, Any], stage: int, words: list[str], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(ConfigError) as caught:
         load_ds_config(written(tmp_path, content), stage)
     for word in words:
         assert word in str(caught.value)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.files import from_dict, load, save, to_dict
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.recipes import RECIPES, get_recipe
@@ -46,7 +46,7 @@ def test_what_a_file_leaves_out_takes_its_default() -> None:
 def test_a_file_that_does_not_fit_is_refused_by_name(content: dict[str, Any], words: list[str], tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(ConfigError) as caught:
         load(path)
     for word in [str(path), *words]:
         assert word in str(caught.value)
@@ -65,14 +65,14 @@ def test_a_file_that_does_not_fit_is_refused_by_name(content: dict[str, Any], wo
 def test_a_file_that_is_no_configuration_is_refused(text: str, words: list[str], tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(ConfigError) as caught:
         load(path)
     for word in [str(path), *words]:
         assert word in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.json does not exist"):
+    with pytest.raises(ConfigError, match=r"nowhere\.json does not exist"):
         load(tmp_path / "nowhere.json")
 
 

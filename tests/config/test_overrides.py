@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import RunConfig
 
@@ -42,7 +42,7 @@ def test_the_later_of_two_overrides_wins_and_the_rest_stays() -> None:
 def test_settings_that_depend_on_each_other_change_together() -> None:
     changed = parse_overrides(DEFAULT, ["model.vision.width=130", "model.vision.num_heads=13"])
     assert (changed.model.vision.width, changed.model.vision.num_heads) == (130, 13)
-    with pytest.raises(UserError, match=r"model\.vision\.width"):
+    with pytest.raises(ConfigError, match=r"model\.vision\.width"):
         parse_overrides(DEFAULT, ["model.vision.width=130"])
 
 
@@ -64,11 +64,11 @@ def test_settings_that_depend_on_each_other_change_together() -> None:
         ("task.alpha=2", ["task.alpha is 2.0", "from 0 to 1"]),
         ("optim.beta2=1", ["optim.beta2 is 1.0", "below 1"]),
         ("train.save_every=-1", ["train.save_every is -1", "0 or more"]),
-        ("recipe=debug", ["--recipe debug"]),
+        ("recipe=debug", ["give debug as the recipe"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_setting_and_the_fix(override: str, words: list[str]) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(ConfigError) as caught:
         parse_overrides(DEFAULT, [override])
     message = str(caught.value)
     assert "\n" not in message
@@ -77,5 +77,5 @@ def test_a_mistake_is_one_line_that_names_the_setting_and_the_fix(override: str,
 
 
 def test_a_zero_file_that_nothing_would_read_is_refused() -> None:
-    with pytest.raises(UserError, match=r"engine\.ds_config .* engine\.kind=local"):
+    with pytest.raises(ConfigError, match=r"engine\.ds_config .* engine\.kind=local"):
         parse_overrides(DEFAULT, ["engine.kind=local", "engine.ds_config=ds_configs/zero2.json"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.describe import describe
 from albef_ds.config.files import from_dict, load, to_dict
 from albef_ds.config.overrides import parse_overrides
@@ -47,7 +47,7 @@ def test_a_file_without_a_kind_means_pretraining(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["task.kind=vqa"], ["task.kind=vqa", "choose a recipe of that task with --recipe"]),
+        (["task.kind=vqa"], ["task.kind=vqa", "give a recipe of that task"]),
         (["task.queue_size=3"], ["task.queue_size is a setting of the task pretrain and retrieval, not of vqa"]),
         (["task.alpa=1"], ["there is no setting task.alpa", "did you mean task.alpha?"]),
         (["task.k_test=0"], ["task.k_test is 0"]),
@@ -55,14 +55,14 @@ def test_a_file_without_a_kind_means_pretraining(tmp_path: Path) -> None:
     ],
 )
 def test_a_setting_of_another_task_is_refused_by_name(overrides: list[str], words: list[str]) -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(ConfigError) as caught:
         parse_overrides(RunConfig(task=VqaConfig()), overrides)
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["singing", 3, None])
 def test_a_kind_that_does_not_exist_is_refused(kind: object) -> None:
-    with pytest.raises(UserError, match="give one of pretrain, retrieval, classification, text_assignment, vqa"):
+    with pytest.raises(ConfigError, match="give one of pretrain, retrieval, classification, text_assignment, vqa"):
         from_dict({"task": {"kind": kind}})
 
 
@@ -89,7 +89,7 @@ def test_a_batch_too_small_for_the_task_is_refused(task: RetrievalConfig, size: 
     if fits:
         task.check_batch(size)
     else:
-        with pytest.raises(UserError, match=r"train\.micro_batch_size"):
+        with pytest.raises(ConfigError, match=r"train\.micro_batch_size"):
             task.check_batch(size)
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from albef_ds.cli.demo.corpus import emoji_corpus
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.data.shards.format import Manifest
 from data_tools.cli import main
 from data_tools.execution.stage_folder import load_stage
@@ -106,7 +106,7 @@ def test_columns_to_keep_reach_the_samples_and_unknown_ones_are_named(tmp_path: 
         (record,) = reader_for(spec).read(spec, spec.path, Problems())
         assert record.extra == expected
     spec = SourceSpec("x", "table", str(tmp_path / "t.jsonl"), keep="colour")
-    with pytest.raises(UserError, match="no column colour, only image, caption"):
+    with pytest.raises(ConfigError, match="no column colour, only image, caption"):
         list(reader_for(spec).read(spec, spec.path, Problems()))
 
 

@@ -16,7 +16,7 @@ import torch
 
 import albef_ds
 from albef_ds.cli.main import main
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.config import files, schema, settings
 from albef_ds.config.schema import ComputeConfig, OptimConfig, RunConfig
 from albef_ds.engine.build import build_task
@@ -113,10 +113,10 @@ def test_without_its_record_or_its_place_in_the_union_it_is_no_task(example: Any
     with pytest.raises(KeyError):
         build_task(config)
     files.save(config, tmp_path / "config.json")
-    with pytest.raises(UserError, match="in_batch_contrast"):
+    with pytest.raises(ConfigError, match="in_batch_contrast"):
         files.load(tmp_path / "config.json")
 
 
 def test_a_temperature_of_nothing_is_refused_by_its_name(example: Any) -> None:
-    with pytest.raises(UserError, match=r"task\.temperature is 0"):
+    with pytest.raises(ConfigError, match=r"task\.temperature is 0"):
         example.InBatchContrastConfig(temperature=0.0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from albef_ds.checkpoint.initial.load import load_initial_weights
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, MachineError
 from albef_ds.config.schema import ComputeConfig, InitConfig, RunConfig
 from albef_ds.engine.build import attach_momentum, build_engine, build_task, start_ranks
 from albef_ds.engine.local import LocalEngine
@@ -43,13 +43,13 @@ def test_momentum_storage_chooses_the_momentum_model_and_it_starts_as_the_studen
 def test_the_plain_engine_refuses_fp16_which_needs_loss_scaling() -> None:
     task = build_task(local())
     assert isinstance(build_engine(task, local(), CPU, "fp32"), LocalEngine)
-    with pytest.raises(UserError, match=r"no loss scaling for fp16: use engine\.kind=zero or engine\.precision=bf16"):
+    with pytest.raises(ConfigError, match=r"no loss scaling for fp16: use engine\.kind=zero or engine\.precision=bf16"):
         build_engine(task, local(), CPU, "fp16")
 
 
 def test_fused_losses_are_refused_on_a_cpu() -> None:
     config = replace(local(), compute=ComputeConfig(wide_losses="triton"))
-    with pytest.raises(UserError, match=r"compute\.wide_losses=triton needs a GPU: use compute\.wide_losses=sliced"):
+    with pytest.raises(MachineError, match=r"compute\.wide_losses=triton needs a GPU: use compute\.wide_losses=sliced"):
         build_engine(build_task(config), config, torch.device("cpu"), "fp32")
 
 
@@ -57,7 +57,7 @@ def test_the_plain_engine_is_not_started_on_every_rank(monkeypatch: pytest.Monke
     start_ranks(local(), CPU)
     assert not torch.distributed.is_initialized()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match=r"engine\.kind=local runs one process: use engine\.kind=zero"):
+    with pytest.raises(ConfigError, match=r"engine\.kind=local runs one process: use engine\.kind=zero"):
         start_ranks(local(), CPU)
 
 
@@ -67,5 +67,5 @@ def test_random_weights_have_to_be_asked_for(name: str) -> None:
     scratch = InitConfig(visual_encoder="scratch", text_encoder="scratch")
     task = build_task(config)
     assert all("random weights, as asked for" in line for line in load_initial_weights(task, replace(config, init=scratch)))
-    with pytest.raises(UserError, match=rf"init\.{name} is not set.*init\.{name}=scratch"):
+    with pytest.raises(ConfigError, match=rf"init\.{name} is not set.*init\.{name}=scratch"):
         load_initial_weights(task, replace(config, init=replace(scratch, **{name: ""})))

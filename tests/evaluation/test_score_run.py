@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from albef_ds.cli.main import main
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.config.schema import RetrievalConfig, RunConfig, VqaConfig
 from albef_ds.evaluation.main_metric import main_metric
 from albef_ds.evaluation.protocols import PROTOCOLS, check_protocol
@@ -74,7 +74,7 @@ def test_flickr30k_zero_shot_refuses_a_model_without_coco_in_its_lineage(
 ) -> None:
     request = Request(runs["retrieval"], protocol="flickr30k_zero_shot", splits={"test": f"{scenes}/retrieval_test.json"})
     lineage = "lineage is scenes_pretrain > scenes_retrieval"
-    with pytest.raises(UserError, match=f"{lineage}: fine-tune with the recipe retrieval_coco"):
+    with pytest.raises(ConfigError, match=f"{lineage}: fine-tune with the recipe retrieval_coco"):
         score(request, tmp_path, torch.device("cpu"), lambda line: None)
     assert not (tmp_path / "metrics.json").exists()
 
@@ -83,13 +83,13 @@ def test_protocols_look_at_the_whole_lineage() -> None:
     config = RunConfig(task=RetrievalConfig())
     coco = [{"recipe": "pretrain_4m"}, {"recipe": "retrieval_coco"}]
     assert check_protocol("flickr30k_zero_shot", config, coco) is PROTOCOLS["flickr30k_zero_shot"]
-    with pytest.raises(UserError, match="excludes models trained with retrieval_flickr"):
+    with pytest.raises(ConfigError, match="excludes models trained with retrieval_flickr"):
         check_protocol("flickr30k_zero_shot", config, [*coco, {"recipe": "retrieval_flickr"}])
-    with pytest.raises(UserError, match="excludes models trained with retrieval_coco"):
+    with pytest.raises(ConfigError, match="excludes models trained with retrieval_coco"):
         check_protocol("flickr30k_pretrained", config, coco)
-    with pytest.raises(UserError, match="the model's task is vqa"):
+    with pytest.raises(ConfigError, match="the model's task is vqa"):
         check_protocol("coco_pretrained", RunConfig(task=VqaConfig()), [])
-    with pytest.raises(UserError, match="there is no protocol imagenet: choose one of"):
+    with pytest.raises(ConfigError, match="there is no protocol imagenet: choose one of"):
         check_protocol("imagenet", config, [])
 
 
@@ -99,7 +99,7 @@ def test_splits_are_named_by_the_user_or_by_their_files() -> None:
 
 def test_nothing_to_score_is_said(runs: dict[str, Path], tmp_path: Path) -> None:
     overrides = ("data.eval_annotations=", "data.test_annotations=")
-    with pytest.raises(UserError, match="there is nothing to score"):
+    with pytest.raises(ConfigError, match="there is nothing to score"):
         score(Request(runs["vqa"], overrides), tmp_path, torch.device("cpu"), lambda line: None)
 
 
@@ -155,7 +155,7 @@ def test_ground_writes_an_overlay_and_ranks_boxes_by_layer(
     assert main([*arguments, *boxes, "--sweep", "--output", str(tmp_path / "layers.png")]) == 0
     assert capsys.readouterr().out.count("layer 1") == 2
     assert Image.open(tmp_path / "layers.png").width == 160 * 2
-    with pytest.raises(UserError, match="is no box"):
+    with pytest.raises(ConfigError, match="is no box"):
         from albef_ds.cli.ground import main as ground
 
         ground([*arguments[1:], "--box", "1,2"])
@@ -169,6 +169,6 @@ def test_a_protocol_sets_how_many_candidates_are_reranked(runs: dict[str, Path],
 
 
 def test_a_validation_split_without_answers_cannot_choose() -> None:
-    with pytest.raises(UserError, match="no checkpoint can be chosen"):
+    with pytest.raises(DataError, match="no checkpoint can be chosen"):
         main_metric(RunConfig(task=VqaConfig()), {"vqa/num_questions": 5.0})
     assert main_metric(RunConfig(task=RetrievalConfig()), {"retrieval/mean_recall": 5.0}) == ("retrieval/mean_recall", 5.0)

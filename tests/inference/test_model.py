@@ -16,7 +16,7 @@ from PIL import Image
 import albef_ds
 from albef_ds.checkpoint.formats.read import read_model
 from albef_ds.checkpoint.formats.write import Options, convert
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, UserError, WeightsError
 from albef_ds.inference import model as interface
 from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.tasks.contrastive import ContrastiveTask
@@ -130,7 +130,7 @@ def test_classes_of_one_and_of_two_pictures(load: Load) -> None:
     assert pairs.shape == (2, 2)
     torch.testing.assert_close(pairs.sum(dim=1), torch.ones(2))
     torch.testing.assert_close(load("nlvr").classify([picture(2), picture(3)], TEXTS[1]), pairs[1:], atol=1e-6, rtol=0)
-    with pytest.raises(UserError, match="give 2 per text"):
+    with pytest.raises(ConfigError, match="give 2 per text"):
         load("nlvr").classify([picture(1)], TEXTS[0])
 
 
@@ -150,9 +150,9 @@ def test_grounding_gives_a_map_per_word_and_ranks_boxes(load: Load) -> None:
 
 
 def test_a_method_that_the_training_does_not_serve_names_the_kinds_that_do(load: Load) -> None:
-    with pytest.raises(UserError, match="encode_image needs a model of kind pretrain or retrieval, this one is of kind vqa"):
+    with pytest.raises(WeightsError, match="encode_image needs a model of kind pretrain or retrieval, this one is of kind vqa"):
         load("vqa").encode_image(picture(1))
-    with pytest.raises(UserError, match="answer needs a model of kind vqa"):
+    with pytest.raises(WeightsError, match="answer needs a model of kind vqa"):
         load("pretrain").answer(picture(1), "what")
 
 
@@ -180,7 +180,7 @@ def test_input_that_cannot_be_used_is_named(load: Load, tmp_path: Path) -> None:
 def test_a_vocabulary_of_another_size_is_refused(load: Load, tmp_path: Path) -> None:
     folder = model_folder(tmp_path, "pretrain")
     (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text() + "more\n")
-    with pytest.raises(UserError, match="word pieces"):
+    with pytest.raises(ConfigError, match="word pieces"):
         interface.load(folder).encode_text("a cup")
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import DataError
 from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import ComputeConfig, ModelConfig, TextConfig, VisionConfig
 from albef_ds.engine.build import attach_momentum, build_task
@@ -209,7 +209,7 @@ def test_picture_without_a_caption_is_refused() -> None:
     data = Pairs()
     data.caption_image = data.caption_image.clamp(max=11)
     albef, head = model()
-    with pytest.raises(UserError, match="picture 12 of the evaluation has no caption"):
+    with pytest.raises(DataError, match="picture 12 of the evaluation has no caption"):
         RetrievalEvaluator(albef, head, data, CPU)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import DataError
 from albef_ds.metrics.vqa import official_accuracy
 from albef_ds.metrics.vqa_submission import validate_submission, write_submission
 
@@ -49,5 +49,5 @@ def test_a_faulty_submission_is_refused(tmp_path: Path, rows: object, message: s
     questions, answers = tmp_path / "questions.json", tmp_path / "answers.json"
     questions.write_text(json.dumps([{"question_id": 1}, {"question_id": 2}]))
     answers.write_text(json.dumps(rows))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(DataError, match=message):
         validate_submission(answers, questions)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import ComputeConfig, RunConfig
 from albef_ds.models.compilation import compile_blocks
@@ -34,5 +34,5 @@ def test_a_step_through_compiled_blocks_has_the_same_losses_and_gradients_and_wh
 
 
 def test_what_cannot_be_compiled_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"compute\.compile .* switch one of them off"):
+    with pytest.raises(ConfigError, match=r"compute\.compile .* switch one of them off"):
         parse_overrides(RunConfig(), ["compute.compile=true", "compute.packed_text=true"])

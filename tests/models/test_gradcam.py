@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.config.schema import ComputeConfig, RetrievalConfig
 from albef_ds.models.bert import FusionLayer
 from albef_ds.models.gradcam import ground_text, itm_gradcam, middle_layer
@@ -125,11 +125,11 @@ def test_grounding_leaves_nothing_behind_and_works_without_gradients_around() ->
 
 def test_a_layer_that_does_not_exist_is_named() -> None:
     task, batch = _task(), random_batch(ROWS)
-    with pytest.raises(UserError, match="layer 2 does not exist: the multimodal encoder has layers 0 to 1"):
+    with pytest.raises(ConfigError, match="layer 2 does not exist: the multimodal encoder has layers 0 to 1"):
         ground_text(task.model, task.itm_head, batch.images, batch.token_ids, batch.token_mask, 2)
     images = task.model.encode_image(batch.images)[:, :-1]
     texts = task.model.encode_text(batch.token_ids, batch.token_mask)
-    with pytest.raises(UserError, match="3 patches are no square grid"):
+    with pytest.raises(DataError, match="3 patches are no square grid"):
         itm_gradcam(task.model, task.itm_head, images, texts, batch.token_mask, 0)
 
 

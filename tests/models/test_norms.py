@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import MachineError
 from albef_ds.models.norms import choose_norm, set_norms
 
 
@@ -39,7 +39,7 @@ def test_auto_takes_apex_only_where_nvidias_is_there_with_a_gpu(monkeypatch: pyt
     assert choose_norm("auto") == "apex" and choose_norm("torch") == "torch"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_norm("auto") == "torch"
-    with pytest.raises(UserError, match=r"compute\.layer_norm=apex needs a GPU and NVIDIA apex"):
+    with pytest.raises(MachineError, match=r"compute\.layer_norm=apex needs a GPU and NVIDIA apex"):
         choose_norm("apex")
 
 

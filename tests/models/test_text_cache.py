@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import ComputeConfig
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.text_cache import TextCache
@@ -55,5 +55,5 @@ def test_more_texts_than_rows_in_one_batch_are_all_returned() -> None:
 
 
 def test_a_text_encoder_that_learns_cannot_be_kept() -> None:
-    with pytest.raises(UserError, match=r"compute\.cached_texts"):
+    with pytest.raises(ConfigError, match=r"compute\.cached_texts"):
         replace(tiny_config(), compute=ComputeConfig(cached_texts=10))

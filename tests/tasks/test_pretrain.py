@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import ComputeConfig, PretrainConfig
 from albef_ds.models.losses.contrastive import contrastive_loss
 from albef_ds.tasks.pretrain import PretrainTask
@@ -274,7 +274,7 @@ def test_a_batch_of_one_picture_draws_other_rows() -> None:
 @pytest.mark.parametrize("gather", [False, True])
 def test_a_lone_pair_is_refused_only_where_itm_needs_a_negative(gather: bool) -> None:
     batch = random_batch(1)
-    with pytest.raises(UserError, match=r"train\.micro_batch_size of 1"):
+    with pytest.raises(ConfigError, match=r"train\.micro_batch_size of 1"):
         tiny_task(PretrainConfig(queue_size=4, gather_negatives=gather))(batch, alpha=0.4)
     task = tiny_task(PretrainConfig(queue_size=4, itm_weight=0.0))
     losses, _ = losses_and_gradients(task, batch)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import ComputeConfig, TextAssignmentConfig
 from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.tasks.text_assignment import FIRST, NEITHER, SECOND, TextAssignmentTask
@@ -132,5 +132,5 @@ def test_similar_images_are_drawn_and_the_same_picture_is_not() -> None:
 
 
 def test_two_pairs_are_too_few() -> None:
-    with pytest.raises(UserError, match="of 2 leaves a text without two other images: use 3 or more"):
+    with pytest.raises(ConfigError, match="of 2 leaves a text without two other images: use 3 or more"):
         _task()(random_batch(2, duplicates=False))

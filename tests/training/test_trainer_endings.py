@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from albef_ds.cli.main import main
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.training.stop import parse_duration
 from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
@@ -123,7 +123,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "3", "h", "3h 50m", "-3h", "3x"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="write it like 3h50m"):
+    with pytest.raises(ConfigError, match="write it like 3h50m"):
         parse_duration(text)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from albef_ds.checkpoint.formats.read import fill_task, read_model
 from albef_ds.checkpoint.formats.write import Options, convert
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import WeightsError
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine.build import attach_momentum, build_task
 from albef_ds.inference import model as interface
@@ -78,5 +78,5 @@ def _damage_is_refused(run: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"student\.safetensors has another SHA-256"):
+    with pytest.raises(WeightsError, match=r"student\.safetensors has another SHA-256"):
         read_model(path.parent)

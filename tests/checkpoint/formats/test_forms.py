@@ -13,7 +13,7 @@ from albef_ds.checkpoint.formats.read import read_model
 from albef_ds.checkpoint.formats.whole_model import WholeModel
 from albef_ds.checkpoint.formats.write import Options, convert, mapping
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, MachineError, UserError, WeightsError
 from tests.checkpoint.formats.released_files import HEADS, state_dict
 
 
@@ -76,7 +76,7 @@ def test_a_weight_too_large_for_fp16_is_refused(tmp_path: Path) -> None:
     tensors = state_dict("ve")
     tensors["cls_head.0.weight"] = tensors["cls_head.0.weight"] + 1e5
     torch.save(tensors, tmp_path / "large.pth")
-    with pytest.raises(UserError, match="not finite in fp16: take bf16"):
+    with pytest.raises(ConfigError, match="not finite in fp16: take bf16"):
         convert(read_model(tmp_path / "large.pth", HEADS), tmp_path / "m.safetensors", Options("safetensors", dtype="fp16"))
     assert not (tmp_path / "m.safetensors").exists()
 
@@ -90,7 +90,7 @@ def test_large_models_are_cut_into_shards_with_an_index(source: Path, tmp_path: 
     assert len(parts) > 3 and all(part.stat().st_size < 400_000 for part in parts)
     assert equal(read_model(written.files[0]).model, found.model)
     parts[1].unlink()
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(WeightsError, match="does not exist"):
         read_model(written.files[0])
 
 
@@ -117,7 +117,7 @@ def test_a_source_that_changes_while_it_is_converted_is_found_by_reading_back(so
     steady = changing["itm_head.weight"]
     changing["itm_head.weight"] = steady.then(lambda tensor: tensor + next(reads))
     model = WholeModel(found.model.config, changing)
-    with pytest.raises(UserError, match=r"does not read back as it was written \(itm_head.weight\)"):
+    with pytest.raises(MachineError, match=r"does not read back as it was written \(itm_head.weight\)"):
         convert(type(found)(model, found.form, found.path), tmp_path / "m.safetensors", Options("safetensors"))
     assert not (tmp_path / "m.safetensors").exists()
 
@@ -126,17 +126,17 @@ def test_what_exists_is_replaced_only_when_asked_and_only_by_its_like(source: Pa
     found = read_model(source, HEADS)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "diary.txt").write_text("keep")
-    with pytest.raises(UserError, match="mine exists"):
+    with pytest.raises(MachineError, match="mine exists"):
         convert(found, tmp_path / "mine", Options("folder"))
-    with pytest.raises(UserError, match="no model folder"):
+    with pytest.raises(MachineError, match="no model folder"):
         convert(found, tmp_path / "mine", Options("folder", overwrite=True))
     assert (tmp_path / "mine" / "diary.txt").read_text() == "keep"
     convert(found, tmp_path / "m", Options("folder"))
     convert(found, tmp_path / "m", Options("folder", dtype="bf16", overwrite=True))
     assert read_model(tmp_path / "m").model.tensors["itm_head.weight"].dtype == torch.bfloat16
-    with pytest.raises(UserError, match=r"not named \.safetensors"):
+    with pytest.raises(ConfigError, match=r"not named \.safetensors"):
         convert(found, tmp_path / "m.bin", Options("safetensors"))
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(MachineError, match="is no folder"):
         convert(found, tmp_path / "absent" / "m.pth", Options("released"))
 
 
@@ -167,7 +167,7 @@ def test_damaged_and_foreign_files_are_one_clear_line(source: Path, tmp_path: Pa
         ("list.pth", "holds no state dict"),
         ("absent.pth", "does not exist"),
     ):
-        with pytest.raises(UserError, match=message) as error:
+        with pytest.raises(WeightsError, match=message) as error:
             read_model(tmp_path / name)
         assert "\n" not in str(error.value) and name in str(error.value)
 
@@ -176,10 +176,10 @@ def test_a_file_of_a_later_version_is_refused(source: Path, tmp_path: Path) -> N
     convert(read_model(source, HEADS), tmp_path / "m.safetensors", Options("safetensors"))
     data = (tmp_path / "m.safetensors").read_bytes()
     (tmp_path / "m.safetensors").write_bytes(data.replace(b'"version":"1"', b'"version":"2"', 1))
-    with pytest.raises(UserError, match="is of format 2"):
+    with pytest.raises(WeightsError, match="is of format 2"):
         read_model(tmp_path / "m.safetensors")
 
 
 def test_settings_that_change_shapes_are_refused(source: Path) -> None:
-    with pytest.raises(UserError, match="where the model has"):
+    with pytest.raises(WeightsError, match="where the model has"):
         read_model(source, [*HEADS, "model.text.vocab_size=100"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from albef_ds.checkpoint.formats.read import read_model
 from albef_ds.checkpoint.formats.write import Options, convert
 from albef_ds.checkpoint.initial.load import load_initial_momentum, load_initial_weights
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.config.schema import EngineConfig, InitConfig, RetrievalConfig
 from albef_ds.engine.build import attach_momentum, build_task
 from tests.checkpoint.formats.released_files import HEADS, KINDS, same, state_dict, with_bert, without_bert
@@ -86,7 +86,7 @@ def test_only_the_students_weights_may_be_in_a_file(tmp_path: Path) -> None:
     tensors = {name: tensor for name, tensor in state_dict("pretrain").items() if "_m." not in name}
     source = saved(tmp_path / "model.pth", tensors)
     assert same(tensors_in(round_trip(source)), tensors)
-    with pytest.raises(UserError, match="no momentum copy"):
+    with pytest.raises(ConfigError, match="no momentum copy"):
         convert(read_model(source, HEADS), tmp_path / "m.safetensors", Options("safetensors", weights="momentum"))
 
 
@@ -113,13 +113,13 @@ def test_the_momentum_copy_takes_the_students_place_when_asked(tmp_path: Path) -
 def test_a_file_that_is_not_whole_is_refused_by_the_tensors_name(tmp_path: Path, change: object, message: str) -> None:
     tensors = state_dict("pretrain")
     change(tensors)  # type: ignore[operator]
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(WeightsError, match=message):
         read_model(saved(tmp_path / "model.pth", tensors), HEADS)
 
 
 def test_the_number_of_heads_is_asked_for_where_shapes_do_not_tell(tmp_path: Path) -> None:
     source = saved(tmp_path / "model.pth", state_dict("ve"))
-    with pytest.raises(UserError, match=r"give model\.vision\.num_heads=N"):
+    with pytest.raises(ConfigError, match=r"give model\.vision\.num_heads=N"):
         read_model(source)
 
 
@@ -138,7 +138,7 @@ def test_a_run_starts_from_a_released_file_directly(tmp_path: Path) -> None:
     other = replace(config, model=replace(config.model, text=replace(config.model.text, num_heads=2)))
     convert(read_model(source, HEADS), tmp_path / "m.safetensors", Options("safetensors"))
     other = replace(other, init=InitConfig(checkpoint=str(tmp_path / "m.safetensors")))
-    with pytest.raises(UserError, match=r"set model\.text\.num_heads=4"):
+    with pytest.raises(ConfigError, match=r"set model\.text\.num_heads=4"):
         load_initial_weights(build_task(other), other)
 
 
@@ -162,7 +162,7 @@ def test_a_planted_payload_is_refused_and_nothing_runs(tmp_path: Path, place: st
     content = {"model": tensors, "config": payload} if place == "beside" else {**tensors, "more": payload}
     path = tmp_path / "model.pth"
     torch.save(content, path)
-    with pytest.raises(UserError, match="nothing of it was run"):
+    with pytest.raises(WeightsError, match="nothing of it was run"):
         read_model(path, HEADS)
     assert not trace.exists()
     torch.load(path, weights_only=False)

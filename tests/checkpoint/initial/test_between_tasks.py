@@ -12,7 +12,7 @@ from albef_ds.checkpoint.initial.between_tasks import (
     resize_position_embedding,
     transplant,
 )
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import WeightsError
 from albef_ds.config.schema import ClassificationConfig, ComputeConfig, PretrainConfig, TextAssignmentConfig, VqaConfig
 from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.tasks.classification import ClassificationTask
@@ -51,7 +51,7 @@ def test_position_embedding_keeps_the_class_token_and_the_picture() -> None:
     # Inside the borders cubic interpolation keeps a slope, of 8/12 per patch.
     torch.testing.assert_close((grid[4:9] - grid[3:8])[:, 3:9], torch.full((5, 6), 8 / 12), rtol=1e-4, atol=1e-4)
     assert torch.equal(resize_position_embedding(table, 65), table)
-    with pytest.raises(UserError, match="a position table of 63 patches is no square grid"):
+    with pytest.raises(WeightsError, match="a position table of 63 patches is no square grid"):
         resize_position_embedding(table[:, :-1], 145)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from albef_ds.checkpoint.initial.encoders import load_mlm_head, load_text_encoder, load_visual_encoder
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import WeightsError
 from albef_ds.config.schema import ComputeConfig, ModelConfig, TextConfig, VisionConfig
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.heads import MLMHead
@@ -112,11 +112,11 @@ def test_distillation_token_of_deit_is_left_out_with_its_position(tmp_path: Path
 
 def test_vit_of_another_depth_or_width_is_refused_by_tensor_name(tmp_path: Path) -> None:
     torch.save(vit().state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(UserError, match=r"lacks 12 tensors .*visual_encoder\.blocks\.2\.norm1\.weight"):
+    with pytest.raises(WeightsError, match=r"lacks 12 tensors .*visual_encoder\.blocks\.2\.norm1\.weight"):
         load_visual_encoder(albef(replace(VISION, depth=3)), tmp_path / "vit.pth")
-    with pytest.raises(UserError, match=r"12 tensors without a place .*blocks\.1\.norm1\.weight"):
+    with pytest.raises(WeightsError, match=r"12 tensors without a place .*blocks\.1\.norm1\.weight"):
         load_visual_encoder(albef(replace(VISION, depth=1)), tmp_path / "vit.pth")
-    with pytest.raises(UserError, match=r"has shape \(1, 1, 16\), .*cls_token in the model \(1, 1, 32\)"):
+    with pytest.raises(WeightsError, match=r"has shape \(1, 1, 16\), .*cls_token in the model \(1, 1, 32\)"):
         load_visual_encoder(albef(replace(VISION, width=32)), tmp_path / "vit.pth")
 
 
@@ -126,7 +126,7 @@ def test_refused_file_changes_no_weight(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "vit.pth")
     model = albef()
     before = own(model.state_dict())
-    with pytest.raises(UserError, match=r"norm\.weight has shape \(17,\)"):
+    with pytest.raises(WeightsError, match=r"norm\.weight has shape \(17,\)"):
         load_visual_encoder(model, tmp_path / "vit.pth")
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -180,10 +180,10 @@ def test_shallow_bert_fills_what_it_can_and_the_report_says_so(tmp_path: Path, d
 
 def test_bert_without_the_text_encoders_layers_or_with_too_many_is_refused(tmp_path: Path) -> None:
     torch.save(bert(layers=1).state_dict(), tmp_path / "shallow.bin")
-    with pytest.raises(UserError, match=r"lacks .*text_encoder\.layers\.1.* the file has 1 layers"):
+    with pytest.raises(WeightsError, match=r"lacks .*text_encoder\.layers\.1.* the file has 1 layers"):
         load_text_encoder(albef(), tmp_path / "shallow.bin")
     torch.save(bert(layers=5).state_dict(), tmp_path / "deep.bin")
-    with pytest.raises(UserError, match=r"16 tensors without a place .*encoder\.layer\.4\."):
+    with pytest.raises(WeightsError, match=r"16 tensors without a place .*encoder\.layer\.4\."):
         load_text_encoder(albef(), tmp_path / "deep.bin")
 
 
@@ -191,13 +191,13 @@ def test_hole_within_a_multimodal_layer_is_refused(tmp_path: Path) -> None:
     state = bert(layers=4).state_dict()
     del state["encoder.layer.2.output.dense.bias"]
     torch.save(state, tmp_path / "bert.bin")
-    with pytest.raises(UserError, match=r"lacks 1 tensors .*multimodal_encoder\.layers\.0\.feed_forward\.output\.dense\.bias"):
+    with pytest.raises(WeightsError, match=r"lacks 1 tensors .*multimodal_encoder\.layers\.0\.feed_forward\.output\.dense\.bias"):
         load_text_encoder(albef(), tmp_path / "bert.bin")
 
 
 def test_bert_of_another_width_or_vocabulary_is_refused(tmp_path: Path) -> None:
     torch.save(bert(width=32).state_dict(), tmp_path / "bert.bin")
-    with pytest.raises(UserError, match=r"word_embeddings\.weight has shape \(40, 32\), .*\(40, 16\)"):
+    with pytest.raises(WeightsError, match=r"word_embeddings\.weight has shape \(40, 32\), .*\(40, 16\)"):
         load_text_encoder(albef(), tmp_path / "bert.bin")
 
 
@@ -220,11 +220,11 @@ def test_mlm_head_stays_random_without_one_and_refuses_an_untied_or_partial_one(
 
     state = own(bert(BertForMaskedLM).state_dict())
     torch.save(state | {"cls.predictions.decoder.weight": torch.zeros(40, 16)}, tmp_path / "untied.bin")
-    with pytest.raises(UserError, match="ties them"):
+    with pytest.raises(WeightsError, match="ties them"):
         load_mlm_head(head, tmp_path / "untied.bin")
     del state["cls.predictions.transform.dense.bias"]
     torch.save(state, tmp_path / "partial.bin")
-    with pytest.raises(UserError, match=r"lacks 1 tensors .*dense\.bias"):
+    with pytest.raises(WeightsError, match=r"lacks 1 tensors .*dense\.bias"):
         load_mlm_head(head, tmp_path / "partial.bin")
 
 
@@ -243,7 +243,7 @@ class _Trap:
 
 def test_file_that_would_run_code_is_refused_unread(tmp_path: Path) -> None:
     torch.save({"norm.weight": torch.ones(1), "x": _Trap(tmp_path / "sprung")}, tmp_path / "vit.pth")
-    with pytest.raises(UserError, match="cannot be read as weights"):
+    with pytest.raises(WeightsError, match="cannot be read as weights"):
         load_visual_encoder(albef(), tmp_path / "vit.pth")
     assert not (tmp_path / "sprung").exists()
 
@@ -256,7 +256,7 @@ def test_truncated_file_is_refused_in_one_line(tmp_path: Path, name: str) -> Non
     else:
         save_file(state, tmp_path / name)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:3000])
-    with pytest.raises(UserError, match="cannot be read as weights") as caught:
+    with pytest.raises(WeightsError, match="cannot be read as weights") as caught:
         load_visual_encoder(albef(), tmp_path / name)
     assert "\n" not in str(caught.value)
 
@@ -266,14 +266,14 @@ def test_unusable_paths_are_named_with_the_fix(tmp_path: Path) -> None:
         (tmp_path / "no.pth", "does not exist: download"),
         (tmp_path, r"holds neither model\.safetensors nor pytorch_model\.bin"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(WeightsError, match=message):
             load_visual_encoder(albef(), path)
     (tmp_path / "vit.onnx").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"vit\.onnx is not one of \.safetensors"):
+    with pytest.raises(WeightsError, match=r"vit\.onnx is not one of \.safetensors"):
         load_visual_encoder(albef(), tmp_path / "vit.onnx")
     torch.save({"norm.weight": torch.ones(1), "epoch": 3}, tmp_path / "mixed.pth")
-    with pytest.raises(UserError, match=r"more than tensors \(epoch\)"):
+    with pytest.raises(WeightsError, match=r"more than tensors \(epoch\)"):
         load_visual_encoder(albef(), tmp_path / "mixed.pth")
     torch.save([torch.ones(1)], tmp_path / "list.pth")
-    with pytest.raises(UserError, match="holds no state dict"):
+    with pytest.raises(WeightsError, match="holds no state dict"):
         load_visual_encoder(albef(), tmp_path / "list.pth")

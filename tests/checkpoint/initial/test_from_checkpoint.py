@@ -13,7 +13,7 @@ from albef_ds.checkpoint.formats.released_names import BASE, MOMENTUM
 from albef_ds.checkpoint.formats.whole_model import WholeModel
 from albef_ds.checkpoint.initial.load import load_initial_momentum, load_initial_weights
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import WeightsError
 from albef_ds.config.schema import (
     ClassificationConfig,
     InitConfig,
@@ -118,17 +118,17 @@ def test_text_assignment_leads_to_nlvr2(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused_by_name(pretrained: Path, tmp_path: Path) -> None:
     config = _config(TASKS["retrieval"], pretrained)
     wider = replace(config, model=replace(config.model, text=replace(config.model.text, intermediate_width=40)))
-    with pytest.raises(UserError, match=r"feed_forward.* has shape \(24, 32\), here \(24, 40\): the settings in model"):
+    with pytest.raises(WeightsError, match=r"feed_forward.* has shape \(24, 32\), here \(24, 40\): the settings in model"):
         load_initial_weights(build_task(wider), wider)
     deeper = replace(config, model=replace(config.model, text=replace(config.model.text, num_layers=3)))
-    with pytest.raises(UserError, match=r"lacks \d+ tensors, first base\.albef\.text_encoder\.layers\.2"):
+    with pytest.raises(WeightsError, match=r"lacks \d+ tensors, first base\.albef\.text_encoder\.layers\.2"):
         load_initial_weights(build_task(deeper), deeper)
     shallower = replace(config, model=replace(config.model, text=replace(config.model.text, num_fusion_layers=1)))
-    with pytest.raises(UserError, match=r"holds \d+ tensors without a place here, first base\.albef\.multimodal"):
+    with pytest.raises(WeightsError, match=r"holds \d+ tensors without a place here, first base\.albef\.multimodal"):
         load_initial_weights(build_task(shallower), shallower)
     entailment = _config(TASKS["entailment"])
     path = _save(build_task(entailment), entailment, tmp_path / "entailment.safetensors")
-    with pytest.raises(UserError, match="a model of kind classification does not serve retrieval"):
+    with pytest.raises(WeightsError, match="a model of kind classification does not serve retrieval"):
         load_initial_weights(build_task(config), replace(config, init=InitConfig(checkpoint=str(path))))
-    with pytest.raises(UserError, match="nowhere does not exist"):
+    with pytest.raises(WeightsError, match="nowhere does not exist"):
         load_initial_weights(build_task(config), replace(config, init=InitConfig(checkpoint=str(tmp_path / "nowhere"))))

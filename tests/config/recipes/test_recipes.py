@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.recipes import RECIPES, get_recipe, summary
 from albef_ds.config.schema import RunConfig
 from albef_ds.models.albef import ALBEF
@@ -59,9 +59,9 @@ def test_the_batch_divides_over_the_ranks_of_the_command(name: str, ranks: int) 
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(UserError, match="there is no recipe pretrain_4b: did you mean pretrain_4m"):
+    with pytest.raises(ConfigError, match="there is no recipe pretrain_4b: did you mean pretrain_4m"):
         get_recipe("pretrain_4b")
-    with pytest.raises(UserError, match="choose one of debug"):
+    with pytest.raises(ConfigError, match="choose one of debug"):
         get_recipe("xyz")
 
 

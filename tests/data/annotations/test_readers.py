@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.data.annotations.grounding import read_expressions, read_grounding_train
 from albef_ds.data.annotations.json_files import require_pictures
 from albef_ds.data.annotations.retrieval import read_retrieval
@@ -36,7 +36,7 @@ def test_karpathys_restval_is_trained_on_and_a_split_that_is_absent_is_named(tmp
     ]
     path = saved(tmp_path, {"images": images})
     assert [record.image for record in read_retrieval(path, "train")] == ["val2014/train.jpg", "val2014/restval.jpg"]
-    with pytest.raises(UserError, match="no picture of the split test"):
+    with pytest.raises(DataError, match="no picture of the split test"):
         read_retrieval(path, "test")
 
 
@@ -64,11 +64,11 @@ def test_test_dev_questions_use_the_pictures_of_test2015(tmp_path: Path) -> None
 
 
 def test_questions_and_annotations_of_different_splits_are_refused(tmp_path: Path, scenes: Path) -> None:
-    with pytest.raises(UserError, match="has no entry in"):
+    with pytest.raises(DataError, match="has no entry in"):
         read_vqa(scenes / "v2_questions_val.json", scenes / "v2_annotations_test.json")
     raw = json.loads((scenes / "v2_questions_val.json").read_text())
     raw["questions"] = raw["questions"][:3]
-    with pytest.raises(UserError, match=r"12 annotations of .* have no question"):
+    with pytest.raises(DataError, match=r"12 annotations of .* have no question"):
         read_vqa(saved(tmp_path, raw), scenes / "v2_annotations_val.json")
 
 
@@ -78,9 +78,9 @@ def test_the_answer_list_counts_questions_by_their_most_given_answer(tmp_path: P
     records = read_vqa(saved(tmp_path, rows))
     assert build_answer_list(records, min_count=1) == ["red", "blue", "cat"]
     assert build_answer_list(records, min_count=2) == ["red"]
-    with pytest.raises(UserError, match="lower that number"):
+    with pytest.raises(ConfigError, match="lower that number"):
         build_answer_list(records, min_count=3)
-    with pytest.raises(UserError, match="repeats 'a'"):
+    with pytest.raises(DataError, match="repeats 'a'"):
         read_answer_list(saved(tmp_path, ["a", "b", "a"]))
 
 
@@ -129,7 +129,7 @@ def test_expressions_find_their_boxes_and_proposals(scenes: Path) -> None:
 )
 def test_a_faulty_file_is_named_with_its_entry(tmp_path: Path, read: Any, content: Any, message: str) -> None:
     path = saved(tmp_path, content)
-    with pytest.raises(UserError, match=message) as raised:
+    with pytest.raises(DataError, match=message) as raised:
         read(path)
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
@@ -139,14 +139,14 @@ def test_missing_pictures_are_counted_before_anything_starts(tmp_path: Path) -> 
     (tmp_path / "a" / "1.jpg").touch()
     require_pictures(tmp_path, ["a/1.jpg"])
     with pytest.raises(
-        UserError, match=r"4 of 5 pictures are missing under data.image_root .*: a/2.jpg, a/3.jpg, a/4.jpg, \.\.\."
+        DataError, match=r"4 of 5 pictures are missing under data.image_root .*: a/2.jpg, a/3.jpg, a/4.jpg, \.\.\."
     ):
         require_pictures(tmp_path, ["a/1.jpg", "a/2.jpg", "a/3.jpg", "a/4.jpg", "b/1.jpg", "a/2.jpg"])
 
 
 def test_a_ref_that_leads_nowhere_is_named(tmp_path: Path, scenes: Path) -> None:
     rows = saved(tmp_path, [{"image": "a.png", "text": "the cat", "ref_id": 999_999}])
-    with pytest.raises(UserError, match="`ref_id` 999999 is not in"):
+    with pytest.raises(DataError, match="`ref_id` 999999 is not in"):
         read_expressions(rows, scenes / "refs.json", scenes / "instances.json", None)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import DataError
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.evaluation_sets.corpus import RetrievalSet
 
@@ -49,8 +49,8 @@ def test_limit_takes_the_first_samples(make_corpus: Any) -> None:
 
 
 def test_a_broken_evaluation_sample_is_an_error(make_corpus: Any) -> None:
-    with pytest.raises(UserError, match=r"000000002 .* empty after cleaning"):
+    with pytest.raises(DataError, match=r"000000002 .* empty after cleaning"):
         RetrievalSet(make_corpus(4, broken={2: {"captions": ["fine", "?!"]}}, name="text"), CONFIG, image_size=16)
     gallery = RetrievalSet(make_corpus(4, broken={1: {"image": b"none"}}, name="picture"), CONFIG, image_size=16)
-    with pytest.raises(UserError, match=r"000000001 .* broken picture"):
+    with pytest.raises(DataError, match=r"000000001 .* broken picture"):
         gallery.images(range(2))

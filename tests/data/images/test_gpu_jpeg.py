@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import MachineError
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness
 from albef_ds.data.broken import BrokenSampleError
@@ -85,7 +85,7 @@ def test_the_gpus_way_needs_no_simplejpeg(cpu_as_gpu: None, monkeypatch: pytest.
 
 def test_without_a_gpu_the_setting_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"data\.jpeg_device=cuda but torch sees no GPU: use data\.jpeg_device=cpu"):
+    with pytest.raises(MachineError, match=r"data\.jpeg_device=cuda but torch sees no GPU: use data\.jpeg_device=cpu"):
         next(loader.deliveries([], ON_GPU, sampler=None, pin_memory=False, start_method=None))
 
 
@@ -114,6 +114,6 @@ def test_a_torchvision_without_the_decoder_is_refused_at_the_start(cpu_as_gpu: N
         raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support\nstack")
 
     monkeypatch.setattr(gpu_jpeg, "decode_jpeg", absent)
-    with pytest.raises(UserError, match=r"decodes no JPEG on it \(decode_jpegs_cuda: .*support\): use data.jpeg_device=cpu"):
+    with pytest.raises(MachineError, match=r"decodes no JPEG on it \(decode_jpegs_cuda: .*support\): use data.jpeg_device=cpu"):
         gpu_jpeg.check("cuda")
     gpu_jpeg.check("cpu")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import DataError, UserError
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import Batch, ClassificationBatch, ImageTextBatch, VqaBatch
 from albef_ds.data.sample_kinds import QUESTIONS, STATEMENTS
@@ -106,7 +106,7 @@ def test_what_cannot_be_trained_on_is_named_before_training(recipe: str, overrid
 
 def test_questions_without_answers_cannot_be_trained_on(scenes: Path) -> None:
     config = tiny_config("scenes_vqa", scenes, f"data.annotations={scenes}/v2_questions_val.json")
-    with pytest.raises(UserError, match=r"15 of 15 questions .* have no answer"):
+    with pytest.raises(DataError, match=r"15 of 15 questions .* have no answer"):
         open_stream(config, QUESTIONS)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, DataError, UserError
 from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig, VisionConfig
 from albef_ds.data.batch import ImageTextBatch
 from albef_ds.data.sample_kinds import PAIRS
@@ -135,7 +135,7 @@ def test_broken_samples_met_while_looking_for_a_substitute_are_not_counted_twice
 def test_too_many_broken_samples_stop_the_run_and_name_the_worst_shard(make_corpus: Any) -> None:
     broken = {3: {"captions": ["."]}, 7: {"image": b"no"}, 8: {"image": b"no"}, 9: {"image": b"no"}}
     with pytest.raises(
-        UserError, match=r"of 24 samples .* most in 00001.tar \(\d, mainly undecodable picture, .* 00000000[789]\)"
+        DataError, match=r"of 24 samples .* most in 00001.tar \(\d, mainly undecodable picture, .* 00000000[789]\)"
     ) as caught:
         take(stream(make_corpus(23, broken=broken), micro=12), 20)
     assert "\n" not in str(caught.value)
@@ -145,14 +145,14 @@ def test_workers_report_an_error_as_one_line(make_corpus: Any) -> None:
     folder = make_corpus(5)
     source = stream(folder, micro=12, workers=1)
     (folder / "00000.tar").write_bytes(b"")
-    with pytest.raises(UserError, match=r"00000\.tar ends early") as caught:
+    with pytest.raises(DataError, match=r"00000\.tar ends early") as caught:
         take(source, 1)
     assert "\n" not in str(caught.value)
 
 
 def test_a_corpus_of_broken_samples_ends_instead_of_searching_forever(make_corpus: Any) -> None:
     folder = make_corpus(5, broken={number: {"image": b"no picture"} for number in range(5)})
-    with pytest.raises(UserError, match="100 samples in a row are broken"):
+    with pytest.raises(DataError, match="100 samples in a row are broken"):
         take(stream(folder, max_broken=1.0), 1)
 
 
@@ -160,7 +160,7 @@ def test_missing_shards_are_listed(make_corpus: Any) -> None:
     folder = make_corpus()
     (folder / "00001.tar").unlink()
     (folder / "00003.tar").unlink()
-    with pytest.raises(UserError, match=r"2 of 5 shards are missing .*: 00001\.tar, 00003\.tar"):
+    with pytest.raises(DataError, match=r"2 of 5 shards are missing .*: 00001\.tar, 00003\.tar"):
         stream(folder)
 
 
@@ -168,13 +168,13 @@ def test_a_truncated_tar_is_named_before_training_starts(make_corpus: Any) -> No
     folder = make_corpus()
     path = folder / "00002.tar"
     path.write_bytes(path.read_bytes()[:-700])
-    with pytest.raises(UserError, match=r"00002\.tar is truncated"):
+    with pytest.raises(DataError, match=r"00002\.tar is truncated"):
         stream(folder)
 
 
 def test_an_empty_manifest_is_refused(tmp_path: Path) -> None:
     Manifest(()).save(tmp_path)
-    with pytest.raises(UserError, match="lists no samples"):
+    with pytest.raises(DataError, match="lists no samples"):
         stream(tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_open_stream_chooses_by_what_is_named(make_corpus: Any, tmp_path: Path) 
 
 
 def test_batch_sizes_that_do_not_come_out_even_are_refused(make_corpus: Any) -> None:
-    with pytest.raises(UserError, match="not a multiple"):
+    with pytest.raises(ConfigError, match="not a multiple"):
         stream(make_corpus(), micro=5)
 
 

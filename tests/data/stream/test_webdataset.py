@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import DataError, UserError
 from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig, VisionConfig
 from albef_ds.data.batch import ImageTextBatch
 from albef_ds.data.stream.loader import Share
@@ -102,7 +102,7 @@ def server(tars: Path) -> Iterator[str]:
 def test_tars_are_read_from_a_server_without_a_shell(tars: Path, server: str) -> None:
     assert len(keys(take(f"{server}/{{0..3}}.tar", 8))) > 8
     harm = tars / "harm"
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         take(f"{server}/0.tar'; touch '{harm}", 1)
     assert not harm.exists()
 
@@ -130,6 +130,6 @@ def test_a_truncated_or_empty_tar_is_one_line(tars: Path) -> None:
     (tars / "6.tar").write_bytes(whole[: len(whole) // 5])
     write_tar(tars / "7.tar", [])
     for name, problem in (("6.tar", "cannot be read"), ("7.tar", "no sample")):
-        with pytest.raises(UserError, match=problem) as caught:
+        with pytest.raises(DataError, match=problem) as caught:
             take(f"{tars}/{name}", 5, workers=1)
         assert "\n" not in str(caught.value)

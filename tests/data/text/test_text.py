@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import DataError
 from albef_ds.data.text.clean import clean_caption
 from albef_ds.data.text.masking import IGNORED, mask_tokens
 from albef_ds.data.text.tokenizer import DEFAULT_VOCAB, CaptionTokenizer, pad_ids
@@ -64,7 +64,7 @@ def test_batches_are_padded_with_a_mask() -> None:
 def test_a_vocabulary_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text(content)
-    with pytest.raises(UserError, match="vocab_file"):
+    with pytest.raises(DataError, match="vocab_file"):
         CaptionTokenizer(str(path))
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from albef_ds.cli.demo.corpus import emoji_corpus
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import Manifest
 from albef_ds.data.shards.reader import ShardReader, parse_meta
 from data_tools.emoji.build import build_and_pack
@@ -137,10 +137,10 @@ def test_a_mirrored_alias_is_drawn_mirrored() -> None:
 
 def test_a_missing_or_other_package_is_named(sources: Path) -> None:
     write_json(sources / NOTO.folder / "package.json", {"name": NOTO.name, "version": "0.1"})
-    with pytest.raises(UserError, match=r"noto 0\.1, not @iconify-json/noto 1\.2\.9"):
+    with pytest.raises(DataError, match=r"noto 0\.1, not @iconify-json/noto 1\.2\.9"):
         locate(sources)
     (sources / EMOJIBASE.folder / "package.json").unlink()
-    with pytest.raises(UserError, match="holds no unpacked emojibase-data"):
+    with pytest.raises(DataError, match="holds no unpacked emojibase-data"):
         locate(sources)
 
 
@@ -152,9 +152,9 @@ def test_an_archive_is_checked_before_and_while_it_is_unpacked(tmp_path: Path) -
     with tarfile.open(archive, "w:gz") as tar:
         member = tarfile.TarInfo("package/../../evil")
         tar.addfile(member, io.BytesIO(b""))
-    with pytest.raises(UserError, match="not the pinned"):
+    with pytest.raises(DataError, match="not the pinned"):
         unpack(archive, NOTO, tmp_path / "out")
     digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-    with pytest.raises(UserError, match="outside its folder"):
+    with pytest.raises(DataError, match="outside its folder"):
         unpack(archive, Package("x", "1", digest), tmp_path / "out")
     assert not (tmp_path / "evil").exists()

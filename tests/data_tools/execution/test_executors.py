@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import MachineError
 from data_tools.execution.executors import Parallel, run_tasks
 from tests.data_tools.execution.workers import answer_or_die
 
 
 def test_a_dead_worker_is_reported_not_waited_for() -> None:
-    with pytest.raises(UserError, match="a worker of test died"):
+    with pytest.raises(MachineError, match="a worker of test died"):
         run_tasks(answer_or_die, [1, -1, 1], Parallel(workers=2), "test")
 
 

@@ -13,7 +13,7 @@ import pytest
 import webdataset
 import xxhash
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import DataError, MachineError
 from albef_ds.data.shards.format import Manifest, load_index
 from data_tools.files.shard_writer import ShardWriter, write_shard
 
@@ -134,18 +134,18 @@ def test_an_exception_leaves_no_manifest_and_no_temporary_file_and_the_rerun_suc
 )
 def test_a_sample_outside_the_format_is_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
     writer = ShardWriter(tmp_path, samples_per_shard=2)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(DataError, match=words):
         writer.add(b"x", "jpg", {"captions": ["a"], "image_id": "0", "source": "s"} | change)
 
 
 def test_folders_of_other_origin_and_empty_corpora_are_refused(tmp_path: Path) -> None:
     (tmp_path / "00000.tar").write_bytes(b"someone else's")
-    with pytest.raises(UserError, match="another origin"):
+    with pytest.raises(MachineError, match="another origin"):
         ShardWriter(tmp_path, samples_per_shard=2)
-    with pytest.raises(UserError, match="no sample"):
+    with pytest.raises(DataError, match="no sample"):
         ShardWriter(tmp_path / "new", samples_per_shard=2).close()
-    with pytest.raises(UserError, match="jpg, jpeg"):
+    with pytest.raises(DataError, match="jpg, jpeg"):
         ShardWriter(tmp_path / "gif", samples_per_shard=2).add(b"x", "gif", {"captions": ["a"], "image_id": "0", "source": "s"})
     write(tmp_path / "done", 1)
-    with pytest.raises(UserError, match="append"):
+    with pytest.raises(MachineError, match="append"):
         ShardWriter(tmp_path / "done", samples_per_shard=2)

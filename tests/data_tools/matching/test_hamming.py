@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from data_tools.matching import hamming
 
 
@@ -63,5 +63,5 @@ def test_empty_input_and_wrong_radius() -> None:
     assert len(hamming.near_pairs(nothing, 3).left) == 0
     assert len(hamming.cross_pairs(nothing, nothing, 3)[0]) == 0
     assert len(hamming.cross_pairs(nothing, np.ones(3, np.uint64), 3)[0]) == 0
-    with pytest.raises(UserError, match="radius 17"):
+    with pytest.raises(ConfigError, match="radius 17"):
         hamming.near_pairs(nothing, 17)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, DataError, UserError
 from data_tools.files.shard_writer import ShardWriter
 from data_tools.files.storage import ByteReader
 from data_tools.readers import reader_for
@@ -68,7 +68,7 @@ def test_lists_larger_than_the_read_buffer_are_read_whole_with_true_lines(tmp_pa
 )
 def test_a_broken_list_is_refused_with_its_line(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "list.json").write_text(text)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(DataError, match=words):
         read(f"x=json:{tmp_path}/list.json")
 
 
@@ -100,7 +100,7 @@ def test_visual_genome_phrases_join_their_picture_with_its_coco_id(tmp_path: Pat
         ("/vg/VG_100K_2/1.jpg", ["a red car", "sky"], {"coco_id": 5}, ""),
         ("/vg/VG_100K/2.jpg", [], {}, "no caption"),
     ]
-    with pytest.raises(UserError, match="second="):
+    with pytest.raises(ConfigError, match="second="):
         read(f"vg=visual-genome:{tmp_path}/regions.json")
 
 
@@ -117,7 +117,7 @@ def test_url_lists_find_their_downloads_by_line_and_keep_lines_without_a_tab(tmp
     records, _ = read(f"sbu=sbu:{tmp_path}/urls.txt,second={tmp_path}/captions.txt,pattern={{index}}.jpg")
     assert [r.captions for r in records] == [["one"], ["two"]]
     (tmp_path / "captions.txt").write_text("one\n")
-    with pytest.raises(UserError, match="differ in length at line 2"):
+    with pytest.raises(DataError, match="differ in length at line 2"):
         read(f"sbu=sbu:{tmp_path}/urls.txt,second={tmp_path}/captions.txt,pattern={{index}}.jpg")
 
 
@@ -142,17 +142,17 @@ def test_tables_of_each_format_give_the_same_records(tmp_path: Path, suffix: str
     write_table(path, [{"path": "a.jpg", "text": "a, cat"}, {"path": "b.jpg", "text": "dog"}])
     records, _ = read(f"x=table:{path},images=/i")
     assert [(r.path, r.captions) for r in records] == [("/i/a.jpg", ["a, cat"]), ("/i/b.jpg", ["dog"])]
-    with pytest.raises(UserError, match=r"no column lable, only path, text: add caption_column"):
+    with pytest.raises(ConfigError, match=r"no column lable, only path, text: add caption_column"):
         read(f"x=table:{path},caption_column=lable")
 
 
 def test_a_cut_parquet_file_and_a_broken_line_are_refused_by_name(tmp_path: Path) -> None:
     write_table(tmp_path / "a.parquet", [{"path": "a", "text": "b"}])
     (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
-    with pytest.raises(UserError, match="not a whole Parquet"):
+    with pytest.raises(DataError, match="not a whole Parquet"):
         read(f"x=table:{tmp_path}/a.parquet")
     (tmp_path / "a.jsonl").write_text('{"path": "a", "text": "b"}\n{"path":\n')
-    with pytest.raises(UserError, match="line 2"):
+    with pytest.raises(DataError, match="line 2"):
         read(f"x=table:{tmp_path}/a.jsonl")
 
 

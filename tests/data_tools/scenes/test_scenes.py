@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import MachineError
 from albef_ds.data.shards.reader import ShardReader
 from albef_ds.data.text.tokenizer import CaptionTokenizer
 from data_tools.scenes import annotations
@@ -136,7 +136,7 @@ def test_the_same_settings_give_the_same_bytes_and_others_are_refused(scenes: Pa
     first = write_scenes(tmp_path / "again", SETTINGS)
     assert digests(tmp_path / "again") == digests(scenes)
     assert write_scenes(tmp_path / "again", SETTINGS) == first  # found, not written anew
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(MachineError, match="other settings"):
         write_scenes(tmp_path / "again", SceneSettings(seed=1))
 
 

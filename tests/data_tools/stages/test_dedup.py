@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, DataError, UserError
 from albef_ds.data.shards.format import Manifest
 from data_tools.config import PRESETS, DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig
 from data_tools.execution.executors import Parallel
@@ -169,7 +169,7 @@ def test_the_semantic_level_is_part_of_the_stage(tmp_path: Path) -> None:
     pictures: Pictures = {f"{i}.jpg": (jpeg(i), [f"caption {i}"]) for i in range(3)}
     dropped, kept = deduped(tmp_path, pictures, embeddings=str(tmp_path / "features.npy"))
     assert dropped == {"0.jpg": "duplicate: means the same"} and kept["2.jpg"] == ["caption 0", "caption 2"]
-    with pytest.raises(UserError, match="one float row for each of the 3"):
+    with pytest.raises(DataError, match="one float row for each of the 3"):
         np.save(tmp_path / "short.npy", np.zeros((2, 2), np.float32))
         dedup_stage(tmp_path / "work", DedupConfig(embeddings=str(tmp_path / "short.npy")))
 
@@ -308,7 +308,7 @@ def test_append_adds_only_what_is_new_and_leaves_old_shards_alone(tmp_path: Path
     assert append(tmp_path / "w2", corpus, [spec], config, ONE) == manifest
     dropped = Manifest.load(corpus).info["appended"][0]["dropped"]
     assert dropped["already there: corpus: same bytes"][0] == 2 and dropped["duplicate: same bytes"][0] == 1
-    with pytest.raises(UserError, match="nothing was kept"):
+    with pytest.raises(ConfigError, match="nothing was kept"):
         append(tmp_path / "w3", corpus, [spec], config, ONE)
 
 

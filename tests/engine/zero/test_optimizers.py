@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from albef_ds.common.apex import nvidia_apex
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import MachineError, UserError
 from albef_ds.config.schema import OptimConfig
 from albef_ds.engine.zero.optimizers import build_optimizer, choose
 from albef_ds.engine.zero.setup import prepare_environment
@@ -42,7 +42,7 @@ def test_auto_is_apex_only_where_nvidias_is_installed_for_a_gpu(monkeypatch: pyt
     ],
 )
 def test_an_implementation_that_cannot_run_is_refused_with_the_way_out(name: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(MachineError, match=message):
         build_optimizer([{"params": [torch.nn.Parameter(torch.ones(2))]}], OptimConfig(name=name), CPU)  # type: ignore[arg-type]
 
 
@@ -89,5 +89,5 @@ def test_every_implementation_that_runs_on_a_cpu_computes_the_published_step(nam
 
 def test_an_implementation_that_must_be_compiled_names_the_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match=r"optim\.name=deepspeed_cpu is compiled at first use.*g\+\+.*optim\.name=torch"):
+    with pytest.raises(MachineError, match=r"optim\.name=deepspeed_cpu is compiled at first use.*g\+\+.*optim\.name=torch"):
         build_optimizer([{"params": [torch.nn.Parameter(torch.ones(2))]}], OptimConfig(name="deepspeed_cpu"), CPU)

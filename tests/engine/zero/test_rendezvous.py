@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import MachineError
 from albef_ds.common.processes import free_port
 from albef_ds.engine.zero.rendezvous import meet
 
@@ -26,7 +26,7 @@ def _environment(rank: int, world_size: int, port: int, per_node: int = 1) -> di
 
 def test_the_missing_are_named_with_the_host_of_their_neighbours() -> None:
     """Rank 0 of two nodes with two ranks each comes alone."""
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(MachineError) as caught:
         meet(0.3, _environment(0, 4, free_port(), per_node=2))
     said = str(caught.value)
     assert f"rank 1 on {socket.gethostname()}, rank 2 (no rank of its node came), rank 3" in said
@@ -50,5 +50,5 @@ def test_ranks_that_come_share_a_store() -> None:
 
 def test_without_rank_0_the_place_is_named() -> None:
     port = free_port()
-    with pytest.raises(UserError, match=rf"found no rank 0 at 127.0.0.1:{port} in train.start_limit"):
+    with pytest.raises(MachineError, match=rf"found no rank 0 at 127.0.0.1:{port} in train.start_limit"):
         meet(1.0, _environment(1, 2, port))

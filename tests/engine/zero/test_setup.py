@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, MachineError
 from albef_ds.engine.zero.setup import deepspeed_config, precision_section, prepare_environment
 from tests.engine.zero.common import CPU, tiny_config, with_engine
 
@@ -41,7 +41,7 @@ def test_what_a_launcher_set_is_kept() -> None:
 @pytest.mark.parametrize("missing", VARIABLES)
 def test_half_a_launch_is_refused(missing: str) -> None:
     os.environ.update({name: "1" for name in VARIABLES if name != missing})
-    with pytest.raises(UserError, match=rf"^{missing} is not set though .* start with torchrun or deepspeed"):
+    with pytest.raises(MachineError, match=rf"^{missing} is not set though .* start with torchrun or deepspeed"):
         prepare_environment(CPU)
 
 
@@ -70,12 +70,12 @@ def test_knobs_of_the_file_join_what_the_settings_decide(tmp_path: Path) -> None
     ],
 )
 def test_keys_that_a_setting_owns_are_refused(tmp_path: Path, content: dict[str, Any], owner: str) -> None:
-    with pytest.raises(UserError, match=owner):
+    with pytest.raises(ConfigError, match=owner):
         deepspeed_config(_with_file(tmp_path / "zero.json", content, stage=2), "fp32", world_size=1)
 
 
 def test_a_batch_that_does_not_divide_over_the_ranks_is_refused() -> None:
-    with pytest.raises(UserError, match=r"train\.global_batch_size 12 is not a multiple .* x 5 ranks: use 15"):
+    with pytest.raises(ConfigError, match=r"train\.global_batch_size 12 is not a multiple .* x 5 ranks: use 15"):
         deepspeed_config(tiny_config(), "fp32", world_size=5)
 
 

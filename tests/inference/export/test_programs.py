@@ -14,7 +14,7 @@ from albef_ds.checkpoint.formats.read import read_model
 from albef_ds.checkpoint.formats.write import Options, convert
 from albef_ds.cli.demo.corpus import emoji_corpus
 from albef_ds.cli.main import main
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import MachineError, WeightsError
 from albef_ds.config.schema import DataConfig, ModelConfig
 from albef_ds.data.evaluation_sets.corpus import RetrievalSet
 from albef_ds.inference import model as interface
@@ -75,12 +75,12 @@ def test_the_folder_says_how_inputs_are_prepared(folders: tuple[Path, Path]) -> 
 
 def test_what_cannot_be_exported_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vqa = read_model(model_folder(tmp_path, "vqa")).model
-    with pytest.raises(UserError, match="of kind vqa has no two towers"):
+    with pytest.raises(WeightsError, match="of kind vqa has no two towers"):
         export(vqa, tmp_path / "out", ["torch"])
-    with pytest.raises(UserError, match="exists: give another name"):
+    with pytest.raises(MachineError, match="exists: give another name"):
         export(vqa, tmp_path, ["torch"])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"pip install albef-ds\[onnx\]"):
+    with pytest.raises(MachineError, match=r"pip install albef-ds\[onnx\]"):
         export(vqa, tmp_path / "out", ["onnx"])
     assert not (tmp_path / "out").exists()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from albef_ds.cli.main import main
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import MachineError
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.recipes import get_recipe
 from albef_ds.launch.checks.collectives import Guest, Head
@@ -121,10 +121,10 @@ def test_nodes_meet_report_twice_and_a_silent_one_does_not_hold_them_up() -> Non
 
 def test_a_port_in_use_and_a_head_that_is_not_there_are_mistakes_in_one_line() -> None:
     head = Head(0, NODES, "nonce")
-    with pytest.raises(UserError, match=f"cannot listen on port {head.port}"):
+    with pytest.raises(MachineError, match=f"cannot listen on port {head.port}"):
         Head(head.port, NODES, "nonce")
     head.close()
-    with pytest.raises(UserError, match="n1 cannot reach 127"):
+    with pytest.raises(MachineError, match="n1 cannot reach 127"):
         Guest("127.0.0.1", 1, "n1", 0.3)
 
 
@@ -144,7 +144,7 @@ def test_a_site_file_is_read_not_run(tmp_path: Path) -> None:
     assert Site.load(path).sbatch_options() == ["--partition=gpu", "--exclusive", "--constraint=a|b"]
     for text in ("rm -rf x", "A=b c", "A='b"):
         path.write_text(text + "\n")
-        with pytest.raises(UserError, match="line 1 is no NAME=value"):
+        with pytest.raises(MachineError, match="line 1 is no NAME=value"):
             Site.load(path)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(MachineError, match="cannot be read"):
         Site.load(tmp_path / "nowhere")

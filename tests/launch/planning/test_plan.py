@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from albef_ds.cli.main import main
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.common.exit_codes import MISTAKE
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.recipes import get_recipe
@@ -57,7 +57,7 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not() -> None:
 
 
 def test_what_cannot_fit_says_what_is_missing() -> None:
-    with pytest.raises(UserError, match=r"nothing fits 1 x 2 GB: .* GB more") as caught:
+    with pytest.raises(ConfigError, match=r"nothing fits 1 x 2 GB: .* GB more") as caught:
         recommend(get_recipe("pretrain_huge"), 1, 2 * GB)
     assert "\n" not in str(caught.value)
 

@@ -10,7 +10,7 @@ import pytest
 
 from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.cli.slurm.node import shards_here
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import RunConfig
@@ -83,7 +83,7 @@ def test_a_damaged_shard_is_refused_and_leaves_nothing(corpus: Path, tmp_path: P
     with open(corpus / "00001.tar", "r+b") as file:
         file.seek(3000)
         file.write(b"\xff\x00\xff")
-    with pytest.raises(UserError, match=r"00001\.tar is not what the manifest says"):
+    with pytest.raises(DataError, match=r"00001\.tar is not what the manifest says"):
         stage(corpus, tmp_path / "scratch", "1", [0, 1], PLENTY)
     assert copies(tmp_path / "scratch") == {f"{Manifest.load(corpus).shards[0].checksum}.tar"}
 
@@ -160,5 +160,5 @@ def test_scratch_that_cannot_be_used_falls_back_to_the_shared_folder(
     monkeypatch.setenv("NODE_DISK", str(tmp_path / "disk"))
     view = shards_here(config, {**environment, "ALBEF_SCRATCH": "$NODE_DISK"})
     assert view == str(tmp_path / "disk" / "albef-ds" / "views" / "7") and samples(Path(view)) == samples(corpus)
-    with pytest.raises(UserError, match="ALBEF_SCRATCH_GB=much"):
+    with pytest.raises(ConfigError, match="ALBEF_SCRATCH_GB=much"):
         shards_here(config, {**environment, "ALBEF_SCRATCH": "$NODE_DISK", "ALBEF_SCRATCH_GB": "much"})

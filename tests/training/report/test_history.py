@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from albef_ds.common.errors import UserError
+from albef_ds.common.errors import DataError
 from albef_ds.training.report.history import History
 from albef_ds.training.run_log import RunLogger
 
@@ -26,8 +26,8 @@ def test_logger_and_history_agree_and_repeated_steps_count_as_last_written(tmp_p
 
 
 def test_missing_log_or_foreign_line_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl cannot be read"):
         History.read(tmp_path / "metrics.jsonl")
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "step", "step": 1}) + "\nhello\n{")
-    with pytest.raises(UserError, match=r"metrics\.jsonl line 2 is no record"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl line 2 is no record"):
         History.read(tmp_path / "metrics.jsonl")
