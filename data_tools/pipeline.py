@@ -10,15 +10,7 @@ from pathlib import Path
 
 from albef_ds.common.errors import ConfigError, DataError, MachineError
 from albef_ds.data.shards.format import Manifest
-from data_tools.config import (
-    CHUNK_ROWS,
-    MAX_PIXELS,
-    DecontaminateConfig,
-    DedupConfig,
-    FilterConfig,
-    PlanConfig,
-    ResizeConfig,
-)
+from data_tools.config import CHUNK_ROWS, MAX_PIXELS, DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig, ResizeConfig
 from data_tools.execution.executors import Parallel
 from data_tools.files.storage import load_json
 from data_tools.readers.source import SourceSpec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,7 @@ def _filters(args: argparse.Namespace) -> FilterConfig:
 
 
 def _dedup(args: argparse.Namespace) -> DedupConfig:
-    return DedupConfig(
-        radius=args.radius,
-        tolerance=args.tolerance,
-        min_variance=args.min_variance,
-        several_captions=args.several_captions,
-        max_pictures_per_caption=args.max_pictures_per_caption,
-        jaccard=args.jaccard,
-        embeddings=args.embeddings,
-        cosine=args.cosine,
-    )
+    return DedupConfig(**{setting.name: getattr(args, setting.name) for setting in fields(DedupConfig)})
 
 
 def _decontaminate(args: argparse.Namespace) -> DecontaminateConfig:
