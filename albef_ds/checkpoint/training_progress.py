@@ -50,6 +50,11 @@ class Progress:
         self.samples = end
         return True
 
+    def go_back(self, earlier: Progress, hole: tuple[int, int]) -> None:
+        """Stand where `earlier` did, with a hole more; the training time stays counted."""
+        self.step, self.samples, self.skipped_samples = earlier.step, earlier.samples, earlier.skipped_samples
+        self.holes = [*self.holes, hole]
+
     @property
     def epoch(self) -> float:
         """Passes over the data so far."""

@@ -1,6 +1,6 @@
-"""Steps whose numbers went wrong: what is written about them, and when there are too many in a row.
+"""Steps whose numbers went wrong: skipped ones and loss spikes are recorded; too many in a row end the run or roll it back.
 
-Whether a step is skipped is the engine's decision, the same on all ranks; this module counts and reports.
+Whether a step is skipped is the engine's decision, the same on all ranks.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from albef_ds.common import comm
 from albef_ds.common.run_files import BAD_STEPS_NAME
-from albef_ds.data.batch import Batch
+from albef_ds.training.agreement import Agreement
+from albef_ds.training.checkpointing import Checkpointing
+from albef_ds.training.context import RunContext, Step
 
 _WINDOW, _ENOUGH = 100, 20
 _NORMAL = 1.4826
@@ -58,25 +59,80 @@ class BadStepLog:
     """Writes `RUN/bad_steps.jsonl`: a line per step that was skipped or spiked, with the keys of its samples on every rank."""
 
     def __init__(self, output: Path) -> None:
-        self._path = output / BAD_STEPS_NAME
+        self.path = output / BAD_STEPS_NAME
 
-    def write(self, kind: str, step: int, micro_batches: Sequence[Batch], losses: Mapping[str, float], grad_norm: float) -> bool:
-        """Record a step; all ranks call it together. Returns whether a loss was not finite on any rank.
+    def write(self, kind: str, number: int, step: Step) -> bool:
+        """Record step `number`; all ranks call it together. Returns whether a loss was not finite on any rank.
 
         A line that cannot be written is not worth ending the run for: the log line about the step names this file only.
         """
         own = {
-            "losses": {name: value if math.isfinite(value) else str(value) for name, value in losses.items()},
-            "keys": [key for batch in micro_batches for key in batch.keys],
-            "positions": [position for batch in micro_batches for position in batch.positions.tolist()],
+            "losses": {name: value if math.isfinite(value) else str(value) for name, value in step.result.losses.items()},
+            "keys": [key for batch in step.micro_batches for key in batch.keys],
+            "positions": [position for batch in step.micro_batches for position in batch.positions.tolist()],
         }
         ranks: list[dict[str, Any]] = comm.all_gather_objects(own)
-        norm = grad_norm if math.isfinite(grad_norm) else str(grad_norm)
-        record = {"kind": kind, "step": step, "time": round(time.time(), 3), "grad_norm": norm, "ranks": ranks}
+        norm = step.result.grad_norm
+        norm_or_text = norm if math.isfinite(norm) else str(norm)
+        record = {"kind": kind, "step": number, "time": round(time.time(), 3), "grad_norm": norm_or_text, "ranks": ranks}
         if comm.rank() == 0:
             try:
-                with open(self._path, "a", encoding="utf-8") as file:
+                with open(self.path, "a", encoding="utf-8") as file:
                     file.write(json.dumps(record, ensure_ascii=False) + "\n")
             except OSError:
                 pass
         return any(isinstance(value, str) for entry in ranks for value in entry["losses"].values())
+
+
+class BadSteps:
+    """Reports bad steps and decides what follows from them. All ranks call every method together."""
+
+    def __init__(self, run: RunContext, checkpoints: Checkpointing) -> None:
+        self.too_many = False
+        """Whether the run must end because of them."""
+        self._run, self._checkpoints = run, checkpoints
+        self._log = BadStepLog(run.output)
+        self._spikes = SpikeMonitor(run.config.train.spike)
+        self._last: Step | None = None
+        self._in_a_row = 0
+
+    @property
+    def last_loss(self) -> float:
+        """This rank's loss of the step just taken; -inf if it is not finite or there was none."""
+        loss = self._run.engine.task.total(self._last.result.losses) if self._last else math.nan
+        return loss if math.isfinite(loss) else -math.inf
+
+    def before_step(self, agreed: Agreement) -> None:
+        """Look for a spike in the loss of the last step, the largest of the ranks'."""
+        step, self._last = self._last, None
+        if step is None or not math.isfinite(agreed.loss):
+            return
+        if spike := self._spikes.spike(agreed.loss, step.schedule.get("fuse", 1.0)):
+            self._log.write("spike", self._run.progress.step, step)
+            self._run.logger.message(f"step {self._run.progress.step}: {spike}; its samples are in {self._log.path}")
+
+    def after_step(self, step: Step) -> None:
+        """Report a step that moved nothing; after too many in a row roll back, or set `too_many`."""
+        self._last = step
+        if not step.result.skipped:
+            self._in_a_row = 0
+            return
+        train, number = self._run.config.train, self._run.progress.step
+        lost = self._log.write("skipped", number, step)
+        self._run.logger.message(
+            f"step {number}: {'losses' if lost else 'gradients'} are not finite, optimizer, momentum and queue did not move; its "
+            f"samples are in {self._log.path}"
+        )
+        if self._run.precision == "fp16" and not lost:  # the loss scale is adapting; the engine raises where it cannot
+            return
+        self._in_a_row += 1
+        if self._in_a_row < train.bad_steps:
+            return
+        if train.on_bad_steps == "rollback" and self._checkpoints.roll_back(self._in_a_row):
+            self._in_a_row = 0
+            return
+        self.too_many = True
+        self._run.logger.message(
+            f"{self._in_a_row} steps in a row were not finite: look at their samples in {self._log.path}, lower "
+            "optim.learning_rate, or set train.on_bad_steps=rollback"
+        )

@@ -16,9 +16,9 @@ from albef_ds.common.device import resolve_device
 from albef_ds.common.errors import UserError, first_line
 from albef_ds.config.schema import RunConfig, TrainConfig
 from albef_ds.engine.build import start_ranks
+from albef_ds.training.start import started
 from albef_ds.training.stop import StopRequest
-from albef_ds.training.trainer import Trainer
-from albef_ds.training.watchdog import Watchdog, default_store
+from albef_ds.training.watchdog import Phase, Watchdog, default_store
 
 
 def run(config: RunConfig, resume: str | None = None, *, stop_after: float | None = None, overwrite: bool = False) -> int:
@@ -65,11 +65,8 @@ def run(config: RunConfig, resume: str | None = None, *, stop_after: float | Non
 def _train(
     config: RunConfig, device: torch.device, request: StopRequest, watchdog: Watchdog, resume: str | None, overwrite: bool
 ) -> int:
-    trainer = Trainer(config, device, request, watchdog, resume, overwrite=overwrite)
-    try:
+    with started(config, device, request, watchdog, resume, overwrite=overwrite) as trainer:
         return trainer.run()
-    finally:
-        trainer.close()
 
 
 def _end_together(error: Exception, watchdog: Watchdog) -> int:
@@ -89,10 +86,11 @@ def _end_together(error: Exception, watchdog: Watchdog) -> int:
     return code
 
 
-def _limits(train: TrainConfig) -> dict[str, float]:
+def _limits(train: TrainConfig) -> dict[Phase, float]:
     """Seconds for each phase of a run."""
     step, save = 60.0 * train.step_limit, 60.0 * train.save_limit
-    return {"start": 60.0 * train.start_limit, "data": step, "step": step, "agreement": step, "save": save}
+    start = 60.0 * train.start_limit
+    return {Phase.START: start, Phase.DATA: step, Phase.STEP: step, Phase.AGREEMENT: step, Phase.SAVE: save}
 
 
 def _is_broken_collective(error: RuntimeError) -> bool:

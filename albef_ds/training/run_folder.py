@@ -8,6 +8,8 @@ from pathlib import Path
 
 from albef_ds.checkpoint.find import AUTO
 from albef_ds.checkpoint.snapshot import read_state
+from albef_ds.common import comm
+from albef_ds.common.errors import MachineError
 from albef_ds.common.run_files import (
     BAD_STEPS_NAME,
     CHECKPOINTS_FOLDER,
@@ -19,6 +21,8 @@ from albef_ds.common.run_files import (
     complete_steps,
     step_folder,
 )
+from albef_ds.config import files
+from albef_ds.config.schema import RunConfig
 
 
 def is_used(output: Path) -> bool:
@@ -36,6 +40,26 @@ def abandon(output: Path) -> None:
         (output / CHECKPOINTS_FOLDER).rmdir()
         (output / CONFIG_NAME).unlink(missing_ok=True)
         output.rmdir()
+
+
+def claim_together(config: RunConfig, resume: str | None, checkpoint: Path | None, *, overwrite: bool) -> list[str]:
+    """`claim` the run's folder and write config.json: rank 0 does, all ranks call it and hear how it went.
+
+    Raises:
+        MachineError: the folder holds another run or cannot be written.
+    """
+    output, problem, lines = Path(config.output), "", list[str]()
+    if comm.rank() == 0:
+        try:
+            lines = claim(output, resume, checkpoint, overwrite=overwrite)
+            files.save(config, output / CONFIG_NAME)
+        except OSError as error:
+            taken = isinstance(error, FileExistsError) and error.errno is None
+            problem = str(error) if taken else f"output {output} cannot be written ({error}): give another folder"
+    problem = comm.broadcast_object(problem)
+    if problem:
+        raise MachineError(problem)
+    return lines
 
 
 def claim(output: Path, resume: str | None, checkpoint: Path | None, *, overwrite: bool) -> list[str]:

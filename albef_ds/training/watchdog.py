@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import torch.distributed as dist
@@ -36,14 +37,27 @@ _HEARD = "watchdog/heard"
 _ENDED = "watchdog/ended"
 
 
+class Phase(IntEnum):
+    """What the loop of a rank is doing, in the order of a step."""
+
+    START = 0
+    DATA = 1
+    STEP = 2
+    EVALUATION = 3
+    SAVE = 4
+    AGREEMENT = 5
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
 @dataclass(frozen=True)
 class Beat:
-    """What a rank is doing: `step` of the loop, the phase's place within it, seconds since it began."""
+    """What a rank is doing: `step` of the loop, the phase of the step, seconds since it began."""
 
     host: str
     step: int
-    order: int
-    phase: str
+    phase: Phase
     seconds: float
     number: int
     """Counts the signs of life."""
@@ -64,13 +78,13 @@ class Watchdog:
         store: Any,
         rank: int,
         world_size: int,
-        limits: Mapping[str, float],
+        limits: Mapping[Phase, float],
         silence: float,
         leave: Callable[[int], None] = os._exit,
     ) -> None:
         self._store, self.rank, self.world_size = store, rank, world_size
         self._limits, self._silence, self._leave = limits, silence, leave
-        self._step, self._order, self._phase, self._since = 0, 0, "start", time.monotonic()
+        self._step, self._phase, self._since = 0, Phase.START, time.monotonic()
         self._number = 0
         self._seen: dict[int, tuple[int, float]] = {}
         self._closing = threading.Event()
@@ -92,17 +106,17 @@ class Watchdog:
             except (RuntimeError, OSError):
                 return
 
-    def at(self, phase: str, step: int, order: int = 0) -> None:
-        """The loop has come to `phase` of `step`; `order` tells which phases of a step come first."""
-        self._step, self._order, self._phase, self._since = step, order, phase, time.monotonic()
+    def at(self, phase: Phase, step: int) -> None:
+        """The loop has come to `phase` of `step`."""
+        self._step, self._phase, self._since = step, phase, time.monotonic()
 
     @contextmanager
-    def phase(self, phase: str, step: int, order: int = 0) -> Iterator[None]:
+    def phase(self, phase: Phase, step: int) -> Iterator[None]:
         """As `at`, for a block; the phase before it begins anew after it."""
-        before = self._phase, self._order
-        self.at(phase, step, order)
+        before = self._phase
+        self.at(phase, step)
         yield
-        self.at(before[0], step, before[1])
+        self.at(before, step)
 
     def first_to_fail(self, code: int) -> bool:
         """Whether this rank fails first, hence is the one to say why; the others end with `code` as they hear of it."""
@@ -165,7 +179,7 @@ class Watchdog:
 
     def _tell(self) -> None:
         self._number += 1
-        beat = [socket.gethostname(), self._step, self._order, self._phase, time.monotonic() - self._since, self._number]
+        beat = [socket.gethostname(), self._step, self._phase, time.monotonic() - self._since, self._number]
         if self._store is not None:
             self._store.set(f"watchdog/{self.rank}", json.dumps(beat))
 
@@ -183,7 +197,7 @@ class Watchdog:
         if self._store is None:
             return {}
         known = [rank for rank in ranks if self._store.check([f"watchdog/{rank}"])]
-        return {rank: Beat(*json.loads(self._store.get(f"watchdog/{rank}"))) for rank in known}
+        return {rank: _beat(self._store.get(f"watchdog/{rank}")) for rank in known}
 
     def _look_for_silence(self, now: float) -> None:
         if not self._silence or self._store is None:
@@ -205,7 +219,7 @@ class Watchdog:
         if not beats:
             self._end(f"{what}: look for a file system that hangs, or raise the limit")
             return
-        places = {rank: (beat.step, beat.order) for rank, beat in beats.items()}
+        places = {rank: (beat.step, beat.phase) for rank, beat in beats.items()}
         behind = min(places.values())
         late = [rank for rank, place in places.items() if place == behind]
         if len(late) == self.world_size:
@@ -223,6 +237,11 @@ class Watchdog:
 
     def _say(self, message: str) -> None:
         print(f"albef-ds [rank {self.rank}]: error: {message}; resume the run to go on", file=sys.stderr, flush=True)
+
+
+def _beat(text: str) -> Beat:
+    host, step, phase, seconds, number = json.loads(text)
+    return Beat(host, step, Phase(phase), seconds, number)
 
 
 def _names(ranks: list[int], beats: Mapping[int, Beat]) -> str:

@@ -74,6 +74,9 @@ def test_going_back_to_an_older_checkpoint_puts_the_later_ones_aside(corpus: Pat
     assert train(corpus, output, "train.max_steps=5", "--resume", str(output / "checkpoints" / "step-0000004")) == 0
     assert names(output) == ["abandoned-step-0000006", "step-0000004", "step-0000005"]
     assert losses(output)[-1] == losses(finished)[4]
+    aside = output / "checkpoints" / "abandoned-step-0000006"
+    assert train(corpus, output, "train.max_steps=7", "--resume", str(aside)) == 0
+    assert losses(output)[-1][0] == 7 and "step-0000007" in names(output)
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over_and_the_run_ends_the_same(

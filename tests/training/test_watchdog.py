@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from albef_ds.common.exit_codes import LOST_RANK
-from albef_ds.training.watchdog import Watchdog
+from albef_ds.training.watchdog import Phase, Watchdog
 
 HOST = socket.gethostname()
 
@@ -19,7 +19,7 @@ HOST = socket.gethostname()
 class Rank:
     """A watchdog whose end is heard instead of ending the process."""
 
-    def __init__(self, store: Any, rank: int, world_size: int, limits: dict[str, float], silence: float) -> None:
+    def __init__(self, store: Any, rank: int, world_size: int, limits: dict[Phase, float], silence: float) -> None:
         self.left = threading.Event()
         self.code = 0
         self.dog = Watchdog(store, rank, world_size, limits, silence, self._leave)
@@ -42,7 +42,7 @@ Start = Callable[..., list[Rank]]
 def start() -> Iterator[Start]:
     ranks: list[Rank] = []
 
-    def begin(world_size: int, limits: dict[str, float] | None = None, silence: float = 0.0) -> list[Rank]:
+    def begin(world_size: int, limits: dict[Phase, float] | None = None, silence: float = 0.0) -> list[Rank]:
         store = dist.HashStore()
         ranks.extend(Rank(store, rank, world_size, limits or {}, silence) for rank in range(world_size))
         return ranks
@@ -55,10 +55,10 @@ def start() -> Iterator[Start]:
 def test_the_rank_that_the_others_wait_for_is_named_with_its_host_and_place(
     start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ranks = start(3, {"agreement": 1.5})
-    ranks[1].dog.at("data", 5, 0)
+    ranks = start(3, {Phase.AGREEMENT: 1.5})
+    ranks[1].dog.at(Phase.DATA, 5)
     for rank in (0, 2):
-        ranks[rank].dog.at("agreement", 5, 4)
+        ranks[rank].dog.at(Phase.AGREEMENT, 5)
     assert all(rank.left.wait(60) and rank.code == LOST_RANK for rank in ranks)
     [line] = capfd.readouterr().err.splitlines()
     assert "agreement of step 5 takes longer than its limit of 2 s" in line
@@ -92,9 +92,9 @@ def test_one_failure_ends_all_with_its_code_and_is_said_once(start: Start) -> No
 
 def test_one_process_has_limits_too(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     left = threading.Event()
-    dog = Watchdog(None, 0, 1, {"data": 0.6}, 0.0, lambda code: left.set())
+    dog = Watchdog(None, 0, 1, {Phase.DATA: 0.6}, 0.0, lambda code: left.set())
     dog.start()
-    dog.at("data", 3)
+    dog.at(Phase.DATA, 3)
     assert left.wait(60)
     dog.close()
     assert "data of step 3 takes longer than its limit of 1 s" in capfd.readouterr().err

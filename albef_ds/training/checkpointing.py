@@ -1,0 +1,109 @@
+"""When a run writes its checkpoints, and how it goes back to one. The writing itself is `checkpoint/saver.py`'s."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from albef_ds.checkpoint.find import problem_of
+from albef_ds.checkpoint.snapshot import restore, restore_progress
+from albef_ds.common import comm
+from albef_ds.common.run_files import step_folder
+from albef_ds.training.agreement import Agreement
+from albef_ds.training.context import RunContext, Step
+from albef_ds.training.run_folder import set_aside
+from albef_ds.training.step_log import StepLog
+from albef_ds.training.watchdog import Phase
+
+
+class Checkpointing:
+    """Saves every `train.save_every` steps and at the end. All ranks call every method together."""
+
+    def __init__(self, run: RunContext, log: StepLog) -> None:
+        self.error = ""
+        """Why the last checkpoint could not be written; empty: it is there."""
+        self._run, self._log, self._saver = run, log, run.saver
+        self._metrics: dict[str, float] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether this rank is still writing."""
+        return self._saver.busy
+
+    def before_step(self, agreed: Agreement) -> None:
+        """Finish a checkpoint that every rank has written."""
+        if self._saver.writing and not agreed.saving:
+            self._finish()
+
+    def after_step(self, _step: Step) -> None:
+        """Begin a checkpoint if one is due; the last one is `at_end`'s."""
+        every = self._run.config.train.save_every
+        if every and self._run.progress.step % every == 0 and not self._run.progress.done:
+            self._save()
+
+    def at_end(self) -> None:
+        """Save where the run ends, and wait until it is written."""
+        self._save()
+        self._finish()
+
+    def evaluated(self, metrics: dict[str, float]) -> None:
+        """Remember an evaluation at this step, for `train.keep_best` and for the checkpoints to come."""
+        self._metrics = metrics
+        self._saver.scored(self._run.progress.step, metrics)
+
+    def tidy(self) -> None:
+        """Delete the checkpoints that need not stay."""
+        self._saver.tidy()
+
+    def restore(self, folder: Path) -> None:
+        """Put the state in `folder` into the engine and the log; `progress` is the caller's to set before."""
+        self._log.window = restore(folder, self._run.engine, self._run.engine.task, self._run.config)
+        if folder.resolve().parent == self._saver.root.resolve():
+            self._saver.saved_step = self._run.progress.step
+
+    def roll_back(self, bad_steps: int) -> bool:
+        """Go back to the newest checkpoint before the last `bad_steps` and rule out their samples; whether that could be done."""
+        train, progress = self._run.config.train, self._run.progress
+        self._finish()
+        step = self._saver.newest(progress.step - bad_steps)
+        if step is None or len(progress.holes) >= train.max_rollbacks:
+            return False
+        folder = self._saver.root / step_folder(step)
+        if problem := problem_of(folder):
+            self._run.logger.message(f"no rollback: {folder} is damaged ({problem})")
+            return False
+        hole = (progress.samples - bad_steps * train.global_batch_size, progress.samples)
+        progress.go_back(restore_progress(folder, train), hole)
+        self.restore(folder)
+        if comm.rank() == 0:
+            for line in set_aside(self._saver.root, step):
+                self._run.logger.message(line)
+        comm.barrier()
+        self._run.data.reopen()
+        self._run.logger.message(f"rolled back to {folder}; samples {hole[0]} to {hole[1]} of the run will be jumped over")
+        return True
+
+    def _save(self) -> None:
+        """Begin a checkpoint of this step; the one before is finished first."""
+        started = time.perf_counter()
+        with self._run.watchdog.phase(Phase.SAVE, self._run.progress.step):
+            self._finish()
+            if self._saver.saved_step != self._run.progress.step:
+                self._saver.start(self._run.engine, self._run.engine.task, self._run.progress, self._log.window, self._metrics)
+                if not self._run.config.train.save_in_background:
+                    self._finish()
+        self._run.logger.pause(time.perf_counter() - started)
+
+    def _finish(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one, and log how it went."""
+        with self._run.watchdog.phase(Phase.SAVE, self._run.progress.step):
+            result = self._saver.finish()
+        if result is None:
+            return
+        self.error = result.error
+        text = f"saved {result.folder}"
+        if self.error:
+            saved = self._saver.saved_step
+            newest = f"the newest whole one is of step {saved}" if saved else "there is none yet"
+            text = f"the checkpoint of step {result.step} was not written: {result.error}; {newest}, the run goes on"
+        self._run.logger.message(text)

@@ -1,0 +1,62 @@
+"""The micro-batches of a run on one rank, from where the run stands in its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.common import comm
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import RunConfig
+from albef_ds.data.batch import Batch
+from albef_ds.data.stream.open import open_stream
+from albef_ds.data.stream.ordered import Stream
+from albef_ds.tasks.registry import kind_of
+
+
+class RunData:
+    """Opens the stream of the run at `progress.samples`, and again where the run jumps to other samples.
+
+    Raises:
+        ConfigError: the stream cannot be opened, or neither it nor the settings say when the run ends.
+    """
+
+    def __init__(self, config: RunConfig, progress: Progress, device: torch.device) -> None:
+        self.accumulation = config.accumulation_steps(comm.world_size())
+        self._config, self._progress, self._device = config, progress, device
+        self._stream, self._batches = self._open()
+        if progress.num_samples is None and not (config.train.max_steps or config.train.max_minutes):
+            raise ConfigError("data.shards has no manifest, so its length is unknown: set train.max_steps or train.max_minutes")
+
+    def next_step(self) -> list[Batch]:
+        """The micro-batches of the next step, on the device; samples that a rollback has ruled out are jumped over."""
+        if self._progress.jump():
+            self.reopen()
+        return [next(self._batches).to(self._device) for _ in range(self.accumulation)]
+
+    def reopen(self) -> None:
+        """Go on from `progress.samples`."""
+        self.close()
+        self._stream, self._batches = self._open()
+
+    def num_broken(self) -> int:
+        """Samples that this rank found broken and replaced by others."""
+        return sum(sum(reasons.values()) for reasons in self._stream.broken_counts().values())
+
+    def close(self) -> None:
+        """End the loader processes."""
+        self._stream.close()
+
+    def _open(self) -> tuple[Stream[Batch], Iterator[Batch]]:
+        stream = open_stream(
+            self._config,
+            kind_of(self._config.task).samples,
+            rank=comm.rank(),
+            world_size=comm.world_size(),
+            start_position=self._progress.samples,
+            pin_memory=self._device.type == "cuda",
+        )
+        self._progress.num_samples = stream.num_samples
+        return stream, iter(stream)

@@ -1,0 +1,63 @@
+"""What is logged of the steps: means over the ranks and over the steps since the last log line, and alarms on the loss."""
+
+from __future__ import annotations
+
+import math
+
+from albef_ds.checkpoint.snapshot import Window
+from albef_ds.common import comm
+from albef_ds.engine.interface import StepResult
+from albef_ds.training.context import RunContext, Step
+from albef_ds.training.loss_band import Point, monitor_of
+from albef_ds.training.run_log import DATA_WAIT
+
+_LOSS, _METRIC = "losses.", "metrics."
+
+
+class StepLog:
+    """Collects the numbers of every step and gives them to the run's log every `train.log_every` steps."""
+
+    def __init__(self, run: RunContext) -> None:
+        self.window: Window = []
+        """This rank's numbers of the steps since the last log line; part of a checkpoint."""
+        self._run = run
+        self._band = monitor_of(run.config)
+
+    def after_step(self, step: Step) -> None:
+        """Take the numbers of `step`; on steps that are logged all ranks exchange theirs."""
+        progress, train, logger = self._run.progress, self._run.config.train, self._run.logger
+        write = progress.step % train.log_every == 0 or progress.step == 1 or step.result.skipped
+        self.window.append(_flat(step.result))
+        values = {DATA_WAIT: step.waited} | (self._summary(step) if write else {})
+        total = round(progress.total_samples / train.global_batch_size)
+        logger.step(progress.step, values, samples=train.global_batch_size, write=write, total_steps=total)
+        if write and self._band and math.isfinite(values["loss"]):
+            point = Point(progress.step, progress.epoch, values["loss"])
+            if alarm := self._band.look(point):
+                logger.message(alarm)
+
+    def _summary(self, step: Step) -> dict[str, float]:
+        """Means over the steps since the last log line and over the ranks, beside the schedule of `step`."""
+        task, device = self._run.engine.task, self._run.engine.device
+        means = comm.all_reduce_mean(_mean(self.window), device)
+        self.window.clear()
+        losses = {name.removeprefix(_LOSS): value for name, value in means.items() if name.startswith(_LOSS)}
+        metrics = {name.removeprefix(_METRIC): value for name, value in means.items() if name.startswith(_METRIC)}
+        broken = comm.all_reduce_mean({"broken_samples": float(self._run.data.num_broken())}, device)
+        metrics |= {name: value * comm.world_size() for name, value in broken.items() if value}
+        values = {"loss": task.total(losses)} | {f"loss_{name}": value for name, value in losses.items()}
+        values |= metrics | dict(step.schedule)
+        return values | {
+            "learning_rate": step.learning_rate,
+            "grad_norm": step.result.grad_norm,
+            "epoch": self._run.progress.epoch,
+        }
+
+
+def _flat(result: StepResult) -> dict[str, float]:
+    losses = {_LOSS + name: value for name, value in result.losses.items()}
+    return losses | {_METRIC + name: value for name, value in result.metrics.items()}
+
+
+def _mean(parts: Window) -> dict[str, float]:
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
