@@ -37,7 +37,7 @@ class SpikeMonitor:
         self._part = 1.0
 
     def spike(self, loss: float, part: float = 1.0) -> str:
-        """Take note of `loss`; what is odd about it, empty if nothing is. Less than a tenth above the median never is.
+        """Record `loss`; describes the spike, or returns an empty string. A loss within a tenth of the median is never a spike.
 
         `part` of the schedule: a loss with other terms is not compared with those before.
         """

@@ -1,7 +1,7 @@
 """Loss curves: reading them from a run, comparing two, and bands around measured ones that alarm early.
 
-A band gives the lowest and highest loss that a recipe has any business to show at a place of its run, made from runs
-that went well. Places are passes over the data, so runs of other batch sizes and speeds compare.
+A band gives the lowest and highest plausible loss of a recipe over its run, measured on runs that went well. Its x axis is
+passes over the data, so runs of other batch sizes and speeds compare.
 """
 
 from __future__ import annotations

@@ -70,9 +70,9 @@ def _train(
 
 
 def _end_together(error: Exception, watchdog: Watchdog) -> int:
-    """Say what happened, once for all ranks, and see that they have heard of it; the exit code.
+    """Print the error once for all ranks and wait until they have read of it; returns the exit code.
 
-    Said at once, for a launcher sends SIGTERM to what is left when the first rank ends.
+    Printed at once: a launcher sends SIGTERM to the other ranks when the first one ends.
     """
     if isinstance(error, RuntimeError) and _is_broken_collective(error):
         return watchdog.report_loss(first_line(error))

@@ -32,7 +32,7 @@ def is_used(output: Path) -> bool:
 
 
 def abandon(output: Path) -> None:
-    """Undo `claim` where it made the folder and the run ended before its first step, so that the next finds it new."""
+    """Undo a `claim` that made the folder, if the run ended before its first step: the next run finds no folder."""
     if is_used(output):
         return
     with contextlib.suppress(OSError):  # what else is there stays, and the folder with it
@@ -72,7 +72,7 @@ def claim(output: Path, resume: str | None, checkpoint: Path | None, *, overwrit
         overwrite: delete an earlier run.
 
     Raises:
-        FileExistsError: an earlier run is there, and this one does not continue it; the text says what to do.
+        FileExistsError: the folder holds a run that this one does not continue; the text says what to do.
         OSError: the folder cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a run says: a progress bar or plain lines, `metrics.jsonl`, TensorBoard.
+"""The log of a run: a progress bar or plain lines, `metrics.jsonl`, TensorBoard.
 
 One `RunLogger` per process; only the enabled one (rank 0) writes. It reports numbers it is given and times the steps;
 it gathers nothing from other ranks. Losses should reach it as Python floats, and only on the steps that are written, for a

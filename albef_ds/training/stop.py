@@ -1,4 +1,4 @@
-"""Requests to stop: signals and the time limit of this invocation. A run that is told to stop ends its step, saves and leaves."""
+"""Requests to stop: signals and the time limit of this invocation. The run then ends its step, saves and exits."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class StopRequest:
 
 
 def name_of(number: int) -> str:
-    """What stopped the run, in words."""
+    """Name of the signal, or `the time limit`."""
     return "the time limit" if number == TIME_LIMIT else signal.Signals(number).name
 
 

@@ -3,9 +3,9 @@
 A thread on each rank tells the others through a store (not a collective, which is what may hang) what its training loop
 is doing and since when. It ends this process when
 
-    this rank's phase exceeds its limit      the ranks that are furthest behind are named
-    another rank gives no sign of life       it is named; its node may be lost
-    another rank has failed                  that rank has said why
+    this rank's phase exceeds its limit      the message names the ranks that are furthest behind
+    another rank gives no sign of life       the message names it; its node may be lost
+    another rank has failed                  that rank has printed the reason
 
 A collective that waits for a lost peer cannot be interrupted from Python, so the process leaves with `os._exit`.
 """
@@ -96,7 +96,7 @@ class Watchdog:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop watching; this rank is done and no longer missed."""
+        """Stop watching, and tell the other ranks that this one has ended."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(timeout=_GRACE)
@@ -119,7 +119,7 @@ class Watchdog:
         self.at(before, step)
 
     def first_to_fail(self, code: int) -> bool:
-        """Whether this rank fails first, hence is the one to say why; the others end with `code` as they hear of it."""
+        """Whether this rank is the first to fail and prints the reason; the others end with `code` once they read of it."""
         if self._store is None:
             return True
         try:
@@ -132,7 +132,7 @@ class Watchdog:
         return bool(first)
 
     def wait_until_heard(self) -> None:
-        """Keep this process, and with it its connections, until the other ranks know that it fails."""
+        """Wait until the other ranks know that this one fails: its connections end with the process."""
         deadline = time.monotonic() + _GRACE
         while self._store is not None and time.monotonic() < deadline:
             try:
@@ -143,7 +143,7 @@ class Watchdog:
             time.sleep(_POLL / 5)
 
     def report_loss(self, reason: str) -> int:
-        """Name the rank that is missed, after a collective has broken for `reason`; the exit code."""
+        """Name the missing rank after a collective has broken for `reason`; returns the exit code."""
         try:
             before = {rank: beat.number for rank, beat in self._beats(range(self.world_size)).items()}
             time.sleep(4 * self._beat_every)
@@ -213,7 +213,7 @@ class Watchdog:
             self._end(f"{_names(silent, beats)} gave no sign of life for {self._silence:.0f} s: it died or its node is lost")
 
     def _late(self, limit: float) -> None:
-        """This rank's loop has exceeded its limit: name those that everybody waits for."""
+        """This rank's loop has exceeded its limit: name the ranks that all others wait for."""
         beats = self._beats(range(self.world_size))
         what = f"{self._phase} of step {self._step} takes longer than its limit of {_span(limit)}"
         if not beats:
