@@ -33,7 +33,7 @@ PASSED_ON = {
     "albef_ds/config/files.py": "a message of the settings with the file's name before it",
     "albef_ds/data/stream/loader.py": "a message that a loader process raised",
     "albef_ds/engine/zero/rendezvous.py": "the ranks that have not come, with their hosts",
-    "albef_ds/training/trainer.py": "a message that rank 0 raised",
+    "albef_ds/training/run_folder.py": "a message that rank 0 raised",
 }
 """Files that raise a text which stands elsewhere, and whose it is."""
 
