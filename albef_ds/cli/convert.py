@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_intermixed_args(argv)
     from albef_ds.checkpoint.formats.read import read_model  # start-up time
     from albef_ds.checkpoint.formats.write import Options, convert, mapping
-    from albef_ds.checkpoint.initial.from_encoders import read_encoders
+    from albef_ds.checkpoint.initial.load import read_encoders
 
     options = Options(
         form=arguments.to,

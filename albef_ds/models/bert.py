@@ -1,7 +1,7 @@
 """The BERT layers of the text encoder and the multimodal encoder (paper section 3.1).
 
 Post-norm transformer layers whose parameters correspond one to one to `bert-base-uncased` and to the released ALBEF
-files (names are mapped in `checkpoint/initial/names.py`). They are ours because the stock cross-attention layer forces causal
+files (names are mapped in `checkpoint/names.py`). They are ours because the stock cross-attention layer forces causal
 self-attention and cannot share the keys and values of an image between passes.
 
 Not responsible for: the MLM head (`models/heads.py`), loading weights (`checkpoint/initial/encoders.py`).

@@ -72,13 +72,13 @@ SUBJECTS = (
     ),
     Subject(
         "Initial weights",
-        ("albef_ds/checkpoint/initial/",),
+        ("albef_ds/checkpoint/initial/", "albef_ds/checkpoint/fill.py"),
         "The file is not the one the settings ask for: compare `albef-ds inspect FILE` with the `model.` settings. "
         "Nothing is loaded in part ([finetuning.md](finetuning.md#where-the-weights-come-from)).",
     ),
     Subject(
         "Conversion and files of weights",
-        ("albef_ds/checkpoint/formats/", "albef_ds/checkpoint/tensor_files/"),
+        ("albef_ds/checkpoint/formats/", "albef_ds/checkpoint/tensor_files/", "albef_ds/checkpoint/names.py"),
         "The source is never changed, and a destination is whole or absent ([conversion.md](conversion.md)).",
     ),
     Subject(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from albef_ds.checkpoint.initial.names import bert_name
+from albef_ds.checkpoint.names import bert_name
 from albef_ds.config.schema import ComputeConfig, TextConfig
 from albef_ds.models.bert import MultimodalEncoder, TextEncoder, gather_tokens
 from albef_ds.models.fusion_pass import FusionPass, split

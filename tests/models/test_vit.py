@@ -6,7 +6,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from albef_ds.checkpoint.initial.names import timm_name
+from albef_ds.checkpoint.names import timm_name
 from albef_ds.config.schema import ComputeConfig, VisionConfig
 from albef_ds.models.vit import VisualEncoder
 

@@ -1,10 +1,22 @@
-"""The released code's names of the fine-tuning tasks' parameters, put together from the names of the parts."""
+"""The released code's names of our parameters; of the fine-tuning tasks put together from the names of the parts."""
 
 from __future__ import annotations
 
-from albef_ds.checkpoint.initial.names import bert_name, released_name, timm_name
+from albef_ds.checkpoint.names import BASE, MOMENTUM, bert_name, place_of, timm_name, with_bert
 
 _CLS_HEAD = {"dense": "0", "output": "2"}
+
+
+def released_name(name: str, num_text_layers: int, *, momentum: bool = False) -> str:
+    """The released pretraining file's name of a parameter of `PretrainTask`; `momentum`: of its momentum copy.
+
+    Raises:
+        KeyError: not a parameter of the pretraining task.
+    """
+    place = place_of(name.replace(BASE, MOMENTUM, 1) if momentum else name, "pretrain", num_text_layers)
+    if place is None:
+        raise KeyError(name)
+    return with_bert(place.name)
 
 
 def finetuned_name(name: str, num_text_layers: int, *, momentum: bool = False) -> str:

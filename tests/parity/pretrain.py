@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from albef_ds.checkpoint.initial.names import released_name
 from albef_ds.config.schema import ComputeConfig, ModelConfig, OptimConfig, PretrainConfig, TextConfig, VisionConfig
 from albef_ds.data.batch import ImageTextBatch
 from albef_ds.engine.local import LocalEngine
@@ -18,6 +17,7 @@ from albef_ds.models.momentum import DenseMomentum
 from albef_ds.tasks.pretrain import PretrainTask
 from tests.golden import recipe
 from tests.parity.case import Deviations, GoldenCase, compare_array, compare_fingerprint
+from tests.parity.names import released_name
 
 _LOSSES = {"mlm": "loss_mlm", "itc": "loss_ita", "itm": "loss_itm"}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from albef_ds.checkpoint.formats.released_names import MOMENTUM, QUEUE
 from albef_ds.checkpoint.formats.whole_model import WholeModel
+from albef_ds.checkpoint.names import MOMENTUM, QUEUE
 from albef_ds.tasks.registry import kind_of
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from albef_ds.checkpoint.formats.card import lineage_lines
 from albef_ds.checkpoint.formats.read import Found, read_model
-from albef_ds.checkpoint.formats.released_names import MOMENTUM, QUEUE, RELEASED
 from albef_ds.checkpoint.formats.whole_model import WholeModel
 from albef_ds.checkpoint.formats.write import FORMS, Options, prepared
+from albef_ds.checkpoint.names import MOMENTUM, QUEUE, RELEASED
 from albef_ds.checkpoint.tensor_files.hashed import digest
 from albef_ds.checkpoint.tensor_files.lazy import StoredTensors
 from albef_ds.checkpoint.tensor_files.opening import PICKLE_SUFFIXES, open_tensors

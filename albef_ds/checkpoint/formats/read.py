@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from albef_ds.checkpoint.fill import Rules, fill, fill_momentum
 from albef_ds.checkpoint.formats import native, released, run
-from albef_ds.checkpoint.formats.released_names import MOMENTUM
 from albef_ds.checkpoint.formats.whole_model import WholeModel, check_complete
+from albef_ds.checkpoint.names import NamedTensors
 from albef_ds.checkpoint.tensor_files.opening import PICKLE_SUFFIXES, open_tensors
 from albef_ds.common.errors import WeightsError
 from albef_ds.config.overrides import parse_overrides
@@ -82,40 +83,16 @@ def fill_task(task: Task, model: WholeModel, access: ParameterAccess = WHOLE) ->
     Raises:
         WeightsError: another model than the task's.
     """
-    own, student = dict(task.named_parameters()), model.student
-    different = sorted(own.keys() ^ student.keys())
-    different = different or sorted(name for name in own if tuple(access.shape(own[name])) != student[name].shape)
-    if different:
-        raise WeightsError(
-            f"the model of kind {model.kind} differs from this run's in {len(different)} tensors, first {different[0]}: "
-            "use the model settings that it was made with"
-        )
-    for name, parameter in own.items():
-        access.write(parameter, student[name].read())
-    said = [f"{len(own)} tensors, {model.parameters:,} parameters (100.0%)"]
-    if task.has_momentum:
-        said.append(_fill_momentum(task, model))
-    return "; ".join(said)
-
-
-def _fill_momentum(task: Task, model: WholeModel) -> str:
-    copy = model.part(MOMENTUM)
-    if not copy:
-        task.momentum.copy_from_student()
-        return "momentum model equal to the student, the file has none"
-    state = {name.removeprefix(MOMENTUM): tensor.read() for name, tensor in copy.items()}
-    for name in task.base.state_dict():  # whole state dicts name a tied tensor twice
-        if name not in state:
-            twin = _tied_to(task, name)
-            state[name] = state[twin]
-    task.momentum.load_full_state_dict(state)
-    return f"momentum model, {len(copy)} tensors"
-
-
-def _tied_to(task: Task, name: str) -> str:
-    """The parameter of `task.base` that `name` is another name of."""
-    parameter = task.base.get_parameter(name)
-    return next(first for first, other in task.base.named_parameters() if other is parameter)
+    rules = Rules("use the model settings that it was made with", model="this run's model")
+    source = f"the model of kind {model.kind}"
+    said = fill(task.named_parameters(), NamedTensors(model.student), source, rules, access).counts
+    if not task.has_momentum:
+        return said
+    if copy := model.momentum:
+        fill_momentum(task, NamedTensors(copy), source, rules, access)
+        return f"{said}; momentum model, {len(copy)} tensors"
+    task.momentum.copy_from_student()
+    return f"{said}; momentum model equal to the student, the file has none"
 
 
 def _changed(model: WholeModel, overrides: Sequence[str]) -> WholeModel:

@@ -1,6 +1,6 @@
 """Released ALBEF files of every kind, and LAVIS's, whose names are the same: a state dict, bare or in a training dict.
 
-Read with `weights_only=True` through a memory map. Written from the table in `released_names.py`; the queue is transposed.
+Read with `weights_only=True` through a memory map. Written from the table in `names.py`; the queue is transposed.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from albef_ds.checkpoint.formats import released_names
+from albef_ds.checkpoint import names
+from albef_ds.checkpoint.fill import NEVER, Rules, check_fit
 from albef_ds.checkpoint.formats.released_shapes import is_released, released_config
-from albef_ds.checkpoint.formats.whole_model import WholeModel, check_complete, shapes_of, unique
-from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors, equal, listing
+from albef_ds.checkpoint.formats.whole_model import COMPLETE, WholeModel, shapes_of
+from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors
 from albef_ds.checkpoint.tensor_files.torch_form import write_torch_file
 from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.config.schema import ModelConfig
@@ -25,7 +26,7 @@ from albef_ds.models.feature_queue import NO_ID
 
 def is_released_file(stored: StoredTensors) -> bool:
     """Whether the tensors carry released names."""
-    return is_released({released_names.plain_name(name): None for name in stored.tensors})
+    return is_released({names.without_bert(name): None for name in stored.tensors})
 
 
 def from_released(
@@ -42,52 +43,36 @@ def from_released(
     Raises:
         WeightsError: no ALBEF model, a tensor missing, left over, of another shape, or one of a tied pair that differs.
     """
-    original = unique(stored.tensors, released_names.plain_name)
+    original = names.unique(stored.tensors, names.without_bert)
     tensors = {plain: stored.tensors[name] for plain, name in original.items()}
     config = released_config(tensors, overrides, source, like)
     start = WholeModel(config, {})
-    kind, text_layers = start.table, config.model.text.num_layers
-    shapes = shapes_of(config)
-    wanted = dict(shapes.student)
+    kind, shapes = start.table, shapes_of(config).student
     if any(name.startswith("visual_encoder_m.") for name in tensors):
-        wanted |= shapes.momentum
-    taken: dict[str, LazyTensor] = {}
-    source_names, used = {}, set()
-    for ours in wanted:
-        place = released_names.place_of(ours, kind, text_layers)
-        if place is None or place.name not in tensors:
-            continue  # `check_complete` refuses what is missing
-        used |= {place.name, *(name for name in place.tied if name in tensors)}
-        for other in place.tied:
-            if other in tensors and not equal(tensors[other].read(), tensors[place.name].read()):
-                raise WeightsError(f"{source}: {original[other]} and {original[place.name]} differ: give a file that ties them")
-        taken[ours] = _scalar_as_one(tensors[place.name], wanted[ours])
-        source_names[ours] = original[place.name]
+        shapes = shapes | shapes_of(config).momentum
+    places = {ours: names.place_of(ours, kind, config.model.text.num_layers) for ours in shapes}
+    found = names.under_our_names(stored.tensors, places, source, names.without_bert)
     queue = _read_queue(tensors, source)
-    left_over = [name for name in tensors if name not in used and name not in released_names.RELEASED_QUEUES]
-    carried = {name for name in left_over if kind in released_names.CARRIED and released_names.CARRIED[kind].fullmatch(name)}
-    taken |= {released_names.RELEASED + name: tensors[name] for name in carried}
-    left_over = [name for name in left_over if name not in carried]
-    refused = [original[name] for name in left_over if not released_names.LEFT_OVER.fullmatch(name)]
-    if refused:
-        what = f"{len(refused)} tensors without a place in a {kind} model ({listing(refused)})"
-        raise WeightsError(f"{source} holds {what}: give a file of the released ALBEF alone")
+    carries = names.CARRIED[kind].fullmatch if kind in names.CARRIED else NEVER
+    left_over = {original[name]: found.left_over[name] for name in found.left_over if name not in names.RELEASED_QUEUES}
+    carried = {names.RELEASED + name: left_over.pop(name) for name in [*left_over] if carries(name)}
+    taken = {ours: _scalar_as_one(tensor, shapes[ours]) for ours, tensor in found.tensors.items()}
+    rules = Rules(COMPLETE, may_remain=names.LEFT_OVER.fullmatch, model=f"a {kind} model")
+    check_fit(shapes, replace(found, tensors=taken, left_over=left_over), source, rules)
     lineage = {"what": "released file", "kind": kind, **_beside(stored.beside)}
-    if isinstance(config.task, ContrastiveConfig) and "temperature" in taken:
+    if isinstance(config.task, ContrastiveConfig):
         value = float(taken["temperature"].read())
         config = replace(config, task=replace(config.task, temperature=_within(value, config.task)))
-    model = replace(
+    return replace(
         start,
         config=config,
-        tensors=taken | queue,
+        tensors=taken | carried | queue,
         lineage=(lineage,),
-        source_names=source_names,
-        unused=tuple(original[name] for name in left_over),
+        source_names=found.source_names,
+        unused=tuple(left_over),
         remarks=_remarks(stored, config.model.vision.num_heads, config.model.text.num_heads),
         layout={"wrapped": stored.wrapped, "bert": any(name != plain for plain, name in original.items())},
     )
-    check_complete(model, source)
-    return model
 
 
 def to_released(model: WholeModel) -> dict[str, LazyTensor]:
@@ -105,12 +90,12 @@ def to_released(model: WholeModel) -> dict[str, LazyTensor]:
     text_layers = model.config.model.text.num_layers
     released: dict[str, LazyTensor] = {}
     for ours, tensor in model.tensors.items():
-        if ours.startswith(released_names.QUEUE):
+        if ours.startswith(names.QUEUE):
             continue
-        if ours.startswith(released_names.RELEASED):
-            released[ours.removeprefix(released_names.RELEASED)] = tensor
+        if ours.startswith(names.RELEASED):
+            released[ours.removeprefix(names.RELEASED)] = tensor
             continue
-        place = released_names.place_of(ours, model.table, text_layers)
+        place = names.place_of(ours, model.table, text_layers)
         if place is None:
             continue  # named in the report by `without_place`
         if ours == "temperature":
@@ -122,16 +107,16 @@ def to_released(model: WholeModel) -> dict[str, LazyTensor]:
         length = released[f"{prefix}position_embeddings.weight"].shape[0]
         released[f"{prefix}position_ids"] = LazyTensor.of(torch.arange(length).expand(1, -1))
     if model.layout.get("bert", model.kind == "pretrain"):
-        released = {released_names.bert_name(name): tensor for name, tensor in released.items()}
+        released = {names.with_bert(name): tensor for name, tensor in released.items()}
     return released
 
 
 def without_place(model: WholeModel) -> list[str]:
     """Tensors that a released file has no room for."""
     text_layers = model.config.model.text.num_layers
-    weights = [name for name in model.tensors if not name.startswith((released_names.QUEUE, released_names.RELEASED))]
+    weights = [name for name in model.tensors if not name.startswith((names.QUEUE, names.RELEASED))]
     queue = {"queue.caption_ids", "queue.filled"} | ({"queue.image_ids"} if model.kind == "pretrain" else set())
-    return [name for name in weights if released_names.place_of(name, model.table, text_layers) is None] + sorted(
+    return [name for name in weights if names.place_of(name, model.table, text_layers) is None] + sorted(
         queue & model.tensors.keys()
     )
 
@@ -173,7 +158,7 @@ def _read_queue(tensors: Mapping[str, LazyTensor], source: str) -> dict[str, Laz
 def _write_queue(model: WholeModel) -> dict[str, LazyTensor]:
     if "queue.images" not in model.tensors:
         return {}
-    queue = model.part(released_names.QUEUE)
+    queue = model.part(names.QUEUE)
     images, texts, pointer = queue["queue.images"], queue["queue.texts"], queue["queue.pointer"]
     written = {
         "image_queue": images.then(lambda rows: rows.T.contiguous(), images.shape[::-1]),

@@ -12,9 +12,8 @@ import torch
 
 from albef_ds.checkpoint.complete import DamageError, check_file, read_marker
 from albef_ds.checkpoint.find import find_checkpoint
-from albef_ds.checkpoint.formats.released_names import BASE, MOMENTUM, QUEUE
-from albef_ds.checkpoint.formats.task_weights import load_config
 from albef_ds.checkpoint.formats.whole_model import WholeModel, check_complete, shapes_of
+from albef_ds.checkpoint.names import BASE, MOMENTUM, QUEUE
 from albef_ds.checkpoint.snapshot import read_state
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
 from albef_ds.checkpoint.tensor_files.opening import open_tensors
@@ -28,6 +27,7 @@ from albef_ds.common.run_files import (
     STATE_NAME,
     STUDENT_NAME,
 )
+from albef_ds.config import files
 from albef_ds.config.schema import RunConfig
 
 _USED = (STATE_NAME, CONFIG_NAME, STUDENT_NAME, MOMENTUM_NAME, QUEUE_NAME)
@@ -58,7 +58,7 @@ def from_checkpoint(folder: Path) -> WholeModel:
         problem = str(error)
     if problem:
         raise WeightsError(f"{folder} is damaged: {problem}: take another checkpoint")
-    config, state = load_config(folder), read_state(folder)
+    config, state = files.load(folder / CONFIG_NAME), read_state(folder)
     tensors = dict(open_tensors(folder / STUDENT_NAME).tensors)
     if MOMENTUM_NAME in entries:
         tensors |= _momentum(config, tensors, open_tensors(folder / MOMENTUM_NAME).tensors)

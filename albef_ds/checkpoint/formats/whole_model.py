@@ -6,21 +6,23 @@ Student tensors carry the task's parameter names (`base.albef. ...`, `itm_head. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 
-from albef_ds.checkpoint.formats.released_names import BASE, MOMENTUM, QUEUE, RELEASED
-from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, listing
-from albef_ds.common.errors import ConfigError, WeightsError
+from albef_ds.checkpoint.fill import Rules, check_fit
+from albef_ds.checkpoint.names import BASE, MOMENTUM, QUEUE, RELEASED, NamedTensors
+from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, RunConfig
 from albef_ds.config.tasks import ClassificationConfig, TaskConfig
 from albef_ds.tasks.registry import kind_of
 
 Weights = Literal["student", "momentum", "both"]
+COMPLETE = "fetch it again, or give the settings it was made with, as section.field=value"
+"""The fix where a source does not have exactly the tensors of its model."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class WholeModel:
 
     @property
     def table(self) -> str:
-        """The key of its rows in `names.TABLES`."""
+        """The key of its rows in `TABLES` of `names.py`."""
         task = self.config.task
         return "nlvr" if isinstance(task, ClassificationConfig) and task.num_images == 2 else self.kind
 
@@ -59,6 +61,11 @@ class WholeModel:
     def student(self) -> dict[str, LazyTensor]:
         """The task's parameters."""
         return {name: tensor for name, tensor in self.tensors.items() if not name.startswith((MOMENTUM, QUEUE, RELEASED))}
+
+    @property
+    def momentum(self) -> dict[str, LazyTensor]:
+        """The momentum copy under the student's names; empty where there is none."""
+        return {BASE + name.removeprefix(MOMENTUM): tensor for name, tensor in self.part(MOMENTUM).items()}
 
     @property
     def parameters(self) -> int:
@@ -76,14 +83,13 @@ class WholeModel:
         Raises:
             ConfigError: the momentum copy is asked for where there is none.
         """
-        momentum = self.part(MOMENTUM)
-        if weights == "momentum" and not momentum:
+        if weights == "momentum" and not self.momentum:
             raise ConfigError("the source has no momentum copy: take the weights of the student")
         kept = dict(self.tensors)
         if weights != "both":
-            kept = {name: tensor for name, tensor in kept.items() if name not in momentum}
+            kept = {name: tensor for name, tensor in kept.items() if not name.startswith(MOMENTUM)}
         if weights == "momentum":
-            kept |= {BASE + name.removeprefix(MOMENTUM): tensor for name, tensor in momentum.items()}
+            kept |= self.momentum
         if not queues:
             kept = {name: tensor for name, tensor in kept.items() if not name.startswith(QUEUE)}
         return replace(self, tensors=kept)
@@ -124,26 +130,10 @@ def check_complete(model: WholeModel, source: str) -> None:
     Raises:
         WeightsError: names `source`, the tensors and the fix.
     """
-    shapes = shapes_of(model.config)
-    expected = dict(shapes.student)
-    if model.part(MOMENTUM):
-        expected |= shapes.momentum
-    got = {name for name in model.tensors if not name.startswith((QUEUE, RELEASED))}
-    _refuse(source, "lacks", (name for name in expected if name not in got), "fetch it again, or give the file's own settings")
-    _refuse(source, "holds, without a place in the model,", got - expected.keys(), "give the file's own settings")
-    for name, shape in expected.items():
-        if model.tensors[name].shape != shape:
-            found = model.source_names.get(name, name)
-            raise WeightsError(
-                f"{source}: {found} has shape {list(model.tensors[name].shape)} where the model has {list(shape)}: "
-                "give the settings it was made with, as section.field=value"
-            )
-
-
-def _refuse(source: str, what: str, names: Iterable[str], fix: str) -> None:
-    found = sorted(names)
-    if found:
-        raise WeightsError(f"{source} {what} {len(found)} tensors ({listing(found)}): {fix}")
+    expected = shapes_of(model.config)
+    weights = model.student | model.part(MOMENTUM)
+    shapes = expected.student | (expected.momentum if model.part(MOMENTUM) else {})
+    check_fit(shapes, NamedTensors(weights, model.source_names), source, Rules(COMPLETE))
 
 
 def portable(config: RunConfig) -> RunConfig:
@@ -156,14 +146,3 @@ def portable(config: RunConfig) -> RunConfig:
         vocab_file=config.data.vocab_file,
     )
     return replace(RunConfig(), recipe=config.recipe, model=config.model, task=config.task, data=data)
-
-
-def unique(names: Iterable[str], change: Callable[[str], str]) -> dict[str, str]:
-    """changed name -> name. Raises `WeightsError` where two become the same."""
-    found: dict[str, str] = {}
-    for name in names:
-        plain = change(name)
-        if plain in found:
-            raise WeightsError(f"the file holds {plain} twice, as {found[plain]} and {name}: keep one of them")
-        found[plain] = name
-    return found

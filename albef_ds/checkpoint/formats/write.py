@@ -18,8 +18,8 @@ import torch
 import albef_ds
 from albef_ds.checkpoint.formats import native, released
 from albef_ds.checkpoint.formats.read import Found, read_model
-from albef_ds.checkpoint.formats.released_names import MOMENTUM, QUEUE, RELEASED, place_of
 from albef_ds.checkpoint.formats.whole_model import Weights, WholeModel
+from albef_ds.checkpoint.names import MOMENTUM, QUEUE, RELEASED, place_of
 from albef_ds.checkpoint.tensor_files.hashed import digest
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, equal, listing
 from albef_ds.checkpoint.tensor_files.opening import INDEX_SUFFIX

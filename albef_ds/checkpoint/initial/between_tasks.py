@@ -1,7 +1,8 @@
-"""Weights of one task's model as another task's: pure functions over state dicts under our parameter names.
+"""One model's tensors as another's, of another task or another image size: functions of state dicts under our names.
 
 A state dict maps the names of `task.named_parameters()` (`base.albef. ...`, each tied tensor once) to tensors, or to
-anything else with a `shape`: only `resize_position_embedding` computes. Reading files and filling a task is not done here.
+anything else with a `shape`: nothing is computed here, `resize_position_embedding` says what will be once the table is read.
+Reading files and filling a task is not done here.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import torch
 from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from torch import Tensor
 
+from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
 from albef_ds.common.errors import WeightsError
 from albef_ds.config.tasks import BaseTaskConfig
 from albef_ds.tasks.registry import kind_of
@@ -20,21 +23,30 @@ from albef_ds.tasks.transfer import FUSION_LAYER, KEY_VALUE, T
 POSITION_EMBEDDING = "base.albef.visual_encoder.embed.pos_embed"
 
 
-def resize_position_embedding(table: Tensor, num_tokens: int) -> Tensor:
-    """A position table (1, N, D), class token first, for an image of `num_tokens` tokens; bicubic, in fp32 or better.
+def resize_position_embedding(table: LazyTensor, num_tokens: int, dtype: torch.dtype | None = None) -> LazyTensor:
+    """A position table (1, N, D), class token first, for an image of `num_tokens` tokens; bicubic with antialiasing, in fp32.
+
+    Args:
+        table: what has another number of dimensions, or the right number of tokens, is returned as it is.
+        num_tokens: the class token's and the patches'.
+        dtype: of the result; None: the table's. A ViT file's table is rounded to the file's precision again, as timm does;
+            the one of a whole model goes to the weights as it was computed.
 
     Raises:
         WeightsError: patches of either that form no square.
     """
-    old, new = table.shape[1] - 1, num_tokens - 1
-    if old == new:
+    if len(table.shape) != 3 or table.shape[1] == num_tokens:
         return table
-    for count in (old, new):
-        if math.isqrt(count) ** 2 != count:
+    for count in (table.shape[1] - 1, num_tokens - 1):
+        if count < 1 or math.isqrt(count) ** 2 != count:
             raise WeightsError(f"a position table of {count} patches is no square grid: give one of square images")
-    side = math.isqrt(new)
-    resized: Tensor = resample_abs_pos_embed(table, [side, side], num_prefix_tokens=1)
-    return resized
+    side = math.isqrt(num_tokens - 1)
+
+    def resized(whole: Tensor) -> Tensor:
+        result: Tensor = resample_abs_pos_embed(whole, [side, side], num_prefix_tokens=1)
+        return result
+
+    return table.to(dtype or table.dtype).then(resized, (table.shape[0], num_tokens, table.shape[2]))
 
 
 def nlvr_layers_from_multimodal(state: Mapping[str, T]) -> dict[str, T]:

@@ -13,23 +13,32 @@ from albef_ds.config.files import read_json_object
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 INDEX_SUFFIX = ".safetensors.index.json"
+FOLDER_NAMES = ("model.safetensors", "pytorch_model.bin")
+"""What a folder of weights holds, the first that is there counts."""
 
 
 def open_tensors(path: Path) -> StoredTensors:
-    """The tensors in a .safetensors file, its index of shards, or a .pth / .pt / .bin file. Never unpickles code.
+    """The tensors in a .safetensors file, its index of shards, a .pth / .pt / .bin file, or a folder with one of `FOLDER_NAMES`.
+
+    Nothing in the file is run, and a tensor is read when it is asked for.
 
     Raises:
         WeightsError: missing, damaged, of another type, with code in it, or not a dict of tensors.
     """
+    if path.is_dir():
+        file = next((path / name for name in FOLDER_NAMES if (path / name).is_file()), None)
+        if file is None:
+            raise WeightsError(f"{path} holds neither {' nor '.join(FOLDER_NAMES)}: give the folder or file of the weights")
+        return open_tensors(file)
     if not path.is_file():
-        raise WeightsError(f"{path} does not exist: give the path of a file of weights")
+        raise WeightsError(f"{path} does not exist: download the weights and give the path of their file or folder")
     if path.name.endswith(INDEX_SUFFIX):
         return _open_shards(path)
     if path.suffix == ".safetensors":
         return open_safetensors(path)
     if path.suffix in PICKLE_SUFFIXES:
         return open_torch_file(path)
-    raise WeightsError(f"{path} is not one of .safetensors, {', '.join(PICKLE_SUFFIXES)}: give a file of weights")
+    raise WeightsError(f"{path} is not one of .safetensors, {', '.join(PICKLE_SUFFIXES)}: convert it to one of these")
 
 
 def _open_shards(index: Path) -> StoredTensors:

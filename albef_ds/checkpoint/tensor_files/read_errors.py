@@ -5,16 +5,21 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-from albef_ds.common.errors import first_line
+from albef_ds.common.errors import WeightsError, first_line
 
 
-def why_unreadable(path: Path, error: Exception) -> str:
-    """Why `path` could not be read as weights, in one line of at most 200 characters.
+def unreadable(path: Path, error: Exception) -> WeightsError:
+    """The error that says, in one line, why `path` could not be read as weights.
 
     Args:
         path: the file.
         error: what its reader raised. torch's own text is kept from the user where it recommends to run what the file holds.
     """
+    fix = "nothing of it was run; fetch it again, or save its tensors alone"
+    return WeightsError(f"{path} cannot be read as weights ({_reason(path, error)}): {fix}")
+
+
+def _reason(path: Path, error: Exception) -> str:
     try:
         with open(path, "rb") as file:
             start = file.read(512)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from albef_ds.checkpoint.tensor_files.hashed import Entry, new_file
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors, read_at
-from albef_ds.checkpoint.tensor_files.read_errors import why_unreadable
+from albef_ds.checkpoint.tensor_files.read_errors import unreadable
 from albef_ds.common.errors import WeightsError
 
 _DTYPES = {
@@ -63,8 +63,7 @@ def open_safetensors(path: Path) -> StoredTensors:
             length = int.from_bytes(file.read(8), "little")
             header: dict[str, Any] = json.loads(file.read(length))
     except (OSError, SafetensorError, ValueError) as error:
-        reason = why_unreadable(path, error)
-        raise WeightsError(f"{path} cannot be read as safetensors ({reason}): fetch or write it again") from None
+        raise unreadable(path, error) from None
     metadata = header.pop("__metadata__", {})
     tensors = {}
     for name, entry in header.items():

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors, listing, read_at
-from albef_ds.checkpoint.tensor_files.read_errors import why_unreadable
+from albef_ds.checkpoint.tensor_files.read_errors import unreadable
 from albef_ds.common.errors import WeightsError
 
 _ALIGNMENT = 64
@@ -114,8 +114,7 @@ def open_torch_file(path: Path) -> StoredTensors:
     except MemoryError:
         raise
     except Exception as error:  # a reader fed foreign bytes may raise anything; the file is what is at fault
-        fix = "nothing of it was run; fetch it again, or save its tensors alone"
-        raise WeightsError(f"{path} cannot be read as weights ({why_unreadable(path, error)}): {fix}") from None
+        raise unreadable(path, error) from None
     beside: dict[str, Any] = {}
     wrapped = isinstance(loaded, dict) and isinstance(loaded.get("model"), dict)
     if wrapped:

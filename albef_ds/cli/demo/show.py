@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from albef_ds.checkpoint.find import find_checkpoint
-from albef_ds.checkpoint.formats.task_weights import load_config, load_task_weights
+from albef_ds.checkpoint.formats.read import fill_task, read_model
 from albef_ds.cli.demo.page import write_page
 from albef_ds.cli.demo.plots import overview_png
 from albef_ds.cli.demo.results import PREFIX, SPLITS, Report, best_ranking, make_panels, score_split, table
@@ -36,11 +36,12 @@ def show_run(output: Path) -> str:
     folder = find_checkpoint(output, "auto")
     if folder is None:
         raise WeightsError(f"{output} holds no checkpoint: give the folder of a run that has saved one")
-    config, state = load_config(folder), read_json_object(folder / STATE_NAME)
+    model, state = read_model(folder).model, read_json_object(folder / STATE_NAME)
+    config = model.config
     device = torch.device("cuda" if torch.cuda.is_available() and config.engine.device != "cpu" else "cpu")
     task = build_task(config)
     assert isinstance(task, PretrainTask)
-    load_task_weights(task, folder)
+    fill_task(task, model)
     task.to(device)
     corpus = Path(config.data.shards).parent
     metrics, scores = {}, {}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from albef_ds.checkpoint.formats.read import read_model
-from albef_ds.checkpoint.initial.names import bert_name, timm_name
+from albef_ds.checkpoint.names import bert_name, timm_name
 from albef_ds.cli.main import main
 from tests.checkpoint.formats.released_files import HEADS, state_dict
 from tests.inference.tiny_models import model_folder, tiny_config, tiny_task, vocabulary

@@ -12,6 +12,7 @@ from albef_ds.checkpoint.initial.between_tasks import (
     resize_position_embedding,
     transplant,
 )
+from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
 from albef_ds.common.errors import WeightsError
 from albef_ds.config.schema import ClassificationConfig, ComputeConfig, PretrainConfig, TextAssignmentConfig, VqaConfig
 from albef_ds.models.fusion_pass import FusionPass
@@ -45,14 +46,14 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_position_embedding_keeps_the_class_token_and_the_picture() -> None:
     slope = torch.arange(8.0)[:, None, None] + 10 * torch.arange(8.0)[None, :, None]
     table = torch.cat([torch.full((1, 1, 1), 7.0), slope.reshape(1, 64, 1)], dim=1)
-    larger = resize_position_embedding(table, 1 + 12 * 12)
+    larger = resize_position_embedding(LazyTensor.of(table), 1 + 12 * 12).read()
     assert larger.shape == (1, 145, 1) and float(larger[0, 0, 0]) == 7.0
     grid = larger[0, 1:, 0].view(12, 12)
     # Inside the borders cubic interpolation keeps a slope, of 8/12 per patch.
     torch.testing.assert_close((grid[4:9] - grid[3:8])[:, 3:9], torch.full((5, 6), 8 / 12), rtol=1e-4, atol=1e-4)
-    assert torch.equal(resize_position_embedding(table, 65), table)
+    assert torch.equal(resize_position_embedding(LazyTensor.of(table), 65).read(), table)
     with pytest.raises(WeightsError, match="a position table of 63 patches is no square grid"):
-        resize_position_embedding(table[:, :-1], 145)
+        resize_position_embedding(LazyTensor.of(table[:, :-1]), 145)
 
 
 def test_decoder_is_the_multimodal_encoder() -> None:

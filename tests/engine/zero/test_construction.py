@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from albef_ds.checkpoint.initial.load import load_initial_weights
-from albef_ds.checkpoint.initial.names import timm_name
+from albef_ds.checkpoint.names import timm_name
 from albef_ds.common import comm
 from albef_ds.config.schema import InitConfig, RunConfig
 from albef_ds.engine import build

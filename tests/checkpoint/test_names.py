@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from albef_ds.checkpoint.initial.names import released_name
+from albef_ds.checkpoint.names import place_of
+from tests.parity.names import released_name
 from tests.tasks.tiny import tiny_task
 
 
@@ -18,5 +19,6 @@ def test_every_parameter_has_a_released_name_of_its_own() -> None:
 
 
 def test_a_foreign_name_is_refused() -> None:
+    assert place_of("base.albef.audio_encoder.weight", "pretrain", 2) is None
     with pytest.raises(KeyError):
         released_name("base.albef.audio_encoder.weight", 2)

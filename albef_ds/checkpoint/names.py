@@ -1,20 +1,25 @@
-"""Names of our tensors and of the released files': one table per kind of model, read in both directions.
+"""Names of our tensors and of the files' that others publish: released ALBEF models, timm's ViT and transformers' BERT.
 
-A row is (our prefix, released prefix, further released prefixes of the same tensor). In it `{n}` is the number of a layer
-on our side and stands as `{n}`, `{text+n}` (counted after the layers of the text encoder) or `{text+n+1}` on theirs;
-`{m}` is empty, or `_m` for the momentum copy. The first row that fits counts. What follows the prefix is the same on both
-sides. Released files hold a tied tensor once per name, we hold it once.
+One table per kind of model, read in both directions: `place_of` takes a name of ours to the file's, `under_our_names` the
+tensors of a file to ours. A row is (our prefix, file's prefix, further prefixes of the same tensor there). In it `{n}` is the
+number of a layer on our side and stands as `{n}`, `{text+n}` (counted after the layers of the text encoder) or `{text+n+1}`
+on theirs; `{m}` is empty, or `_m` for the momentum copy. The first row that fits counts. What follows the prefix is the same
+on both sides. Released files hold a tied tensor once per name, we hold it once.
 
 Pretraining files put `bert.` behind `text_encoder.`, fine-tuned ones mostly do not: the tables are without it
-(`plain_name`), a writer puts it in. Knows no tensors; `shapes.py` tells the kinds apart.
+(`without_bert`), a writer puts it in (`with_bert`). A ViT file has the names of the visual encoder without their first part,
+a BERT file those of the text encoder. `formats/released_shapes.py` tells the kinds of released files apart.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
+
+from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, equal
+from albef_ds.common.errors import WeightsError
 
 Row = tuple[str, ...]
 
@@ -70,7 +75,7 @@ def _mlm_head(ours: str, words: str, head: str, embeddings: str) -> tuple[Row, .
 _VISION = _under(
     "base.albef.visual_encoder.",
     "visual_encoder{m}.",
-    (("embed.cls_token", "cls_token"), ("embed.pos_embed", "pos_embed"), ("embed.patch_embed.", "patch_embed."), ("", "")),
+    (("embed.", ""), ("", "")),
 )
 _TEXT = _under(
     "base.albef.text_encoder.",
@@ -138,13 +143,13 @@ class Place:
     """Further names of the same tensor."""
 
 
-def plain_name(name: str) -> str:
+def without_bert(name: str) -> str:
     """A released name without the `bert.` that some files put behind `text_encoder.`."""
     return re.sub(r"^(text_encoder(?:_m)?)\.bert\.", r"\1.", name)
 
 
-def bert_name(name: str) -> str:
-    """`plain_name` undone, for pretraining files; the MLM head stands beside `bert.` and keeps its name."""
+def with_bert(name: str) -> str:
+    """`without_bert` undone, for pretraining files; the MLM head stands beside `bert.` and keeps its name."""
     return re.sub(r"^(text_encoder(?:_m)?)\.(?!cls\.)", r"\1.bert.", name)
 
 
@@ -163,6 +168,73 @@ def place_of(name: str, kind: str, num_text_layers: int) -> Place | None:
         names = [_insert(template, numbers) + rest for template in theirs]
         return Place(names[0], tuple(names[1:]))
     return None
+
+
+def timm_name(name: str) -> str | None:
+    """timm's `VisionTransformer` name of a visual encoder parameter of `ALBEF`; None for others."""
+    return _behind("visual_encoder.", name, 0)
+
+
+def bert_name(name: str, num_text_layers: int) -> str | None:
+    """BERT's name (as in `BertModel`, no prefix) of a text or multimodal encoder parameter of `ALBEF`; None for others.
+
+    Multimodal layer i is BERT layer `num_text_layers + i`.
+    """
+    return _behind("text_encoder.", name, num_text_layers)
+
+
+def _behind(prefix: str, name: str, num_text_layers: int) -> str | None:
+    place = place_of(f"{BASE}albef.{name}", "retrieval", num_text_layers)
+    return place.name.removeprefix(prefix) if place is not None and place.name.startswith(prefix) else None
+
+
+@dataclass(frozen=True)
+class NamedTensors:
+    """Tensors under our names, and what is known of them beside."""
+
+    tensors: dict[str, LazyTensor]
+    source_names: dict[str, str] = field(default_factory=dict)
+    """Our name -> the file's, where it differs."""
+    left_over: dict[str, LazyTensor] = field(default_factory=dict)
+    """Tensors of the file that have no name of ours."""
+
+
+def under_our_names(
+    stored: Mapping[str, LazyTensor], places: Mapping[str, Place | None], source: str, plain: Callable[[str], str] = str
+) -> NamedTensors:
+    """The tensors of a file, those with a place under our names.
+
+    Args:
+        stored: the file's content.
+        places: our name -> its place (`place_of`).
+        source: for messages.
+        plain: makes a name in the file one of the table's.
+
+    Raises:
+        WeightsError: two names become the same, or a tensor differs from another that it should be tied to.
+    """
+    original = unique(stored, plain)
+    tensors, source_names, left_over = {}, {}, {name: stored[found] for name, found in original.items()}
+    for ours, place in places.items():
+        found = [name for name in ((place.name, *place.tied) if place else ()) if name in original]
+        for name in found:
+            first, other = original[found[0]], original[name]
+            if first != other and not equal(stored[first].read(), stored[other].read()):
+                raise WeightsError(f"{source}: {first} and {other} differ: give a file that ties them")
+            source_names[ours], tensors[ours] = first, stored[first]
+            left_over.pop(name, None)
+    return NamedTensors(tensors, source_names, left_over)
+
+
+def unique(names: Iterable[str], change: Callable[[str], str]) -> dict[str, str]:
+    """changed name -> name. Raises `WeightsError` where two become the same."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = change(name)
+        if plain in found:
+            raise WeightsError(f"the file holds {plain} twice, as {found[plain]} and {name}: keep one of them")
+        found[plain] = name
+    return found
 
 
 @cache

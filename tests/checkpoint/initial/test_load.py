@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from albef_ds.checkpoint.formats.native import save_file
-from albef_ds.checkpoint.formats.released_names import BASE, MOMENTUM
 from albef_ds.checkpoint.formats.whole_model import WholeModel
 from albef_ds.checkpoint.initial.load import load_initial_momentum, load_initial_weights
+from albef_ds.checkpoint.names import BASE, MOMENTUM
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
 from albef_ds.common.errors import WeightsError
 from albef_ds.config.schema import (
@@ -99,6 +99,24 @@ def test_the_student_serves_where_a_checkpoint_has_no_momentum_copy(pretrained: 
     assert all(torch.equal(tensor, students[key]) for key, tensor in task.momentum.full_state_dict().items())
 
 
+@pytest.mark.parametrize("storage", ["dense", "fp32"])
+def test_a_tied_tensor_counts_once_and_a_frozen_part_of_the_momentum_model_is_the_students(
+    pretrained: Path, storage: str
+) -> None:
+    config = _config(TASKS["pretrain"], pretrained)
+    frozen = replace(config.model, text=replace(config.model.text, frozen=True, dropout=0.0))
+    config = with_engine(replace(config, model=frozen), kind="zero", stage=1, momentum_storage=storage)
+    task = build_task(config)
+    load_initial_weights(task, config)
+    attach_momentum(task, config)
+    students = dict(task.base.named_parameters())
+    assert load_initial_momentum(task, config) == [f"momentum model: {len(students)} tensors from the checkpoint"]
+    for name, tensor in task.momentum.parameters():
+        torch.testing.assert_close(tensor, 2 * students[name].detach(), msg=name)
+    shared = dict(task.momentum.modules["albef"].named_parameters())
+    assert shared["text_encoder.embeddings.word.weight"] is students["albef.text_encoder.embeddings.word.weight"]
+
+
 def test_another_number_of_classes_is_a_new_head(tmp_path: Path) -> None:
     three = _config(ClassificationConfig(num_classes=3))
     path = _save(build_task(three), three, tmp_path / "three.safetensors")
@@ -118,13 +136,13 @@ def test_text_assignment_leads_to_nlvr2(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused_by_name(pretrained: Path, tmp_path: Path) -> None:
     config = _config(TASKS["retrieval"], pretrained)
     wider = replace(config, model=replace(config.model, text=replace(config.model.text, intermediate_width=40)))
-    with pytest.raises(WeightsError, match=r"feed_forward.* has shape \(24, 32\), here \(24, 40\): the settings in model"):
+    with pytest.raises(WeightsError, match=r"feed_forward.* has shape \(24, 32\), in the model \(24, 40\): the settings in model"):
         load_initial_weights(build_task(wider), wider)
     deeper = replace(config, model=replace(config.model, text=replace(config.model.text, num_layers=3)))
-    with pytest.raises(WeightsError, match=r"lacks \d+ tensors, first base\.albef\.text_encoder\.layers\.2"):
+    with pytest.raises(WeightsError, match=r"lacks \d+ tensors of the model \(base\.albef\.text_encoder\.layers\.2"):
         load_initial_weights(build_task(deeper), deeper)
     shallower = replace(config, model=replace(config.model, text=replace(config.model.text, num_fusion_layers=1)))
-    with pytest.raises(WeightsError, match=r"holds \d+ tensors without a place here, first base\.albef\.multimodal"):
+    with pytest.raises(WeightsError, match=r"holds \d+ tensors without a place in the model \(base\.albef\.multimodal"):
         load_initial_weights(build_task(shallower), shallower)
     entailment = _config(TASKS["entailment"])
     path = _save(build_task(entailment), entailment, tmp_path / "entailment.safetensors")
