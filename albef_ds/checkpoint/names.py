@@ -107,8 +107,15 @@ _PROJECTIONS: tuple[Row, ...] = (
     ("base.albef.vision_proj.", "vision_proj{m}."),
     ("base.albef.text_proj.", "text_proj{m}."),
 )
+_QUEUE: tuple[Row, ...] = (
+    ("queue.images", "image_queue"),
+    ("queue.texts", "text_queue"),
+    ("queue.pointer", "queue_ptr"),
+)
+_QUEUE_OF_IDS: tuple[Row, ...] = (*_QUEUE, ("queue.image_ids", "idx_queue"))
 _MATCHING: tuple[Row, ...] = (("temperature", "temp"), ("itm_head.", "itm_head."))
 _CLASSES: tuple[Row, ...] = (("base.cls_head.dense.", "cls_head{m}.0."), ("base.cls_head.output.", "cls_head{m}.2."))
+_ASSIGNMENT: tuple[Row, ...] = (("vision_proj.", "vision_proj."), ("ta_head.", "ta_head."), (RELEASED, ""))
 _MLM_HEAD = _mlm_head(
     "base.mlm_head",
     "base.albef.text_encoder.embeddings.word",
@@ -117,11 +124,11 @@ _MLM_HEAD = _mlm_head(
 )
 
 TABLES: dict[str, tuple[Row, ...]] = {
-    "pretrain": (*_MATCHING, *_VISION, *_MLM_HEAD, *_TEXT, *_FUSION, *_PROJECTIONS),
-    "retrieval": (*_MATCHING, *_VISION, *_TEXT, *_FUSION, *_PROJECTIONS),
+    "pretrain": (*_MATCHING, *_VISION, *_MLM_HEAD, *_TEXT, *_FUSION, *_PROJECTIONS, *_QUEUE),
+    "retrieval": (*_MATCHING, *_VISION, *_TEXT, *_FUSION, *_PROJECTIONS, *_QUEUE_OF_IDS),
     "classification": (*_VISION, *_TEXT, *_FUSION, *_CLASSES),
     "nlvr": (*_VISION, *_TEXT, *_DOUBLED_FUSION, *_CLASSES),
-    "text_assignment": (*_VISION, *_TEXT, *_DOUBLED_FUSION, ("vision_proj.", "vision_proj."), ("ta_head.", "ta_head.")),
+    "text_assignment": (*_VISION, *_TEXT, *_DOUBLED_FUSION, *_ASSIGNMENT),
     "vqa": (*_VISION, *_TEXT, *_FUSION, *_DECODER),
 }
 """Kind of model -> its rows. Kinds are those of `task.kind`, and `nlvr` for a classification of two images."""
@@ -130,8 +137,7 @@ LEFT_OVER = re.compile(r"(text_encoder|text_decoder)(_m)?\.(bert\.)?embeddings\.
 """What a released file may hold beside the tables and the queues: a buffer that counts from 0."""
 CARRIED = {"text_assignment": re.compile(r"text_proj\..*|temp")}
 """Kind -> tensors that the released code makes and never uses: no part of our task, kept for the way back."""
-
-RELEASED_QUEUES = ("image_queue", "text_queue", "idx_queue", "queue_ptr")
+RELEASED_QUEUES = tuple(theirs for _, theirs in _QUEUE_OF_IDS)
 
 
 @dataclass(frozen=True)

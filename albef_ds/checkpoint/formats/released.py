@@ -90,14 +90,9 @@ def to_released(model: WholeModel) -> dict[str, LazyTensor]:
     text_layers = model.config.model.text.num_layers
     released: dict[str, LazyTensor] = {}
     for ours, tensor in model.tensors.items():
-        if ours.startswith(names.QUEUE):
-            continue
-        if ours.startswith(names.RELEASED):
-            released[ours.removeprefix(names.RELEASED)] = tensor
-            continue
         place = names.place_of(ours, model.table, text_layers)
-        if place is None:
-            continue  # named in the report by `without_place`
+        if place is None or ours.startswith(names.QUEUE):
+            continue  # named in the report by `without_place`, or written by `_write_queue`
         if ours == "temperature":
             tensor = tensor.then(lambda value: value.reshape(()), ())
         for name in (place.name, *place.tied):
@@ -114,11 +109,7 @@ def to_released(model: WholeModel) -> dict[str, LazyTensor]:
 def without_place(model: WholeModel) -> list[str]:
     """Tensors that a released file has no room for."""
     text_layers = model.config.model.text.num_layers
-    weights = [name for name in model.tensors if not name.startswith((names.QUEUE, names.RELEASED))]
-    queue = {"queue.caption_ids", "queue.filled"} | ({"queue.image_ids"} if model.kind == "pretrain" else set())
-    return [name for name in weights if names.place_of(name, model.table, text_layers) is None] + sorted(
-        queue & model.tensors.keys()
-    )
+    return [name for name in model.tensors if names.place_of(name, model.table, text_layers) is None]
 
 
 def save_released(model: WholeModel, path: Path, *, wrapped: bool) -> None:

@@ -19,7 +19,7 @@ import albef_ds
 from albef_ds.checkpoint.formats import native, released
 from albef_ds.checkpoint.formats.read import Found, read_model
 from albef_ds.checkpoint.formats.whole_model import Weights, WholeModel
-from albef_ds.checkpoint.names import MOMENTUM, QUEUE, RELEASED, place_of
+from albef_ds.checkpoint.names import MOMENTUM, place_of
 from albef_ds.checkpoint.tensor_files.hashed import digest
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, equal, listing
 from albef_ds.checkpoint.tensor_files.opening import INDEX_SUFFIX
@@ -130,21 +130,10 @@ def mapping(model: WholeModel, options: Options) -> Iterator[tuple[str, str, str
     for name, tensor in chosen.tensors.items():
         there = name
         if options.form in ("released", "lavis"):
-            there = _released_queue(name) if name.startswith(QUEUE) else _released_place(chosen, name)
+            place = place_of(name, chosen.table, chosen.config.model.text.num_layers)
+            there = "" if place is None else " = ".join([place.name, *place.tied])
         shape = f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
         yield model.source_names.get(name, name), name, there, shape
-
-
-def _released_place(model: WholeModel, name: str) -> str:
-    if name.startswith(RELEASED):
-        return name.removeprefix(RELEASED)
-    place = place_of(name, model.table, model.config.model.text.num_layers)
-    return "" if place is None else " = ".join([place.name, *place.tied])
-
-
-def _released_queue(name: str) -> str:
-    places = {"queue.images": "image_queue", "queue.texts": "text_queue", "queue.image_ids": "idx_queue"}
-    return places.get(name, "queue_ptr")
 
 
 def _write(model: WholeModel, path: Path, options: Options) -> list[Path]:
