@@ -81,7 +81,7 @@ def to_released(model: WholeModel) -> dict[str, LazyTensor]:
     Raises:
         ConfigError: a model that the released code cannot express.
     """
-    if model.table not in released_names.TABLES:
+    if model.table not in names.TABLES:
         raise ConfigError(f"a model of kind {model.kind} has no released form: take the form safetensors or folder")
     if model.config.model.vision.stem != "patch":
         raise ConfigError("a model with model.vision.stem=convolution has no released form: take the form safetensors or folder")

@@ -136,7 +136,9 @@ def test_text_assignment_leads_to_nlvr2(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused_by_name(pretrained: Path, tmp_path: Path) -> None:
     config = _config(TASKS["retrieval"], pretrained)
     wider = replace(config, model=replace(config.model, text=replace(config.model.text, intermediate_width=40)))
-    with pytest.raises(WeightsError, match=r"feed_forward.* has shape \(24, 32\), in the model \(24, 40\): the settings in model"):
+    with pytest.raises(
+        WeightsError, match=r"feed_forward.* has shape \(24, 32\), in the model \(24, 40\): the settings in model"
+    ):
         load_initial_weights(build_task(wider), wider)
     deeper = replace(config, model=replace(config.model, text=replace(config.model.text, num_layers=3)))
     with pytest.raises(WeightsError, match=r"lacks \d+ tensors of the model \(base\.albef\.text_encoder\.layers\.2"):
