@@ -131,7 +131,11 @@ TABLES: dict[str, tuple[Row, ...]] = {
     "text_assignment": (*_VISION, *_TEXT, *_DOUBLED_FUSION, *_ASSIGNMENT),
     "vqa": (*_VISION, *_TEXT, *_FUSION, *_DECODER),
 }
-"""Kind of model -> its rows. Kinds are those of `task.kind`, and `nlvr` for a classification of two images."""
+"""Kind of model -> its rows, for the kinds that the released code has: those of `task.kind`, and those of `PAIRED`."""
+PAIRED = {"classification": "nlvr"}
+"""`task.kind` -> the released code's kind where its layers come in pairs, if that is another."""
+WITH_BERT = ("pretrain",)
+"""Kinds whose files have `bert.` behind `text_encoder.`."""
 
 LEFT_OVER = re.compile(r"(text_encoder|text_decoder)(_m)?\.(bert\.)?embeddings\.position_ids")
 """What a released file may hold beside the tables and the queues: a buffer that counts from 0."""

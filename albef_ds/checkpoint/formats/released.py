@@ -101,7 +101,7 @@ def to_released(model: WholeModel) -> dict[str, LazyTensor]:
     for prefix in [name.removesuffix("word_embeddings.weight") for name in released if name.endswith("word_embeddings.weight")]:
         length = released[f"{prefix}position_embeddings.weight"].shape[0]
         released[f"{prefix}position_ids"] = LazyTensor.of(torch.arange(length).expand(1, -1))
-    if model.layout.get("bert", model.kind == "pretrain"):
+    if model.layout.get("bert", model.table in names.WITH_BERT):
         released = {names.with_bert(name): tensor for name, tensor in released.items()}
     return released
 
@@ -156,7 +156,7 @@ def _write_queue(model: WholeModel) -> dict[str, LazyTensor]:
         "text_queue": texts.then(lambda rows: rows.T.contiguous(), texts.shape[::-1]),
         "queue_ptr": pointer.then(lambda value: value.reshape(1), (1,)),
     }
-    if model.kind == "retrieval":
+    if names.place_of("queue.image_ids", model.table, 0) is not None:
         ids = queue["queue.image_ids"]
         written["idx_queue"] = ids.then(lambda value: value.reshape(1, -1), (1, *ids.shape))
     return written

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 
 from albef_ds.checkpoint.fill import Rules, check_fit
-from albef_ds.checkpoint.names import BASE, MOMENTUM, QUEUE, RELEASED, NamedTensors
+from albef_ds.checkpoint.names import BASE, MOMENTUM, PAIRED, QUEUE, RELEASED, NamedTensors
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, RunConfig
-from albef_ds.config.tasks import ClassificationConfig, TaskConfig
+from albef_ds.config.tasks import TaskConfig
 from albef_ds.tasks.registry import kind_of
 
 Weights = Literal["student", "momentum", "both"]
@@ -50,8 +50,7 @@ class WholeModel:
     @property
     def table(self) -> str:
         """The key of its rows in `TABLES` of `names.py`."""
-        task = self.config.task
-        return "nlvr" if isinstance(task, ClassificationConfig) and task.num_images == 2 else self.kind
+        return PAIRED.get(self.kind, self.kind) if self.config.task.paired_layers else self.kind
 
     def part(self, prefix: str) -> dict[str, LazyTensor]:
         """The tensors whose names begin with `prefix`."""

@@ -19,7 +19,7 @@ import albef_ds
 from albef_ds.checkpoint.formats import native, released
 from albef_ds.checkpoint.formats.read import Found, read_model
 from albef_ds.checkpoint.formats.whole_model import Weights, WholeModel
-from albef_ds.checkpoint.names import MOMENTUM, place_of
+from albef_ds.checkpoint.names import MOMENTUM, WITH_BERT, place_of
 from albef_ds.checkpoint.tensor_files.hashed import digest
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, equal, listing
 from albef_ds.checkpoint.tensor_files.opening import INDEX_SUFFIX
@@ -115,7 +115,7 @@ def prepared(model: WholeModel, options: Options) -> tuple[WholeModel, list[str]
         chosen = replace(chosen, tensors={name: tensor for name, tensor in chosen.tensors.items() if name not in homeless})
         layout = dict(chosen.layout)
         if options.form == "lavis":
-            layout = {"wrapped": True, "bert": chosen.kind == "pretrain"}
+            layout = {"wrapped": True, "bert": chosen.table in WITH_BERT}
         layout |= {key: value for key, value in (("wrapped", options.wrapped), ("bert", options.bert)) if value is not None}
         chosen = replace(chosen, layout=layout)
     gone = [name for name in model.tensors if name not in chosen.tensors]
