@@ -105,23 +105,25 @@ def test_a_dask_cluster_gives_the_same_bytes(raw: Path, corpus: Path, tmp_path: 
     assert contents(tmp_path / "out") == contents(corpus)
 
 
-def kill_once(command: list[str], after: float) -> int:
-    """Run `command` in a process group of its own and kill the group after so many seconds; return the exit code."""
+def kill_when(command: list[str], sign: Path) -> int:
+    """Run `command` in a process group of its own and kill the group as soon as `sign` exists; return the exit code."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        return process.wait(after)
-    except subprocess.TimeoutExpired:
+    deadline = time.monotonic() + 120
+    while process.poll() is None and not sign.exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
+    return process.wait()
 
 
 def test_kill_9_at_any_moment_costs_a_chunk_and_changes_no_byte(raw: Path, corpus: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.data_tools.chain_main", str(raw), str(tmp_path / "work"), str(tmp_path / "out")]
+    work = tmp_path / "work"
+    command = [sys.executable, "-m", "tests.data_tools.chain_main", str(raw), str(work), str(tmp_path / "out")]
     kills = 0
-    for after in (2.0, 4.0):
-        kills += kill_once(command, after) != 0
-    assert kill_once(command, 120) == 0
+    for stage in ("scan", "shard"):
+        kills += kill_when(command, work / stage / "settings.json") != 0
+    assert kill_when(command, work / "never") == 0
     assert kills >= 1
     assert contents(tmp_path / "out") == contents(corpus)
 
