@@ -51,7 +51,7 @@ def test_submit_shows_the_plan_asks_slurm_and_submits_nothing_on_a_dry_run(slurm
     assert slurm_cluster.run("squeue", "-h") == before
     for change, words in [
         (["train.micro_batch_size=100"], "train.global_batch_size"),
-        (["train.micro_batch_size=32", "--memory", "1"], "--memory gives 1"),
+        (["train.micro_batch_size=32", "--memory", "1"], "GB per GPU, more than its 1: `albef-ds plan`"),
         (["--sbatch=--partition=nowhere"], "Slurm would refuse"),
         (["--recipee=x"], "recipee"),
     ]:
