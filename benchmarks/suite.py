@@ -45,6 +45,7 @@ SUITE = [
     Entry("Parts of the step", "parts", _ALL_CORES, ("--batch", "2", "--tokens", "12", "--repetitions", "1")),
     Entry("Losses", "losses", (), ("--repetitions", "1")),
     Entry("Attention", "attention", (), ("--repetitions", "1")),
+    Entry("AdamW in every engine", "engines"),
     Entry("Momentum update", "momentum_update", (), ("--model", "tiny", "--repetitions", "2")),
     Entry("Momentum memory", "momentum", (), ("--ranks", "1")),
     Entry("Loader", "loader", (), ("--pictures", "16", "--workers", "1")),

@@ -42,6 +42,7 @@ class ZeroEngine:
         task.move_outside(device)
         internals.check_gradients_in_every_precision(self.engine)
         internals.link_masters(self.engine)
+        internals.repair_stage_0(self.engine)
         self.accumulation_steps = ds_config["gradient_accumulation_steps"]
 
     def _forward_backward(self, batch: Any, schedule: Mapping[str, float], scale: float) -> tuple[dict[str, Tensor], ...]:
@@ -57,8 +58,9 @@ class ZeroEngine:
         parts = []
         grad_norm = 0.0
         skipped = False
+        scale = internals.loss_scale(self.engine)
         for number, batch in enumerate(micro_batches, start=1):
-            parts.append(self._forward_backward(batch, schedule, 1.0))
+            parts.append(self._forward_backward(batch, schedule, scale))
             if number == len(micro_batches) and not self._is_zero_optimizer:
                 grad_norm = self._plain_grad_norm()
                 skipped = not math.isfinite(grad_norm)
@@ -68,8 +70,11 @@ class ZeroEngine:
                 self._engine_step()
         skipped = skipped or not self.engine.was_step_applied()
         if self._is_zero_optimizer:
-            grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
+            grad_norm = internals.grad_norm(self.engine, scale)
+        if skipped and internals.is_smallest_stage_0_scale(scale, self.engine):
+            raise self._endless_overflow()
         if not skipped:
+            internals.raise_loss_scale(self.engine)
             for parameter, low, high in self.task.bounded_parameters():
                 internals.clamp(parameter, low, high)
         finish_step(self.task, skipped)
@@ -81,10 +86,14 @@ class ZeroEngine:
         except Exception as error:
             if not is_smallest_loss_scale(error):
                 raise
-            raise ConfigError(
-                "engine.precision=fp16 overflows even at the smallest loss scale, 1: use engine.precision=bf16, or lower "
-                "optim.learning_rate"
-            ) from None
+            raise self._endless_overflow() from None
+
+    @staticmethod
+    def _endless_overflow() -> ConfigError:
+        return ConfigError(
+            "engine.precision=fp16 overflows even at the smallest loss scale, 1: use engine.precision=bf16, or lower "
+            "optim.learning_rate"
+        )
 
     @property
     def _is_zero_optimizer(self) -> bool:

@@ -44,6 +44,53 @@ def link_masters(engine: Any) -> None:
             parameter._fp32_master = master.detach().view(parameter.shape)
 
 
+def _stage_0_in_half_precision(engine: Any) -> bool:
+    return engine.zero_optimization_stage() == 0 and hasattr(engine.optimizer, "fp16_groups")
+
+
+def repair_stage_0(engine: Any) -> None:
+    """Make DeepSpeed's optimizer at stage 0 in bf16 and fp16 take the steps of AdamW; nothing at other stages.
+
+    When it is made it takes a step with gradients of 0, so AdamW's bias correction would be one step ahead: that step is
+    forgotten. It also raises the loss scale before it divides the gradients by it: the rise waits for `raise_loss_scale`.
+    """
+    if not _stage_0_in_half_precision(engine):
+        return
+    optimizer = engine.optimizer
+    optimizer.optimizer.state.clear()
+    for group in optimizer.optimizer.param_groups:
+        if "step" in group:  # apex and DeepSpeed count per group
+            group["step"] = 0
+    lower = optimizer._update_scale
+    optimizer._update_scale = lambda skip: lower(True) if skip else None
+
+
+def loss_scale(engine: Any) -> float:
+    """What the loss is to be multiplied with before `engine.backward`: not 1 at stage 0 in fp16, where DeepSpeed does not."""
+    return float(engine.optimizer.loss_scale_config.cur_scale) if _stage_0_in_half_precision(engine) else 1.0
+
+
+def raise_loss_scale(engine: Any) -> None:
+    """After a step that was taken at stage 0: let the dynamic loss scale rise when its time has come."""
+    if _stage_0_in_half_precision(engine):
+        type(engine.optimizer)._update_scale(engine.optimizer, False)
+
+
+def is_smallest_stage_0_scale(scale: float, engine: Any) -> bool:
+    """Whether a dynamic loss scale at stage 0 cannot fall below `scale`; the other stages raise by themselves."""
+    if not _stage_0_in_half_precision(engine):
+        return False
+    config = engine.optimizer.loss_scale_config
+    return bool(config.use_grad_scaling and config.dynamic_loss_scale and scale <= config.min_loss_scale)
+
+
+def grad_norm(engine: Any, scale: float) -> float:
+    """Global norm of the last step's gradients before clipping; `scale` is the loss scale that they were computed with."""
+    norm = float(engine.get_global_grad_norm() or 0.0)
+    unfused = _stage_0_in_half_precision(engine) and hasattr(engine.optimizer, "fp32_groups")  # its norm is of scaled gradients
+    return norm / scale if unfused else norm
+
+
 @torch.no_grad()
 def clamp(parameter: nn.Parameter, low: float, high: float) -> None:
     """Clamp a small parameter on the fp32 master and on the copy that the forward sees; all ranks call it together."""
