@@ -32,10 +32,11 @@ from albef_ds.config.schema import ComputeConfig, ModelConfig, RunConfig
 from albef_ds.engine.build import build_task
 from albef_ds.engine.local import LocalEngine
 from albef_ds.launch.planning.flops import step_flops
-from albef_ds.models.losses.contrastive import contrastive_loss, sliced_contrastive_loss
-from albef_ds.models.losses.masked_language import masked_language_loss
-from albef_ds.models.losses.sliced import soft_cross_entropy
+from albef_ds.models.losses.contrastive import contrastive_loss
+from albef_ds.models.losses.distillation import distilled_cross_entropy
+from albef_ds.models.losses.sliced import TORCH, TRITON, SlicedForm, soft_cross_entropy
 from albef_ds.models.losses.sliced_problem import LogitTeacher, Positives
+from albef_ds.models.losses.wide import SlicedLosses
 from albef_ds.models.momentum import DenseMomentum
 from benchmarks.rates import finish, rate_of_products
 from benchmarks.record import write_record
@@ -116,21 +117,21 @@ def triton_rows(device: torch.device, batch: int, queue: int, model: ModelConfig
     mask = torch.eye(batch, batch + queue, dtype=torch.bool, device=device)
     contrast: dict[str, Callable[..., Any]] = {
         "torch, whole rows": lambda x, t: contrastive_loss(x, teacher, keys, mask, t, 0.4)[0],
-        "torch, slices": lambda x, t: sliced_contrastive_loss(x, teacher, keys, mask, t, 0.4, batch)[0],
-        "Triton": lambda x, t: sliced_contrastive_loss(x, teacher, keys, mask, t, 0.4, batch, fused=True)[0],
+        "torch, slices": lambda x, t: SlicedLosses(TORCH).contrastive(x, teacher, keys, mask, t, 0.4, batch)[0],
+        "Triton": lambda x, t: SlicedLosses(TRITON).contrastive(x, teacher, keys, mask, t, 0.4, batch)[0],
     }
     tokens, vocabulary = 4 * batch, model.text.vocab_size
-    labels, guide = torch.randint(0, vocabulary, (tokens,), generator=generator).to(device), draw(tokens, vocabulary)
+    labels, teacher_logits = torch.randint(0, vocabulary, (tokens,), generator=generator).to(device), draw(tokens, vocabulary)
     one = torch.ones(1, device=device)
 
-    def words(hidden: Tensor, matrix: Tensor, bias: Tensor, fused: bool) -> Tensor:
-        target = (Positives(labels=labels), LogitTeacher(guide), 0.4)
-        return soft_cross_entropy(hidden, matrix, bias, one, *target, fused=fused).sum()
+    def words(hidden: Tensor, matrix: Tensor, bias: Tensor, form: SlicedForm) -> Tensor:
+        target = (Positives(labels=labels), LogitTeacher(teacher_logits), 0.4)
+        return soft_cross_entropy(hidden, matrix, bias, one, *target, form=form).sum()
 
     mlm: dict[str, Callable[..., Any]] = {
-        "torch, whole rows": lambda h, w, b: masked_language_loss(F.linear(h, w, b), labels, guide, 0.4),
-        "torch, slices": partial(words, fused=False),
-        "Triton": partial(words, fused=True),
+        "torch, whole rows": lambda h, w, b: distilled_cross_entropy(F.linear(h, w, b), labels, teacher_logits, 0.4).sum(),
+        "torch, slices": partial(words, form=TORCH),
+        "Triton": partial(words, form=TRITON),
     }
     width = model.text.width
     inputs = [draw(tokens, width), 0.02 * draw(vocabulary, width), torch.zeros(vocabulary, device=device)]

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from albef_ds.models.losses.contrastive import contrastive_loss, sliced_contrastive_loss
-from albef_ds.models.losses.masked_language import masked_language_loss
-from albef_ds.models.losses.sliced import soft_cross_entropy
+from albef_ds.models.losses.contrastive import contrastive_loss
+from albef_ds.models.losses.distillation import distilled_cross_entropy
+from albef_ds.models.losses.sliced import TORCH, soft_cross_entropy
 from albef_ds.models.losses.sliced_problem import LogitTeacher, Positives
+from albef_ds.models.losses.wide import SlicedLosses
 from benchmarks.record import write_record
 
 ALPHA = 0.4
@@ -78,18 +79,18 @@ def losses(
         return torch.autograd.grad(loss, [features, temperature])
 
     def itc_sliced() -> tuple[Tensor, ...]:
-        loss = sliced_contrastive_loss(features, teacher, keys, mask, temperature, ALPHA, batch)[0]
+        loss = SlicedLosses(TORCH).contrastive(features, teacher, keys, mask, temperature, ALPHA, batch)[0]
         return torch.autograd.grad(loss, [features, temperature])
 
     learned = [hidden, weight, bias] if matrix_learns else [hidden, bias]
 
     def mlm_plain() -> tuple[Tensor, ...]:
-        loss = masked_language_loss(F.linear(hidden, weight, bias), labels, momentum_logits, ALPHA)
+        loss = distilled_cross_entropy(F.linear(hidden, weight, bias), labels, momentum_logits, ALPHA).sum()
         return torch.autograd.grad(loss, learned)
 
     def mlm_sliced() -> tuple[Tensor, ...]:
-        one, guide = torch.ones(1), LogitTeacher(momentum_logits)
-        loss = soft_cross_entropy(hidden, weight, bias, one, Positives(labels=labels), guide, ALPHA).sum()
+        one, given = torch.ones(1), LogitTeacher(momentum_logits)
+        loss = soft_cross_entropy(hidden, weight, bias, one, Positives(labels=labels), given, ALPHA).sum()
         return torch.autograd.grad(loss, learned)
 
     return {"ITC, one direction": {"plain": itc_plain, "sliced": itc_sliced}, "MLM": {"plain": mlm_plain, "sliced": mlm_sliced}}

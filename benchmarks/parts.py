@@ -27,7 +27,7 @@ from albef_ds.engine.local import LocalEngine
 from albef_ds.launch.planning.flops import step_flops
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.fusion_pass import FusionPass
-from albef_ds.models.losses.masked_language import masked_language_loss
+from albef_ds.models.losses.distillation import distilled_cross_entropy
 from albef_ds.tasks.pretrain import PretrainTask
 from benchmarks.rates import finish, rate_of_products
 from benchmarks.record import write_record
@@ -85,7 +85,7 @@ def parts_of(task: PretrainTask, batch: ImageTextBatch, masked: int) -> list[Par
         return [task.matching_loss(on_positive, on_negative)[0], on_words]
 
     def words() -> list[Tensor]:
-        return [masked_language_loss(task.mlm_head(leaf(hidden)), labels, momentum_logits, 0.4)]
+        return [distilled_cross_entropy(task.mlm_head(leaf(hidden)), labels, momentum_logits, 0.4).sum()]
 
     def contrast() -> list[Tensor]:
         return [task.contrast(batch, leaf(image_feat), leaf(text_feat), candidates, 0.4)[0]]

@@ -110,7 +110,7 @@ def build(config: RunConfig, variant: Variant, device: torch.device, first: Loca
         assert isinstance(first.task, PretrainTask)
         share_parameters(first.task, task)
         share_parameters(first.task.momentum.modules, task.momentum.modules)
-        task.outside["queue"] = first.task.queue
+        task.attach_queue(first.task.queue)
     engine = LocalEngine(task.train(), config.optim, device, autocast=variant.autocast)
     if plain:
         for group in engine.optimizer.param_groups:  # `capturable` keeps the count of steps where the fused form wants it

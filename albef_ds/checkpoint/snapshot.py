@@ -24,7 +24,7 @@ from albef_ds.checkpoint.tensor_files.tensor_file import TensorFile
 from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.common import comm
 from albef_ds.common.errors import UserError, WeightsError, first_line
-from albef_ds.common.run_files import CONFIG_NAME, MOMENTUM_NAME, STATE_NAME, STUDENT_NAME, rank_file, tensors_file
+from albef_ds.common.run_files import CONFIG_NAME, MOMENTUM_NAME, QUEUE_NAME, STATE_NAME, STUDENT_NAME, rank_file, tensors_file
 from albef_ds.config import files
 from albef_ds.config.schema import RunConfig, TrainConfig
 from albef_ds.data.randomness import mix
@@ -62,11 +62,10 @@ def take_snapshot(
     if task.has_momentum:
         parts.append((MOMENTUM_NAME, task.momentum.parameters()))
     plain: dict[str, dict[str, Any]] = {}
-    for name, part in task.outside.items():
-        if name != "momentum":
-            state = part.state_dict()
-            parts.append((tensors_file(name), ((key, value) for key, value in state.items() if isinstance(value, Tensor))))
-            plain[name] = {key: value for key, value in state.items() if not isinstance(value, Tensor)}
+    if task.queue is not None:
+        queue = task.queue.state_dict()
+        parts.append((QUEUE_NAME, ((key, value) for key, value in queue.items() if isinstance(value, Tensor))))
+        plain["queue"] = {key: value for key, value in queue.items() if not isinstance(value, Tensor)}
     snapshot = Snapshot()
     for number, (name, tensors) in enumerate(parts):
         if number % comm.world_size() == comm.rank():
@@ -84,7 +83,7 @@ def take_snapshot(
             "stage": config.engine.stage,
             "counters": counters,
             "outside": plain,
-            "window": list(window[0]) if window else [],
+            "window": _names(window),
             "metrics": dict(metrics),
             "versions": versions(),
             "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -140,9 +139,8 @@ def restore(folder: Path, engine: Engine, task: Task, config: RunConfig) -> Wind
         engine.load_counters(state["counters"])
         if task.has_momentum:
             task.momentum.load_full_state_dict(TensorFile(folder / MOMENTUM_NAME))
-        for name, part_ in task.outside.items():
-            if name != "momentum":
-                part_.load_state_dict({**TensorFile(folder / tensors_file(name)), **state["outside"][name]})
+        if task.queue is not None:
+            task.queue.load_state_dict({**TensorFile(folder / QUEUE_NAME), **state["outside"]["queue"]})
         return _restore_rank(folder, state, engine.device, config.train.seed)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
@@ -194,9 +192,14 @@ def _generators(device: torch.device) -> dict[str, Tensor]:
     return states
 
 
+def _names(window: Window) -> list[str]:
+    return list(dict.fromkeys(name for row in window for name in row))
+
+
 def _as_rows(window: Window) -> Tensor:
-    names = list(window[0]) if window else []
-    return torch.tensor([[row[name] for name in names] for row in window], dtype=torch.float64).reshape(len(window), len(names))
+    """One row of numbers per step; a loss that took no part in a step is 0 there."""
+    rows = [[row.get(name, 0.0) for name in _names(window)] for row in window]
+    return torch.tensor(rows, dtype=torch.float64).reshape(len(window), len(_names(window)))
 
 
 @functools.lru_cache(maxsize=1)

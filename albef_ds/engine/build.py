@@ -16,6 +16,7 @@ from albef_ds.config.tasks import DistillationConfig
 from albef_ds.engine.interface import Engine
 from albef_ds.engine.local import LocalEngine
 from albef_ds.models.compilation import BLOCKS, UNIMODAL_BLOCKS, compile_blocks
+from albef_ds.models.losses.wide import wide_losses
 from albef_ds.models.momentum import DenseMomentum
 from albef_ds.models.norms import set_norms
 from albef_ds.models.parameters import WHOLE, ParameterAccess
@@ -73,7 +74,7 @@ def attach_momentum(task: Task, config: RunConfig) -> None:
 
 def build_engine(task: Task, config: RunConfig, device: torch.device, precision: str) -> Engine:
     """The engine of `config.engine.kind`. The momentum model is attached already."""
-    if config.compute.wide_losses == "triton" and device.type != "cuda":
+    if wide_losses(config.compute).needs_gpu and device.type != "cuda":
         raise MachineError(
             "compute.wide_losses=triton needs a GPU: use compute.wide_losses=sliced, which is the same mathematics"
         )

@@ -102,6 +102,6 @@ def finish_step(task: Task, skipped: bool) -> None:
     if skipped:
         task.after_skipped_step()
     else:
-        if "momentum" in task.outside:
+        if task.has_momentum:
             task.momentum.update()
         task.after_step()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from albef_ds.config.schema import ComputeConfig, ModelConfig
 from albef_ds.models.bert import MultimodalEncoder, TextEncoder
 from albef_ds.models.fusion_pass import FusionPass
+from albef_ds.models.precision import at_least_fp32
 from albef_ds.models.vit import VisualEncoder
 
 
@@ -64,4 +65,4 @@ class ALBEF(nn.Module):
 
 
 def _normalize(features: Tensor) -> Tensor:
-    return F.normalize(features if features.dtype.itemsize >= 4 else features.float(), dim=-1)
+    return F.normalize(at_least_fp32(features), dim=-1)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from albef_ds.models.decoder import AnswerDecoder
+from albef_ds.models.precision import at_least_fp32
 
 PAD = 0
 _ROWS = 512
@@ -37,7 +38,7 @@ def rank_answers(
     k = min(k, answer_ids.shape[0])
     batch = question_embeds.shape[0]
     start = answer_ids[:1, :1].expand(batch, 1)
-    first = F.softmax(_precise(decoder.next_token_logits(start, question_embeds, question_mask)), dim=1)
+    first = F.softmax(at_least_fp32(decoder.next_token_logits(start, question_embeds, question_mask)), dim=1)
     first_probs, candidates = first[:, answer_ids[:, 1]].topk(k, dim=1)
     # Two answers with one first token have equal probability: an underflow must not turn it into -inf for both.
     scores = first_probs.clamp(min=torch.finfo(first_probs.dtype).tiny).log().flatten()
@@ -66,7 +67,7 @@ def _log_probability(
     used, index = torch.unique(question_index, return_inverse=True)
     hidden = decoder.hidden(answer_ids, answer_mask, question_embeds[used], question_mask[used], index)[:, :-1]
     wanted = answer_mask[:, 1:]
-    log_probs = F.log_softmax(_precise(decoder.mlm_head(hidden[wanted])), dim=-1)
+    log_probs = F.log_softmax(at_least_fp32(decoder.mlm_head(hidden[wanted])), dim=-1)
     chosen = log_probs.gather(1, answer_ids[:, 1:][wanted][:, None])[:, 0]
     return chosen.new_zeros(wanted.shape).masked_scatter(wanted, chosen).sum(dim=1)
 
@@ -97,7 +98,3 @@ def generate_answers(
             break
         answers = torch.cat([answers, torch.where(ended, PAD, following)[:, None]], dim=1)
     return answers[:, 1:]
-
-
-def _precise(logits: Tensor) -> Tensor:
-    return logits if logits.dtype.itemsize >= 4 else logits.float()

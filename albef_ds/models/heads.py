@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from albef_ds.config.schema import TextConfig
-from albef_ds.models.losses.sliced import soft_cross_entropy
-from albef_ds.models.losses.sliced_problem import LogitTeacher, Positives
 
 
 class ClassificationHead(nn.Module):
@@ -26,35 +24,16 @@ class ClassificationHead(nn.Module):
         return self.output(F.relu(self.dense(hidden)))
 
 
-@dataclass(frozen=True)
-class WordTarget:
-    """What M masked tokens should be."""
-
-    labels: Tensor
-    """int64 (M,)."""
-    momentum_logits: Tensor | None
-    """(M, V), or None where alpha is 0."""
-    alpha: float
-    """Weight of the momentum model (paper eq. 7)."""
-    fused: bool = False
-    """By Triton kernels."""
-
-
 class VocabularyDecoder(nn.Linear):
-    """Hidden states to the vocabulary, or straight to the loss by slices of it.
+    """Hidden states to the vocabulary.
 
-    The loss is computed in here because under ZeRO-3 the matrix is whole only while this module runs.
+    A loss that has no use for whole rows of logits is given as the `function`. It is called in here because under ZeRO-3 the
+    matrix is whole only while this module runs.
     """
 
-    def forward(self, hidden: Tensor, target: WordTarget | None = None) -> Tensor:
-        """(..., D) -> logits (..., V); with a `target` (M, D) -> losses (M,) without logits as a whole."""
-        if target is None:
-            return super().forward(hidden)
-        teacher = None if target.momentum_logits is None else LogitTeacher(target.momentum_logits)
-        with torch.autocast(hidden.device.type, enabled=False):
-            one = torch.ones(1, dtype=torch.float32, device=hidden.device)
-            positives = Positives(labels=target.labels)
-            return soft_cross_entropy(hidden, self.weight, self.bias, one, positives, teacher, target.alpha, fused=target.fused)
+    def forward(self, hidden: Tensor, function: Callable[[Tensor, Tensor, Tensor], Tensor] = F.linear) -> Tensor:
+        """`function(hidden, weight, bias)`; by default logits (..., V) of `hidden` (..., D)."""
+        return function(hidden, self.weight, self.bias)
 
 
 class MLMHead(nn.Module):
@@ -67,6 +46,46 @@ class MLMHead(nn.Module):
         self.decoder = VocabularyDecoder(config.width, config.vocab_size)
         self.decoder.weight = word_embeddings.weight
 
-    def forward(self, hidden: Tensor, target: WordTarget | None = None) -> Tensor:
-        """(..., D) -> vocabulary logits (..., V); with a `target` (M, D) -> the loss of each token (M,)."""
-        return self.decoder(self.norm(F.gelu(self.dense(hidden))), target)
+    def transform(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> states (..., D) for the decoder."""
+        return self.norm(F.gelu(self.dense(hidden)))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> vocabulary logits (..., V)."""
+        return self.decoder(self.transform(hidden))
+
+
+@dataclass(frozen=True)
+class MaskedTokens:
+    """The tokens that MLM predicts. Hidden states come per `positions`; `of_states` picks the masked ones among them.
+
+    The number of masked tokens is read from a GPU in `of`, before the encoders have work for it, and not again.
+    """
+
+    positions: Tensor | None
+    """int64 (B, Q): masked positions of each row first, then fillers; None: all L positions."""
+    chosen: Tensor
+    """int64 (M,): which of the B Q or B L states, row by row."""
+    labels: Tensor
+    """int64 (M,), row by row."""
+
+    @classmethod
+    def of(cls, mlm_labels: Tensor, only_masked: bool) -> MaskedTokens:
+        """From labels (B, L); `only_masked` asks for no other position's hidden state."""
+        masked = mlm_labels >= 0
+        positions = None
+        if only_masked:
+            widest = max(int(masked.sum(dim=1).max()), 1)
+            positions = masked.int().argsort(dim=1, descending=True, stable=True)[:, :widest]
+            mlm_labels = mlm_labels.gather(1, positions)
+        labels = mlm_labels.flatten()
+        chosen = (labels >= 0).nonzero().squeeze(1)
+        return cls(positions, chosen, labels[chosen])
+
+    def of_states(self, states: Tensor) -> Tensor:
+        """(B, Q or L, D) -> the M masked ones (M, D)."""
+        return states.flatten(0, 1).index_select(0, self.chosen)
+
+    def logits(self, head: nn.Module, hidden: Tensor) -> Tensor:
+        """(M, V): `head` of the masked states; where all positions are computed, of all of them first, as released."""
+        return self.of_states(head(hidden)) if self.positions is None else head(self.of_states(hidden))

@@ -66,10 +66,10 @@ def momentum_copy(student: nn.ModuleDict, *, dropout: bool = False, hollow: bool
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             memo[id(module)] = module
-    twin = copy.deepcopy(student, memo)
-    for parameter in twin.parameters():
+    momentum = copy.deepcopy(student, memo)
+    for parameter in momentum.parameters():
         parameter.requires_grad_(False)
-    return twin.train(dropout)
+    return momentum.train(dropout)
 
 
 def unit_modules(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
@@ -100,28 +100,28 @@ class DenseMomentum:
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         students = dict(self.student.named_parameters())
-        return [(twin, students[name]) for name, twin in self._modules.named_parameters() if twin is not students[name]]
+        return [(copied, students[name]) for name, copied in self._modules.named_parameters() if copied is not students[name]]
 
     @torch.no_grad()
     def update(self) -> None:
         """See `Momentum.update`; one fused pass over all tensors."""
         pairs = self._pairs()
         if pairs:
-            students = [student.detach().to(twin.dtype) for twin, student in pairs]
-            torch._foreach_lerp_([twin for twin, _ in pairs], students, 1.0 - self.decay)
+            students = [student.detach().to(momentum.dtype) for momentum, student in pairs]
+            torch._foreach_lerp_([momentum for momentum, _ in pairs], students, 1.0 - self.decay)
 
     @torch.no_grad()
     def copy_from_student(self) -> None:
         """See `Momentum.copy_from_student`."""
-        for twin, student in self._pairs():
-            twin.copy_(student)
+        for momentum, student in self._pairs():
+            momentum.copy_(student)
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """See `Momentum.parameters`."""
         students = dict(self.student.named_parameters())
-        for name, twin in self._modules.named_parameters():
-            if twin is not students[name]:
-                yield name, twin.detach()
+        for name, momentum in self._modules.named_parameters():
+            if momentum is not students[name]:
+                yield name, momentum.detach()
 
     def full_state_dict(self) -> dict[str, Tensor]:
         """See `Momentum.full_state_dict`."""
@@ -130,10 +130,10 @@ class DenseMomentum:
     @torch.no_grad()
     def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See `Momentum.load_full_state_dict`."""
-        for name, twin in self.parameters():
-            if state[name].shape != twin.shape:
-                raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, not {tuple(twin.shape)}")
-            twin.copy_(state[name])
+        for name, momentum in self.parameters():
+            if state[name].shape != momentum.shape:
+                raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, not {tuple(momentum.shape)}")
+            momentum.copy_(state[name])
 
     def to(self, device: torch.device) -> None:
         """See `Momentum.to`."""

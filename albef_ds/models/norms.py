@@ -39,6 +39,6 @@ def set_norms(model: nn.Module, name: str) -> str:
 
 
 def _fused(fused: Any, norm: nn.LayerNorm) -> nn.Module:
-    twin: nn.Module = fused(norm.normalized_shape, eps=norm.eps)
-    twin._parameters.update(norm._parameters)  # the very parameters, which an engine may have cut up already
-    return twin.train(norm.training)
+    replacement: nn.Module = fused(norm.normalized_shape, eps=norm.eps)
+    replacement._parameters.update(norm._parameters)  # the very parameters, which an engine may have cut up already
+    return replacement.train(norm.training)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from albef_ds.models.albef import ALBEF
+from albef_ds.models.feature_queue import FeatureQueue
 from albef_ds.models.momentum import Momentum
 
 _Number = TypeVar("_Number", float, Tensor)
@@ -19,34 +20,31 @@ class Task(nn.Module):
     """A model with an objective.
 
     `base` is a `ModuleDict` of everything that has a momentum copy; what is not distilled sits beside it. The momentum
-    model and feature queues live outside the module tree (`outside`), since an engine would cast or shard them.
-    `forward(batch, **schedule)` returns `(losses, metrics)`: scalar tensors that `total` adds up, and floats-to-be for the log.
+    model and the feature queue are attributes outside the module tree, since an engine would cast or shard them.
+    `forward(batch, **schedule)` returns `(losses, metrics)`: scalar tensors that `total` adds up, and scalar tensors for the
+    log. A loss that takes no part at this point of the schedule is left out.
     """
 
     base: nn.ModuleDict
-
-    def __init__(self) -> None:
-        super().__init__()
-        # A plain dict is invisible to nn.Module, so to DeepSpeed's casting and partitioning too.
-        self.outside: dict[str, Any] = {}
+    queue: FeatureQueue | None = None
+    """The feature queue that `attach_queue` was given."""
+    _momentum: Momentum | None = None
 
     @property
     def model(self) -> ALBEF:
         """The student."""
-        albef = self.base["albef"]
-        assert isinstance(albef, ALBEF)
-        return albef
+        return albef_of(self.base)
 
     @property
     def has_momentum(self) -> bool:
         """Whether a momentum model is attached; a task that computes nothing from one has none."""
-        return "momentum" in self.outside
+        return self._momentum is not None
 
     @property
     def momentum(self) -> Momentum:
         """The momentum model that `attach_momentum` was given."""
-        momentum: Momentum = self.outside["momentum"]
-        return momentum
+        assert self._momentum is not None, "no momentum model is attached"
+        return self._momentum
 
     @contextlib.contextmanager
     def momentum_modules(self, reference: Tensor) -> Iterator[nn.ModuleDict]:
@@ -60,7 +58,11 @@ class Task(nn.Module):
 
     def attach_momentum(self, momentum: Momentum) -> None:
         """Give the task its momentum model, built over `self.base`."""
-        self.outside["momentum"] = momentum
+        self._momentum = momentum
+
+    def attach_queue(self, queue: FeatureQueue) -> None:
+        """Give the task its feature queue."""
+        object.__setattr__(self, "queue", queue)  # nn.Module would take it into the module tree
 
     def schedule(self, epoch: float) -> dict[str, float]:
         """Keyword arguments of `forward` at `epoch` (fractional, from 0)."""
@@ -88,8 +90,16 @@ class Task(nn.Module):
 
     def move_outside(self, device: torch.device) -> None:
         """Move what lives outside the module tree."""
-        for part in self.outside.values():
-            part.to(device)
+        for part in (self._momentum, self.queue):
+            if part is not None:
+                part.to(device)
+
+
+def albef_of(modules: nn.ModuleDict) -> ALBEF:
+    """The model in a task's `base`, or in the momentum copy of it."""
+    albef = modules["albef"]
+    assert isinstance(albef, ALBEF)
+    return albef
 
 
 Losses = dict[str, Tensor]

@@ -11,7 +11,7 @@ from albef_ds.models.albef import ALBEF
 from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.heads import ClassificationHead
 from albef_ds.models.losses.distillation import distilled_cross_entropy
-from albef_ds.tasks.base import Losses, Metrics, Task
+from albef_ds.tasks.base import Losses, Metrics, Task, albef_of
 
 
 class ClassificationTask(Task):
@@ -45,8 +45,7 @@ class ClassificationTask(Task):
         return self._logits(self.momentum.modules if momentum else self.base, batch)
 
     def _logits(self, modules: nn.ModuleDict, batch: ClassificationBatch) -> Tensor:
-        albef = modules["albef"]
-        assert isinstance(albef, ALBEF)
+        albef = albef_of(modules)
         assert batch.images.shape[1] == self.config.num_images, "the batch has another number of images per sample"
         # One call for all images, those of one place in the samples together.
         embeds = albef.encode_image(batch.images.transpose(0, 1).flatten(0, 1))

@@ -5,10 +5,7 @@ Paper section 3.2. Not responsible for which passes go through the multimodal en
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +19,9 @@ from albef_ds.data.batch import ImageTextBatch
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.feature_queue import FeatureQueue
 from albef_ds.models.fusion_pass import FusionPass, ImageIndex
-from albef_ds.models.losses.contrastive import contrastive_loss, sliced_contrastive_loss
 from albef_ds.models.losses.negatives import gumbel, hashed_uniform, sample_negatives
+from albef_ds.models.losses.wide import wide_losses
+from albef_ds.models.precision import at_least_fp32
 from albef_ds.tasks.base import Metrics, Task
 from albef_ds.tasks.side_stream import SideStream
 
@@ -47,6 +45,8 @@ class Candidates:
 class ContrastiveTask(Task):
     """`base["albef"]` with a momentum copy; beside it the ITM head, the temperature and the queue."""
 
+    queue: FeatureQueue
+
     def __init__(
         self, model: ModelConfig, compute: ComputeConfig, config: ContrastiveConfig, seed: int, *, start_filled: bool
     ) -> None:
@@ -58,18 +58,13 @@ class ContrastiveTask(Task):
         self.itm_head = nn.Linear(model.text.width, 2)
         # Shape (1,): 0-dim parameters crash DeepSpeed's initialisation.
         self.temperature = nn.Parameter(torch.full((1,), config.temperature))
-        self.outside["queue"] = FeatureQueue(config.queue_size, model.embed_dim, start_filled=start_filled)
+        self.attach_queue(FeatureQueue(config.queue_size, model.embed_dim, start_filled=start_filled))
+        self.wide_losses = wide_losses(compute)
         self._pending: list[list[Tensor]] = []
 
     def distilled_modules(self, model: ModelConfig, compute: ComputeConfig) -> dict[str, nn.Module]:
         """What has a momentum copy, newly made."""
         return {"albef": ALBEF(model, compute)}
-
-    @property
-    def queue(self) -> FeatureQueue:
-        """The feature queue."""
-        queue: FeatureQueue = self.outside["queue"]
-        return queue
 
     def schedule(self, epoch: float) -> dict[str, float]:
         """alpha rises linearly over `alpha_ramp_epochs`; random negatives fall over `itm_random_epochs`."""
@@ -85,13 +80,18 @@ class ContrastiveTask(Task):
         """Where the momentum model computes, if `compute.momentum_stream` asks for it: make it before the student's work."""
         return SideStream(batch.images.device, self.compute.momentum_stream)
 
-    @contextlib.contextmanager
-    def momentum_precision(self, reference: Tensor) -> Iterator[ALBEF]:
-        """The momentum copy of the model; see `Task.momentum_modules`."""
-        with self.momentum_modules(reference) as modules:
-            twin = modules["albef"]
-            assert isinstance(twin, ALBEF)
-            yield twin
+    def momentum_texts(
+        self, momentum: ALBEF, side: SideStream, token_ids: list[Tensor], token_mask: Tensor, student_embeds: list[Tensor]
+    ) -> list[Tensor]:
+        """The momentum copy's embeddings (B, L, D) of texts (B, L) with one mask; `student_embeds` are the student's.
+
+        A frozen text encoder is shared with the student: its embeddings are not computed again.
+        """
+        if momentum.text_encoder is self.model.text_encoder:
+            side.follow()
+            return student_embeds
+        count = len(token_ids)
+        return list(momentum.encode_text(torch.cat(token_ids), token_mask.repeat(count, 1)).chunk(count))
 
     @torch.no_grad()
     def gather_candidates(self, batch: ImageTextBatch, image_feat_m: Tensor, text_feat_m: Tensor) -> Candidates:
@@ -121,14 +121,10 @@ class ContrastiveTask(Task):
         temperature = self.temperature.to(dtype)
         image_feat_m, text_feat_m = candidates.image_feat_m[candidates.own], candidates.text_feat_m[candidates.own]
         count = candidates.positions.numel()
-        if self.compute.wide_losses != "plain":
-            loss = partial(sliced_contrastive_loss, fused=self.compute.wide_losses == "triton")
-            i2t, sim_i2t = loss(image_feat, image_feat_m, text_keys, positives, temperature, alpha, count)
-            t2i, sim_t2i = loss(text_feat, text_feat_m, image_keys, positives, temperature, alpha, count)
-        else:
-            i2t, sim_i2t = contrastive_loss(image_feat, image_feat_m, text_keys, positives, temperature, alpha)
-            t2i, sim_t2i = contrastive_loss(text_feat, text_feat_m, image_keys, positives, temperature, alpha)
-        return (i2t + t2i) / 2, sim_i2t[:, :count].detach(), sim_t2i[:, :count].detach()
+        loss = self.wide_losses.contrastive
+        i2t, sim_i2t = loss(image_feat, image_feat_m, text_keys, positives, temperature, alpha, count)
+        t2i, sim_t2i = loss(text_feat, text_feat_m, image_keys, positives, temperature, alpha, count)
+        return (i2t + t2i) / 2, sim_i2t, sim_t2i
 
     @property
     def knows_positives(self) -> bool:
@@ -196,17 +192,15 @@ class ContrastiveTask(Task):
 
     def matching_loss(self, on_positive: Tensor, on_negative: Tensor) -> tuple[Tensor, Tensor]:
         """ITM loss of fused [CLS] states (B, 1, D) and (2B, 1, D), and its accuracy."""
-        logits = self.itm_head(torch.cat([on_positive, on_negative])[:, 0])
-        logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+        logits = at_least_fp32(self.itm_head(torch.cat([on_positive, on_negative])[:, 0]))
         labels = torch.zeros(logits.shape[0], dtype=torch.int64, device=logits.device)
         labels[: on_positive.shape[0]] = 1
         return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).double().mean()
 
     @torch.no_grad()
-    def contrastive_metrics(self, sim_i2t: Tensor, candidates: Candidates, itm_accuracy: Tensor) -> Metrics:
-        """Accuracies and the temperature, for the log."""
+    def contrastive_metrics(self, sim_i2t: Tensor, candidates: Candidates) -> Metrics:
+        """Accuracy of ITC and the temperature, for the log."""
         return {
-            "itm_accuracy": itm_accuracy,
             "itc_accuracy": (sim_i2t.argmax(1) == candidates.own).double().mean(),
             "temperature": self.temperature.detach().double().mean(),
         }

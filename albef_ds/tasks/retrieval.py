@@ -6,7 +6,7 @@ from torch import nn
 
 from albef_ds.config.schema import ComputeConfig, ModelConfig, RetrievalConfig
 from albef_ds.data.batch import ImageTextBatch
-from albef_ds.tasks.base import Losses, Metrics
+from albef_ds.tasks.base import Losses, Metrics, albef_of
 from albef_ds.tasks.contrastive import ContrastiveTask
 
 
@@ -28,13 +28,12 @@ class RetrievalTask(ContrastiveTask):
         image_embeds = albef.encode_image(batch.images)
         text_embeds = albef.encode_text(batch.token_ids, batch.token_mask)
         image_feat, text_feat = albef.project_image(image_embeds), albef.project_text(text_embeds, batch.token_mask)
-        with side.work(), self.momentum_precision(text_embeds) as twin:
-            twin_image = twin.encode_image(batch.images)
-            shared = twin.text_encoder is albef.text_encoder  # frozen: the embeddings are the student's
-            if shared:
-                side.follow()
-            twin_text = text_embeds.detach() if shared else twin.encode_text(batch.token_ids, batch.token_mask)
-            image_feat_m, text_feat_m = twin.project_image(twin_image), twin.project_text(twin_text, batch.token_mask)
+        with side.work(), self.momentum_modules(text_embeds) as modules:
+            momentum = albef_of(modules)
+            image_embeds_m = momentum.encode_image(batch.images)
+            [text_embeds_m] = self.momentum_texts(momentum, side, [batch.token_ids], batch.token_mask, [text_embeds])
+            image_feat_m = momentum.project_image(image_embeds_m)
+            text_feat_m = momentum.project_text(text_embeds_m, batch.token_mask)
         side.join(image_feat_m, text_feat_m)
         candidates = self.gather_candidates(batch, image_feat_m, text_feat_m)
 
@@ -43,7 +42,7 @@ class RetrievalTask(ContrastiveTask):
         gathered, positive, negatives = self.matching_passes(batch, image_embeds, text_embeds, texts, images)
         on_positive, on_negative = albef.fuse(gathered, [positive, negatives])
         itm, itm_accuracy = self.matching_loss(on_positive, on_negative)
-        return {"itc": itc, "itm": itm}, self.contrastive_metrics(sim_i2t, candidates, itm_accuracy)
+        return {"itc": itc, "itm": itm}, {"itm_accuracy": itm_accuracy, **self.contrastive_metrics(sim_i2t, candidates)}
 
     def bounded_parameters(self) -> list[tuple[nn.Parameter, float, float]]:
         """The temperature; the released fine-tuning leaves it free."""

@@ -15,6 +15,7 @@ from albef_ds.data.batch import ImageTextBatch
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.losses.negatives import gumbel, hashed_uniform
+from albef_ds.models.precision import at_least_fp32
 from albef_ds.tasks.base import Losses, Metrics, Task
 
 FIRST, SECOND, NEITHER = 0, 1, 2
@@ -54,8 +55,7 @@ class TextAssignmentTask(Task):
         text_embeds = albef.encode_text(batch.token_ids, batch.token_mask)
         cls = torch.zeros(len(batch), 1, dtype=torch.int64, device=labels.device)
         [hidden] = albef.fuse(images, [FusionPass(text_embeds, batch.token_mask, positions=cls)])
-        logits = self.ta_head(hidden[:, 0])
-        logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+        logits = at_least_fp32(self.ta_head(hidden[:, 0]))
         with torch.no_grad():
             metrics = {"ta_accuracy": (logits.argmax(dim=1) == labels).double().mean()}
         return {"ta": F.cross_entropy(logits, labels)}, metrics
@@ -68,8 +68,7 @@ class TextAssignmentTask(Task):
         similarity of image features, from the softmax over the batch without the own one; images that the batch knows to
         be the same are drawn last.
         """
-        features = self.vision_proj(image_embeds[:, 0])
-        sim = F.normalize(features if features.dtype.itemsize >= 4 else features.float(), dim=-1).double()
+        sim = F.normalize(at_least_fp32(self.vision_proj(image_embeds[:, 0])), dim=-1).double()
         sim = sim @ sim.T / self.config.temperature
         own = torch.arange(len(batch), device=sim.device)
         if not self.config.compat:

@@ -12,7 +12,7 @@ from albef_ds.models.answers import generate_answers, rank_answers
 from albef_ds.models.decoder import AnswerDecoder
 from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.losses.distillation import distilled_cross_entropy
-from albef_ds.tasks.base import Losses, Metrics, Task
+from albef_ds.tasks.base import Losses, Metrics, Task, albef_of
 
 
 class VqaTask(Task):
@@ -99,8 +99,7 @@ def _decoder_of(modules: nn.ModuleDict) -> AnswerDecoder:
 
 
 def _fuse_question(modules: nn.ModuleDict, batch: Batch) -> Tensor:
-    albef = modules["albef"]
-    assert isinstance(albef, ALBEF)
+    albef = albef_of(modules)
     text_embeds = albef.encode_text(batch.token_ids, batch.token_mask)
     [fused] = albef.fuse(albef.encode_image(batch.images), [FusionPass(text_embeds, batch.token_mask)])
     return fused

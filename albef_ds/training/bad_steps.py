@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,16 +35,16 @@ class SpikeMonitor:
     def __init__(self, factor: float) -> None:
         self._factor = factor
         self._losses: deque[float] = deque(maxlen=_WINDOW)
-        self._part = 1.0
+        self._terms: frozenset[str] = frozenset()
 
-    def spike(self, loss: float, part: float = 1.0) -> str:
+    def spike(self, loss: float, terms: Iterable[str] = ()) -> str:
         """Record `loss`; describes the spike, or returns an empty string. A loss within a tenth of the median is never a spike.
 
-        `part` of the schedule: a loss with other terms is not compared with those before.
+        `terms` are the names of the losses in the sum: it is not compared with a sum of others.
         """
-        if part != self._part:
+        if self._terms != (named := frozenset(terms)):
             self._losses.clear()
-            self._part = part
+            self._terms = named
         known = list(self._losses)
         self._losses.append(loss)
         if not self._factor or len(known) < _ENOUGH:
@@ -107,7 +108,7 @@ class BadSteps:
         step, self._last = self._last, None
         if step is None or not math.isfinite(agreed.loss):
             return
-        if spike := self._spikes.spike(agreed.loss, step.schedule.get("fuse", 1.0)):
+        if spike := self._spikes.spike(agreed.loss, step.result.losses):
             self._log.write("spike", self._run.progress.step, step)
             self._run.logger.message(f"step {self._run.progress.step}: {spike}; its samples are in {self._log.path}")
 

@@ -60,4 +60,6 @@ def _flat(result: StepResult) -> dict[str, float]:
 
 
 def _mean(parts: Window) -> dict[str, float]:
-    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+    """Means over steps; a loss that took no part in a step counts as 0 there."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0.0) for part in parts) / len(parts) for name in names}

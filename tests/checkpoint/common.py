@@ -71,6 +71,7 @@ def state_of(task: Task, engine: Engine) -> dict[str, Any]:
     for part in MOMENTS:
         state |= {f"{part}.{name}": tensor.cpu().clone() for name, tensor in engine.tensors(part)}
     state |= {f"momentum.{name}": tensor.cpu().clone() for name, tensor in task.momentum.parameters()}
-    queue = task.outside["queue"]
+    queue = task.queue
+    assert queue is not None
     state |= {f"queue.{name}": tensor.clone() for name, tensor in queue.named_buffers()}
     return {"state": state, "pointer": queue.pointer, "filled": queue.filled, "counters": engine.counters()}

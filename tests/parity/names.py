@@ -21,7 +21,7 @@ def released_name(name: str, num_text_layers: int, *, momentum: bool = False) ->
 
 def finetuned_name(name: str, num_text_layers: int, *, momentum: bool = False) -> str:
     """The released name of a parameter of a fine-tuning task; `momentum`: of its momentum copy."""
-    twin = "_m" if momentum else ""
+    suffix = "_m" if momentum else ""
     if name == "temperature":
         return "temp"
     if name.startswith("itm_head."):
@@ -29,17 +29,17 @@ def finetuned_name(name: str, num_text_layers: int, *, momentum: bool = False) -
     module, _, rest = name.removeprefix("base.").partition(".")
     if module == "cls_head":
         layer, _, kind = rest.partition(".")
-        return f"cls_head{twin}.{_CLS_HEAD[layer]}.{kind}"
+        return f"cls_head{suffix}.{_CLS_HEAD[layer]}.{kind}"
     if module == "decoder":
         part, _, inner = rest.partition(".")
         if part == "mlm_head":
             pretraining = released_name(f"base.mlm_head.{inner}", num_text_layers)
-            return f"text_decoder{twin}." + pretraining.removeprefix("text_encoder.")
+            return f"text_decoder{suffix}." + pretraining.removeprefix("text_encoder.")
         ours = f"text_encoder.embeddings.{inner}" if part == "embeddings" else f"multimodal_encoder.{inner}"
-        return f"text_decoder{twin}.bert.{bert_name(ours, 0)}"
+        return f"text_decoder{suffix}.bert.{bert_name(ours, 0)}"
     if (vision := timm_name(rest)) is not None:
-        return f"visual_encoder{twin}.{vision}"
+        return f"visual_encoder{suffix}.{vision}"
     if (text := bert_name(rest, num_text_layers)) is not None:
-        return f"text_encoder{twin}.{text}"
+        return f"text_encoder{suffix}.{text}"
     projection, _, kind = rest.partition(".")
-    return f"{projection}{twin}.{kind}"
+    return f"{projection}{suffix}.{kind}"

@@ -34,7 +34,7 @@ def test_zero_turns_it_off() -> None:
 
 def test_a_loss_with_other_terms_is_not_compared_with_those_before() -> None:
     monitor = SpikeMonitor(6.0)
-    assert not any(monitor.spike(5.0 + 0.01 * (step % 3), 0.0) for step in range(50))
-    assert not monitor.spike(14.0, 1.0)
-    assert not any(monitor.spike(14.0 + 0.01 * (step % 3), 1.0) for step in range(50))
-    assert monitor.spike(20.0, 1.0)
+    assert not any(monitor.spike(5.0 + 0.01 * (step % 3), ["itc"]) for step in range(50))
+    assert not monitor.spike(14.0, ["itc", "mlm"])
+    assert not any(monitor.spike(14.0 + 0.01 * (step % 3), ["itc", "mlm"]) for step in range(50))
+    assert monitor.spike(20.0, ["mlm", "itc"])

@@ -36,7 +36,7 @@ class Slot:
 
     name: str
     student: nn.Parameter
-    twin: nn.Parameter
+    momentum: nn.Parameter
     shape: torch.Size
     start: int
     size: int
@@ -87,13 +87,13 @@ class Unit:
             if work is not None:
                 work.wait()
             whole = gathered[:, start : start + size].reshape(-1)[: slot.shape.numel()]
-            slot.twin.data = whole.view(slot.shape).to(dtype)
+            slot.momentum.data = whole.view(slot.shape).to(dtype)
         self.arriving = None
 
     def release(self, dtype: torch.dtype) -> None:
         """Drop the whole weights."""
         for slot in [*self.slots, *(slot for _, slot in self.borrowed)]:
-            slot.twin.data = torch.empty(0, dtype=dtype, device=self.storage.travelling.device)
+            slot.momentum.data = torch.empty(0, dtype=dtype, device=self.storage.travelling.device)
 
     def drop_arriving(self) -> None:
         """Throw a prefetched gather away."""
@@ -160,25 +160,25 @@ class ShardedMomentum:
             slots: list[Slot] = []
             borrowed: list[tuple[Unit, Slot]] = []
             start = 0
-            for name, twin in list(module.named_parameters(prefix=prefix)):
+            for name, momentum in list(module.named_parameters(prefix=prefix)):
                 student = students[name]
-                frozen = twin is student  # hence shared with the student
+                frozen = momentum is student  # hence shared with the student
                 if frozen and (module in shared or not internals.is_partitioned(student)):
                     continue
                 if frozen:  # ZeRO-3 makes it whole for the student's modules only: this module needs a copy
-                    twin = hollow.setdefault(id(student), nn.Parameter(torch.empty(0), requires_grad=False))
-                    _replace(module, student, twin)
-                if id(twin) in owners:
-                    borrowed.append(owners[id(twin)])
+                    momentum = hollow.setdefault(id(student), nn.Parameter(torch.empty(0), requires_grad=False))
+                    _replace(module, student, momentum)
+                if id(momentum) in owners:
+                    borrowed.append(owners[id(momentum)])
                     continue
                 shape = torch.Size(getattr(student, "ds_shape", student.shape))
                 size = -(-shape.numel() // self.world_size)
-                slots.append(Slot(name, student, twin, shape, start, size, frozen))
+                slots.append(Slot(name, student, momentum, shape, start, size, frozen))
                 start += size
             if not slots and not borrowed:
                 continue
             unit = Unit(prefix, slots, borrowed, STORAGES[storage](start))
-            owners |= {id(slot.twin): (unit, slot) for slot in slots}
+            owners |= {id(slot.momentum): (unit, slot) for slot in slots}
             units.append(unit)
             module.register_forward_pre_hook(self._before(unit))
             module.register_forward_hook(self._after(unit))

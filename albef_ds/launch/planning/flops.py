@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from albef_ds.config.schema import RunConfig, TextConfig
+from albef_ds.models.losses.wide import wide_losses
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _words(config: RunConfig, masked: float) -> PartFlops:
     dense, decoder = _linear(rows, text.width, text.width), _linear(rows, text.width, text.vocab_size)
     momentum = dense + decoder if config.pretraining().alpha > 0 else 0.0
     # By slices the logits are computed again for their gradient.
-    again = decoder if config.compute.wide_losses != "plain" else 0.0
+    again = decoder if wide_losses(config.compute).recomputes_logits else 0.0
     learns = 1 if text.frozen else 2  # the decoder's matrix is the word embeddings'
     return PartFlops("MLM head", dense + decoder, 2 * dense + learns * decoder, momentum, again)
 
@@ -159,7 +160,7 @@ def _contrast(config: RunConfig, world_size: int) -> PartFlops:
     size, width = config.train.micro_batch_size, config.model.embed_dim
     own = size * (world_size if config.pretraining().gather_negatives else 1)
     products = 2 * _linear(size, width, own + config.pretraining().queue_size)
-    if config.compute.wide_losses == "plain":
+    if not wide_losses(config.compute).recomputes_logits:
         return PartFlops("ITC with the queue", products, products, products)
     # The gradient computes both slices again, and the batch's own logits serve the choice of negatives.
     again = products * (2 if config.pretraining().alpha > 0 else 1) + 2 * _linear(size, width, own)

@@ -6,16 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from albef_ds.models.losses.sliced import soft_cross_entropy as soft_target_loss
-from albef_ds.models.losses.sliced_problem import FeatureTeacher, Positives
-
 
 def mixed_targets(momentum_logits: Tensor, positives: Tensor, alpha: float) -> Tensor:
     """alpha * softmax(momentum logits) + (1 - alpha) * positives, rows summing to 1 (eq. 6).
 
     Args:
         momentum_logits: (B, K).
-        positives: bool (B, K), at least one true per row; several share the mass evenly.
+        positives: bool (B, K), at least one true per row; several share the weight evenly.
         alpha: weight of the pseudo-targets.
     """
     ground_truth = positives.to(momentum_logits.dtype)
@@ -57,24 +54,3 @@ def contrastive_loss(
         with torch.no_grad():
             targets = mixed_targets(momentum_features @ keys.T / temperature, positives, alpha)
         return soft_cross_entropy(logits, targets), logits
-
-
-def sliced_contrastive_loss(
-    features: Tensor,
-    momentum_features: Tensor,
-    keys: Tensor,
-    positives: Tensor,
-    temperature: Tensor,
-    alpha: float,
-    num_logits: int,
-    *,
-    fused: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """`contrastive_loss` without (B, K) tensors but the mask; the logits it returns are those of the first `num_logits` keys.
-
-    `fused` takes the Triton kernels.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        teacher = FeatureTeacher(momentum_features) if alpha > 0.0 else None
-        loss = soft_target_loss(features, keys, None, 1.0 / temperature, Positives(mask=positives), teacher, alpha, fused=fused)
-        return loss.mean(), (features @ keys[:num_logits].T / temperature).detach()

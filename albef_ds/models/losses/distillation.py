@@ -1,10 +1,12 @@
-"""Cross-entropy with momentum distillation, row by row (paper section 3.3, eq. 7)."""
+"""Cross-entropy with momentum distillation, row by row: MLM and the fine-tuning tasks (paper section 3.3, eq. 7)."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from albef_ds.models.precision import at_least_fp32
 
 
 def distilled_cross_entropy(logits: Tensor, labels: Tensor, momentum_logits: Tensor | None, alpha: float) -> Tensor:
@@ -19,7 +21,7 @@ def distilled_cross_entropy(logits: Tensor, labels: Tensor, momentum_logits: Ten
     Returns:
         (M,), fp32 or better.
     """
-    log_probs = F.log_softmax(logits if logits.dtype.itemsize >= 4 else logits.float(), dim=-1)
+    log_probs = F.log_softmax(at_least_fp32(logits), dim=-1)
     loss = F.nll_loss(log_probs, labels, reduction="none")
     if momentum_logits is None or alpha == 0.0:
         return loss

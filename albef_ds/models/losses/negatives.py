@@ -1,7 +1,7 @@
-"""Sampling that depends on what is sampled, not on who samples it.
+"""Draws hard negatives (paper section 3.2, ITM), with the same result on any number of ranks.
 
-Noise is a hash of (seed, sample positions), so a hard negative is the same one whichever rank draws it, at whatever
-step a run was resumed.
+Noise is a hash of (seed, sample positions), so the negative of a sample depends neither on the rank that draws it nor on
+the step at which a run was resumed.
 """
 
 from __future__ import annotations

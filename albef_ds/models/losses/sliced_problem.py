@@ -1,4 +1,4 @@
-"""What the soft-target cross-entropy by slices is of: student, teacher, positives; shared by its torch and Triton forms."""
+"""The data of the soft-target cross-entropy by slices: student, teacher, positives; shared by its torch and Triton forms."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-COLUMNS = 4096
-"""Columns of a slice: 1 MB of fp32 logits for 64 rows."""
-
-
-FUSED_SLICE = 1 << 20
-"""Logits of a slice where launches of kernels are what takes time."""
+from albef_ds.models.precision import at_least_fp32
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ Teacher = FeatureTeacher | LogitTeacher
 
 @dataclass(frozen=True)
 class Positives:
-    """Which columns are right: a mask, or one label per row."""
+    """The columns that are the ground truth: a mask, or one label per row."""
 
     mask: Tensor | None = None
     """bool (R, columns), at least one true per row."""
@@ -62,7 +57,7 @@ class Positives:
 
 @dataclass(frozen=True)
 class Problem:
-    """What the loss is of; see `soft_cross_entropy`."""
+    """The arguments of the loss; see `soft_cross_entropy`."""
 
     x: Tensor
     weight: Tensor
@@ -74,29 +69,27 @@ class Problem:
 
 @dataclass(frozen=True)
 class Sums:
-    """What all columns together say of each row, (R,) each."""
+    """Sums over all columns for each row, (R,) each."""
 
     log_sum: Tensor
     """lse(s)."""
-    right: Tensor
+    positive_sum: Tensor
     """Sum of s over the positives."""
-    count: Tensor
+    num_positives: Tensor
     """Number of positives."""
-    guide_log_sum: Tensor | None = None
+    teacher_log_sum: Tensor | None = None
     """lse of the teacher's logits."""
-    guide_mean: Tensor | None = None
+    teacher_mean: Tensor | None = None
     """E_teacher[s]."""
 
 
-def at_least_fp32(logits: Tensor) -> Tensor:
-    return logits if logits.dtype.itemsize >= 4 else logits.float()
-
-
 def scaled_logits(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """scale * (x . w_c) + b_c: (R, C), fp32 or better, of `x` (R, D), `weight` (C, D), `scale` (1,) and `bias` (C,)."""
     logits = at_least_fp32(x @ weight.T.to(x.dtype)) * scale
     return logits if bias is None else logits + bias
 
 
 def slices(total: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of `size` columns that cover `total`; the last may be shorter."""
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))

@@ -109,7 +109,7 @@ def run_steps(config: RunConfig, steps: int, dry_run: bool = False, align: int =
         engine.dry_run(tiny_batch(999, config.train.micro_batch_size), {"alpha": 0.4})
     losses, norms = [], []
     for step in range(steps):
-        schedule = {"alpha": 0.4, "random_negatives": 0.3, "fuse": float(step >= align)}
+        schedule = {"alpha": 0.4, "random_negatives": 0.3, "fuse": step >= align}
         result = engine.train_step(micro_batches(config, step), schedule, 1e-3)
         assert not result.skipped
         losses.append(comm.all_reduce_mean(result.losses, CPU))

@@ -148,7 +148,7 @@ def _poisoned_padding() -> bool:
     unit = sharded._units[0]
     weight = unit.slots[0]
     # As rank 2 of 3 would see a tensor of 3 elements cut into parts of 2: rank 1 has one element, rank 2 none.
-    cut = type(weight)(weight.name, weight.student, weight.twin, weight.shape, 0, 2)
+    cut = type(weight)(weight.name, weight.student, weight.momentum, weight.shape, 0, 2)
     return [cut.valid(rank) for rank in range(3)] == [2, 1, 0] and cut.local_student(2).numel() == 0
 
 

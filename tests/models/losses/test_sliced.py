@@ -11,7 +11,7 @@ from torch import Tensor
 
 from albef_ds.models.losses.contrastive import contrastive_loss
 from albef_ds.models.losses.distillation import distilled_cross_entropy
-from albef_ds.models.losses.sliced import soft_cross_entropy
+from albef_ds.models.losses.sliced import TRITON, soft_cross_entropy
 from albef_ds.models.losses.sliced_problem import FeatureTeacher, LogitTeacher, Positives
 
 ROWS, WIDTH, TOTAL = 5, 8, 77
@@ -41,8 +41,8 @@ def test_contrast_against_a_queue_equals_the_plain_form_in_fp64(alpha: float, co
         return contrastive_loss(x, teacher, keys, mask, temperature, alpha)[0]
 
     def sliced(x: Tensor, temperature: Tensor) -> Tensor:
-        guide = FeatureTeacher(teacher) if alpha else None
-        return soft_cross_entropy(x, keys, None, 1.0 / temperature, Positives(mask), guide, alpha, columns).mean()
+        given = FeatureTeacher(teacher) if alpha else None
+        return soft_cross_entropy(x, keys, None, 1.0 / temperature, Positives(mask), given, alpha, columns).mean()
 
     expected, expected_gradients = _gradients(plain, [x, temperature])
     value, gradients = _gradients(sliced, [x, temperature])
@@ -62,9 +62,9 @@ def test_words_over_a_vocabulary_equal_the_plain_form_with_gradients_of_matrix_a
         return (distilled_cross_entropy(hidden @ weight.T + bias, labels, teacher, alpha) * rates).sum()
 
     def sliced(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        guide = None if teacher is None else LogitTeacher(teacher)
+        given = None if teacher is None else LogitTeacher(teacher)
         one = torch.ones(1, dtype=torch.float64)
-        return (soft_cross_entropy(hidden, weight, bias, one, Positives(labels=labels), guide, alpha, 10) * rates).sum()
+        return (soft_cross_entropy(hidden, weight, bias, one, Positives(labels=labels), given, alpha, 10) * rates).sum()
 
     expected, expected_gradients = _gradients(plain, [hidden, weight, bias])
     value, gradients = _gradients(sliced, [hidden, weight, bias])
@@ -156,5 +156,5 @@ def test_what_the_backward_pass_reads_must_not_change_before_it() -> None:
 
 def test_triton_refuses_double_precision() -> None:
     x, one = _tensor(ROWS, WIDTH, seed=0), torch.ones(1, dtype=torch.float64)
-    with pytest.raises(ValueError, match="fused=False"):
-        soft_cross_entropy(x, x, None, one, Positives(labels=torch.arange(ROWS)), None, 0.0, fused=True)
+    with pytest.raises(ValueError, match="use TorchForm"):
+        soft_cross_entropy(x, x, None, one, Positives(labels=torch.arange(ROWS)), None, 0.0, form=TRITON)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from albef_ds.config.schema import ComputeConfig
-from albef_ds.models.losses.sliced import soft_cross_entropy
+from albef_ds.models.losses.sliced import TORCH, TRITON, SlicedForm, soft_cross_entropy
 from albef_ds.models.losses.sliced_problem import FeatureTeacher, LogitTeacher, Positives
 from tests.tasks.tiny import fill_queue, losses_and_gradients, random_batch, tiny_task
 
@@ -23,9 +23,9 @@ def contrast(rows: int, width: int, total: int, alpha: float) -> tuple[Loss, lis
     mask = torch.rand(rows, total, generator=generator) < 0.02
     mask[torch.arange(rows), torch.arange(rows)] = True
 
-    def loss(x: Tensor, scale: Tensor, fused: bool) -> Tensor:
-        guide = FeatureTeacher(teacher.to(x.dtype)) if alpha else None
-        return soft_cross_entropy(x, keys.to(x.dtype), None, scale, Positives(mask=mask), guide, alpha, 128, fused=fused)
+    def loss(x: Tensor, scale: Tensor, form: SlicedForm) -> Tensor:
+        given = FeatureTeacher(teacher.to(x.dtype)) if alpha else None
+        return soft_cross_entropy(x, keys.to(x.dtype), None, scale, Positives(mask=mask), given, alpha, 128, form=form)
 
     return loss, [x, torch.full((1,), 1 / 0.07)]
 
@@ -37,11 +37,11 @@ def words(rows: int, width: int, total: int, alpha: float) -> tuple[Loss, list[T
     teacher, labels = torch.randn(rows, total, generator=generator), torch.randint(0, total, (rows,), generator=generator)
     labels[0] = total - 1
 
-    def loss(hidden: Tensor, matrix: Tensor, bias: Tensor, fused: bool) -> Tensor:
-        guide = LogitTeacher(teacher.to(hidden.dtype)) if alpha else None
+    def loss(hidden: Tensor, matrix: Tensor, bias: Tensor, form: SlicedForm) -> Tensor:
+        given = LogitTeacher(teacher.to(hidden.dtype)) if alpha else None
         one = torch.ones(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
         bias = bias.repeat_interleave(2)[::2]  # not contiguous
-        return soft_cross_entropy(hidden, matrix, bias, one, Positives(labels=labels), guide, alpha, 128, fused=fused)
+        return soft_cross_entropy(hidden, matrix, bias, one, Positives(labels=labels), given, alpha, 128, form=form)
 
     return loss, [hidden, 0.3 * matrix, torch.randn(total, generator=generator)]
 
@@ -50,9 +50,9 @@ def deviation(loss: Loss, inputs: list[Tensor], precision: torch.dtype = torch.f
     """Largest deviation of loss and gradients, in `precision`, from the sliced form in fp64."""
     rates = torch.linspace(0.5, 1.5, len(inputs[0]))
     found = []
-    for kind, fused in ((precision, True), (torch.float64, False)):
+    for kind, form in ((precision, TRITON), (torch.float64, TORCH)):
         leaves = [tensor.to(precision).to(kind).requires_grad_() for tensor in inputs]
-        value = loss(*leaves, fused)
+        value = loss(*leaves, form)
         gradients = torch.autograd.grad((value * rates.to(value.dtype)).sum(), leaves)
         found.append([value.detach().double(), *(gradient.double() for gradient in gradients)])
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*found, strict=True))

@@ -6,21 +6,21 @@ from triton import compile as triton_compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from albef_ds.models.losses import sliced_triton as form
+from albef_ds.models.losses import sliced_triton as kernels
 
-FLOATS = ("scale", "out", "log_sum", "guide_log_sum", "count")
+FLOATS = ("scale", "out", "log_sum", "teacher_log_sum", "count")
 SIZES = ("num_rows", "num_columns", "share", "width", "first", "end")
-BLOCKS = {"ROWS": 64, "COLUMNS": form._COLUMNS, "FEATURES": 64}
+BLOCKS = {"ROWS": 64, "COLUMNS": kernels._COLUMNS, "FEATURES": 64}
 CALLS = {
-    "ITC": ({"BIASED": False, "LABELS": False, "TEACHER": form._FEATURES_TEACH}, "*fp32", "*u8"),
-    "MLM in fp32": ({"BIASED": True, "LABELS": True, "TEACHER": form._LOGITS_TEACH}, "*fp32", "*i64"),
-    "MLM in bf16": ({"BIASED": True, "LABELS": True, "TEACHER": form._LOGITS_TEACH}, "*bf16", "*i64"),
+    "ITC": ({"BIASED": False, "LABELS": False, "TEACHER": kernels._TEACHER_FEATURES}, "*fp32", "*u8"),
+    "MLM in fp32": ({"BIASED": True, "LABELS": True, "TEACHER": kernels._TEACHER_LOGITS}, "*fp32", "*i64"),
+    "MLM in bf16": ({"BIASED": True, "LABELS": True, "TEACHER": kernels._TEACHER_LOGITS}, "*bf16", "*i64"),
 }
 
 if __name__ == "__main__":
     for call, (switches, inputs, positives) in CALLS.items():
-        for kernel in (form._sums_kernel, form._slope_kernel):
-            kinds = dict.fromkeys(("x", "guide", "weight", "bias"), inputs) | dict.fromkeys(FLOATS, "*fp32")
+        for kernel in (kernels._sums_kernel, kernels._logit_gradient_kernel):
+            kinds = dict.fromkeys(("x", "teacher", "weight", "bias"), inputs) | dict.fromkeys(FLOATS, "*fp32")
             kinds |= {"positives": positives, "alpha": "fp32", **dict.fromkeys(SIZES, "i32")}
             constants = {**BLOCKS, **switches}
             signature = {name: "constexpr" if name in constants else kinds[name] for name in kernel.arg_names}
