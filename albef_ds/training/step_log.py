@@ -46,7 +46,7 @@ class StepLog:
         broken = comm.all_reduce_mean({"broken_samples": float(self._run.data.num_broken())}, device)
         metrics |= {name: value * comm.world_size() for name, value in broken.items() if value}
         values = {"loss": task.total(losses)} | {f"loss_{name}": value for name, value in losses.items()}
-        values |= metrics | dict(step.schedule)
+        values |= metrics | {name: float(value) for name, value in step.schedule.items()}
         return values | {
             "learning_rate": step.learning_rate,
             "grad_norm": step.result.grad_norm,

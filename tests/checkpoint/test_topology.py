@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from albef_ds.checkpoint.saver import Saver
+from albef_ds.checkpoint.snapshot import restore
+from albef_ds.checkpoint.training_progress import Progress
 from tests.checkpoint.common import config_for, leg, with_dropout
 from tests.distributed import run_ranks
-from tests.engine.zero.common import largest_difference
+from tests.engine.zero.common import largest_difference, make
 
 STEPS = 4
 
@@ -79,3 +82,15 @@ def test_a_chain_over_ranks_stages_and_engines_ends_where_the_straight_run_ends(
     # Worst measured: 2e-5; gradients are summed in other orders and AdamW turns a gradient's rounding near 0 into a step.
     assert largest_difference(ours, theirs) < 2e-4
     assert last["counters"]["optimizer_steps"] == straight["counters"]["optimizer_steps"] == 10
+
+
+def test_a_loss_that_begins_between_two_log_lines_counts_as_0_before(tmp_path: Path) -> None:
+    config = config_for(-1)
+    task, engine = make(config)
+    saver = Saver(tmp_path, config)
+    saver.root.mkdir()
+    saver.start(engine, task, Progress(config.train), [{"losses.itc": 1.0}, {"losses.itc": 2.0, "losses.mlm": 3.0}])
+    result = saver.finish()
+    assert result is not None and not result.error
+    window = restore(result.folder, engine, task, config)
+    assert window == [{"losses.itc": 1.0, "losses.mlm": 0.0}, {"losses.itc": 2.0, "losses.mlm": 3.0}]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -204,6 +206,17 @@ def test_loss_weights_scale_their_loss() -> None:
     assert losses == plain  # what is logged stays comparable whatever the weights
     assert task.total(losses) == pytest.approx(0.5 * plain["itc"] + 2.0 * plain["mlm"])
     assert not gradients["itm_head.weight"].any()
+
+
+@pytest.mark.parametrize("wide_losses", ["plain", "sliced"])
+def test_a_task_can_be_copied_and_pickled_and_keeps_momentum_and_queue_out_of_its_state(wide_losses: str) -> None:
+    task, batch = tiny_task(compute=ComputeConfig(wide_losses=wide_losses)), random_batch(ROWS)
+    fill_queue(task, 9)
+    assert not any("queue" in name or "momentum" in name for name in task.state_dict())
+    expected = losses_and_gradients(task, batch)[0]
+    for other in (copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
+        assert other.queue is not task.queue and other.momentum is not task.momentum
+        assert losses_and_gradients(other, batch)[0] == expected
 
 
 def test_schedule_ramps_alpha_and_lets_random_negatives_fall() -> None:
