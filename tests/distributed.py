@@ -37,7 +37,7 @@ class Ranks:
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
         # Imported once by the server that the ranks are forked from.
-        self._context.set_forkserver_preload(["torch", "timm.models.vision_transformer", "deepspeed"])
+        self._context.set_forkserver_preload(["tests.preload"])
         self._members: list[tuple[ForkServerProcess, Connection]] = []
 
     def run(self, function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 60.0) -> list[Any]:

@@ -38,6 +38,7 @@ class ZeroEngine:
         if config.compute.compile and self.stage == 3:
             # Fetched whole, they have no hooks inside, which would cut their graphs to pieces.
             deepspeed.utils.set_z3_leaf_modules(task, list(UNIMODAL_BLOCKS))
+        internals.import_muon_uncompiled()
         self.engine, *_ = deepspeed.initialize(model=task, optimizer=optimizer, config=ds_config)
         task.move_outside(device)
         internals.check_gradients_in_every_precision(self.engine)

@@ -5,6 +5,7 @@ DeepSpeed is imported where a parameter is known to be its own: the sharded mome
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -16,6 +17,21 @@ from albef_ds.models.parameters import WholeParameters
 def is_partitioned(parameter: nn.Parameter) -> bool:
     """Whether ZeRO-3 keeps only this rank's part of the parameter."""
     return hasattr(parameter, "ds_id")
+
+
+def import_muon_uncompiled() -> None:
+    """Import DeepSpeed's Muon before DeepSpeed does, which asks whether our optimizer is one: it compiles Muon on import.
+
+    That would load torch's whole compiler into every rank, which takes over a second and is never used.
+    """
+    from deepspeed.runtime import compiler  # optional package, see above
+
+    compiling = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compiling
 
 
 def check_gradients_in_every_precision(engine: Any) -> None:
