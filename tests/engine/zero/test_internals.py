@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +49,7 @@ def _one_stage(stage: int, precision: str) -> dict[str, Any]:
     report["master"] = float(internals.full_master(task.temperature))
     report["seen"] = engine.train_step(micro_batches(config, 3), SCHEDULE, 0.0).metrics["temperature"]
     report["kept"] = float(internals.full_master(task.temperature))
+    report["compiler"] = "torch._inductor.compile_fx" in sys.modules
     return report
 
 
@@ -74,3 +76,7 @@ class TestEveryStage:
     def test_clamp_reaches_the_master_and_what_the_next_forward_sees(self, reports: list[dict[str, Any]], case: int) -> None:
         report = reports[case]
         assert report["master"] == report["seen"] == report["kept"] == 0.25
+
+
+def test_deepspeed_loads_no_compiler_for_an_optimizer_that_is_not_ours(reports: list[dict[str, Any]]) -> None:
+    assert not any(report["compiler"] for report in reports)
