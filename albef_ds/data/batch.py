@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Generic, TypeAlias, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from typing_extensions import Self
+from typing_extensions import Self, TypeVar
 
-from albef_ds.data.images.normalise import normalise, normalise_colours
-from albef_ds.data.images.view import ViewPlan
+from albef_ds.data.images.view import RawImages
+
+Images_co = TypeVar("Images_co", bound="Tensor | RawImages", default=Tensor, covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class Batch(Generic[Images_co]):
     """B samples with pictures and one text each: what every task's batch has.
+
+    A loader delivers a `RawBatch`; `to` makes the `Batch` that a model takes.
 
     Everything random about a sample (crop, MLM mask, the noise behind its hard negatives) is a function of the
     seed and its `position`, never of the rank or worker that handled it.
     """
 
-    images: Tensor
-    """float32 (B, 3, H, W), normalised; (B, I, 3, H, W) where a sample has I pictures. From a loader, before `to`: uint8
-    (B, H, W, 4) or (B, I, H, W, 4), the fourth byte meaningless; or a buffer that `plan` describes."""
+    images: Images_co
+    """float32 (B, 3, H, W), normalised; (B, I, 3, H, W) where a sample has I pictures. From a loader: `RawImages`."""
     token_ids: Tensor
     """int64 (B, L), [CLS] first, padded with 0."""
     token_mask: Tensor
@@ -34,42 +36,38 @@ class Batch:
     """int64 (B,): place of the sample in the run's whole sequence, epochs included; unique in a run."""
     keys: tuple[str, ...] = ()
     """Names of the samples, for error reports."""
-    plan: ViewPlan | None = None
-    """What `to` makes of `images` where the loader left the views to the model's device."""
 
     def __len__(self) -> int:
         return self.positions.shape[0]
 
-    def to(self, device: torch.device) -> Self:
-        """The same batch with every tensor on `device`, views made and grey levels normalised there."""
-        moved = self._map(lambda tensor: tensor.to(device, non_blocking=True))
-        if moved.plan is not None:
-            return replace(moved, images=normalise_colours(moved.plan.make(moved.images)), plan=None)
-        return moved if moved.images.is_floating_point() else replace(moved, images=normalise(moved.images))
+    @overload
+    def to(self: RawBatch, device: torch.device) -> Batch: ...
+    @overload
+    def to(self, device: torch.device) -> Self: ...
+    def to(self, device: torch.device) -> Any:
+        """The same batch with every tensor on `device`; raw images become the normalised tensor there."""
+        return self._map(lambda part: part.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory (called by the loader)."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self._map(lambda part: part.pin_memory())
 
     def __getitem__(self, rows: slice) -> Self:
         """The samples in `rows`."""
-        images, plan = self._views(rows)
-        part = self._map(lambda tensor: tensor if tensor is self.images else tensor[rows])
-        return replace(part, images=images, plan=plan, keys=self.keys[rows])
+        return replace(self._map(lambda part: part[rows]), keys=self.keys[rows])
 
-    def _views(self, rows: slice) -> tuple[Tensor, ViewPlan | None]:
-        """`images` and `plan` of the samples in `rows`."""
-        return (self.images[rows], None) if self.plan is None else self.plan.rows(rows, self.images)
+    def _map(self, function: Callable[[Any], Any]) -> Self:
+        """The batch with `function` of every tensor and of raw images."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: function(part) for name, part in parts.items() if isinstance(part, Tensor | RawImages)})
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        changes: dict[str, Any] = {
-            f.name: function(value) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **changes)
+
+RawBatch: TypeAlias = Batch[RawImages]
+"""What a loader delivers."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTextBatch(Batch):
+class ImageTextBatch(Batch[Images_co]):
     """B image-text pairs, as pretraining, text assignment, retrieval and grounding take them."""
 
     masked_ids: Tensor
@@ -95,7 +93,7 @@ class ImageTextBatch(Batch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationBatch(Batch):
+class ClassificationBatch(Batch[Images_co]):
     """B samples of one class each; `images` float32 (B, I, 3, H, W): I = 1 for entailment, 2 for NLVR2."""
 
     labels: Tensor
@@ -103,7 +101,7 @@ class ClassificationBatch(Batch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VqaBatch(Batch):
+class VqaBatch(Batch[Images_co]):
     """B questions about one image each, `token_ids` being the question; A answers in all, those of a question in a row."""
 
     answer_ids: Tensor
@@ -122,8 +120,5 @@ class VqaBatch(Batch):
             [answer for row in range(len(self))[rows] for answer in range(ends[row], ends[row + 1])], dtype=torch.int64
         )
         chosen = chosen.to(self.answer_ids.device)
-        per_answer = ("answer_ids", "answer_mask", "answer_weights")
-        tensors: dict[str, Tensor] = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
-        parts: dict[str, Any] = {name: tensor[chosen] if name in per_answer else tensor[rows] for name, tensor in tensors.items()}
-        parts["images"], plan = self._views(rows)
-        return replace(self, keys=self.keys[rows], plan=plan, **parts)
+        answers = {name: getattr(self, name)[chosen] for name in ("answer_ids", "answer_mask", "answer_weights")}
+        return replace(super().__getitem__(rows), **answers)

@@ -10,7 +10,7 @@ from albef_ds.checkpoint.training_progress import Progress
 from albef_ds.common import comm
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
-from albef_ds.data.batch import Batch
+from albef_ds.data.batch import Batch, RawBatch
 from albef_ds.data.stream.open import open_stream
 from albef_ds.data.stream.ordered import Stream
 from albef_ds.tasks.registry import kind_of
@@ -49,7 +49,7 @@ class RunData:
         """End the loader processes."""
         self._stream.close()
 
-    def _open(self) -> tuple[Stream[Batch], Iterator[Batch]]:
+    def _open(self) -> tuple[Stream[RawBatch], Iterator[RawBatch]]:
         stream = open_stream(
             self._config,
             kind_of(self._config.task).samples,

@@ -6,6 +6,7 @@ import torch
 
 from albef_ds.data.batch import Batch
 from albef_ds.data.images.normalise import MEAN, STD
+from albef_ds.data.images.view import DecodedImages
 from tests.tasks.finetuning import TASKS, task_batch
 
 
@@ -33,7 +34,8 @@ def test_slices_put_together_are_the_batch() -> None:
 def test_grey_levels_become_normalised_colours_on_the_way_to_the_device() -> None:
     levels = torch.randint(0, 256, (3, 2, 5, 4, 4), dtype=torch.uint8)  # two pictures each, and a byte that means nothing
     ids = torch.ones(3, 2, dtype=torch.int64)
-    moved = Batch(images=levels, token_ids=ids, token_mask=ids.bool(), positions=torch.arange(3)).to(torch.device("cpu"))
+    batch = Batch(images=DecodedImages(levels), token_ids=ids, token_mask=ids.bool(), positions=torch.arange(3))
+    moved = batch.to(torch.device("cpu"))
     assert moved.images.shape == (3, 2, 3, 5, 4) and moved.images.is_contiguous()
     expected = (levels[..., :3].double() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
     torch.testing.assert_close(moved.images.double(), expected.permute(0, 1, 4, 2, 3), atol=1e-5, rtol=0)

@@ -1,13 +1,13 @@
-"""Views that are still to be made: crops of many sizes in one buffer, with what a batch's device has to do to them.
+"""The images of a batch on their way from the loader to the model's device: finished views, or crops to make views of.
 
-Resizing, flipping and augmenting on the model's device leaves decoding as the loader's only work on pixels
-(`data.augment_device=model`).
+With `data.augment_device=model` resizing, flipping and augmenting happen on the model's device, which leaves decoding as the
+loader's only work on pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from albef_ds.data.images.normalise import normalise, normalise_colours
 from albef_ds.data.images.rand_augment import Drawn
 from albef_ds.data.images.rand_augment_torch import rand_augment
 
@@ -39,9 +40,31 @@ View = Pixels | PendingView
 
 
 @dataclass(frozen=True)
-class ViewPlan:
-    """What is to be done to N crops that stand one behind the other in a buffer."""
+class DecodedImages:
+    """Finished views of a batch, to be normalised on the model's device."""
 
+    pixels: Tensor
+    """uint8 (B, H, W, 4) or (B, I, H, W, 4), the fourth byte meaningless."""
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Tensor:
+        """float32 (B, 3, H, W) or (B, I, 3, H, W) on `device`, normalised."""
+        return normalise(self.pixels.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> DecodedImages:
+        """The same in page-locked memory."""
+        return DecodedImages(self.pixels.pin_memory())
+
+    def __getitem__(self, rows: slice) -> DecodedImages:
+        """The images of the samples in `rows`."""
+        return DecodedImages(self.pixels[rows])
+
+
+@dataclass(frozen=True)
+class PendingViews:
+    """N crops of a batch, one behind the other in a buffer, and what the model's device has to do to them."""
+
+    buffer: Tensor
+    """The crops' uint8 (T,), four bytes a pixel."""
     sizes: tuple[tuple[int, int], ...]
     """Height and width of each crop."""
     flips: tuple[bool, ...]
@@ -50,14 +73,14 @@ class ViewPlan:
     per_sample: int = 0
     """Pictures of one sample, where samples have such a dimension; 0: they have not."""
 
-    def make(self, buffer: Tensor) -> Tensor:
-        """The views: grey levels, whole numbers in float32 (B, 3, side, side) or (B, I, 3, side, side).
+    def to(self, device: torch.device, non_blocking: bool = False) -> Tensor:
+        """float32 (B, 3, side, side) or (B, I, 3, side, side) on `device`: views made there, normalised."""
+        return normalise_colours(self.make(self.buffer.to(device, non_blocking=non_blocking)))
 
-        Args:
-            buffer: the crops' uint8 (T,), four bytes a pixel, on the device that is to do the work.
-        """
+    def make(self, buffer: Tensor) -> Tensor:
+        """The views of `buffer`, on the device where it lies: grey levels, whole numbers in float32, shaped as by `to`."""
         views = []
-        for crop, (height, width) in zip(torch.split(buffer, self._lengths()), self.sizes, strict=True):
+        for crop, (height, width) in zip(torch.split(buffer, self.lengths()), self.sizes, strict=True):
             colours = crop.view(1, height, width, 4)[..., :3].permute(0, 3, 1, 2).float()
             if (height, width) != (self.side, self.side):
                 colours = F.interpolate(colours, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False)
@@ -67,38 +90,45 @@ class ViewPlan:
         made = rand_augment(torch.where(flips[:, None, None, None], made.flip(-1), made), self.drawn)
         return made.view(-1, self.per_sample, *made.shape[1:]) if self.per_sample else made
 
-    def rows(self, rows: slice, buffer: Tensor) -> tuple[Tensor, ViewPlan]:
-        """Buffer and plan of the samples in `rows`."""
+    def pin_memory(self) -> PendingViews:
+        """The same in page-locked memory."""
+        return replace(self, buffer=self.buffer.pin_memory())
+
+    def __getitem__(self, rows: slice) -> PendingViews:
+        """The crops of the samples in `rows`."""
         per_sample = self.per_sample or 1
         start, stop, step = rows.indices(len(self.sizes) // per_sample)
         assert step == 1, "samples in a row"
         part = slice(start * per_sample, max(start, stop) * per_sample)
-        ends = [0, *accumulate(self._lengths())]
-        plan = ViewPlan(self.sizes[part], self.flips[part], self.drawn[part], self.side, self.per_sample)
-        return buffer[ends[part.start] : ends[part.stop]], plan
+        ends = [0, *accumulate(self.lengths())]
+        buffer = self.buffer[ends[part.start] : ends[part.stop]]
+        return PendingViews(buffer, self.sizes[part], self.flips[part], self.drawn[part], self.side, self.per_sample)
 
-    def _lengths(self) -> list[int]:
+    def lengths(self) -> list[int]:
+        """Bytes of each crop."""
         return [4 * height * width for height, width in self.sizes]
 
 
-def together(views: Sequence[View], per_sample: int = 0) -> tuple[Tensor, ViewPlan | None]:
-    """The views of a batch as its `images` and, where work is left, its `plan`.
+RawImages = DecodedImages | PendingViews
+"""The images of a batch as a loader delivers them: `to` makes the normalised tensor that a model takes."""
+
+
+def together(views: Sequence[View], per_sample: int = 0) -> RawImages:
+    """The views of a batch, which are of one kind.
 
     Args:
-        views: of one kind; sample by sample where a sample has several.
-        per_sample: see `ViewPlan.per_sample`.
-
-    Returns:
-        uint8 (B, H, W, 4) or (B, I, H, W, 4) and None; or the buffer uint8 (T,) and its plan.
+        views: sample by sample where a sample has several.
+        per_sample: see `PendingViews.per_sample`.
     """
     pending = [view for view in views if isinstance(view, PendingView)]
     if not pending:
         made = torch.from_numpy(np.stack([view for view in views if not isinstance(view, PendingView)]))
-        return (made.view(-1, per_sample, *made.shape[1:]) if per_sample else made), None
+        return DecodedImages(made.view(-1, per_sample, *made.shape[1:]) if per_sample else made)
     assert len(pending) == len(views), "views of two kinds in one batch"
     sizes = tuple((view.crop.shape[0], view.crop.shape[1]) for view in pending)
     buffer = torch.empty(4 * sum(height * width for height, width in sizes), dtype=torch.uint8)
-    plan = ViewPlan(sizes, tuple(v.flip for v in pending), tuple(v.drawn for v in pending), pending[0].side, per_sample)
-    for place, view in zip(torch.split(buffer, plan._lengths()), pending, strict=True):
+    flips, drawn = tuple(view.flip for view in pending), tuple(view.drawn for view in pending)
+    images = PendingViews(buffer, sizes, flips, drawn, pending[0].side, per_sample)
+    for place, view in zip(torch.split(buffer, images.lengths()), pending, strict=True):
         place.numpy().reshape(view.crop.shape)[...] = view.crop
-    return buffer, plan
+    return images

@@ -15,7 +15,7 @@ from albef_ds.data.annotations.json_files import split_paths
 from albef_ds.data.annotations.pictures import Pictures, record_images
 from albef_ds.data.annotations.read import read_records
 from albef_ds.data.annotations.records import Record
-from albef_ds.data.batch import Batch
+from albef_ds.data.batch import RawBatch
 from albef_ds.data.sample_kinds import SampleKind
 from albef_ds.data.stream.builders import Builder
 from albef_ds.data.stream.loader import Share
@@ -34,7 +34,7 @@ class _AnnotatedMicroBatches(MicroBatches):
     def name(self, shard: int, row: int) -> tuple[str, str]:
         return self._files, record_images(self._records[row])[0]
 
-    def collate(self, samples: list[Any]) -> Batch:
+    def collate(self, samples: list[Any]) -> RawBatch:
         return self._builder.collate(samples)
 
 

@@ -9,10 +9,10 @@ import torch
 
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.annotations.records import CaptionRecord, QuestionRecord, Record, StatementRecord
-from albef_ds.data.batch import Batch, ClassificationBatch, VqaBatch
+from albef_ds.data.batch import ClassificationBatch, RawBatch, VqaBatch
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import decode
-from albef_ds.data.images.view import View, together
+from albef_ds.data.images.view import RawImages, View, together
 from albef_ds.data.stream.samples import SampleBuilder, collate
 from albef_ds.data.text.clean import clean_caption
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
@@ -27,7 +27,7 @@ class Builder(Protocol):
     def build(self, record: Any, images: list[bytes], position: int) -> Any:
         """The sample at `position`. Raises `BrokenSampleError`."""
 
-    def collate(self, samples: list[Any]) -> Batch:
+    def collate(self, samples: list[Any]) -> RawBatch:
         """A micro-batch."""
 
 
@@ -41,7 +41,7 @@ class PairBuilder:
         """See `SampleBuilder.build`."""
         return self._samples.build(images[0], record.captions, record.image_id, record.image, position)
 
-    def collate(self, samples: list[Any]) -> Batch:
+    def collate(self, samples: list[Any]) -> RawBatch:
         """An ImageTextBatch."""
         return collate(samples)
 
@@ -82,13 +82,11 @@ class StatementBuilder(_ViewBuilder):
         """See `_ViewBuilder.views`."""
         return self.views(record, record.sentence, images, position)
 
-    def collate(self, samples: list[_Views]) -> ClassificationBatch:
+    def collate(self, samples: list[_Views]) -> ClassificationBatch[RawImages]:
         """One label per sample."""
         token_ids, token_mask = pad_ids([sample.token_ids for sample in samples])
-        images, plan = together([view for sample in samples for view in sample.images], len(samples[0].images))
         return ClassificationBatch(
-            images=images,
-            plan=plan,
+            images=together([view for sample in samples for view in sample.images], len(samples[0].images)),
             token_ids=token_ids,
             token_mask=token_mask,
             labels=torch.tensor([sample.record.label for sample in samples]),
@@ -108,15 +106,13 @@ class QuestionBuilder(_ViewBuilder):
         """See `_ViewBuilder.views`."""
         return self.views(record, record.question, images, position)
 
-    def collate(self, samples: list[_Views]) -> VqaBatch:
+    def collate(self, samples: list[_Views]) -> VqaBatch[RawImages]:
         """The answers of a question stand in a row."""
         token_ids, token_mask = pad_ids([sample.token_ids for sample in samples])
         answers = [pair for sample in samples for pair in sample.record.answers]
         answer_ids, answer_mask = pad_ids([self.answers.encode(answer) for answer, _ in answers])
-        images, plan = together([sample.images[0] for sample in samples])
         return VqaBatch(
-            images=images,
-            plan=plan,
+            images=together([sample.images[0] for sample in samples]),
             token_ids=token_ids,
             token_mask=token_mask,
             answer_ids=answer_ids,

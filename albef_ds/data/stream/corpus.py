@@ -7,6 +7,7 @@ from pathlib import Path
 
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import ImageTextBatch
+from albef_ds.data.images.view import RawImages
 from albef_ds.data.shards.format import sample_key
 from albef_ds.data.shards.reader import ShardReader
 from albef_ds.data.stream.loader import Share
@@ -30,14 +31,14 @@ class _CorpusMicroBatches(MicroBatches):
     def name(self, shard: int, row: int) -> tuple[str, str]:
         return self._reader.shard_name(shard), sample_key(self._first_sample[shard] + row)
 
-    def collate(self, samples: list[Example]) -> ImageTextBatch:
+    def collate(self, samples: list[Example]) -> ImageTextBatch[RawImages]:
         return collate(samples)
 
     def close(self) -> None:
         self._reader.close()
 
 
-class ImageTextStream(OrderedStream[ImageTextBatch]):
+class ImageTextStream(OrderedStream[ImageTextBatch[RawImages]]):
     """The stream over the corpus folder `data.shards`; all that is drawn follows from `train.seed`.
 
     Raises:

@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader
 from albef_ds.common.errors import DataError
 from albef_ds.common.processes import STOP_SIGNALS
 from albef_ds.config.schema import DataConfig, RunConfig
-from albef_ds.data.batch import Batch
+from albef_ds.data.batch import RawBatch
 from albef_ds.data.broken import BrokenSample, BrokenTally
 from albef_ds.data.images import gpu_jpeg
 from albef_ds.data.stream.allocator import keep_freed_memory
 
-B_co = TypeVar("B_co", bound=Batch, covariant=True)
+B_co = TypeVar("B_co", bound=RawBatch, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Delivery:
     An exception would reach the trainer wrapped in the worker's traceback, no longer one line.
     """
 
-    batch: Batch | None
+    batch: RawBatch | None
     broken: list[BrokenSample] = field(default_factory=list)
     failure: str = ""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
-from albef_ds.data.batch import Batch
+from albef_ds.data.batch import RawBatch
 from albef_ds.data.sample_kinds import SampleKind
 from albef_ds.data.stream.annotated import annotated_stream
 from albef_ds.data.stream.corpus import ImageTextStream
@@ -22,7 +22,7 @@ def open_stream(
     world_size: int = 1,
     start_position: int = 0,
     pin_memory: bool = False,
-) -> Stream[Batch]:
+) -> Stream[RawBatch]:
     """The stream of `samples` that `config.data` asks for: annotation files, a corpus folder, or tars with a weaker guarantee.
 
     Raises:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 
 from albef_ds.common.errors import DataError, UserError
 from albef_ds.config.schema import RunConfig
-from albef_ds.data.batch import Batch
+from albef_ds.data.batch import RawBatch
 from albef_ds.data.broken import BrokenSample, BrokenSampleError
 from albef_ds.data.stream.loader import B_co, Delivery, LoaderStream, Share
 from albef_ds.data.stream.order import SampleOrder
@@ -85,7 +85,7 @@ class MicroBatches(Dataset[Delivery], ABC):
         """The file that holds the sample, and its key there."""
 
     @abstractmethod
-    def collate(self, samples: list[Any]) -> Batch:
+    def collate(self, samples: list[Any]) -> RawBatch:
         """Samples as one batch."""
 
     def close(self) -> None:

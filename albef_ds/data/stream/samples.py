@@ -16,7 +16,7 @@ from albef_ds.data import randomness
 from albef_ds.data.batch import ImageTextBatch
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import decode
-from albef_ds.data.images.view import View, together
+from albef_ds.data.images.view import RawImages, View, together
 from albef_ds.data.shards.reader import parse_meta
 from albef_ds.data.text.clean import clean_caption
 from albef_ds.data.text.masking import IGNORED, mask_tokens
@@ -98,13 +98,11 @@ class SampleBuilder:
         return caption, token_ids
 
 
-def collate(examples: Sequence[Example]) -> ImageTextBatch:
+def collate(examples: Sequence[Example]) -> ImageTextBatch[RawImages]:
     """Examples as one batch, texts padded to the longest."""
     token_ids, token_mask = pad_ids([example.token_ids for example in examples])
-    images, plan = together([example.view for example in examples])
     return ImageTextBatch(
-        images=images,
-        plan=plan,
+        images=together([example.view for example in examples]),
         token_ids=token_ids,
         token_mask=token_mask,
         masked_ids=pad_ids([example.masked_ids for example in examples])[0],

@@ -30,6 +30,7 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.data import randomness
 from albef_ds.data.batch import ImageTextBatch
 from albef_ds.data.broken import BrokenSample, BrokenSampleError
+from albef_ds.data.images.view import RawImages
 from albef_ds.data.shards.format import IMAGE_EXTENSIONS
 from albef_ds.data.stream.loader import Delivery, LoaderStream, Share
 from albef_ds.data.stream.samples import Example, SampleBuilder, collate, stable_id
@@ -57,7 +58,7 @@ def expand_shards(pattern: str) -> list[str]:
     return urls
 
 
-class WebDatasetStream(LoaderStream[ImageTextBatch]):
+class WebDatasetStream(LoaderStream[ImageTextBatch[RawImages]]):
     """Endless micro-batches from the plain tars of `data.shards`.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import torch
 from PIL import Image
 
 from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig, VisionConfig
-from albef_ds.data.batch import Batch
+from albef_ds.data.batch import RawBatch
 from albef_ds.data.images import decode, rand_augment_numpy
 from albef_ds.data.images.rand_augment import Drawn, Operation
 from albef_ds.data.images.rand_augment_torch import rand_augment
-from albef_ds.data.images.view import PendingView, together
+from albef_ds.data.images.view import PendingView, PendingViews, together
 from albef_ds.data.stream.annotated import annotated_stream
 from albef_ds.data.stream.corpus import ImageTextStream
 from albef_ds.data.stream.loader import Share
@@ -90,9 +91,10 @@ def test_views_of_pictures_of_all_sizes_are_the_loaders_within_rounding(rand_aug
     pictures = [encode(picture(number, SIZES[number % 4]), "PNG" if number % 5 == 0 else "JPEG") for number in range(40)]
     now, later = (DataConfig(rand_augment=rand_augment, augment_device=device) for device in ("cpu", "model"))
     usual = np.stack([decode.training_view(data, now, 128, 0, place) for place, data in enumerate(pictures)])
-    images, plan = together([decode.training_view(data, later, 128, 0, place) for place, data in enumerate(pictures)])
-    assert plan is not None and images.dtype == torch.uint8 and len(set(plan.sizes)) > 20 and any(plan.flips)
-    off = (plan.make(images).permute(0, 2, 3, 1) - torch.from_numpy(usual[..., :3])).abs()
+    images = together([decode.training_view(data, later, 128, 0, place) for place, data in enumerate(pictures)])
+    assert isinstance(images, PendingViews) and images.buffer.dtype == torch.uint8
+    assert len(set(images.sizes)) > 20 and any(images.flips)
+    off = (images.make(images.buffer).permute(0, 2, 3, 1) - torch.from_numpy(usual[..., :3])).abs()
     if not rand_augment:
         assert off.max() <= 1
     # Equalizing spreads single levels of what came before it.
@@ -111,17 +113,16 @@ def test_slices_of_a_batch_take_their_crops_along() -> None:
     pending = [decode.training_view(encode(picture(seed, SIZES[seed % 4])), LATER, 32, 0, seed) for seed in range(12)]
     for per_sample, kind in ((0, "retrieval"), (0, "vqa"), (2, "nlvr2")):
         whole = task_batch(kind, 0, 12 // (per_sample or 1))
-        images, plan = together(pending, per_sample)
-        batch = type(whole)(**{**vars(whole), "images": images, "plan": plan})
+        batch = replace(whole, images=together(pending, per_sample))
         made = batch.to(CPU)
-        assert made.plan is None and made.images.shape == (len(batch), *([2] if per_sample else []), 3, 32, 32)
+        assert made.images.dtype == torch.float32 and made.images.shape == (len(batch), *([2] if per_sample else []), 3, 32, 32)
         parts = [batch[slice(start, start + 3)].to(CPU).images for start in range(0, len(batch), 3)]
         assert torch.equal(torch.cat(parts), made.images)
         assert len(batch[slice(2, 2)]) == 0
 
 
-def matching(now: Batch, later: Batch) -> None:
-    assert later.plan is not None and now.keys == later.keys and torch.equal(now.token_ids, later.token_ids)
+def matching(now: RawBatch, later: RawBatch) -> None:
+    assert isinstance(later.images, PendingViews) and now.keys == later.keys and torch.equal(now.token_ids, later.token_ids)
     images, made = now.to(CPU).images, later.to(CPU).images
     assert images.shape == made.shape and images.dtype == made.dtype
     level = 1 / 255 / 0.26
@@ -146,7 +147,8 @@ def test_the_stream_gives_the_same_batches(make_corpus: Any) -> None:
         stream.close()
     for one, two, three in zip(now, later, spawned, strict=True):
         matching(one, two)
-        assert torch.equal(two.images, three.images) and two.plan == three.plan
+        assert torch.equal(two.images.buffer, three.images.buffer)
+        assert replace(two.images, buffer=CPU) == replace(three.images, buffer=CPU)  # all but the buffer
 
 
 @pytest.mark.parametrize("recipe", ["scenes_retrieval", "scenes_vqa", "scenes_nlvr"])

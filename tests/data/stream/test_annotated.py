@@ -39,7 +39,7 @@ def test_ranks_share_the_batch_that_one_rank_would_take_and_resume_is_exact(reci
     for number, one in enumerate(batches(whole, 8)):
         parts = [batches(shared, 1, rank, 2, start=4 * number)[0] for rank in (0, 1)]
         assert torch.equal(one.positions, torch.cat([part.positions for part in parts]))
-        assert torch.equal(one.images, torch.cat([part.images for part in parts]))
+        assert torch.equal(one.images.pixels, torch.cat([part.images.pixels for part in parts]))
         assert one.keys == (*parts[0].keys, *parts[1].keys)
 
 
@@ -52,7 +52,7 @@ def test_each_epoch_holds_every_sample_once(scenes: Path) -> None:
 def test_labels_and_pictures_of_two_image_statements_stay_together(scenes: Path) -> None:
     rows = {row["images"][0]: row for row in json.loads((scenes / "nlvr_train.json").read_text())}
     for batch in batches(tiny_config("scenes_nlvr", scenes), 3):
-        assert isinstance(batch, ClassificationBatch) and batch.images.shape == (4, 2, 32, 32, 4)
+        assert isinstance(batch, ClassificationBatch) and batch.images.pixels.shape == (4, 2, 32, 32, 4)
         assert [rows[key]["label"] == "True" for key in batch.keys] == batch.labels.bool().tolist()
 
 

@@ -49,7 +49,7 @@ def by_position(batches: list[ImageTextBatch]) -> dict[int, tuple[Any, ...]]:
             text = [ids[i, :length].tolist() for ids in (batch.token_ids, batch.masked_ids, batch.mlm_labels)]
             rows[position] = (
                 batch.keys[i],
-                batch.images[i].numpy().tobytes(),
+                batch.images.pixels[i].numpy().tobytes(),
                 text,
                 int(batch.image_ids[i]),
                 int(batch.caption_ids[i]),
@@ -96,7 +96,7 @@ def test_an_epoch_drops_and_repeats_nothing_across_its_end(make_corpus: Any) -> 
 
 def test_every_rank_has_batches_of_full_size(make_corpus: Any) -> None:
     for batch in take(stream(make_corpus(23), micro=4), 9):
-        assert len(batch) == 4 and batch.images.shape == (4, 16, 16, 4)
+        assert len(batch) == 4 and batch.images.pixels.shape == (4, 16, 16, 4)
         assert (batch.token_ids[:, 0] == 101).all() and ((batch.mlm_labels >= 0).sum(1) >= 1).all()
         assert not batch.token_ids[~batch.token_mask].any() and (batch.mlm_labels[~batch.token_mask] == -100).all()
 
@@ -218,8 +218,9 @@ def test_workers_ignore_the_signals_meant_for_the_trainer_and_end_with_the_strea
 def test_batches_keep_tensors_of_the_promised_types(make_corpus: Any) -> None:
     (batch,) = take(stream(make_corpus()), 1)
     moved = batch.to(torch.device("cpu"))
-    assert batch.images.dtype == torch.uint8 and moved.images.dtype == torch.float32 and batch.token_mask.dtype == torch.bool
-    assert moved.images.shape == (len(batch), 3, *batch.images.shape[1:3]) and abs(float(moved.images.mean())) < 3
+    pixels = batch.images.pixels
+    assert pixels.dtype == torch.uint8 and moved.images.dtype == torch.float32 and batch.token_mask.dtype == torch.bool
+    assert moved.images.shape == (len(batch), 3, *pixels.shape[1:3]) and abs(float(moved.images.mean())) < 3
     assert all(
         t.dtype == torch.int64 for t in (batch.token_ids, batch.masked_ids, batch.mlm_labels, batch.image_ids, batch.positions)
     )
