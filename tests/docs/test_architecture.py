@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-WALKS = re.findall(r"^\*\*(.+?)\.\*\*(.*?)(?=^\*\*|\Z)", PAGE.split("## Six walks")[1].split("\n## ")[0], re.MULTILINE | re.DOTALL)
+SECTION = PAGE.split("## Six walks")[1].split("\n## ")[0]
+WALKS = re.findall(r"^\*\*(.+?)\.\*\*(.*?)(?=^\*\*|\Z)", SECTION, re.MULTILINE | re.DOTALL)
 
 
 def _file(path: str) -> Path:
