@@ -63,7 +63,7 @@ def test_mistakes_are_one_line_and_exit_code_2(released: Path, tmp_path: Path, c
         (["convert", str(released), str(tmp_path / "m.safetensors"), "--to", "safetensors"], "give model.vision.num_heads=N"),
         (["convert", str(tmp_path / "no.pth"), str(tmp_path / "m.pth"), "--to", "released"], "does not exist"),
         (["convert", str(released), str(tmp_path / "m.pth"), "--to", "gguf"], "invalid choice"),
-        (["convert", str(released), str(released), "--to", "released", *HEADS], "exists: give another name, or --overwrite"),
+        (["convert", str(released), str(released), "--to", "released", *HEADS], "exists: give another name, or overwrite it"),
         (["inspect", str(tmp_path)], "holds no model.safetensors"),
     ):
         assert main(arguments) == 2, arguments
