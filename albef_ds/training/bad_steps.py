@@ -5,12 +5,12 @@ Whether a step is skipped is the engine's decision, the same on all ranks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
 from collections import deque
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -56,43 +56,17 @@ class SpikeMonitor:
         return f"loss {loss:.4g} against {middle:.4g} +- {deviation:.2g} of the {len(known)} steps before"
 
 
-class BadStepLog:
-    """Writes `RUN/bad_steps.jsonl`: a line per step that was skipped or spiked, with the keys of its samples on every rank."""
-
-    def __init__(self, output: Path) -> None:
-        self.path = output / BAD_STEPS_NAME
-
-    def write(self, kind: str, number: int, step: Step) -> bool:
-        """Record step `number`; all ranks call it together. Returns whether a loss was not finite on any rank.
-
-        A line that cannot be written is not worth ending the run for: the log line about the step names this file only.
-        """
-        own = {
-            "losses": {name: value if math.isfinite(value) else str(value) for name, value in step.result.losses.items()},
-            "keys": [key for batch in step.micro_batches for key in batch.keys],
-            "positions": [position for batch in step.micro_batches for position in batch.positions.tolist()],
-        }
-        ranks: list[dict[str, Any]] = comm.all_gather_objects(own)
-        norm = step.result.grad_norm
-        norm_or_text = norm if math.isfinite(norm) else str(norm)
-        record = {"kind": kind, "step": number, "time": round(time.time(), 3), "grad_norm": norm_or_text, "ranks": ranks}
-        if comm.rank() == 0:
-            try:
-                with open(self.path, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            except OSError:
-                pass
-        return any(isinstance(value, str) for entry in ranks for value in entry["losses"].values())
-
-
 class BadSteps:
-    """Reports bad steps and decides what follows from them. All ranks call every method together."""
+    """Reports bad steps and decides what follows from them. All ranks call every method together.
+
+    `RUN/bad_steps.jsonl` gets a line per step that was skipped or spiked, with the keys of its samples on every rank.
+    """
 
     def __init__(self, run: RunContext, checkpoints: Checkpointing) -> None:
         self.too_many = False
         """Whether the run must end because of them."""
         self._run, self._checkpoints = run, checkpoints
-        self._log = BadStepLog(run.output)
+        self._path = run.output / BAD_STEPS_NAME
         self._spikes = SpikeMonitor(run.config.train.spike)
         self._last: Step | None = None
         self._in_a_row = 0
@@ -109,8 +83,8 @@ class BadSteps:
         if step is None or not math.isfinite(agreed.loss):
             return
         if spike := self._spikes.spike(agreed.loss, step.result.losses):
-            self._log.write("spike", self._run.progress.step, step)
-            self._run.logger.message(f"step {self._run.progress.step}: {spike}; its samples are in {self._log.path}")
+            self._record("spike", step)
+            self._run.logger.message(f"step {self._run.progress.step}: {spike}; its samples are in {self._path}")
 
     def after_step(self, step: Step) -> None:
         """Report a step that moved nothing; after too many in a row roll back, or set `too_many`."""
@@ -119,10 +93,10 @@ class BadSteps:
             self._in_a_row = 0
             return
         train, number = self._run.config.train, self._run.progress.step
-        lost = self._log.write("skipped", number, step)
+        lost = self._record("skipped", step)
         self._run.logger.message(
             f"step {number}: {'losses' if lost else 'gradients'} are not finite, optimizer, momentum and queue did not move; its "
-            f"samples are in {self._log.path}"
+            f"samples are in {self._path}"
         )
         if self._run.precision == "fp16" and not lost:  # the loss scale is adapting; the engine raises where it cannot
             return
@@ -134,6 +108,28 @@ class BadSteps:
             return
         self.too_many = True
         self._run.logger.message(
-            f"{self._in_a_row} steps in a row were not finite: look at their samples in {self._log.path}, lower "
+            f"{self._in_a_row} steps in a row were not finite: look at their samples in {self._path}, lower "
             "optim.learning_rate, or set train.on_bad_steps=rollback"
         )
+
+    def _record(self, kind: str, step: Step) -> bool:
+        """Write a line about the step; returns whether a loss was not finite on any rank.
+
+        A line that cannot be written is not worth ending the run for: the log line about the step names this file only.
+        """
+        own = {
+            "losses": {name: _json_number(value) for name, value in step.result.losses.items()},
+            "keys": [key for batch in step.micro_batches for key in batch.keys],
+            "positions": [position for batch in step.micro_batches for position in batch.positions.tolist()],
+        }
+        ranks: list[dict[str, Any]] = comm.all_gather_objects(own)
+        norm, number = step.result.grad_norm, self._run.progress.step
+        record = {"kind": kind, "step": number, "time": round(time.time(), 3), "grad_norm": _json_number(norm), "ranks": ranks}
+        if comm.rank() == 0:
+            with contextlib.suppress(OSError), open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        return any(isinstance(value, str) for entry in ranks for value in entry["losses"].values())
+
+
+def _json_number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)

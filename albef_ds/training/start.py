@@ -45,16 +45,7 @@ def started(
 ) -> Iterator[Trainer]:
     """A trainer before the first step of this invocation; what it holds open is closed after the block.
 
-    Args:
-        config: the resolved configuration.
-        device: where this rank computes.
-        request: asks the run to stop.
-        watchdog: is told what the loop is doing.
-        resume: a checkpoint folder, `auto` for the newest of the output folder, or None to start anew.
-        overwrite: delete an earlier run in the output folder.
-
-    Raises:
-        UserError: as `run.run`.
+    `request` and `watchdog` are of this invocation; the other arguments and what is raised are those of `run.run`.
     """
     output = Path(config.output)
     checkpoint = find_checkpoint(output, resume, _print_on_rank_0) if resume else None
