@@ -15,7 +15,7 @@ from albef_ds.checkpoint.initial.load import load_initial_momentum, load_initial
 from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.config.schema import EngineConfig, InitConfig, RetrievalConfig
 from albef_ds.engine.build import attach_momentum, build_task
-from tests.checkpoint.formats.released_files import HEADS, KINDS, same, state_dict, with_bert, without_bert
+from tests.checkpoint.formats.released_files import HEADS, KINDS, base_state_dict, same, state_dict, with_bert, without_bert
 
 TASK_KIND = {"nlvr": "classification", "ve": "classification"}
 
@@ -50,10 +50,7 @@ def test_a_released_file_of_every_kind_comes_back_equal(tmp_path: Path, kind: st
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_base_size_file_of_every_kind_comes_back_equal_and_needs_no_settings(tmp_path: Path, kind: str) -> None:
-    # In half precision and without the momentum copies, which tiny files have: a quarter of the disk's work.
-    tensors = {name: tensor for name, tensor in state_dict(kind, base=True).items() if "_m." not in name}
-    halves = {id(tensor): tensor.half() if tensor.is_floating_point() else tensor for tensor in tensors.values()}
-    tensors = {name: halves[id(tensor)] for name, tensor in tensors.items()}
+    tensors = base_state_dict(kind)
     source = saved(tmp_path / "model.pth", tensors, epoch=29)
     model = read_model(source).model
     assert (model.config.model.vision.image_size, model.config.model.vision.num_heads) == (256, 12)
