@@ -15,17 +15,15 @@ from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
 from albef_ds.config.schema import (
     ClassificationConfig,
     DataConfig,
-    ModelConfig,
     PretrainConfig,
     RetrievalConfig,
     RunConfig,
     TaskConfig,
-    TextConfig,
-    VisionConfig,
     VqaConfig,
 )
 from albef_ds.engine.build import build_task
 from albef_ds.tasks.base import Task
+from tests.tiny import tiny_model
 
 WORDS = (
     *("a", "red", "green", "blue", "cup", "ball", "table", "on", "the", "is", "what", "left", "of", "right"),
@@ -49,19 +47,8 @@ def vocabulary(folder: Path) -> Path:
 
 def tiny_config(kind: str, vocab_file: Path) -> RunConfig:
     """32 px, patches of 8, two layers of everything, and a vocabulary of its own."""
-    model = ModelConfig(
-        vision=VisionConfig(image_size=32, patch_size=8, width=24, depth=2, num_heads=2),
-        text=TextConfig(
-            vocab_size=5 + len(WORDS),
-            width=24,
-            num_layers=2,
-            num_fusion_layers=2,
-            num_heads=2,
-            intermediate_width=48,
-            max_positions=25,
-        ),
-        embed_dim=8,
-    )
+    text = {"vocab_size": 5 + len(WORDS), "width": 24, "intermediate_width": 48, "max_positions": 25, "dropout": 0.1}
+    model = tiny_model(vision={"image_size": 32}, text=text)
     return replace(RunConfig(), model=model, task=TASKS[kind], data=DataConfig(vocab_file=str(vocab_file)))
 
 

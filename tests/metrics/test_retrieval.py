@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from albef_ds.common.errors import DataError
 from albef_ds.config.recipes import get_recipe
-from albef_ds.config.schema import ComputeConfig, ModelConfig, TextConfig, VisionConfig
+from albef_ds.config.schema import ComputeConfig
 from albef_ds.engine.build import attach_momentum, build_task
 from albef_ds.evaluation.evaluate import evaluate_validation
 from albef_ds.metrics.retrieval import K_TEST, RetrievalEvaluator
@@ -26,12 +26,11 @@ from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.tasks.evaluators import RETRIEVAL, corpus_set
 from data_tools.files.shard_writer import ShardWriter
 from tests.distributed import run_ranks
+from tests.tiny import tiny_model
 
 CPU = torch.device("cpu")
-MODEL = ModelConfig(
-    vision=VisionConfig(image_size=16, patch_size=8, width=16, depth=1, num_heads=2),
-    text=TextConfig(vocab_size=60, width=16, num_layers=1, num_fusion_layers=2, num_heads=2, intermediate_width=32),
-    embed_dim=8,
+MODEL = tiny_model(
+    vision={"width": 16, "depth": 1}, text={"vocab_size": 60, "num_layers": 1, "max_positions": 512, "dropout": 0.1}
 )
 
 

@@ -8,22 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from albef_ds.config.schema import ComputeConfig, ModelConfig, PretrainConfig, TextConfig, VisionConfig
+from albef_ds.config.schema import ComputeConfig, ModelConfig, PretrainConfig
 from albef_ds.data.batch import ImageTextBatch
 from albef_ds.models.momentum import DenseMomentum
 from albef_ds.tasks.pretrain import PretrainTask
+from tests import tiny
+from tests.tiny import EMBED_DIM, IMAGE_SIZE, VOCAB
 
-VOCAB, LENGTH, IMAGE_SIZE, EMBED_DIM = 40, 7, 16, 8
+LENGTH = 7
 
 
 def tiny_model(*, dropout: float = 0.0, frozen: bool = False, **text: Any) -> ModelConfig:
-    """Two layers of everything, widths that tell image (24) from text (16)."""
-    shape = {"vocab_size": VOCAB, "width": 16, "num_layers": 2, "num_fusion_layers": 2, "num_heads": 2, "intermediate_width": 32}
-    return ModelConfig(
-        vision=VisionConfig(image_size=IMAGE_SIZE, patch_size=8, width=24, depth=2, num_heads=2, mlp_ratio=2.0),
-        text=TextConfig(max_positions=12, dropout=dropout, frozen=frozen, **{**shape, **text}),
-        embed_dim=EMBED_DIM,
-    )
+    """The tiny model with few positions."""
+    text = {"max_positions": 12, "dropout": dropout, "frozen": frozen, **text}
+    return tiny.tiny_model(vision={"mlp_ratio": 2.0}, text=text)
 
 
 def tiny_task(

@@ -8,24 +8,15 @@ from typing import Any
 
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.recipes import get_recipe
-from albef_ds.config.schema import ModelConfig, RunConfig, TextConfig, VisionConfig
+from albef_ds.config.schema import RunConfig
 from data_tools.scenes.corpus import Counts, SceneSettings, write_scenes
+from tests.tiny import tiny_model
 
 COUNTS = Counts(pretrain=60, retrieval=20, questions=20, nlvr=12, entailment=18, expressions=20, evaluation=15, gallery=12)
 SETTINGS = SceneSettings(side=32, counts=COUNTS)
-MODEL = ModelConfig(
-    vision=VisionConfig(image_size=32, patch_size=8, width=16, depth=1, num_heads=2, stem="convolution"),
-    text=TextConfig(
-        vocab_size=45,
-        width=16,
-        num_layers=1,
-        num_fusion_layers=2,
-        num_heads=2,
-        intermediate_width=32,
-        max_positions=32,
-        dropout=0.0,
-    ),
-    embed_dim=8,
+MODEL = tiny_model(
+    vision={"image_size": 32, "width": 16, "depth": 1, "stem": "convolution"},
+    text={"vocab_size": 45, "num_layers": 1},
 )
 FILES: dict[str, dict[str, str]] = {
     "scenes_retrieval": {"annotations": "retrieval_train", "eval": "retrieval_val", "test": "retrieval_test"},

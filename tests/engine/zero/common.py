@@ -12,19 +12,17 @@ from albef_ds.config.schema import (
     ComputeConfig,
     DataConfig,
     EngineConfig,
-    ModelConfig,
     OptimConfig,
     PretrainConfig,
     RunConfig,
-    TextConfig,
     TrainConfig,
-    VisionConfig,
 )
 from albef_ds.data.batch import ImageTextBatch
 from albef_ds.engine import build
 from albef_ds.engine.interface import Engine
 from albef_ds.engine.zero.setup import init_distributed
 from albef_ds.tasks.pretrain import PretrainTask
+from tests.tiny import tiny_model
 
 CPU = torch.device("cpu")
 VOCAB, LENGTH = 211, 9
@@ -35,18 +33,9 @@ GLOBAL_BATCH = 12
 def tiny_config(**changes: Any) -> RunConfig:
     """Sizes that do not divide by 2, 3 or 4, so that every shard is padded somewhere."""
     config = RunConfig(
-        model=ModelConfig(
-            vision=VisionConfig(image_size=16, patch_size=8, width=30, depth=2, num_heads=2, mlp_ratio=2.1),
-            text=TextConfig(
-                vocab_size=VOCAB,
-                width=26,
-                num_layers=2,
-                num_fusion_layers=2,
-                num_heads=2,
-                intermediate_width=37,
-                max_positions=19,
-                dropout=0.0,
-            ),
+        model=tiny_model(
+            vision={"width": 30, "mlp_ratio": 2.1},
+            text={"vocab_size": VOCAB, "width": 26, "intermediate_width": 37, "max_positions": 19},
             embed_dim=17,
         ),
         task=PretrainConfig(queue_size=30, momentum=0.9),

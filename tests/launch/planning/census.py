@@ -13,18 +13,16 @@ from albef_ds.common import comm
 from albef_ds.config.schema import (
     DataConfig,
     EngineConfig,
-    ModelConfig,
     OptimConfig,
     PretrainConfig,
     RunConfig,
-    TextConfig,
     TrainConfig,
-    VisionConfig,
 )
 from albef_ds.data import mock
 from albef_ds.launch.planning import training_state
 from albef_ds.launch.planning.parameter_counts import count
 from tests.engine.zero.common import make
+from tests.tiny import tiny_model
 
 BUCKET = 300_000
 SETTINGS = [(stage, precision) for precision in ("fp32", "bf16") for stage in range(4)]
@@ -35,17 +33,9 @@ def few_million(folder: Path) -> RunConfig:
     file = folder / "zero.json"
     file.write_text(f'{{"zero_optimization": {{"reduce_bucket_size": {BUCKET}, "overlap_comm": true}}}}')
     return RunConfig(
-        model=ModelConfig(
-            vision=VisionConfig(image_size=32, patch_size=8, width=192, depth=3, num_heads=3),
-            text=TextConfig(
-                vocab_size=3001,
-                width=128,
-                num_layers=2,
-                num_fusion_layers=2,
-                num_heads=2,
-                intermediate_width=512,
-                max_positions=64,
-            ),
+        model=tiny_model(
+            vision={"image_size": 32, "width": 192, "depth": 3, "num_heads": 3},
+            text={"vocab_size": 3001, "width": 128, "intermediate_width": 512, "max_positions": 64, "dropout": 0.1},
             embed_dim=64,
         ),
         task=PretrainConfig(queue_size=256),

@@ -11,16 +11,14 @@ from albef_ds.config.schema import (
     ComputeConfig,
     DataConfig,
     EngineConfig,
-    ModelConfig,
     PretrainConfig,
     RunConfig,
-    TextConfig,
     TrainConfig,
-    VisionConfig,
 )
 from albef_ds.launch.planning.activations import Compute, activations
 from tests.distributed import run_ranks
 from tests.launch.planning.saved import saved_bytes
+from tests.tiny import tiny_model
 
 BOUND = 0.01
 # Worst measured: 0.006.
@@ -29,18 +27,16 @@ BOUND = 0.01
 def small(precision: str, dropout: float, **compute: Any) -> RunConfig:
     """Widths, depths and lengths that all differ, so that no two terms can be mistaken for each other."""
     return RunConfig(
-        model=ModelConfig(
-            vision=VisionConfig(image_size=64, patch_size=8, width=64, depth=3, num_heads=2),
-            text=TextConfig(
-                vocab_size=501,
-                width=48,
-                num_layers=2,
-                num_fusion_layers=3,
-                num_heads=2,
-                intermediate_width=192,
-                max_positions=64,
-                dropout=dropout,
-            ),
+        model=tiny_model(
+            vision={"image_size": 64, "width": 64, "depth": 3},
+            text={
+                "vocab_size": 501,
+                "width": 48,
+                "num_fusion_layers": 3,
+                "intermediate_width": 192,
+                "max_positions": 64,
+                "dropout": dropout,
+            },
             embed_dim=16,
         ),
         compute=ComputeConfig(**compute),
