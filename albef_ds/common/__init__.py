@@ -1,1 +1,1 @@
-"""Helpers that know nothing of ALBEF: errors, collectives, devices, atomic files, exit codes. Imports nothing."""
+"""Helpers independent of ALBEF: errors, collectives, devices, atomic files, exit codes. Imports no other package of the tree."""

@@ -1,4 +1,4 @@
-"""NVIDIA's apex, if it is installed. The package called apex on PyPI is another project and is not taken for it."""
+"""Looks up NVIDIA's apex, if it is installed. The package called apex on PyPI is another project and is rejected."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def nvidia_apex(part: str, name: str) -> Any:
-    """The module `apex.<part>` if it has `name`, else None."""
+    """Returns the module `apex.<part>` if it has `name`, else None."""
     try:
         module = importlib.import_module(f"apex.{part}")
     except ImportError:

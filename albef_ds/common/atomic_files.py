@@ -1,7 +1,7 @@
-"""Atomic writing: a file or folder gets its name when it is complete, so what has the name is always whole.
+"""Atomic writing: a file or folder gets its final name only when it is complete.
 
-Whoever is killed in the middle leaves the old file as it was, and beside it a name that ends in `.tmp`. Functions raise `OSError`
-as the disk does; `write_output`, for files that the user names, raises `MachineError`.
+A process that is killed while writing leaves the old file unchanged and a name ending in `.tmp` beside it. Functions raise
+`OSError`; `write_output`, for files that the user names, raises `MachineError`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from albef_ds.common.errors import MachineError
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process uses, on this machine or another: `NAME.PID-RANDOM.tmp`."""
+    """Returns a name beside `path` that no other process uses, on this machine or another: `NAME.PID-RANDOM.tmp`."""
     return path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
 
 
 @contextlib.contextmanager
 def scratch_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path` for a file or a folder; what still has that name when the block ends is removed."""
+    """Yields a temporary name beside `path` for a file or a folder, and removes what still has that name when the block ends."""
     temporary = temporary_name(path)
     try:
         yield temporary
@@ -43,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
-    """Yields a new binary file that becomes `path` when the block ends; `durable`: its bytes are on the disk by then (fsync)."""
+    """Yields a new binary file that becomes `path` when the block ends; `durable` syncs it to the disk first (fsync)."""
     with atomic_path(path) as temporary, open(temporary, "xb") as file:
         yield file
         file.flush()
@@ -52,34 +52,34 @@ def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
 
 
 def write_file(path: Path, content: bytes | str, *, durable: bool = False) -> None:
-    """Replace `path` by `content`, text as UTF-8. The folder must exist; `durable` as in `atomic_file`."""
+    """Replaces `path` by `content`, text as UTF-8. The folder must exist; `durable` as in `atomic_file`."""
     with atomic_file(path, durable=durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any, *, durable: bool = False, **style: Any) -> None:
-    """Replace `path` by `value` as JSON and a line feed; `style` goes to `json.dumps`."""
+    """Replaces `path` by `value` as JSON and a line feed; `style` goes to `json.dumps`."""
     write_file(path, json.dumps(value, **style) + "\n", durable=durable)
 
 
 def check_target(path: Path) -> None:
-    """Refuse a file that cannot be written, before the work for it is done. Makes nothing.
+    """Checks that `path` can be written, before the work for it is done. Creates nothing.
 
     Raises:
-        MachineError: `path` is a folder, or lies below a file or in a folder that takes no files.
+        MachineError: `path` is a folder, is below a file, or is in a folder without write permission.
     """
     if path.is_dir():
         raise MachineError(f"{path} is a folder: give the name of a file")
     place = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
     if not place.is_dir() or not os.access(place, os.W_OK):
-        raise MachineError(f"{path} cannot be written ({place} takes no files): give another file")
+        raise MachineError(f"{path} cannot be written ({place} is not a writable folder): give another file")
 
 
 def write_output(path: Path, content: bytes | str) -> None:
-    """Write a file that the user named; missing folders are made.
+    """Writes a file that the user named and creates missing folders.
 
     Raises:
-        MachineError: as `check_target`, or as the disk refuses.
+        MachineError: `check_target` fails, or the disk reports an error.
     """
     check_target(path)
     try:

@@ -1,7 +1,4 @@
-"""torch.distributed for a program that also runs as one process.
-
-Every function works without an initialised process group and is then the identity of one rank.
-"""
+"""torch.distributed for a program that also runs as one process: without a process group every function acts as on one rank."""
 
 from __future__ import annotations
 
@@ -19,28 +16,28 @@ reduce_scatter_single = getattr(dist, "reduce_scatter_single", dist.reduce_scatt
 
 
 def is_distributed() -> bool:
-    """Whether a process group of more than one rank is up."""
+    """Returns whether a process group of more than one rank is initialised."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:
-    """This process's rank, 0 without a process group."""
+    """Returns this process's rank, 0 without a process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of ranks, 1 without a process group."""
+    """Returns the number of ranks, 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def barrier() -> None:
-    """Wait for all ranks."""
+    """Waits for all ranks."""
     if is_distributed():
         dist.barrier()
 
 
 def all_gather(tensor: Tensor) -> Tensor:
-    """(B, ...) of equal shape on every rank -> (world_size * B, ...) in rank order, without gradient."""
+    """Gathers (B, ...) of equal shape on every rank into (world_size * B, ...) in rank order, without gradient."""
     if not is_distributed():
         return tensor.detach()
     tensor = tensor.detach().contiguous()
@@ -50,14 +47,14 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 
 def all_gather_together(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """`all_gather` of several tensors (B, ...) with one message: on many ranks its latency costs more than its bytes."""
+    """Gathers several tensors (B, ...) in one message, because on many ranks latency costs more than bytes."""
     if not is_distributed():
         return [tensor.detach() for tensor in tensors]
     rows = [tensor.detach().reshape(len(tensor), math.prod(tensor.shape[1:])) for tensor in tensors]
     columns = [row.contiguous().view(torch.uint8) for row in rows]
     received = torch.split(all_gather(torch.cat(columns, dim=1)), [column.shape[1] for column in columns], dim=1)
     return [
-        # Made contiguous: another number's bytes may begin where no number of this size may lie.
+        # contiguous() because the slice may be misaligned for this dtype.
         part.contiguous().view(tensor.dtype).reshape(-1, *tensor.shape[1:])
         for part, tensor in zip(received, tensors, strict=True)
     ]
@@ -71,7 +68,7 @@ class _GatherWithGrad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        # Every rank's loss may depend on this rank's rows: each rank receives the sum of what all say about its own.
+        # Every rank's loss may depend on this rank's rows, so each rank receives the sum of all ranks' gradients for its own.
         grad = grads[0].contiguous()
         own = grad.new_empty((ctx.rows, *grad.shape[1:]))
         reduce_scatter_single(own, grad)
@@ -79,10 +76,10 @@ class _GatherWithGrad(torch.autograd.Function):
 
 
 def all_gather_with_grad(tensor: Tensor) -> Tensor:
-    """`all_gather` whose backward sums the gradients that all ranks hold for this rank's rows.
+    """Same as `all_gather`, but the backward pass sums the gradients that all ranks hold for this rank's rows.
 
-    With data-parallel averaging of parameter gradients, the mean of the ranks' losses then has the gradient that one
-    rank would compute over the whole batch.
+    With data-parallel averaging of parameter gradients, the mean of the ranks' losses then has the gradient that one rank would
+    compute over the whole batch.
     """
     if not is_distributed():
         return tensor
@@ -91,7 +88,7 @@ def all_gather_with_grad(tensor: Tensor) -> Tensor:
 
 
 def all_reduce_mean(values: dict[str, float], device: torch.device) -> dict[str, float]:
-    """Mean over ranks of each number; the keys must be the same everywhere."""
+    """Returns the mean over ranks of each number; the keys must be the same on every rank."""
     if not is_distributed() or not values:
         return values
     packed = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=device)
@@ -100,14 +97,14 @@ def all_reduce_mean(values: dict[str, float], device: torch.device) -> dict[str,
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Sum over ranks, in place, without gradient."""
+    """Sums `tensor` over ranks, in place, without gradient."""
     if is_distributed():
         dist.all_reduce(tensor)
     return tensor
 
 
 def max_over_ranks(value: int, device: torch.device) -> int:
-    """The largest `value` of all ranks, on every rank."""
+    """Returns the largest `value` of all ranks on every rank."""
     if not is_distributed():
         return value
     largest = torch.tensor([value], device=device)
@@ -116,7 +113,7 @@ def max_over_ranks(value: int, device: torch.device) -> int:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Rank 0's small picklable `value`, on every rank."""
+    """Returns rank 0's small picklable `value` on every rank."""
     if not is_distributed():
         return value
     box = [value]
@@ -125,7 +122,7 @@ def broadcast_object(value: Any) -> Any:
 
 
 def all_gather_objects(value: Any) -> list[Any]:
-    """Every rank's small picklable `value` in rank order, on every rank."""
+    """Returns every rank's small picklable `value` in rank order, on every rank."""
     if not is_distributed():
         return [value]
     values: list[Any] = [None] * world_size()

@@ -1,4 +1,4 @@
-"""Which device and precision a run gets. Decided from the hardware, said in one line, refused where it cannot work."""
+"""Chooses device and precision of a run from the settings and the hardware, and refuses combinations that cannot work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from albef_ds.common.errors import ConfigError, MachineError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `engine.device` stands for; `MachineError` for cuda on a machine without it."""
+    """Returns the device for `engine.device`. Raises `MachineError` for cuda on a machine without a GPU."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise MachineError("engine.device=cuda but torch sees no GPU: use engine.device=cpu, or install a CUDA build and driver")
@@ -21,10 +21,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bf16 faster than fp32.
+    """Returns whether the hardware multiplies bf16 faster than fp32.
 
-    Asked of the processor and not measured, so that all ranks and every resumption hear the same. AVX-512's instruction for
-    bf16 is twice as fast as fp32's on AMD and half as fast on Intel (benchmarks/step.md), where the fast way is AMX.
+    Read from the processor's features instead of measured, so that all ranks and every resumption agree. AVX-512's bf16
+    instruction is twice as fast as fp32's on AMD and half as fast on Intel (benchmarks/step.md), where AMX is the fast unit.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -38,7 +38,7 @@ def _is_intel() -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16 for `engine.precision`; `ConfigError` for fp16 on a CPU."""
+    """Returns fp32, bf16 or fp16 for `engine.precision`. Raises `ConfigError` for fp16 on a CPU."""
     if name == "auto":
         return "bf16" if multiplies_bf16(device) else "fp32"
     if name == "fp16" and device.type == "cpu":

@@ -6,28 +6,28 @@ import signal
 
 FINISHED = 0
 DEFECT = 1
-"""A defect of ours, with a traceback."""
+"""A bug of this package, with a traceback."""
 CHECK_FAILED = 1
-"""What was to be checked is not as it should be: a curve, a machine, a corpus, a job that was followed."""
+"""The check of a curve, a machine or a corpus failed, or a followed job did not complete."""
 MISTAKE = 2
-"""A user's mistake; one line says which. Starting again does not help."""
+"""A user's mistake, described in one line. Starting again does not help."""
 BAD_NODE = 3
-"""`preflight`: some nodes, not all, are unfit; they are named."""
+"""`preflight` found some nodes, not all, unfit and named them."""
 BAD_NUMBERS = 4
 """Losses or gradients were not finite `train.bad_steps` times in a row. Starting again does not help."""
 NOT_SAVED = 5
-"""The last checkpoint could not be written; the one before is whole. Starting again helps once there is room."""
+"""The last checkpoint could not be written; the one before is complete. Starting again helps once there is disk space."""
 LOST_RANK = 6
-"""A rank died, or was late beyond a time limit. Starting again helps."""
+"""A rank died or exceeded a time limit. Starting again helps."""
 STOP = 70
 """`cli/slurm/job.py` to the batch script: do not start this job again (sysexits' EX_SOFTWARE)."""
 REQUEUE = 75
 """`cli/slurm/job.py` to the batch script: start this job again (sysexits' EX_TEMPFAIL)."""
 TIME_IS_UP = 75
-"""The time of this start is used up, with a checkpoint. Start again to go on."""
+"""The time limit of this start is reached and a checkpoint saved. Start again to go on."""
 INTERRUPTED = 128 + signal.SIGINT
-"""Ctrl-C, with a checkpoint."""
+"""Ctrl-C; a checkpoint was saved."""
 BROKEN_PIPE = 128 + signal.SIGPIPE
-"""Who read the output has gone, such as `head`."""
+"""The reader of the output, such as `head`, closed it."""
 PREEMPTED = 128 + signal.SIGTERM
-"""SIGTERM, SIGUSR1 or SIGUSR2, with a checkpoint. Start again to go on."""
+"""SIGTERM, SIGUSR1 or SIGUSR2; a checkpoint was saved. Start again to go on."""

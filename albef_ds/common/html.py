@@ -1,4 +1,4 @@
-"""What HTML pages share: one file with everything inside it, readable without a network or scripts, in light and dark."""
+"""Building blocks of the HTML pages: each is one self-contained file without scripts, in light and dark colours."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; } .wide { overflow-x: auto; } td
 
 
 def document(title: str, body: Iterable[str], style: str = "") -> str:
-    """A whole page: `title` in the browser's tab, the parts of `body` one below the other, `style` after the common one."""
+    """Returns a page with `title`, the parts of `body` in order, and `style` after the common style."""
     return "\n".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -44,21 +44,21 @@ def document(title: str, body: Iterable[str], style: str = "") -> str:
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Names and values in a row."""
+    """Returns a row of names and values."""
     return "<dl>" + "".join(f"<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>" for n, v in pairs) + "</dl>"
 
 
 def note(text: str) -> str:
-    """A paragraph of explanation."""
+    """Returns a paragraph of explanation."""
     return f'<p class="note">{escape(text)}</p>'
 
 
 def text_table(rows: Iterable[tuple[str, str]]) -> str:
-    """Rows of a name and what it is."""
+    """Returns a table of names and their descriptions."""
     lines = "".join(f"<tr><td><code>{escape(name)}</code></td><td>{escape(text)}</td></tr>" for name, text in rows)
     return f'<div class="wide"><table class="files">{lines}</table></div>'
 
 
 def data_url(png: bytes) -> str:
-    """A PNG as the address of an image."""
+    """Returns a PNG as a `data:` URL."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

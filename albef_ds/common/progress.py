@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, batches done, batches in all)."""
+"""Called with (stage, batches done, total batches)."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Report nothing."""
+    """Reports nothing."""

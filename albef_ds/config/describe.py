@@ -1,7 +1,8 @@
-"""Settings as text: what `albef-ds config` prints."""
+"""Prints settings as text for `albef-ds config`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from albef_ds.config.files import to_dict
@@ -10,8 +11,8 @@ from albef_ds.config.settings import Setting, all_settings
 
 
 def describe(config: RunConfig) -> str:
-    """Every setting, one line each: `*` where it differs from the default, path, value, unit, documentation, paper's value."""
-    flat = _flatten(to_dict(config), "")
+    """Returns one line per setting: `*` where it differs from the default, path, value, unit, documentation, paper's value."""
+    flat = flatten(to_dict(config))
     task: type = type(config.task)
     settings = all_settings(task)
     assignments = {path: f"{path}={value_text(flat[path])}" for path in settings}
@@ -28,10 +29,11 @@ def describe(config: RunConfig) -> str:
 
 
 def differences(config: RunConfig) -> list[tuple[str, str]]:
-    """Path and value of every setting that is not at its default."""
-    flat = _flatten(to_dict(config), "")
+    """Returns path and value of every setting that is not at its default."""
+    flat = flatten(to_dict(config))
     task: type = type(config.task)
-    return [(path, value_text(flat[path])) for path, setting in all_settings(task).items() if flat[path] != setting.default]
+    settings = all_settings(task)
+    return [(path, value_text(flat[path])) for path, setting in settings.items() if flat[path] != setting.default]
 
 
 def _remark(setting: Setting) -> str:
@@ -42,15 +44,13 @@ def _remark(setting: Setting) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A setting's value as overrides write it."""
+    """Returns a setting's value as overrides write it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _flatten(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested `values` as one dict with dotted keys, each after `prefix`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return flat

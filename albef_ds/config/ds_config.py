@@ -1,7 +1,7 @@
-"""ZeRO tuning from a DeepSpeed JSON file, limited to what `RunConfig` does not own.
+"""Reads ZeRO tuning from a DeepSpeed JSON file, limited to what `RunConfig` does not own.
 
-The rest of DeepSpeed's configuration (batch sizes, precision, optimizer, stage) follows from `RunConfig` in `zero/`,
-so a file cannot contradict it. The meaning of a knob, and unknown names inside `zero_optimization`, are DeepSpeed's to check.
+`engine/zero/` derives the rest of DeepSpeed's configuration (batch sizes, precision, optimizer, stage) from `RunConfig`, so a
+file cannot contradict it. DeepSpeed itself checks the values of the knobs and unknown names inside `zero_optimization`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OWNED = {
     "zero_force_ds_cpu_optimizer": "optim.name",
     "zero_optimization.stage": "engine.stage",
 }
-"""Keys that a setting decides, with the setting's name."""
+"""Keys whose value a setting determines, with the setting's name."""
 
 ALLOWED = (
     "zero_optimization",
@@ -46,27 +46,27 @@ ALLOWED = (
     "memory_breakdown",
     "wall_clock_breakdown",
 )
-"""Top-level keys a file may hold."""
+"""Top-level keys that a file may contain."""
 
 _OFFLOADS = ("offload_optimizer", "offload_param")
 
 
 def load_ds_config(path: Path, stage: int) -> dict[str, Any]:
-    """The file's content, to be merged into the DeepSpeed configuration made from `RunConfig`.
+    """Returns the file's content, to be merged into the DeepSpeed configuration made from `RunConfig`.
 
     Args:
         path: a JSON file such as those in ds_configs/.
         stage: `engine.stage`, against which the knobs are checked.
 
     Raises:
-        ConfigError: unreadable, a key that a setting owns, an unknown key, or a knob without effect at `stage`.
+        ConfigError: the file is unreadable, or has a key that a setting owns, an unknown key or a knob without effect at `stage`.
     """
     content = read_json_object(path)
     for key in content:
         if key in OWNED:
-            raise ConfigError(f"{path} sets {key}, which {OWNED[key]} decides: take it out and change the setting")
+            raise ConfigError(f"{path} sets {key}, which {OWNED[key]} determines: remove it and change the setting")
         if key not in ALLOWED:
-            hint = nearest(key, [*ALLOWED, *OWNED]) or f": the file may hold {', '.join(ALLOWED)}"
+            hint = nearest(key, [*ALLOWED, *OWNED]) or f": the file may contain {', '.join(ALLOWED)}"
             raise ConfigError(f"{path} sets {key}, which is not a ZeRO knob{hint}")
     zero = content.get("zero_optimization", {})
     if not isinstance(zero, dict):
@@ -74,16 +74,14 @@ def load_ds_config(path: Path, stage: int) -> dict[str, Any]:
     for key, value in zero.items():
         name = f"zero_optimization.{key}"
         if name in OWNED:
-            raise ConfigError(f"{path} sets {name}, which {OWNED[name]} decides: take it out and change the setting")
+            raise ConfigError(f"{path} sets {name}, which {OWNED[name]} determines: remove it and change the setting")
         needs = _needed_stage(key)
         if stage < needs:
-            raise ConfigError(f"{path} sets {name}, which needs ZeRO stage {needs}: set engine.stage={needs} or take it out")
+            raise ConfigError(f"{path} sets {name}, which needs ZeRO stage {needs}: set engine.stage={needs} or remove it")
         if key in _OFFLOADS and (not isinstance(value, dict) or value.get("device") not in ("none", "cpu", "nvme")):
             raise ConfigError(f'{path} sets {name} to {value!r}: give an object such as {{"device": "cpu"}}')
     return content
 
 
 def _needed_stage(key: str) -> int:
-    if key.startswith("stage3_") or key in ("offload_param", "sub_group_size", "zero_hpz_partition_size"):
-        return 3
-    return 1
+    return 3 if key.startswith("stage3_") or key in ("offload_param", "sub_group_size", "zero_hpz_partition_size") else 1

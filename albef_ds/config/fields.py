@@ -1,4 +1,4 @@
-"""What the schema is made of: documented fields, and checks that refuse a value by the setting's name."""
+"""Building blocks of the schema: documented fields, and checks whose errors name the setting."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from albef_ds.common.errors import ConfigError
 
 
 def setting(default: Any, doc: str, *, unit: str = "", paper: str = "") -> Any:
-    """A dataclass field with its documentation: `doc`, the `unit` of its value and the `paper`'s value."""
+    """Returns a dataclass field with its documentation: `doc`, the `unit` of its value and the `paper`'s value."""
     return field(default=default, metadata={"doc": doc, "unit": unit, "paper": paper})
 
 
 def require(condition: bool, name: str, problem: str, fix: str) -> None:
-    """Raise `ConfigError` that names the setting, the problem and the fix unless `condition` holds."""
+    """Raises a `ConfigError` that names the setting, the problem and the fix unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{name} {problem}: {fix}")
 
 
 def positive(section: str, config: Any, *names: str) -> None:
-    """Refuse a named field of `config` that is not above 0."""
+    """Raises `ConfigError` if a named field of `config` is not above 0."""
     for name in names:
         value = getattr(config, name)
         require(value > 0, f"{section}.{name}", f"is {value}", "give a number above 0")
 
 
 def not_negative(section: str, config: Any, *names: str) -> None:
-    """Refuse a named field of `config` below 0."""
+    """Raises `ConfigError` if a named field of `config` is below 0."""
     for name in names:
         value = getattr(config, name)
         require(value >= 0, f"{section}.{name}", f"is {value}", "give 0 or more")
 
 
 def share(section: str, config: Any, *names: str) -> None:
-    """Refuse a named field of `config` outside [0, 1]."""
+    """Raises `ConfigError` if a named field of `config` is outside [0, 1]."""
     for name in names:
         value = getattr(config, name)
         require(0.0 <= value <= 1.0, f"{section}.{name}", f"is {value}", "give a number from 0 to 1")

@@ -1,6 +1,6 @@
-"""Configurations as JSON: the file a run writes beside its results and a later one may start from.
+"""Reads and writes configurations as JSON. A run writes such a file beside its results, and a later run may start from it.
 
-A file may leave settings out (they take their defaults) but never names one that does not exist.
+A file may leave settings out (they take their defaults) but must not name one that does not exist.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from albef_ds.config.settings import describe_field, find_setting, section_choic
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """Nested plain dicts of JSON types; `from_dict` gives back an equal configuration."""
+    """Returns nested plain dicts of JSON types; `from_dict` turns them back into an equal configuration."""
     return asdict(config)
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
-    """The configuration that `values` spells out, defaults where it says nothing.
+    """Returns the configuration with `values`; settings that are not in it take their defaults.
 
     Raises:
-        ConfigError: an unknown key (named, with the nearest known one), a wrong type, or a value the schema refuses.
+        ConfigError: an unknown key (named, with the nearest known one), a wrong type, or a value that the schema refuses.
     """
     return cast(RunConfig, _build(RunConfig, values, "", task_type(values)))
 
 
 def task_type(values: dict[str, Any]) -> type:
-    """The dataclass of the task that nested `values` describe: by its `kind`; a file without one is of pretraining.
+    """Returns the dataclass for the `kind` of the task in nested `values`, pretraining's without a `kind`.
 
     Raises:
-        ConfigError: a `kind` that does not exist.
+        ConfigError: the `kind` does not exist.
     """
     task = values.get("task")
     kind = task.get("kind", "pretrain") if isinstance(task, dict) else "pretrain"
@@ -51,7 +51,7 @@ def _build(config_type: Any, values: Any, prefix: str, task: type) -> Any:
     for key in values:
         if key not in hints:
             find_setting(prefix + key, task)  # raises with the nearest name, unless the key is a whole dotted path
-            raise ConfigError(f"{prefix}{key} stands as one key: nest it, one object per section")
+            raise ConfigError(f"{prefix}{key} is a dotted key: write nested objects instead, one per section")
     arguments: dict[str, Any] = {}
     for entry in fields(config_type):
         if entry.name not in values:
@@ -66,13 +66,13 @@ def _build(config_type: Any, values: Any, prefix: str, task: type) -> Any:
 
 
 def save(config: RunConfig, path: Path) -> None:
-    """Write `config` as JSON, atomically and to the disk. Missing folders are made."""
+    """Writes `config` as JSON, atomically and synced to the disk. Creates missing folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, to_dict(config), durable=True, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def load(path: Path) -> RunConfig:
-    """Read a configuration. Raises `ConfigError` naming the file and what is wrong in it."""
+    """Reads a configuration. Raises `ConfigError` that names the file and the problem in it."""
     try:
         return from_dict(read_json_object(path))
     except ConfigError as error:
@@ -81,7 +81,7 @@ def load(path: Path) -> RunConfig:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises `ConfigError`: missing, unreadable, not JSON, not an object, a key given twice."""
+    """Returns the JSON object in `path`. Raises `ConfigError` if it is missing, unreadable, no JSON object, or repeats a key."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except FileNotFoundError:
@@ -91,16 +91,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): give a readable JSON file") from None
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} line {error.lineno} is not JSON ({error.msg}): mend that line") from None
+        raise ConfigError(f"{path} line {error.lineno} is not JSON ({error.msg}): fix that line") from None
     except _DuplicateKeyError as error:
         raise ConfigError(f"{path} gives {error} twice: keep one") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds no JSON object: start it with {{")
+        raise ConfigError(f"{path} does not contain a JSON object: start it with {{")
     return raw
 
 
 class _DuplicateKeyError(ValueError):
-    """json would silently keep the last of two equal keys."""
+    """A JSON object repeats a key; json would silently keep the last value."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

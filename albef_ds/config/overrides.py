@@ -1,4 +1,4 @@
-"""`section.field=value` on the command line, read by the type of the field."""
+"""Reads `section.field=value` from the command line by the type of the field."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from albef_ds.config.settings import all_settings, find_setting
 
 
 def parse_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """`config` with every override applied; of two for one field the later wins.
+    """Returns `config` with every override applied; the last override of a field wins.
 
-    The result is checked once, with all of them in place, so settings that depend on each other can change together.
+    The result is checked once, with all overrides applied, so settings that depend on each other can change together.
 
     Raises:
-        ConfigError: not of the form `section.field=value`, an unknown field (with the nearest name), a value of
-            another type, or a combination that the schema refuses.
+        ConfigError: an override is not of the form `section.field=value`, names an unknown field (the error has the nearest
+            name), has a value of another type, or leads to a combination that the schema refuses.
     """
     values = to_dict(config)
     task: type = type(config.task)
@@ -28,9 +28,9 @@ def parse_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
             form = f"{path}=VALUE without spaces" if known else "section.field=value, for example train.max_steps=100"
             raise ConfigError(f"`{override}` is not a setting: write {form}")
         if path == "recipe":
-            raise ConfigError(f"`{override}` does not change the recipe: give {text} as the recipe")
+            raise ConfigError(f"`{override}` cannot change the recipe: give {text} as the recipe")
         if path == "task.kind":
-            raise ConfigError(f"`{override}` does not change the task: give a recipe of that task")
+            raise ConfigError(f"`{override}` cannot change the task: give a recipe of that task")
         setting = find_setting(path, task)
         section = values
         *parents, name = path.split(".")

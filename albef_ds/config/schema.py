@@ -1,8 +1,7 @@
-"""Every setting of a run: frozen dataclasses, one place per setting.
+"""Defines every setting of a run as a field of a frozen dataclass.
 
-Each field carries its meaning, unit and the paper's value (Li et al., arXiv 2107.07651) as metadata, which
-`albef-ds config` prints. Checks that need one section only live in its `__post_init__`; checks across
-sections live in `RunConfig`. This module knows nothing of torch, files or devices.
+Each field has its meaning, unit and the paper's value (Li et al., arXiv 2107.07651) as metadata, which `albef-ds config` prints.
+Checks within a section are in its `__post_init__`, checks across sections in `RunConfig`'s. Needs no torch, files or devices.
 """
 
 from __future__ import annotations
@@ -21,30 +20,22 @@ from albef_ds.config.tasks import (
     VqaConfig,
 )
 
-__all__ = [
-    "ClassificationConfig",
-    "ComputeConfig",
-    "DataConfig",
-    "EngineConfig",
-    "InitConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "PretrainConfig",
-    "RetrievalConfig",
-    "RunConfig",
-    "TaskConfig",
-    "TextAssignmentConfig",
-    "TextConfig",
-    "TrainConfig",
-    "VisionConfig",
-    "VqaConfig",
-    "setting",
-]
+# Classes of other modules that are imported from here.
+__all__ = ["ClassificationConfig", "PretrainConfig", "RetrievalConfig", "TaskConfig", "TextAssignmentConfig", "VqaConfig"]
+
+
+def _heads_divide(section: str, width: int, num_heads: int) -> None:
+    require(
+        width % num_heads == 0,
+        f"{section}.width",
+        f"{width} is not divisible by {section}.num_heads {num_heads}",
+        "change one of them",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-    """The visual encoder: a ViT (paper section 3.1)."""
+    """Visual encoder: a ViT (paper section 3.1)."""
 
     image_size: int = setting(256, "side of the square input image", unit="pixels", paper="256, 384 fine-tuned")
     patch_size: int = setting(16, "side of a patch", unit="pixels", paper="16")
@@ -64,12 +55,7 @@ class VisionConfig:
             f"{self.image_size} is not divisible by model.vision.patch_size {self.patch_size}",
             f"use {max(1, round(self.image_size / self.patch_size)) * self.patch_size}",
         )
-        require(
-            self.width % self.num_heads == 0,
-            "model.vision.width",
-            f"{self.width} is not divisible by model.vision.num_heads {self.num_heads}",
-            "change one of them",
-        )
+        _heads_divide("model.vision", self.width, self.num_heads)
         require(
             self.stem == "patch" or (self.patch_size & (self.patch_size - 1) == 0 and self.patch_size >= 2),
             "model.vision.patch_size",
@@ -79,13 +65,13 @@ class VisionConfig:
 
     @property
     def num_tokens(self) -> int:
-        """Image tokens, [CLS] included."""
+        """Number of image tokens, [CLS] included."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """The text encoder and, above it, the multimodal encoder: BERT layers (paper section 3.1)."""
+    """BERT layers of the text encoder and, after it, the multimodal encoder (paper section 3.1)."""
 
     vocab_size: int = setting(30522, "WordPiece vocabulary", paper="30522 (bert-base-uncased)")
     width: int = setting(768, "width of the hidden states", paper="768")
@@ -97,7 +83,7 @@ class TextConfig:
     layer_norm_eps: float = setting(1e-12, "epsilon of every LayerNorm", paper="1e-12")
     dropout: float = setting(0.1, "dropout of hidden states and attention", paper="0.1")
     pooling: Literal["cls", "mean"] = setting(
-        "cls", "what the ITC feature is projected from: [CLS], or the mean over tokens as in sentence encoders", paper="cls"
+        "cls", "source of the ITC feature: [CLS], or the mean over tokens as in sentence encoders", paper="cls"
     )
     frozen: bool = setting(False, "keep the text encoder's weights as loaded (not the multimodal encoder's)", paper="no")
 
@@ -106,17 +92,12 @@ class TextConfig:
         positive("model.text", self, "num_fusion_layers", "layer_norm_eps")
         not_negative("model.text", self, "num_layers")
         require(0.0 <= self.dropout < 1.0, "model.text.dropout", f"is {self.dropout}", "give 0 or more, below 1")
-        require(
-            self.width % self.num_heads == 0,
-            "model.text.width",
-            f"{self.width} is not divisible by model.text.num_heads {self.num_heads}",
-            "change one of them",
-        )
+        _heads_divide("model.text", self.width, self.num_heads)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """How the same mathematics is computed; no field changes a result beyond rounding."""
+    """Ways to compute the same mathematics; no field changes a result beyond rounding."""
 
     attention: Literal["auto", "sdpa", "plain"] = setting(
         "auto", "fused scaled-dot-product attention or plain matrix products; auto: by the table in models/attention.py"
@@ -128,16 +109,16 @@ class ComputeConfig:
     mlm_masked_only: bool = setting(True, "run the MLM head at masked positions only")
     itm_cls_only: bool = setting(True, "compute only [CLS] in the last multimodal layer where ITM needs nothing else")
     one_fusion_call: bool = setting(True, "run positive, negative and MLM passes through the multimodal encoder together")
-    packed_text: bool = setting(False, "leave padding out of everything but attention; pays where captions differ in length")
+    packed_text: bool = setting(False, "leave padding out of everything but attention; useful if captions differ in length")
     compile: bool = setting(False, "torch.compile of each block (minutes before the first step); ZeRO stage 3: unimodal ones")
     momentum_stream: bool = setting(False, "run the momentum model on a CUDA stream of its own (not yet run on a GPU)")
     wide_losses: Literal["plain", "sliced", "triton"] = setting(
         "plain",
-        "ITC and MLM from whole rows of logits, or by slices of columns: less memory, products computed twice; "
-        "triton: both by fused kernels (needs a GPU, not yet run on one)",
+        "plain: ITC and MLM from whole rows of logits; sliced: by slices of columns, less memory, products computed twice; "
+        "triton: by slices in fused kernels (needs a GPU, not yet run on one)",
     )
     cached_texts: int = setting(
-        0, "embeddings of a frozen text encoder kept in memory, for corpora whose captions come again; 0: none", unit="texts"
+        0, "embeddings of a frozen text encoder kept in memory, for corpora that repeat captions; 0: none", unit="texts"
     )
     checkpoint_visual: bool = setting(False, "recompute the visual encoder's activations in the backward pass")
     checkpoint_text: bool = setting(False, "recompute the text encoder's activations in the backward pass")
@@ -158,45 +139,51 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where samples come from and what is done to them."""
+    """Sources and preprocessing of samples."""
 
     shards: str = setting("", "folder with manifest.json, or a tar / brace pattern / URL read without one")
-    eval_shards: str = setting("", "the same for the retrieval evaluation during training; empty: none")
+    eval_shards: str = setting("", "shards of the retrieval evaluation during training, given like data.shards; empty: none")
     group_size: int = setting(
-        1, "samples that stand together in the corpus and stay together in the order: hard negatives by design", unit="samples"
+        1, "consecutive samples of the corpus that stay together in the order, as hard negatives by design", unit="samples"
     )
     annotations: str = setting(
-        "", "annotation files of a fine-tuning task, comma-separated (an official VQA pair as QUESTIONS+ANSWERS); replace shards"
+        "", "annotation files of a fine-tuning task, comma-separated (an official VQA pair as QUESTIONS+ANSWERS); replaces shards"
     )
-    eval_annotations: str = setting("", "the same of the validation split, scored during training and to choose a checkpoint")
-    test_annotations: str = setting("", "the same of the test splits, as NAME=FILE or FILE; scored once, by `albef-ds evaluate`")
-    image_root: str = setting("", "folder that the picture paths in annotation files start from")
-    vg_root: str = setting("", "the same for Visual Genome's pictures in VQA; empty: image_root")
+    eval_annotations: str = setting("", "annotation files of the validation split, scored during training to choose a checkpoint")
+    test_annotations: str = setting(
+        "", "annotation files of the test splits, NAME=FILE or FILE; scored by `albef-ds evaluate` only"
+    )
+    image_root: str = setting("", "folder that image paths in annotation files are relative to")
+    vg_root: str = setting("", "folder of Visual Genome's images in VQA; empty: image_root")
     answer_list: str = setting("", "JSON list of the answers that VQA ranks (`albef-ds answers` makes one)")
-    refs: str = setting("", "JSON list {ref_id, ann_id, image_id, split} of referring expressions; given: grounding is evaluated")
-    instances: str = setting("", "COCO's instances JSON: the boxes that referring expressions mean")
-    detections: str = setting("", "a detector's boxes per picture, the released dets.json; empty: none")
+    refs: str = setting(
+        "", "JSON list {ref_id, ann_id, image_id, split} of referring expressions; if given, grounding is evaluated"
+    )
+    instances: str = setting("", "COCO's instances JSON with the boxes of the referring expressions")
+    detections: str = setting("", "a detector's boxes per image, as the released dets.json; empty: none")
     num_workers: int = setting(4, "loader processes per rank; 0 loads in the training process", unit="processes")
     prefetch: int = setting(2, "batches each worker keeps ready", unit="batches")
     max_words: int = setting(30, "caption words kept before tokenisation", unit="words", paper="30 (released code)")
     max_tokens: int = setting(25, "caption tokens kept, [CLS] included", unit="tokens", paper="25 (released code)")
     sep_token: bool = setting(
-        False, "end a caption with [SEP]; released weights were trained without", paper="no (released code)"
+        False, "end a caption with [SEP], unlike the released weights' training", paper="no (released code)"
     )
     vocab_file: str = setting("", "WordPiece vocabulary; empty: the bert-base-uncased list in this package")
     mlm_probability: float = setting(0.15, "share of tokens chosen for MLM", paper="0.15")
     crop_scale_min: float = setting(
-        0.2, "smallest area share of a random crop; 1: always the whole picture", paper="0.2, 0.5 fine-tuned (released code)"
+        0.2, "smallest area share of a random crop; 1: always the whole image", paper="0.2, 0.5 fine-tuned (released code)"
     )
-    flip: bool = setting(True, "mirror half of the images (left and right in a caption then lie)", paper="yes (released code)")
+    flip: bool = setting(
+        True, "mirror half of the images (captions that say left or right become wrong)", paper="yes (released code)"
+    )
     rand_augment: bool = setting(True, "RandAugment(2, 7) without colour changes", paper="yes")
     jpeg_device: Literal["cpu", "cuda"] = setting(
-        "cpu", "where loader processes decode JPEGs; cuda: nvJPEG, some 500 MB of GPU memory for each process"
+        "cpu", "device on which loader processes decode JPEGs; cuda: nvJPEG, about 500 MB of GPU memory per process"
     )
     augment_device: Literal["cpu", "model"] = setting(
-        "cpu", "where crops are resized, flipped and augmented; cpu: loader processes; model: the model's device, whole batches"
+        "cpu", "place to resize, flip and augment crops; cpu: loader processes; model: the model's device, whole batches"
     )
-    max_pixels: int = setting(89_478_485, "an image of more pixels is a broken sample", unit="pixels")
+    max_pixels: int = setting(89_478_485, "largest image; a larger one counts as a broken sample", unit="pixels")
     max_broken: float = setting(0.01, "share of broken samples above which a run stops")
 
     def __post_init__(self) -> None:
@@ -208,29 +195,28 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW and its schedule; all spans are counted in samples, so they survive a change of batch size."""
+    """AdamW and its LR schedule. Spans are counted in samples, so they stay valid when the batch size changes."""
 
     name: Literal["auto", "torch", "deepspeed_fused", "deepspeed_cpu", "apex"] = setting(
-        "auto", "implementation of AdamW; auto takes the fastest that is installed for the device and logs it"
+        "auto", "implementation of AdamW; auto: the fastest one installed for the device, which is logged"
     )
     learning_rate: float = setting(1e-4, "peak learning rate", paper="1e-4")
     initial_learning_rate: float = setting(1e-5, "learning rate at step 0", paper="1e-5")
     final_learning_rate: float = setting(1e-5, "learning rate at the end of the cosine", paper="1e-5")
     warmup_samples: int = setting(
-        1_024_000, "span of the linear warm-up", unit="samples", paper="2000 iterations of 512 (released code)"
+        1_024_000, "length of the linear warm-up", unit="samples", paper="2000 iterations of 512 (released code)"
     )
     weight_decay: float = setting(
-        0.02, "decay of matrices; biases, norms, temperature and position tables have none", paper="0.02"
+        0.02, "decay of matrices; none for biases, norms, temperature and position tables", paper="0.02"
     )
     beta1: float = setting(0.9, "first AdamW beta", paper="0.9")
     beta2: float = setting(0.999, "second AdamW beta", paper="0.999")
     eps: float = setting(1e-8, "AdamW epsilon", paper="1e-8")
-    clip_norm: float = setting(0.0, "clip the global gradient norm at this; 0 does not clip", paper="none")
+    clip_norm: float = setting(0.0, "largest global gradient norm, clipped above it; 0: no clipping", paper="none")
 
     def __post_init__(self) -> None:
         positive("optim", self, "learning_rate", "eps")
-        not_negative("optim", self, "initial_learning_rate", "final_learning_rate", "warmup_samples")
-        not_negative("optim", self, "weight_decay", "clip_norm")
+        not_negative("optim", self, "initial_learning_rate", "final_learning_rate", "warmup_samples", "weight_decay", "clip_norm")
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             require(0.0 <= value < 1.0, f"optim.{name}", f"is {value}", "give 0 or more, below 1")
@@ -238,18 +224,19 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """What runs forward, backward and step."""
+    """Engine that runs forward, backward and step."""
 
     kind: Literal["local", "zero"] = setting("zero", "local: plain torch, one process, the reference; zero: DeepSpeed")
     stage: int = setting(2, "ZeRO stage: 0 replicates, 1 shards optimizer state, 2 also gradients, 3 also parameters")
     ds_config: str = setting("", "JSON file with further ZeRO knobs (ds_configs/ has examples)")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "where to compute")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "device to train on; auto: a GPU if there is one")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
         "auto", "auto: bf16 where the hardware multiplies it faster than fp32, else fp32", paper="fp32 (released code)"
     )
     momentum_storage: Literal["dense", "value_residual", "fp32", "fp16_stochastic", "fp16_nearest"] = setting(
         "value_residual",
-        "momentum weights: a full fp32 copy per rank, or 1/N per rank as fp16 value + residual (the others serve comparison)",
+        "momentum weights; dense: a full fp32 copy per rank; value_residual: 1/N per rank as fp16 value + residual; "
+        "the others are for comparison",
         paper="full fp32 copy",
     )
 
@@ -259,30 +246,32 @@ class EngineConfig:
             self.kind == "zero" or not self.ds_config,
             "engine.ds_config",
             f"{self.ds_config} would be ignored by engine.kind={self.kind}",
-            "set engine.kind=zero or leave engine.ds_config out",
+            "set engine.kind=zero or remove engine.ds_config",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """Where initial weights come from. Training from scratch has to be asked for by name."""
+    """Sources of the initial weights. Training from scratch must be requested explicitly."""
 
     visual_encoder: str = setting("", "DeiT/timm ViT file, or `scratch`", paper="DeiT-B/16 on ImageNet-1k")
     text_encoder: str = setting(
-        "", "BERT file or folder for both text and multimodal encoder, or `scratch`", paper="bert-base-uncased"
+        "", "BERT file or folder for text and multimodal encoder, or `scratch`", paper="bert-base-uncased"
     )
     checkpoint: str = setting("", "whole model: a run's checkpoint folder or a released ALBEF file; replaces the two above")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Length, batch and rhythm of a run."""
+    """Length, batch size, logging, checkpoints and time limits of a run."""
 
     micro_batch_size: int = setting(64, "samples per rank and forward pass", unit="samples", paper="64")
     global_batch_size: int = setting(512, "samples per optimizer step over all ranks", unit="samples", paper="512")
     epochs: float = setting(30.0, "passes over the data; with max_minutes, whichever ends first", unit="epochs", paper="30")
     max_steps: int = setting(0, "stop after this many optimizer steps; 0: no limit", unit="steps")
-    max_minutes: float = setting(0.0, "plan schedules for this wall-clock budget and stop there; 0: none", unit="minutes")
+    max_minutes: float = setting(
+        0.0, "wall-clock budget: schedules are planned for it, training stops at it; 0: none", unit="minutes"
+    )
     seed: int = setting(42, "seed of weights, order, masks and negatives", paper="42 (released code)")
     log_every: int = setting(50, "steps between log lines", unit="steps", paper="50 (released code)")
     eval_every: int = setting(0, "steps between retrieval evaluations; 0: only at the end", unit="steps")
@@ -291,30 +280,29 @@ class TrainConfig:
         8, "validation samples that TensorBoard shows at each evaluation: texts, retrieval, Grad-CAM; 0: none", unit="samples"
     )
     save_every: int = setting(0, "steps between checkpoints; 0: only at the end", unit="steps")
-    save_in_background: bool = setting(True, "write a checkpoint while training goes on, from a copy in CPU memory")
+    save_in_background: bool = setting(True, "write a checkpoint while training continues, from a copy in CPU memory")
     keep_last: int = setting(3, "newest checkpoints to keep; 0: all", unit="checkpoints")
-    keep_every: int = setting(0, "also keep the checkpoint of every so many steps; 0: none for that", unit="steps")
+    keep_every: int = setting(0, "also keep checkpoints whose step is a multiple of this; 0: off", unit="steps")
     keep_best: str = setting(
-        "", "also keep the best checkpoint by this number of the evaluations; -NAME: lower is better; empty: none for that"
+        "", "also keep the best checkpoint by this metric of the evaluations; -NAME: lower is better; empty: off"
     )
-    bad_steps: int = setting(5, "steps in a row with losses or gradients that are not finite before it ends", unit="steps")
+    bad_steps: int = setting(5, "steps in a row with non-finite losses or gradients that trigger on_bad_steps", unit="steps")
     on_bad_steps: Literal["stop", "rollback"] = setting(
-        "stop", "then: stop, or go back to the checkpoint before them and jump over their samples"
+        "stop", "reaction to bad_steps: stop, or go back to the checkpoint before them and skip their samples"
     )
-    max_rollbacks: int = setting(3, "rollbacks before the run stops after all")
+    max_rollbacks: int = setting(3, "rollbacks before the run stops")
     spike: float = setting(10.0, "report a loss this many deviations above the last 100 steps' median; 0: never")
     start_limit: float = setting(30.0, "time for all ranks to start; 0: none", unit="minutes")
     step_limit: float = setting(30.0, "time for one step, data included; 0: none", unit="minutes")
     save_limit: float = setting(60.0, "time for one checkpoint; 0: none", unit="minutes")
-    silence_limit: float = setting(120.0, "a rank without a sign of life for so long is taken for dead; 0: never", unit="seconds")
-    dry_run_batch: bool = setting(True, "run one full-size mock batch before step 1 to meet out-of-memory early")
+    silence_limit: float = setting(120.0, "time without a heartbeat after which a rank counts as dead; 0: never", unit="seconds")
+    dry_run_batch: bool = setting(True, "run one full-size mock batch before step 1 to detect out-of-memory early")
     progress: bool = setting(True, "draw a progress bar when standard error is a terminal")
 
     def __post_init__(self) -> None:
         positive("train", self, "micro_batch_size", "global_batch_size", "log_every")
         not_negative("train", self, "epochs", "max_steps", "max_minutes", "seed", "eval_every", "eval_samples", "save_every")
-        not_negative("train", self, "eval_pictures")
-        not_negative("train", self, "keep_last", "keep_every", "max_rollbacks", "spike")
+        not_negative("train", self, "eval_pictures", "keep_last", "keep_every", "max_rollbacks", "spike")
         not_negative("train", self, "start_limit", "step_limit", "save_limit", "silence_limit")
         positive("train", self, "bad_steps")
         require(
@@ -336,7 +324,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run. Built by a recipe, changed by `section.field=value`, written beside the run as config.json."""
+    """All settings of a run: built by a recipe, changed by `section.field=value`, saved in the run's folder as config.json."""
 
     recipe: str = setting("", "name of the recipe this configuration started from")
     output: str = setting("runs/run", "folder of the run: logs, configuration, checkpoints")
@@ -359,31 +347,31 @@ class RunConfig:
         require(
             self.compute.cached_texts == 0 or (self.model.text.frozen and self.engine.stage < 3),
             "compute.cached_texts",
-            f"is {self.compute.cached_texts}, but only embeddings of a frozen text encoder, whole on each rank, can be kept",
+            f"is {self.compute.cached_texts}, but only a frozen text encoder that is complete on each rank can be cached",
             "set it to 0, or model.text.frozen=true and engine.stage=2",
         )
         require(
             self.engine.momentum_storage != "dense" or self.engine.stage < 3 or self.engine.kind == "local",
             "engine.momentum_storage",
-            "of dense needs whole parameters, which engine.stage=3 does not keep",
+            "of dense needs complete parameters on each rank, which engine.stage=3 does not keep",
             "use engine.momentum_storage=value_residual, or fp32 for the exact form",
         )
         require(
             not (self.compute.compile and self.compute.packed_text),
             "compute.compile",
-            "needs sizes that stay, and compute.packed_text gives every step another number of tokens",
+            "needs constant sizes, and compute.packed_text gives every step another number of tokens",
             "switch one of them off",
         )
         self.task.check_batch(self.train.micro_batch_size)
 
     def pretraining(self) -> PretrainConfig:
-        """The task's settings where it is pretraining; `ConfigError` for another task."""
+        """Returns the task's settings if it is pretraining. Raises `ConfigError` for another task."""
         if isinstance(self.task, PretrainConfig):
             return self.task
-        raise ConfigError(f"task.kind={self.task.kind} has no place here: use a pretraining recipe, such as pretrain_4m")
+        raise ConfigError(f"task.kind={self.task.kind} is not supported here: use a pretraining recipe, such as pretrain_4m")
 
     def accumulation_steps(self, world_size: int) -> int:
-        """Forward passes per optimizer step on each of `world_size` ranks; `ConfigError` if it does not come out even."""
+        """Returns forward passes per optimizer step on each of `world_size` ranks. Raises `ConfigError` if they are not whole."""
         per_pass = self.train.micro_batch_size * world_size
         require(
             self.train.global_batch_size % per_pass == 0,

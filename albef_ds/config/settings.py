@@ -1,6 +1,6 @@
-"""The flat list of settings behind `RunConfig`: dotted paths, types, documentation, and reading a value of each type.
+"""Lists the settings of `RunConfig` by dotted path, with type and documentation, and reads a value of each type.
 
-Knows the schema's shape only. Files are `files.py`, the command line's `section.field=value` is `overrides.py`.
+`files.py` reads files; `overrides.py` reads the command line's `section.field=value`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Setting:
 
     @property
     def type_name(self) -> str:
-        """The type in words, as error messages and tables print it."""
+        """Returns the type in words, as error messages and tables print it."""
         if get_origin(self.annotation) is Literal:
             return "one of " + ", ".join(get_args(self.annotation))
         return {int: "int", float: "float", bool: "bool (true or false)", str: "text"}[self.annotation]
 
     def from_text(self, text: str) -> Any:
-        """The value that `text` writes. Raises `ConfigError` naming path, expected type and text."""
+        """Parses `text`. Raises `ConfigError` that names path, expected type and text."""
         if self.annotation is bool:
             if text.lower() in _TRUE + _FALSE:
                 return text.lower() in _TRUE
@@ -51,11 +51,11 @@ class Setting:
                 return self.check(float(text))
         except (ValueError, OverflowError):
             raise self._refuse(text) from None
-        # A shell leaves the ~ of `data.shards=~/corpus` alone.
+        # A shell does not expand the ~ of `data.shards=~/corpus`.
         return self.check(os.path.expanduser(text) if text.startswith("~/") else text)
 
     def check(self, value: Any) -> Any:
-        """`value` if it is of this setting's type (an int serves as a float), else `ConfigError`."""
+        """Returns `value` if it is of this setting's type (an int is accepted as a float). Raises `ConfigError` otherwise."""
         if self.annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             if math.isfinite(value):
                 return float(value)
@@ -71,7 +71,7 @@ class Setting:
         try:
             return int(text)
         except ValueError:
-            number = float(text)  # 1e6 is how people write a million samples
+            number = float(text)  # accepts 1e6 for a million samples
             if not number.is_integer():
                 raise
             return int(number)
@@ -83,25 +83,25 @@ class Setting:
 
 
 def section_choices(annotation: Any) -> tuple[type, ...]:
-    """The dataclasses that a field of this type may hold; none for a setting."""
+    """Returns the dataclasses that a field of this type may hold; none for a setting."""
     choices = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     return choices if all(isinstance(choice, type) and is_dataclass(choice) for choice in choices) else ()
 
 
 @cache
 def task_types() -> dict[str, type]:
-    """`task.kind` -> the dataclass of its settings, pretraining first."""
+    """Returns `task.kind` -> dataclass of its settings, pretraining first."""
     choices = section_choices(section_types(RunConfig)["task"])
     return {str(vars(choice)["kind"]): choice for choice in choices}
 
 
 def section_types(config_type: type) -> dict[str, Any]:
-    """Field name -> resolved type of one configuration dataclass."""
+    """Returns field name -> resolved type of one configuration dataclass."""
     return {name: hint for name, hint in get_type_hints(config_type).items() if get_origin(hint) is not ClassVar}
 
 
 def describe_field(path: str, entry: Field[Any], annotation: Any) -> Setting:
-    """The `Setting` of one dataclass field."""
+    """Returns the `Setting` of one dataclass field."""
     assert entry.default is not MISSING, f"{path} has no default"
     meta = entry.metadata
     return Setting(path, annotation, entry.default, meta["doc"], meta["unit"], meta["paper"])
@@ -109,7 +109,7 @@ def describe_field(path: str, entry: Field[Any], annotation: Any) -> Setting:
 
 @cache
 def all_settings(task_type: type = PretrainConfig) -> dict[str, Setting]:
-    """Dotted path -> setting of a run whose task is of `task_type`, in the schema's order."""
+    """Returns dotted path -> setting of a run whose task is of `task_type`, in the schema's order."""
 
     def walk(config_type: Any, prefix: str) -> dict[str, Setting]:
         found: dict[str, Setting] = {}
@@ -127,13 +127,13 @@ def all_settings(task_type: type = PretrainConfig) -> dict[str, Setting]:
 
 
 def nearest_path(name: str) -> str:
-    """The setting of pretraining that `name`, such as `batch_size`, most resembles, the empty string if none does."""
+    """Returns the setting of pretraining that is most similar to `name`, such as `batch_size`, or ''."""
     _, found, path = nearest(name, list(all_settings())).rstrip("?").partition(": did you mean ")
     return path.partition(" or ")[0] if found else ""
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`: did you mean X?` when something in `known` resembles `name`, else the empty string."""
+    """Returns `: did you mean X?` if something in `known` is similar to `name`, else ''."""
     last = name.rpartition(".")[2]
     same_field = [path for path in known if path.rpartition(".")[2] == last]
     close = same_field or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -144,7 +144,7 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def find_setting(path: str, task_type: type = PretrainConfig) -> Setting:
-    """The setting called `path`. Raises `ConfigError` that names the nearest one, a section's fields, or another task's."""
+    """Returns the setting `path`. Raises `ConfigError` that names the nearest one, a section's field, or the task that has it."""
     settings = all_settings(task_type)
     if path in settings:
         return settings[path]
@@ -154,6 +154,6 @@ def find_setting(path: str, task_type: type = PretrainConfig) -> Setting:
     owners = [kind for kind, other in task_types().items() if path in all_settings(other)]
     if owners:
         own = next(kind for kind, other in task_types().items() if other is task_type)
-        raise ConfigError(f"{path} is a setting of the task {' and '.join(owners)}, not of {own}: leave it out")
+        raise ConfigError(f"{path} is a setting of the task {' and '.join(owners)}, not of {own}: remove it")
     hint = nearest(path, list(settings)) or ": `albef-ds config` lists every setting"
     raise ConfigError(f"there is no setting {path}{hint}")

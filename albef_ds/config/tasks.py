@@ -1,6 +1,6 @@
-"""The settings of each task: one frozen dataclass per task, told apart by `kind`.
+"""Settings of each task, one frozen dataclass per task, distinguished by `kind`: objectives and distillation.
 
-What is trained and how it is distilled; which samples it is trained on is `DataConfig`'s.
+`DataConfig` has the settings of the samples.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from typing_extensions import Self
 
 from albef_ds.config.fields import not_negative, positive, require, setting, share
 
-_KIND = "what is trained; the recipe decides it"
+_KIND = "task that is trained; the recipe sets it"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseTaskConfig:
-    """What every task's settings have."""
+    """Settings that every task has."""
 
     kind: str = setting("", _KIND)
     main_metrics: ClassVar[tuple[str, ...]] = ()
-    """The metric that chooses a checkpoint, higher is better; of several the first that an evaluation gives. It is here and not
-    in the task's record (`tasks/registry.py`) so that a list of runs needs no torch."""
+    """Main metric, by which a checkpoint is chosen, higher is better; the first that an evaluation gives. It is here and not in
+    `tasks/registry.py` so that listing runs does not import torch."""
     compat: bool = setting(False, "reproduce the released code where it differs (docs/architecture.md lists the points)")
 
     @property
     def paired_layers(self) -> bool:
-        """Whether each multimodal layer consists of two blocks, one per image, that share keys and values."""
+        """True if each multimodal layer consists of two blocks, one per image, that share keys and values."""
         return False
 
     @property
     def uses_momentum(self) -> bool:
-        """Whether anything is computed from the momentum model, so that it has to exist."""
+        """True if the task computes anything from the momentum model, so that it has to exist."""
         return False
 
     def without_queue(self) -> Self:
-        """The same settings without a feature queue: for uses that do not train."""
+        """Returns the same settings without a feature queue, for uses that do not train."""
         return self
 
     def check_batch(self, micro_batch_size: int) -> None:
-        """Refuse a micro-batch that the task cannot be trained on."""
+        """Raises `ConfigError` if the task cannot be trained on this micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,11 @@ class DistillationConfig(BaseTaskConfig):
 
     @property
     def uses_momentum(self) -> bool:
-        """Whether anything is computed from the momentum model, so that it has to exist."""
+        """True if the task computes anything from the momentum model, so that it has to exist."""
         return self.alpha > 0.0
 
     def alpha_at(self, epoch: float) -> float:
-        """alpha at `epoch` (fractional, from 0) of its linear ramp."""
+        """Returns alpha at `epoch` (fractional, from 0) of its linear ramp."""
         return self.alpha * (min(1.0, epoch / self.alpha_ramp_epochs) if self.alpha_ramp_epochs > 0 else 1.0)
 
 
@@ -78,14 +78,14 @@ class ContrastiveConfig(DistillationConfig):
     itc_weight: float = setting(1.0, "weight of the image-text contrastive loss", paper="1")
     itm_weight: float = setting(1.0, "weight of the image-text matching loss", paper="1")
     itm_random_negatives: float = setting(
-        0.0, "share of ITM negatives drawn uniformly; above 0 helps a model from scratch off the base rate", paper="0"
+        0.0, "share of ITM negatives drawn uniformly; above 0 helps a model from scratch to leave the base rate", paper="0"
     )
     itm_random_epochs: float = setting(
         0.0, "epochs over which `itm_random_negatives` falls linearly to 0; 0 keeps it constant", unit="epochs", paper="0"
     )
     gather_negatives: bool = setting(False, "contrast and draw negatives over all ranks' batches, not the local one", paper="no")
     mask_unfilled_queue: bool = setting(
-        True, "leave out queue entries that no feature has reached yet", paper="no (random vectors)"
+        True, "leave out queue entries that do not hold a feature yet", paper="no (random vectors)"
     )
     mask_known_positives: bool = setting(
         True, "samples with the same image or caption are not negatives: shared ITC targets, never drawn for ITM", paper="no"
@@ -105,20 +105,20 @@ class ContrastiveConfig(DistillationConfig):
 
     @property
     def uses_momentum(self) -> bool:
-        """Always: ITC contrasts with momentum features."""
+        """Always True: ITC contrasts with momentum features."""
         return True
 
     def without_queue(self) -> Self:
-        """The same settings with a queue of size 0."""
+        """Returns the same settings with a queue of size 0."""
         return replace(self, queue_size=0)
 
     def random_negatives_at(self, epoch: float) -> float:
-        """Share of uniformly drawn ITM negatives at `epoch`."""
+        """Returns the share of uniformly drawn ITM negatives at `epoch`."""
         fall = max(0.0, 1.0 - epoch / self.itm_random_epochs) if self.itm_random_epochs > 0 else 1.0
         return self.itm_random_negatives * fall
 
     def check_batch(self, micro_batch_size: int) -> None:
-        """ITM needs a negative."""
+        """Checks that ITM has a negative."""
         require(
             micro_batch_size >= 2 or self.gather_negatives or self.itm_weight == 0,
             "train.micro_batch_size",
@@ -134,7 +134,7 @@ class PretrainConfig(ContrastiveConfig):
     kind: Literal["pretrain"] = setting("pretrain", _KIND)
     mlm_weight: float = setting(1.0, "weight of the masked-language-modelling loss", paper="1")
     align_epochs: float = setting(
-        0.0, "epochs at the start with ITC alone: a step without fusion costs a fraction", unit="epochs", paper="0"
+        0.0, "first epochs with ITC alone: a step without fusion costs a fraction", unit="epochs", paper="0"
     )
 
     def __post_init__(self) -> None:
@@ -163,7 +163,7 @@ class ClassificationConfig(DistillationConfig):
     main_metrics: ClassVar[tuple[str, ...]] = ("classification/accuracy",)
     num_classes: int = setting(3, "classes", paper="3 (SNLI-VE), 2 (NLVR2)")
     num_images: int = setting(
-        1, "pictures per sample; with 2 each multimodal layer becomes two blocks that share keys and values", paper="1, 2 (NLVR2)"
+        1, "images per sample; with 2 each multimodal layer becomes two blocks that share keys and values", paper="1, 2 (NLVR2)"
     )
 
     def __post_init__(self) -> None:
@@ -173,13 +173,13 @@ class ClassificationConfig(DistillationConfig):
 
     @property
     def paired_layers(self) -> bool:
-        """With two images per sample."""
+        """True with two images per sample."""
         return self.num_images == 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextAssignmentConfig(BaseTaskConfig):
-    """Pretraining for NLVR2: does a text belong to the first, the second, or neither of two images (paper section 5)."""
+    """Pretraining for NLVR2: whether a text belongs to the first, the second, or neither of two images (paper section 5)."""
 
     kind: Literal["text_assignment"] = setting("text_assignment", _KIND)
     temperature: float = setting(0.07, "temperature of the image similarities that pair images", paper="0.07 (released code)")
@@ -189,11 +189,11 @@ class TextAssignmentConfig(BaseTaskConfig):
 
     @property
     def paired_layers(self) -> bool:
-        """Always: a text meets two images."""
+        """Always True: each text is paired with two images."""
         return True
 
     def check_batch(self, micro_batch_size: int) -> None:
-        """The third class is two other images."""
+        """Checks that there are two other images for the third class."""
         require(
             micro_batch_size >= 3,
             "train.micro_batch_size",
@@ -209,7 +209,7 @@ class VqaConfig(DistillationConfig):
     kind: Literal["vqa"] = setting("vqa", _KIND)
     main_metrics: ClassVar[tuple[str, ...]] = ("vqa/accuracy",)
     decoder_layers: int = setting(6, "layers of the answer decoder", paper="6")
-    k_test: int = setting(128, "answers of the list that are ranked by all of their tokens in evaluation", paper="128")
+    k_test: int = setting(128, "answers of the list that evaluation ranks by all of their tokens", paper="128")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -217,4 +217,4 @@ class VqaConfig(DistillationConfig):
 
 
 TaskConfig = PretrainConfig | RetrievalConfig | ClassificationConfig | TextAssignmentConfig | VqaConfig
-"""Any task's settings; a file's `kind` says which, and none means pretraining."""
+"""Settings of any task, chosen by `kind` in a file; without `kind` it is pretraining."""

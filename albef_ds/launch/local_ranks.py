@@ -94,12 +94,7 @@ def launch(command: Sequence[str], ranks: int, threads: int, logs: Path, *, cpu:
             # A session of its own: a terminal's Ctrl-C then reaches a rank through us alone, not twice.
             running.append(
                 subprocess.Popen(
-                    list(command),
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
+                    list(command), env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
                 )
             )
         try:

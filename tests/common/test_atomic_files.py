@@ -129,7 +129,7 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
 
 def test_an_output_that_cannot_be_written_is_the_users_to_fix(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for path, problem in ((tmp_path, "is a folder"), (tmp_path / "file" / "page.html", "takes no files")):
+    for path, problem in ((tmp_path, "is a folder"), (tmp_path / "file" / "page.html", "is not a writable folder")):
         for refuse in (check_target, lambda path: write_output(path, "x")):
             with pytest.raises(MachineError, match=problem) as caught:
                 refuse(path)
@@ -146,6 +146,6 @@ def test_an_output_that_cannot_be_written_is_the_users_to_fix(tmp_path: Path) ->
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
 def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(MachineError, match="takes no files") as caught:
+    with pytest.raises(MachineError, match="is not a writable folder") as caught:
         write_output(tmp_path / "page.html", "x")
     assert str(tmp_path) in str(caught.value)

@@ -33,7 +33,7 @@ def test_what_a_file_leaves_out_takes_its_default() -> None:
         ({"train": {"sed": 1}}, ["train.sed", "train.seed"]),
         ({"tain": {}}, ["tain"]),
         ({"train": 3}, ["train is 3"]),
-        ({"train.seed": 3}, ["train.seed stands as one key"]),
+        ({"train.seed": 3}, ["train.seed is a dotted key"]),
         ({"train": {"seed": 1.5}}, ["train.seed=1.5", "int"]),
         ({"train": {"seed": True}}, ["train.seed=True", "int"]),
         ({"data": {"flip": 1}}, ["data.flip=1", "bool"]),

@@ -45,7 +45,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "a validation corpus that is not there": ([*DEBUG, CORPUS, "data.eval_shards=val"], ["val/manifest.json does not", "give"]),
     "fine-tuning without annotations": (["train", "--recipe", "vqa", *LOCAL], ["data.annotations is empty", "name them"]),
     "the folder of a run as --config": (["train", "--config", "notes"], ["notes is a folder", "notes/config.json"]),
-    "a comma too many in JSON": (["train", "--config", "comma.json"], ["comma.json line 1 is not JSON", "mend that line"]),
+    "a comma too many in JSON": (["train", "--config", "comma.json"], ["comma.json line 1 is not JSON", "fix that line"]),
     "an optimizer of the other engine": (["config", "optim.name=adam"], ["optim.name=adam", "one of auto, torch"]),
     "a duration in words": ([*DEBUG, CORPUS, "--stop-after", "3 hours"], ["3 hours is no duration", "write it like 3h50m"]),
     "a model that was never trained": (["evaluate", "notes"], ["notes holds no model", "give a model folder, a run"]),

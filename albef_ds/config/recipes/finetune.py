@@ -1,24 +1,12 @@
-"""The paper's fine-tunings (Li et al., arXiv 2107.07651, sections 5 and 6), with the released code's settings.
+"""Recipes of the paper's fine-tunings (Li et al., arXiv 2107.07651, sections 5 and 6), with the released code's settings.
 
 Each starts from a pretrained model: a run, a checkpoint folder, a model folder or a released file. The position table is
-resized to 384 px. Batches are of 8 GPUs. docs/finetuning.md says what the annotation files hold.
+resized to 384 px. Batch sizes are for 8 GPUs. docs/finetuning.md describes the annotation files.
 """
 
 from __future__ import annotations
 
-from albef_ds.config.schema import (
-    ClassificationConfig,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    RetrievalConfig,
-    RunConfig,
-    TaskConfig,
-    TextAssignmentConfig,
-    TrainConfig,
-    VisionConfig,
-    VqaConfig,
-)
+from albef_ds.config import schema
 
 _NUM_GPUS = 8
 _WARMUP_RATE = 1e-5
@@ -26,7 +14,7 @@ _WARMUP_RATE = 1e-5
 
 def _finetune(
     name: str,
-    task: TaskConfig,
+    task: schema.TaskConfig,
     *,
     micro_batch: int,
     epochs: float,
@@ -34,25 +22,25 @@ def _finetune(
     warmup_steps: int,
     max_tokens: int = 40,
     crop_scale_min: float = 0.5,
-) -> RunConfig:
+) -> schema.RunConfig:
     batch = micro_batch * _NUM_GPUS
-    return RunConfig(
+    return schema.RunConfig(
         recipe=name,
         output=f"runs/{name}",
-        model=ModelConfig(vision=VisionConfig(image_size=384)),
+        model=schema.ModelConfig(vision=schema.VisionConfig(image_size=384)),
         task=task,
-        data=DataConfig(max_tokens=max_tokens, crop_scale_min=crop_scale_min),
-        optim=OptimConfig(
+        data=schema.DataConfig(max_tokens=max_tokens, crop_scale_min=crop_scale_min),
+        optim=schema.OptimConfig(
             learning_rate=learning_rate,
             initial_learning_rate=_WARMUP_RATE,
             final_learning_rate=1e-6,
             warmup_samples=warmup_steps * batch,
         ),
-        train=TrainConfig(micro_batch_size=micro_batch, global_batch_size=batch, epochs=epochs),
+        train=schema.TrainConfig(micro_batch_size=micro_batch, global_batch_size=batch, epochs=epochs),
     )
 
 
-def retrieval_flickr() -> RunConfig:
+def retrieval_flickr() -> schema.RunConfig:
     """Image-text retrieval on Flickr30K: ITC + ITM at 384 px, 10 epochs.
 
     Figure: paper, 14M, test R@1/5/10: text retrieval 95.9/99.8/100, image retrieval 85.6/97.5/98.9.
@@ -62,25 +50,25 @@ def retrieval_flickr() -> RunConfig:
             data.image_root=flickr30k data.annotations=flickr30k_train.json \\
             data.eval_annotations=flickr30k_val.json data.test_annotations=flickr30k_test.json
     """
-    task = RetrievalConfig(k_test=128)
+    task = schema.RetrievalConfig(k_test=128)
     return _finetune("retrieval_flickr", task, micro_batch=32, epochs=10, learning_rate=1e-5, warmup_steps=0)
 
 
-def retrieval_coco() -> RunConfig:
+def retrieval_coco() -> schema.RunConfig:
     """Image-text retrieval on COCO: ITC + ITM at 384 px, 5 epochs.
 
     Figure: paper, 14M, 5k test R@1/5/10: text retrieval 77.6/94.3/97.2, image retrieval 60.7/84.3/90.5. The paper's
-    zero-shot figures on Flickr30K are of this model. Hours: not published, not measured here. Command:
+    zero-shot figures on Flickr30K are from this model. Hours: not published, not measured here. Command:
 
         deepspeed --num_gpus 8 albef_ds/train.py --recipe retrieval_coco --checkpoint ALBEF.pth \\
             data.image_root=coco/images data.annotations=coco_train.json \\
             data.eval_annotations=coco_val.json data.test_annotations=coco_test.json
     """
-    task = RetrievalConfig(k_test=256)
+    task = schema.RetrievalConfig(k_test=256)
     return _finetune("retrieval_coco", task, micro_batch=32, epochs=5, learning_rate=1e-5, warmup_steps=0)
 
 
-def vqa() -> RunConfig:
+def vqa() -> schema.RunConfig:
     """Visual question answering on VQA v2: a 6-layer answer decoder at 384 px, 8 epochs.
 
     Figure: paper, 14M, test-dev / test-std 75.84 / 76.04, trained on train + val and Visual Genome.
@@ -91,35 +79,32 @@ def vqa() -> RunConfig:
             data.annotations=vqa_train.json,vqa_val.json,vg_qa.json data.test_annotations=vqa_test.json \\
             data.answer_list=answer_list.json
     """
-    # The released code counts 4 "epochs" of warm-up as 400 steps.
-    task = VqaConfig(decoder_layers=6, k_test=128)
+    # In the released code 4 warm-up "epochs" are 400 steps.
+    task = schema.VqaConfig(decoder_layers=6, k_test=128)
     return _finetune("vqa", task, micro_batch=32, epochs=8, learning_rate=2e-5, warmup_steps=400, max_tokens=25)
 
 
-def nlvr_pretrain() -> RunConfig:
+def nlvr_pretrain() -> schema.RunConfig:
     """Text assignment, NLVR2's extra pretraining: one epoch on the 4M corpus at 256 px.
 
     Figure: none of its own. Hours: not published, not measured here. Command, on the shards of pretrain_4m:
 
         deepspeed --num_gpus 8 albef_ds/train.py --recipe nlvr_pretrain --checkpoint ALBEF.pth data.shards=SHARDS
 
-    Its last checkpoint is what the recipe nlvr starts from.
+    The recipe nlvr starts from its last checkpoint.
     """
-    return RunConfig(
+    return schema.RunConfig(
         recipe="nlvr_pretrain",
         output="runs/nlvr_pretrain",
-        task=TextAssignmentConfig(),
-        optim=OptimConfig(
-            learning_rate=2e-5,
-            initial_learning_rate=_WARMUP_RATE,
-            final_learning_rate=1e-5,
-            warmup_samples=100 * 64 * _NUM_GPUS,
+        task=schema.TextAssignmentConfig(),
+        optim=schema.OptimConfig(
+            learning_rate=2e-5, initial_learning_rate=_WARMUP_RATE, final_learning_rate=1e-5, warmup_samples=100 * 64 * _NUM_GPUS
         ),
-        train=TrainConfig(micro_batch_size=64, global_batch_size=64 * _NUM_GPUS, epochs=1),
+        train=schema.TrainConfig(micro_batch_size=64, global_batch_size=64 * _NUM_GPUS, epochs=1),
     )
 
 
-def nlvr() -> RunConfig:
+def nlvr() -> schema.RunConfig:
     """NLVR2, a statement about two images: doubled multimodal layers at 384 px, 10 epochs.
 
     Figure: paper, 14M, dev / test-P 82.6 / 83.1, after one epoch of text assignment (recipe nlvr_pretrain).
@@ -131,11 +116,11 @@ def nlvr() -> RunConfig:
 
     A pretraining checkpoint is accepted too; its multimodal layers are doubled.
     """
-    task = ClassificationConfig(num_classes=2, num_images=2)
+    task = schema.ClassificationConfig(num_classes=2, num_images=2)
     return _finetune("nlvr", task, micro_batch=16, epochs=10, learning_rate=2e-5, warmup_steps=100)
 
 
-def snli_ve() -> RunConfig:
+def snli_ve() -> schema.RunConfig:
     """Visual entailment on SNLI-VE: three classes at 384 px, 5 epochs.
 
     Figure: paper, 14M, val / test 80.8 / 80.9. Hours: not published, not measured here. Command:
@@ -144,12 +129,12 @@ def snli_ve() -> RunConfig:
             data.image_root=flickr30k/images data.annotations=ve_train.json \\
             data.eval_annotations=ve_dev.json data.test_annotations=ve_test.json
     """
-    task = ClassificationConfig(num_classes=3, alpha_ramp_epochs=0.0)  # the released settings start with the full alpha
+    task = schema.ClassificationConfig(num_classes=3, alpha_ramp_epochs=0.0)  # the released settings start with the full alpha
     return _finetune("snli_ve", task, micro_batch=32, epochs=5, learning_rate=2e-5, warmup_steps=100)
 
 
-def grounding_refcoco() -> RunConfig:
-    """Weakly supervised grounding on RefCOCO+: trained as retrieval at 384 px on whole pictures, 5 epochs.
+def grounding_refcoco() -> schema.RunConfig:
+    """Weakly supervised grounding on RefCOCO+: trained as retrieval at 384 px on whole images, 5 epochs.
 
     Figure: paper, 14M, val / testA / testB 58.46 / 65.89 / 46.25, by Grad-CAM over detector proposals.
     Hours: not published, not measured here. Command; RefCOCO and RefCOCOg take the same recipe with their own files:
@@ -159,13 +144,16 @@ def grounding_refcoco() -> RunConfig:
             data.test_annotations=refcoco+_test.json data.refs=refs.json data.instances=instances.json \\
             data.detections=dets.json
     """
-    # Expressions speak of places, so the whole picture is kept.
+    # Expressions mention positions, so images are not cropped.
     return _finetune(
         "grounding_refcoco",
-        RetrievalConfig(),
+        schema.RetrievalConfig(),
         micro_batch=32,
         epochs=5,
         learning_rate=1e-5,
         warmup_steps=0,
         crop_scale_min=1.0,
     )
+
+
+RECIPES = (retrieval_flickr, retrieval_coco, vqa, nlvr_pretrain, nlvr, snli_ve, grounding_refcoco)

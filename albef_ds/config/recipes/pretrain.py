@@ -1,4 +1,4 @@
-"""The paper's two pretraining runs (Li et al., arXiv 2107.07651, sections 3.4 and 4)."""
+"""Recipes of the paper's two pretraining runs (Li et al., arXiv 2107.07651, sections 3.4 and 4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def pretrain_4m() -> RunConfig:
     """ALBEF base on 4M images (COCO, Visual Genome, SBU, CC3M), 30 epochs at 256 px.
 
     Figure: Flickr30K zero-shot after fine-tuning on COCO at 384 px (paper, R@1/5/10): text retrieval 90.5/98.8/99.7,
-    image retrieval 76.8/93.7/96.7. The checkpoint straight from pretraining: R@1 84.9 and 68.18.
+    image retrieval 76.8/93.7/96.7. The pretraining checkpoint itself: R@1 84.9 and 68.18.
     Hours: 48 to 96 on 8 x A100 in public reports of the released code.
     Command, with shards written by `albef-data`:
 
@@ -23,7 +23,7 @@ def pretrain_14m() -> RunConfig:
     """ALBEF base on 14M images (the 4M set and CC12M), 30 epochs at 256 px.
 
     Figure: fine-tuned on COCO (paper, R@1/5/10): text retrieval 77.6/94.3/97.2, image retrieval 60.7/84.3/90.5;
-    on Flickr30K 95.9/99.8/100 and 85.6/97.5/98.9. The checkpoint straight from pretraining, on Flickr30K: R@1 88.5 and 75.92.
+    on Flickr30K 95.9/99.8/100 and 85.6/97.5/98.9. The pretraining checkpoint itself, on Flickr30K: R@1 88.5 and 75.92.
     Hours: 168 to 192 on 8 x A100-40G in public reports of the released code.
     Command, with shards written by `albef-data`:
 
@@ -31,3 +31,6 @@ def pretrain_14m() -> RunConfig:
             init.visual_encoder=deit_base_patch16_224.safetensors init.text_encoder=bert-base-uncased
     """
     return RunConfig(recipe="pretrain_14m", output="runs/pretrain_14m")
+
+
+RECIPES = (pretrain_4m, pretrain_14m)

@@ -1,4 +1,4 @@
-"""The method beyond the paper's size: larger encoders, ZeRO-3 where the model needs it. The paper has no figures for these."""
+"""Recipes larger than the paper's: larger encoders, ZeRO-3 where the model needs it. The paper has no figures for them."""
 
 from __future__ import annotations
 
@@ -50,3 +50,6 @@ def pretrain_huge() -> RunConfig:
         engine=EngineConfig(stage=3, precision="bf16"),
         train=TrainConfig(micro_batch_size=32, global_batch_size=2048),
     )
+
+
+RECIPES = (pretrain_large, pretrain_huge)

@@ -16,15 +16,7 @@ PRESETS: dict[str, tuple[int, int]] = {"1x24": (1, 24), "4x24": (4, 24), "8x40":
 
 CHECKPOINTS = ("compute.checkpoint_visual", "compute.checkpoint_text", "compute.checkpoint_multimodal")
 
-SETTINGS: tuple[tuple[int, bool], ...] = (
-    (0, False),
-    (1, False),
-    (2, False),
-    (1, True),
-    (2, True),
-    (3, False),
-    (3, True),
-)
+SETTINGS: tuple[tuple[int, bool], ...] = ((0, False), (1, False), (2, False), (1, True), (2, True), (3, False), (3, True))
 """(ZeRO stage, recompute activations), the simplest and fastest first."""
 
 

@@ -115,12 +115,7 @@ def forecast(config: RunConfig, counts: ModelCounts, hardware: Hardware, world_s
 
 
 def _exchanges(
-    config: RunConfig,
-    hardware: Hardware,
-    world_size: int,
-    traffic: list[Traffic],
-    parts: list[PartFlops],
-    per_flop: float,
+    config: RunConfig, hardware: Hardware, world_size: int, traffic: list[Traffic], parts: list[PartFlops], per_flop: float
 ) -> tuple[Exchange, ...]:
     """Per purpose; `per_flop` turns a micro-batch's FLOPs into the seconds of a step."""
     overlap, stage, zero = hardware.overlap, config.engine.stage, training_state.Zero.of(config)
