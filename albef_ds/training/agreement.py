@@ -1,4 +1,4 @@
-"""What the ranks tell each other before every step, in one message: what may be known to one of them alone."""
+"""Exchange between the ranks before every step, in one message, of values that only one of them may know."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from albef_ds.common import comm
 
 @dataclass(frozen=True)
 class Agreement:
-    """This rank's view before `over_ranks`, the same on every rank after it."""
+    """This rank's values before `over_ranks`; the same on every rank after it."""
 
     stop: int
     """Number of the signal that asks to stop, `stop.TIME_LIMIT`, or 0."""
     seconds: float
     """Training time of the run so far."""
     saving: bool
-    """Whether a checkpoint is still being written."""
+    """True while a checkpoint is still being written."""
     loss: float
-    """Loss of the last step; -inf where there is none that is finite."""
+    """Loss of the last step; -inf if it is not finite or there was no step."""
 
     def over_ranks(self, device: torch.device) -> Agreement:
-        """The largest of each value over the ranks; all ranks call it together."""
+        """Returns the largest of each value over the ranks. All ranks call it together."""
         vote = torch.tensor(astuple(self), dtype=torch.float64)
         if comm.is_distributed():
             vote = vote.to(device)

@@ -1,6 +1,6 @@
-"""Steps whose numbers went wrong: skipped ones and loss spikes are recorded; too many in a row end the run or roll it back.
+"""Records skipped steps and loss spikes. Too many skipped steps in a row end the run or roll it back.
 
-Whether a step is skipped is the engine's decision, the same on all ranks.
+The engine decides whether a step is skipped, the same on all ranks.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from albef_ds.training.context import RunContext, Step
 
 _WINDOW, _ENOUGH = 100, 20
 _NORMAL = 1.4826
-"""Median absolute deviation to standard deviation, for normal noise."""
+"""Factor from median absolute deviation to standard deviation, for normal noise."""
 
 
 class SpikeMonitor:
-    """Compares each loss with the median of the last 100; the deviation is the median absolute one, scaled.
+    """Compares each loss with the median of the last 100. A deviation is the scaled median absolute deviation.
 
     Args:
-        factor: deviations above the median that make a spike; 0: never.
+        factor: deviations above the median from which a loss is a spike; 0: never.
     """
 
     def __init__(self, factor: float) -> None:
@@ -38,9 +38,9 @@ class SpikeMonitor:
         self._terms: frozenset[str] = frozenset()
 
     def spike(self, loss: float, terms: Iterable[str] = ()) -> str:
-        """Record `loss`; describes the spike, or returns an empty string. A loss within a tenth of the median is never a spike.
+        """Records `loss` and returns a description of the spike, or ''. A loss within 10 % of the median is never a spike.
 
-        `terms` are the names of the losses in the sum: it is not compared with a sum of others.
+        `terms` are the names of the losses in the sum. Sums of different losses are not compared.
         """
         if self._terms != (named := frozenset(terms)):
             self._losses.clear()
@@ -57,14 +57,14 @@ class SpikeMonitor:
 
 
 class BadSteps:
-    """Reports bad steps and decides what follows from them. All ranks call every method together.
+    """Reports bad steps and reacts to them. All ranks call every method together.
 
-    `RUN/bad_steps.jsonl` gets a line per step that was skipped or spiked, with the keys of its samples on every rank.
+    Writes a line to `RUN/bad_steps.jsonl` per step that was skipped or spiked, with the keys of its samples on every rank.
     """
 
     def __init__(self, run: RunContext, checkpoints: Checkpointing) -> None:
         self.too_many = False
-        """Whether the run must end because of them."""
+        """True if the run must end because of bad steps."""
         self._run, self._checkpoints = run, checkpoints
         self._path = run.output / BAD_STEPS_NAME
         self._spikes = SpikeMonitor(run.config.train.spike)
@@ -73,12 +73,12 @@ class BadSteps:
 
     @property
     def last_loss(self) -> float:
-        """This rank's loss of the step just taken; -inf if it is not finite or there was none."""
+        """This rank's loss of the last step; -inf if it is not finite or there was no step."""
         loss = self._run.engine.task.total(self._last.result.losses) if self._last else math.nan
         return loss if math.isfinite(loss) else -math.inf
 
     def before_step(self, agreed: Agreement) -> None:
-        """Look for a spike in the loss of the last step, the largest of the ranks'."""
+        """Looks for a spike in the loss of the last step, the largest over the ranks."""
         step, self._last = self._last, None
         if step is None or not math.isfinite(agreed.loss):
             return
@@ -87,7 +87,7 @@ class BadSteps:
             self._run.logger.message(f"step {self._run.progress.step}: {spike}; its samples are in {self._path}")
 
     def after_step(self, step: Step) -> None:
-        """Report a step that moved nothing; after too many in a row roll back, or set `too_many`."""
+        """Reports a skipped step; after too many in a row rolls back or sets `too_many`."""
         self._last = step
         if not step.result.skipped:
             self._in_a_row = 0
@@ -95,10 +95,10 @@ class BadSteps:
         train, number = self._run.config.train, self._run.progress.step
         lost = self._record("skipped", step)
         self._run.logger.message(
-            f"step {number}: {'losses' if lost else 'gradients'} are not finite, optimizer, momentum and queue did not move; its "
-            f"samples are in {self._path}"
+            f"step {number}: {'losses' if lost else 'gradients'} are not finite, optimizer, momentum and queue were not updated; "
+            f"its samples are in {self._path}"
         )
-        if self._run.precision == "fp16" and not lost:  # the loss scale is adapting; the engine raises where it cannot
+        if self._run.precision == "fp16" and not lost:  # the loss scale is adapting; the engine raises at its minimum
             return
         self._in_a_row += 1
         if self._in_a_row < train.bad_steps:
@@ -113,9 +113,9 @@ class BadSteps:
         )
 
     def _record(self, kind: str, step: Step) -> bool:
-        """Write a line about the step; returns whether a loss was not finite on any rank.
+        """Writes a line about the step and returns whether a loss was not finite on any rank.
 
-        A line that cannot be written is not worth ending the run for: the log line about the step names this file only.
+        A failure to write the line does not end the run: the step is reported in the log too.
         """
         own = {
             "losses": {name: _json_number(value) for name, value in step.result.losses.items()},

@@ -1,4 +1,4 @@
-"""When a run writes its checkpoints, and how it goes back to one. The writing itself is `checkpoint/saver.py`'s."""
+"""Decides when a run writes checkpoints, and rolls it back to one. `checkpoint/saver.py` writes the files."""
 
 from __future__ import annotations
 
@@ -21,48 +21,48 @@ class Checkpointing:
 
     def __init__(self, run: RunContext, log: StepLog) -> None:
         self.error = ""
-        """Why the last checkpoint could not be written; empty: it is there."""
+        """Reason why the last checkpoint could not be written; empty if it was."""
         self._run, self._log, self._saver = run, log, run.saver
         self._metrics: dict[str, float] = {}
 
     @property
     def busy(self) -> bool:
-        """Whether this rank is still writing."""
+        """True while this rank is still writing."""
         return self._saver.busy
 
     def before_step(self, agreed: Agreement) -> None:
-        """Finish a checkpoint that every rank has written."""
+        """Finishes a checkpoint that every rank has written."""
         if self._saver.writing and not agreed.saving:
             self._finish()
 
     def after_step(self, _step: Step) -> None:
-        """Begin a checkpoint if one is due; the last one is `at_end`'s."""
+        """Starts a checkpoint if one is due; `at_end` writes the last one."""
         every = self._run.config.train.save_every
         if every and self._run.progress.step % every == 0 and not self._run.progress.done:
             self._save()
 
     def at_end(self) -> None:
-        """Save where the run ends, and wait until it is written."""
+        """Saves the last checkpoint and waits until it is written."""
         self._save()
         self._finish()
 
     def evaluated(self, metrics: dict[str, float]) -> None:
-        """Remember an evaluation at this step, for `train.keep_best` and for the checkpoints to come."""
+        """Stores an evaluation at this step, for `train.keep_best` and for later checkpoints."""
         self._metrics = metrics
         self._saver.scored(self._run.progress.step, metrics)
 
     def tidy(self) -> None:
-        """Delete the checkpoints that need not stay."""
+        """Deletes the checkpoints that are not to be kept."""
         self._saver.tidy()
 
     def restore(self, folder: Path) -> None:
-        """Put the state in `folder` into the engine and the log; `progress` is the caller's to set before."""
+        """Loads the state in `folder` into the engine and the log. The caller sets `progress` before."""
         self._log.window = restore(folder, self._run.engine, self._run.engine.task, self._run.config)
         if folder.resolve().parent == self._saver.root.resolve():
             self._saver.saved_step = self._run.progress.step
 
     def roll_back(self, bad_steps: int) -> bool:
-        """Go back to the newest checkpoint before the last `bad_steps` and rule out their samples; whether that could be done."""
+        """Goes back to the newest checkpoint before the last `bad_steps` and excludes their samples; False if it cannot."""
         train, progress = self._run.config.train, self._run.progress
         self._finish()
         step = self._saver.newest(progress.step - bad_steps)
@@ -80,11 +80,11 @@ class Checkpointing:
                 self._run.logger.message(line)
         comm.barrier()
         self._run.data.reopen()
-        self._run.logger.message(f"rolled back to {folder}; samples {hole[0]} to {hole[1]} of the run will be jumped over")
+        self._run.logger.message(f"rolled back to {folder}; samples {hole[0]} to {hole[1]} of the run will be skipped")
         return True
 
     def _save(self) -> None:
-        """Begin a checkpoint of this step; the one before is finished first."""
+        """Starts a checkpoint of this step, after finishing the one before."""
         started = time.perf_counter()
         with self._run.watchdog.phase(Phase.SAVE, self._run.progress.step):
             self._finish()
@@ -95,7 +95,7 @@ class Checkpointing:
         self._run.logger.pause(time.perf_counter() - started)
 
     def _finish(self) -> None:
-        """Wait for the checkpoint that is being written, if there is one, and log how it went."""
+        """Waits for the checkpoint that is being written, if any, and logs the result."""
         with self._run.watchdog.phase(Phase.SAVE, self._run.progress.step):
             result = self._saver.finish()
         if result is None:
@@ -104,6 +104,6 @@ class Checkpointing:
         text = f"saved {result.folder}"
         if self.error:
             saved = self._saver.saved_step
-            newest = f"the newest whole one is of step {saved}" if saved else "there is none yet"
-            text = f"the checkpoint of step {result.step} was not written: {result.error}; {newest}, the run goes on"
+            newest = f"the newest complete one is of step {saved}" if saved else "there is none yet"
+            text = f"the checkpoint of step {result.step} was not written: {result.error}; {newest}, the run continues"
         self._run.logger.message(text)

@@ -1,4 +1,4 @@
-"""What the parts of a run share, and what they are told of each optimizer step."""
+"""Shared state of the parts of a run, and the record of an optimizer step that they receive."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from albef_ds.training.watchdog import Watchdog
 
 @dataclass(frozen=True)
 class RunContext:
-    """One run on this rank. `training/start.py` makes it."""
+    """One run on this rank, created by `training/start.py`."""
 
     config: RunConfig
     output: Path
     precision: str
-    """fp32, bf16 or fp16: resolved."""
+    """fp32, bf16 or fp16."""
     engine: Engine
     """Holds the task."""
     data: RunData
     progress: Progress
-    """Where the run stands; the trainer advances it."""
+    """Position of the run; the trainer advances it."""
     saver: Saver
     logger: RunLogger
     watchdog: Watchdog
@@ -36,7 +36,7 @@ class RunContext:
 
 @dataclass(frozen=True)
 class Step:
-    """What went into an optimizer step on this rank, and what came out."""
+    """Inputs and results of an optimizer step on this rank."""
 
     micro_batches: list[Batch]
     schedule: Mapping[str, float]

@@ -1,7 +1,7 @@
-"""Loss curves: reading them from a run, comparing two, and bands around measured ones that alarm early.
+"""Reads loss curves of runs, compares two, and warns when a run leaves the band around measured curves.
 
-A band gives the lowest and highest plausible loss of a recipe over its run, measured on runs that went well. Its x axis is
-passes over the data, so runs of other batch sizes and speeds compare.
+A band gives the lowest and highest plausible loss of a recipe over its run, measured on successful runs. Its x axis is epochs, so
+runs with other batch sizes and speeds can be compared.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from albef_ds.config.schema import RunConfig
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 PATIENCE = 3
-"""Log lines in a row outside of a band before it counts."""
+"""Consecutive log lines outside of a band after which the run is reported."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One log line."""
+    """Loss in one log line."""
 
     step: int
     epoch: float
@@ -33,10 +33,10 @@ class Point:
 
 
 def read_curve(run: Path, loss: str = "loss") -> list[Point]:
-    """The loss of a run by its log; of a step done twice the later one counts.
+    """Returns the loss of a run from its log; if a step was repeated, the later one counts.
 
     Raises:
-        UserError: no log, or no such number in it.
+        UserError: there is no log, or no such number in it.
     """
     path = run / METRICS_NAME if run.is_dir() else run
     try:
@@ -44,7 +44,7 @@ def read_curve(run: Path, loss: str = "loss") -> list[Point]:
         records = [record for line in lines if (record := json.loads(line))["kind"] == "step"]
         points = {r["step"]: Point(int(r["step"]), float(r["epoch"]), float(r[loss])) for r in records if r.get(loss) is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no log of a run ({error}): give the folder of a run") from None
+        raise DataError(f"{path} is not the log of a run ({error}): give the folder of a run") from None
     if not points:
         raise ConfigError(f"{path} has no step with {loss}: give another run or another loss")
     return [points[step] for step in sorted(points)]
@@ -52,7 +52,7 @@ def read_curve(run: Path, loss: str = "loss") -> list[Point]:
 
 @dataclass(frozen=True)
 class Band:
-    """Bounds of a loss at `epochs`, with straight lines between them."""
+    """Bounds of a loss at `epochs`, linearly interpolated between them."""
 
     recipe: str
     loss: str
@@ -60,10 +60,10 @@ class Band:
     low: list[float]
     high: list[float]
     source: dict[str, Any] = field(default_factory=dict)
-    """Where it was measured."""
+    """Origin of the measurement."""
 
     def at(self, epoch: float) -> tuple[float, float] | None:
-        """Lowest and highest loss at `epoch`; None outside of what was measured."""
+        """Returns lowest and highest loss at `epoch`; None outside of the measured range."""
         if not self.epochs[0] <= epoch <= self.epochs[-1]:
             return None
         place = max(1, bisect_left(self.epochs, epoch))
@@ -73,24 +73,24 @@ class Band:
         return low, high
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Writes it as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Band:
-        """Read what `save` wrote. Raises `DataError` for anything else."""
+        """Reads a file that `save` wrote. Raises `DataError` for any other file."""
         try:
             band = cls(**json.loads(path.read_text(encoding="utf-8")))
             rising = all(a < b for a, b in zip(band.epochs, band.epochs[1:], strict=False))
         except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{path} is no loss band ({error}): give a band that `albef-ds compare-curve` wrote") from None
+            raise DataError(f"{path} is not a loss band ({error}): give a band that `albef-ds compare-curve` wrote") from None
         if not rising or not 2 <= len(band.epochs) == len(band.low) == len(band.high):
-            raise DataError(f"{path} is no loss band (epochs must rise, with a low and a high for each): write it again")
+            raise DataError(f"{path} is not a loss band (epochs must rise, with a low and a high for each): write it again")
         return band
 
 
 def make_band(curves: Sequence[Sequence[Point]], recipe: str, loss: str, margin: float, source: dict[str, Any]) -> Band:
-    """The band around `curves`: their lowest and highest loss among neighbouring lines, widened by `margin` of the loss."""
+    """Returns the band around `curves`: lowest and highest loss among neighbouring lines, widened by `margin` of the loss."""
     end = min(curve[-1].epoch for curve in curves)
     epochs = sorted({point.epoch for curve in curves for point in curve if point.epoch <= end})
     low, high = [], []
@@ -103,16 +103,16 @@ def make_band(curves: Sequence[Sequence[Point]], recipe: str, loss: str, margin:
 
 
 class BandMonitor:
-    """Watches a run's log lines and tells once when it leaves its band, once when it comes back."""
+    """Watches a run's log lines and reports once when it leaves its band and once when it returns."""
 
     def __init__(self, band: Band) -> None:
         self.band = band
         self.outside = 0
         self.left: list[Point] = []
-        """Where the run left the band."""
+        """Points at which the run left the band."""
 
     def look(self, point: Point) -> str:
-        """A line for the log when the run leaves the band or comes back; else empty."""
+        """Returns a line for the log when the run leaves the band or returns to it, else ''."""
         bounds = self.band.at(point.epoch)
         if bounds is None:
             return ""
@@ -130,13 +130,13 @@ class BandMonitor:
 
 
 def band_of(recipe: str) -> Path | None:
-    """The band that comes with a recipe, if one was measured."""
+    """Returns the file of a recipe's measured band, None if there is none."""
     path = ASSETS / f"band-{recipe}.json"
     return path if recipe and path.is_file() else None
 
 
 def monitor_of(config: RunConfig) -> BandMonitor | None:
-    """Watches a run whose recipe has a band, unless settings that shape the curve were changed."""
+    """Returns a monitor if the recipe has a band and no setting that affects the curve was changed, else None."""
     path = band_of(config.recipe)
     if path is None:
         return None
@@ -146,10 +146,10 @@ def monitor_of(config: RunConfig) -> BandMonitor | None:
 
 
 def largest_difference(ours: Sequence[Point], theirs: Sequence[Point]) -> tuple[float, Point, int]:
-    """Largest relative difference at steps that both have, our point there, and how many steps they share.
+    """Returns the largest relative difference at common steps, our point there, and the number of common steps.
 
     Raises:
-        ConfigError: no step in common.
+        ConfigError: there is no common step.
     """
     known = {point.step: point.loss for point in theirs}
     both = [point for point in ours if point.step in known]

@@ -1,6 +1,6 @@
-"""A run from its start to its exit code, failures included: one rank's trouble ends all ranks, with one line.
+"""Runs training from start to exit code. A failure of one rank ends all ranks, with one line.
 
-The training loop is `training/trainer.py`; hangs and deaths are noticed by `training/watchdog.py`.
+The training loop is in `training/trainer.py`; `training/watchdog.py` detects hanging and dead ranks.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from albef_ds.training.watchdog import Phase, Watchdog, default_store
 
 
 def run(config: RunConfig, resume: str | None = None, *, stop_after: float | None = None, overwrite: bool = False) -> int:
-    """Train as `config` says; returns the exit code (`common/exit_codes.py`).
+    """Trains with `config` and returns the exit code (`common/exit_codes.py`).
 
     Args:
         config: the resolved configuration.
-        resume: a checkpoint folder, `auto` for the newest of the output folder, or None to start anew.
-        stop_after: seconds after which to save and leave.
+        resume: a checkpoint folder, `auto` for the newest of the output folder, or None for a new run.
+        stop_after: seconds after which to save and exit.
         overwrite: delete an earlier run in the output folder.
 
     Raises:
-        UserError: anything that the user can mend; where there are several ranks, the first that meets it says so
-            and all leave with `exit_codes.MISTAKE`.
+        UserError: anything that the user can fix. With several ranks, the first one prints it and all exit with
+            `exit_codes.MISTAKE` instead.
     """
     request = StopRequest(stop_after)
     device = resolve_device(config.engine.device)
@@ -57,7 +57,7 @@ def run(config: RunConfig, resume: str | None = None, *, stop_after: float | Non
         raise
     finally:
         watchdog.close()
-        # A group that has lost a rank may not come down either: it is left to the end of the process.
+        # Destroying a group that has lost a rank may hang: the end of the process destroys it.
         if dist.is_initialized() and not comm.is_distributed():
             dist.destroy_process_group()
 
@@ -70,9 +70,9 @@ def _train(
 
 
 def _end_together(error: Exception, watchdog: Watchdog) -> int:
-    """Print the error once for all ranks and wait until they have read of it; returns the exit code.
+    """Prints the error once for all ranks, waits until they know of it and returns the exit code.
 
-    Printed at once: a launcher sends SIGTERM to the other ranks when the first one ends.
+    It prints before this rank ends, because a launcher then sends SIGTERM to the other ranks.
     """
     if isinstance(error, RuntimeError) and _is_broken_collective(error):
         return watchdog.report_loss(first_line(error))
@@ -87,12 +87,11 @@ def _end_together(error: Exception, watchdog: Watchdog) -> int:
 
 
 def _limits(train: TrainConfig) -> dict[Phase, float]:
-    """Seconds for each phase of a run."""
-    step, save = 60.0 * train.step_limit, 60.0 * train.save_limit
-    start = 60.0 * train.start_limit
+    """Returns the seconds allowed for each phase of a run."""
+    start, step, save = 60.0 * train.start_limit, 60.0 * train.step_limit, 60.0 * train.save_limit
     return {Phase.START: start, Phase.DATA: step, Phase.STEP: step, Phase.AGREEMENT: step, Phase.SAVE: save}
 
 
 def _is_broken_collective(error: RuntimeError) -> bool:
-    """Whether a peer has gone: NCCL and the store have types of their own, gloo raises `RuntimeError`."""
+    """Returns whether a peer is gone: NCCL and the store have their own error types, gloo raises `RuntimeError`."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -1,4 +1,4 @@
-"""The micro-batches of a run on one rank, from where the run stands in its data."""
+"""Loads the micro-batches of a run on one rank, starting at the run's position in its data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from albef_ds.tasks.registry import kind_of
 
 
 class RunData:
-    """Opens the stream of the run at `progress.samples`, and again where the run jumps to other samples.
+    """Opens the stream of the run at `progress.samples`, and again when the run jumps to other samples.
 
     Raises:
-        ConfigError: the stream cannot be opened, or neither it nor the settings say when the run ends.
+        ConfigError: the stream cannot be opened, or neither it nor the settings determine the end of the run.
     """
 
     def __init__(self, config: RunConfig, progress: Progress, device: torch.device) -> None:
@@ -31,22 +31,22 @@ class RunData:
             raise ConfigError("data.shards has no manifest, so its length is unknown: set train.max_steps or train.max_minutes")
 
     def next_step(self) -> list[Batch]:
-        """The micro-batches of the next step, on the device; samples that a rollback has ruled out are jumped over."""
+        """Returns the micro-batches of the next step on the device, skipping samples that a rollback has excluded."""
         if self._progress.jump():
             self.reopen()
         return [next(self._batches).to(self._device) for _ in range(self.accumulation)]
 
     def reopen(self) -> None:
-        """Go on from `progress.samples`."""
+        """Continues from `progress.samples`."""
         self.close()
         self._stream, self._batches = self._open()
 
     def num_broken(self) -> int:
-        """Samples that this rank found broken and replaced by others."""
+        """Returns the number of broken samples that this rank replaced by others."""
         return sum(sum(reasons.values()) for reasons in self._stream.broken_counts().values())
 
     def close(self) -> None:
-        """End the loader processes."""
+        """Ends the loader processes."""
         self._stream.close()
 
     def _open(self) -> tuple[Stream[RawBatch], Iterator[RawBatch]]:

@@ -1,4 +1,4 @@
-"""The folder of a run: a new run never mixes with an old one."""
+"""Prepares the folder of a run so that a new run never mixes with an old one."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from albef_ds.config.schema import RunConfig
 
 
 def is_used(output: Path) -> bool:
-    """Whether a run has left numbers or checkpoints in `output`."""
+    """Returns whether `output` contains logged numbers or checkpoints of a run."""
     metrics = output / METRICS_NAME
     return (metrics.is_file() and metrics.stat().st_size > 0) or any((output / CHECKPOINTS_FOLDER).glob(f"{STEP_PREFIX}*"))
 
 
 def abandon(output: Path) -> None:
-    """Undo a `claim` that made the folder, if the run ended before its first step: the next run finds no folder."""
+    """Removes a folder that `claim` created if the run ended before its first step."""
     if is_used(output):
         return
-    with contextlib.suppress(OSError):  # what else is there stays, and the folder with it
+    with contextlib.suppress(OSError):  # other files stay, and the folder with them
         (output / METRICS_NAME).unlink(missing_ok=True)
         (output / CHECKPOINTS_FOLDER).rmdir()
         (output / CONFIG_NAME).unlink(missing_ok=True)
@@ -43,10 +43,10 @@ def abandon(output: Path) -> None:
 
 
 def claim_together(config: RunConfig, resume: str | None, checkpoint: Path | None, *, overwrite: bool) -> list[str]:
-    """`claim` the run's folder and write config.json: rank 0 does, all ranks call it and hear how it went.
+    """Claims the run's folder and writes config.json on rank 0. All ranks call it and get the result.
 
     Raises:
-        MachineError: the folder holds another run or cannot be written.
+        MachineError: the folder contains another run or cannot be written.
     """
     output, problem, lines = Path(config.output), "", list[str]()
     if comm.rank() == 0:
@@ -63,20 +63,20 @@ def claim_together(config: RunConfig, resume: str | None, checkpoint: Path | Non
 
 
 def claim(output: Path, resume: str | None, checkpoint: Path | None, *, overwrite: bool) -> list[str]:
-    """Make `output` ready for a run; returns lines for the log. Rank 0 calls it alone.
+    """Prepares `output` for a run and returns lines for the log. Only rank 0 calls it.
 
     Args:
         output: the run's folder.
         resume: as given by the user.
-        checkpoint: the folder that it stands for, None for a run from the start.
+        checkpoint: the folder for `resume`, None for a run from the start.
         overwrite: delete an earlier run.
 
     Raises:
-        FileExistsError: the folder holds a run that this one does not continue; the text says what to do.
+        FileExistsError: the folder contains a run that this one does not continue; the text has the fix.
         OSError: the folder cannot be written.
     """
     output.mkdir(parents=True, exist_ok=True)
-    said: list[str] = []
+    lines: list[str] = []
     own = checkpoint is not None and checkpoint.resolve().parent == (output / CHECKPOINTS_FOLDER).resolve()
     if is_used(output) and not own and resume != AUTO:
         if not overwrite:
@@ -86,23 +86,23 @@ def claim(output: Path, resume: str | None, checkpoint: Path | None, *, overwrit
                 shutil.rmtree(output / name)
         for name in (METRICS_NAME, BAD_STEPS_NAME):
             (output / name).unlink(missing_ok=True)
-        said.append(f"deleted the earlier run in {output}, as asked for")
+        lines.append(f"deleted the earlier run in {output}, as requested")
     (output / CHECKPOINTS_FOLDER).mkdir(exist_ok=True)
     if own and resume != AUTO and checkpoint is not None:
-        said += set_aside(output / CHECKPOINTS_FOLDER, int(read_state(checkpoint)["step"]))
-    return said
+        lines += set_aside(output / CHECKPOINTS_FOLDER, int(read_state(checkpoint)["step"]))
+    return lines
 
 
 def set_aside(root: Path, step: int) -> list[str]:
-    """Rename the checkpoints after `step`, which the run goes back to: resuming from `auto` must not take the other branch."""
-    said = []
+    """Renames the checkpoints after `step`, to which the run goes back, so that `--resume auto` does not take them."""
+    lines = []
     for later in complete_steps(root):
         if later > step:
             aside = root / f"abandoned-{step_folder(later)}"
             if aside.exists():
                 shutil.rmtree(aside)
             (root / step_folder(later)).rename(aside)
-            said.append(f"{root / step_folder(later)} is of the branch that this run leaves: renamed to {aside.name}")
-    if said:
+            lines.append(f"{root / step_folder(later)} is after the step to which this run goes back: renamed to {aside.name}")
+    if lines:
         (root / SCORES_NAME).unlink(missing_ok=True)
-    return said
+    return lines

@@ -1,8 +1,8 @@
-"""The log of a run: a progress bar or plain lines, `metrics.jsonl`, TensorBoard.
+"""Writes the log of a run: a progress bar or plain lines, `metrics.jsonl`, TensorBoard.
 
-One `RunLogger` per process; only the enabled one (rank 0) writes. It reports numbers it is given and times the steps;
-it gathers nothing from other ranks. Losses should reach it as Python floats, and only on the steps that are written, for a
-float of a GPU tensor waits for the device.
+There is one `RunLogger` per process, and only the enabled one (rank 0) writes. It reports the numbers it is given and times the
+steps; it gathers nothing from other ranks. Losses should be Python floats, and given only on steps that are written, because
+converting a GPU tensor waits for the device.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from albef_ds.common.run_files import METRICS_NAME, TENSORBOARD_FOLDER
+from albef_ds.config.describe import flatten
 
 DATA_WAIT = "data_wait"
-"""Key in `values` for the seconds this step waited for its batch; reported as a share of the time, `data_wait_share`."""
+"""Key in `values` of the seconds that the step waited for its batch; logged as a share of the time, `data_wait_share`."""
 
 _SHORT = {
     "learning_rate": "lr",
@@ -32,15 +33,15 @@ _SHORT = {
 
 
 class RunLogger:
-    """Writes one run's numbers. Steps that are not written only count towards speed and data-wait share.
+    """Writes the numbers of one run. Steps that are not written only count for speed and data-wait share.
 
     `metrics.jsonl` holds one JSON object per line: `{"kind": "step", "step", "time", ...}` for training and
-    `{"kind": KIND, ...}` for evaluations. A resumed run appends; steps that it repeats occur twice, the later one counts.
+    `{"kind": KIND, ...}` for evaluations. A resumed run appends; repeated steps occur twice, and the later one counts.
     A number that is not finite becomes null, and its name is listed under `nonfinite`.
 
     Args:
-        output: folder of the run, made if missing.
-        enabled: whether this process writes at all (rank 0).
+        output: folder of the run, created if missing.
+        enabled: True on the process that writes (rank 0).
         progress: draw a bar if standard error is a terminal; plain lines otherwise.
         total_steps: last step of the run, for percentage and time left; None if unknown.
     """
@@ -66,12 +67,12 @@ class RunLogger:
         self._file = open(metrics, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (open for the whole run)
 
     def step(self, step: int, values: Mapping[str, float], *, samples: int, write: bool, total_steps: int | None = None) -> None:
-        """Report optimizer step `step` (from 1), which took `samples` pairs over all ranks.
+        """Reports optimizer step `step` (from 1), which took `samples` pairs over all ranks.
 
         `values` are the step's numbers by name (`loss`, `loss_itc`, `alpha`, `temperature`, `learning_rate`,
         `grad_norm`, `data_wait` in seconds, ...). With `write` they are shown and recorded beside `images_per_second` and
-        `data_wait_share`, both over the steps since the last written one. `total_steps` corrects the expected last step, which
-        moves under a wall-clock budget.
+        `data_wait_share`, both over the steps since the last written one. `total_steps` updates the expected last step, which
+        changes under a wall-clock budget.
         """
         if not self._enabled:
             return
@@ -99,9 +100,9 @@ class RunLogger:
         self._window_start = time.perf_counter()
 
     def event(self, kind: str, values: Mapping[str, Any], shown: Collection[str] | None = None) -> None:
-        """Report something outside the rhythm of steps, such as an evaluation; `values` may nest. Recorded at the last step.
+        """Records something other than a step, such as an evaluation, at the last step; `values` may be nested.
 
-        All of it is recorded; the line shows the entries named by `shown`, by default all.
+        The printed line contains only the entries in `shown`, by default all.
         """
         if not self._enabled:
             return
@@ -109,28 +110,28 @@ class RunLogger:
         record = dict(values)
         self._record(kind, self._last_step, record)
         visible = {name: value for name, value in record.items() if shown is None or name in shown}
-        self._line(f"{kind} at step {self._last_step}: {_format(_flatten(visible))}")
+        self._line(f"{kind} at step {self._last_step}: {_format(flatten(visible))}")
         self._window_start += time.perf_counter() - started
 
-    def pictures(self, kind: str, images: Mapping[str, Any]) -> None:
-        """Show `images`, uint8 arrays (H, W, 3) by name, in TensorBoard at the last step; its time is the caller's to `pause`."""
+    def images(self, kind: str, images: Mapping[str, Any]) -> None:
+        """Writes `images`, uint8 arrays (H, W, 3) by name, to TensorBoard at the last step. The caller pauses for its time."""
         if not self._enabled:
             return
-        with contextlib.suppress(OSError):  # a full disk is told by the numbers, which go the same way
+        with contextlib.suppress(OSError):  # `_record` reports a full disk
             for name, image in images.items():
                 self._open_board(self._last_step).add_image(f"{kind}/{name}", image, self._last_step, dataformats="HWC")
 
     def message(self, text: str) -> None:
-        """Print `text` as a line, above the bar if there is one."""
+        """Prints `text` as a line, above the bar if there is one."""
         if self._enabled:
             self._line(text)
 
     def pause(self, seconds: float) -> None:
-        """Leave `seconds` (an evaluation, a checkpoint) out of the speed of the current window."""
+        """Leaves `seconds` (an evaluation, a checkpoint) out of the speed of the current window."""
         self._window_start += seconds
 
     def close(self) -> None:
-        """Finish the bar and close the files; the logger is not used afterwards. Closing twice does nothing."""
+        """Finishes the bar and closes the files. The logger must not be used afterwards; a second call does nothing."""
         if not self._enabled:
             return
         self._enabled = False
@@ -153,10 +154,10 @@ class RunLogger:
             self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
             self._file.flush()
             board = self._open_board(step)
-            for name, value in _flatten(values).items():
+            for name, value in flatten(values).items():
                 if isinstance(value, (int, float)):
                     board.add_scalar(name if kind == "step" else f"{kind}/{name}", value, step)
-        except OSError as error:  # a full disk is no reason to lose the run as well
+        except OSError as error:  # a full disk must not end the run
             if not self._lost:
                 self._line(f"warning: {METRICS_NAME} cannot be written ({error.strerror}): numbers are missing from step {step}")
             self._lost = True
@@ -165,7 +166,7 @@ class RunLogger:
         if self._board is None:
             from torch.utils.tensorboard import SummaryWriter  # start-up time, and only the writing rank needs it
 
-            # A resumed run repeats the steps after its checkpoint: TensorBoard then drops what it had of them.
+            # A resumed run repeats the steps after its checkpoint: purge_step makes TensorBoard drop the old ones.
             self._board = SummaryWriter(str(self._board_folder), purge_step=step)
         return self._board
 
@@ -204,7 +205,7 @@ def _format(values: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any, name: str, nonfinite: list[str]) -> Any:
-    """`value` with null for every number that is not finite; their dotted names go to `nonfinite`."""
+    """Returns `value` with None for every number that is not finite, and adds their dotted names to `nonfinite`."""
     if isinstance(value, Mapping):
         return {key: _finite(item, f"{name}.{key}" if name else key, nonfinite) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -215,18 +216,8 @@ def _finite(value: Any, name: str, nonfinite: list[str]) -> Any:
     return value
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
 def _cut_torn_line(path: Path) -> None:
-    """A killed run may leave half a record at the end; every line of the file must stay a JSON object."""
+    """Removes half a record that a killed run may have left at the end, so that every line is a JSON object."""
     if not path.exists():
         return
     with open(path, "rb+") as file:

@@ -1,4 +1,4 @@
-"""What comes before the first step: checkpoint to go on from, data, output folder, model, engine. All ranks, in this order."""
+"""Sets up a run before its first step: checkpoint to resume, data, output folder, model, engine, on all ranks in this order."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def started(
     *,
     overwrite: bool = False,
 ) -> Iterator[Trainer]:
-    """A trainer before the first step of this invocation; what it holds open is closed after the block.
+    """Yields a trainer before the first step of this invocation, and closes its files and processes after the block.
 
-    `request` and `watchdog` are of this invocation; the other arguments and what is raised are those of `run.run`.
+    `request` and `watchdog` belong to this invocation; the other arguments and errors are those of `run.run`.
     """
     output = Path(config.output)
     checkpoint = find_checkpoint(output, resume, _print_on_rank_0) if resume else None
@@ -77,7 +77,7 @@ def started(
             logger.message(f"resumed from {checkpoint} at step {progress.step}")
         else:
             if resume:
-                logger.message(f"no checkpoint in {output}: starting anew")
+                logger.message(f"no checkpoint in {output}: starting a new run")
             if comm.is_distributed():
                 seed_generators(config.train.seed, 0)
         engine.task.train()
@@ -87,7 +87,7 @@ def started(
 
 
 def _engine(config: RunConfig, device: torch.device, precision: str, say: Callable[[str], None], *, fresh: bool) -> Engine:
-    """The engine around the task; a `fresh` run's weights come from where `config.init` says, others are restored later."""
+    """Returns the engine with its task. A `fresh` run's weights come from `config.init`; others are restored later."""
     task = build_task(config, precision)
     if fresh:
         for line in load_initial_weights(task, config):
@@ -102,10 +102,10 @@ def _engine(config: RunConfig, device: torch.device, precision: str, say: Callab
 
 
 def _dry_run(config: RunConfig, engine: Engine) -> None:
-    """A full-size mock batch before step 1: running out of memory is met now, not at the longest caption."""
+    """Runs a full-size mock batch before step 1, so that it detects too little memory now and not at the longest caption."""
     batch = kind_of(config.task).samples.mock(config).to(engine.device)
     try:
-        engine.dry_run(batch, engine.task.schedule(math.inf))  # when all losses take part
+        engine.dry_run(batch, engine.task.schedule(math.inf))  # the end of the schedule, where all losses take part
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"train.micro_batch_size {config.train.micro_batch_size} does not fit into memory ({error}): lower it, set "

@@ -1,4 +1,4 @@
-"""What is logged of the steps: means over the ranks and over the steps since the last log line, and alarms on the loss."""
+"""Logs steps: means over the ranks and over the steps since the last log line, and warnings about the loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOSS, _METRIC = "losses.", "metrics."
 
 
 class StepLog:
-    """Collects the numbers of every step and gives them to the run's log every `train.log_every` steps."""
+    """Collects the numbers of every step and logs them every `train.log_every` steps."""
 
     def __init__(self, run: RunContext) -> None:
         self.window: Window = []
@@ -24,7 +24,7 @@ class StepLog:
         self._band = monitor_of(run.config)
 
     def after_step(self, step: Step) -> None:
-        """Take the numbers of `step`; on steps that are logged all ranks exchange theirs."""
+        """Collects the numbers of `step`; on steps that are logged all ranks exchange theirs."""
         progress, train, logger = self._run.progress, self._run.config.train, self._run.logger
         write = progress.step % train.log_every == 0 or progress.step == 1 or step.result.skipped
         self.window.append(_flat(step.result))
@@ -37,7 +37,7 @@ class StepLog:
                 logger.message(alarm)
 
     def _summary(self, step: Step) -> dict[str, float]:
-        """Means over the steps since the last log line and over the ranks, beside the schedule of `step`."""
+        """Returns means over the steps since the last log line and over the ranks, and the schedule of `step`."""
         task, device = self._run.engine.task, self._run.engine.device
         means = comm.all_reduce_mean(_mean(self.window), device)
         self.window.clear()
@@ -60,6 +60,6 @@ def _flat(result: StepResult) -> dict[str, float]:
 
 
 def _mean(parts: Window) -> dict[str, float]:
-    """Means over steps; a loss that took no part in a step counts as 0 there."""
+    """Returns means over steps; a loss that is not part of a step counts as 0 there."""
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: sum(part.get(name, 0.0) for part in parts) / len(parts) for name in names}

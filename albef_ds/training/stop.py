@@ -1,4 +1,4 @@
-"""Requests to stop: signals and the time limit of this invocation. The run then ends its step, saves and exits."""
+"""Requests to stop, by signals and the time limit of this invocation. The run then finishes its step, saves and exits."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from albef_ds.common.errors import ConfigError
 from albef_ds.common.processes import stop_signals_to
 
 TIME_LIMIT = 1000
-"""Stands for the time limit among the numbers of signals."""
+"""Number of the time limit, beside the numbers of signals."""
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as 3h50m, 90s, 1d or 45m. Raises `ConfigError` for anything else."""
+    """Returns the seconds of a duration such as 3h50m, 90s, 1d or 45m. Raises `ConfigError` for anything else."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ConfigError(f"{text} is no duration: write it like 3h50m, 45m or 90s")
+        raise ConfigError(f"{text} is not a duration: write it like 3h50m, 45m or 90s")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 class StopRequest:
-    """Set once SIGINT, SIGTERM, SIGUSR1 or SIGUSR2 arrived or `seconds` are over; a second SIGINT interrupts at once.
+    """Is set by SIGINT, SIGTERM, SIGUSR1 or SIGUSR2, or after `seconds`; a second SIGINT interrupts immediately.
 
-    Known to this rank alone, until the ranks agree: then `agreed` is the number on all of them.
+    `number` is this rank's own request; `agreed` is the one that all ranks have agreed on.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
@@ -49,16 +49,16 @@ class StopRequest:
         self.signal = number
 
     def installed(self) -> AbstractContextManager[None]:
-        """A context within which signals set it."""
+        """Returns a context within which signals set the request."""
         return stop_signals_to(self._handle)
 
 
 def name_of(number: int) -> str:
-    """Name of the signal, or `the time limit`."""
+    """Returns the name of the signal, or `the time limit`."""
     return "the time limit" if number == TIME_LIMIT else signal.Signals(number).name
 
 
 def code_of(number: int) -> int:
-    """The exit code of a run that `number` stopped; 0 for none."""
+    """Returns the exit code of a run that `number` stopped; 0 for none."""
     known = {0: exit_codes.FINISHED, TIME_LIMIT: exit_codes.TIME_IS_UP, int(signal.SIGINT): exit_codes.INTERRUPTED}
     return known.get(number, exit_codes.PREEMPTED)

@@ -1,8 +1,8 @@
-"""The training loop: one for every task and engine.
+"""The training loop for every task and engine.
 
-A step is: agree, fetch, `engine.train_step`; then log, look for bad numbers, evaluate, save. All ranks walk through the same
-branches: what one rank knows alone (a signal, its clock) is agreed on first. How a run is set up is `training/start.py`'s, how it
-ends when something fails `training/run.py`'s.
+A step is: agree, fetch, `engine.train_step`; then log, check for bad numbers, evaluate, save. All ranks take the same branches:
+they first agree on values that only one of them may know (a signal, its clock). `training/start.py` sets a run up;
+`training/run.py` handles failures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Trainer:
     """One run on this rank, from its first step to its exit code.
 
     Args:
-        run: what the parts of the trainer share.
+        run: state that the parts of the trainer share.
         request: asks the run to stop.
     """
 
@@ -40,7 +40,7 @@ class Trainer:
         self.validation = Validation(run, self.checkpoints)
 
     def run(self) -> int:
-        """Train to the planned end or until asked to stop, save and evaluate; returns the exit code."""
+        """Trains to the planned end or until asked to stop, saves, evaluates and returns the exit code."""
         while not (self._agree_to_stop() or self.progress.done):
             started = time.perf_counter()
             step = self._step()
@@ -57,7 +57,7 @@ class Trainer:
         return self._exit_code()
 
     def _agree_to_stop(self) -> bool:
-        """Exchange what ranks may know alone and act on it; whether any of them was asked to stop."""
+        """Exchanges values that only one rank may know, acts on them and returns whether any rank was asked to stop."""
         self.watchdog.at(Phase.AGREEMENT, self.progress.step)
         own = Agreement(self.request.number, self.progress.seconds, self.checkpoints.busy, self.bad_steps.last_loss)
         agreed = own.over_ranks(self.engine.device)
@@ -68,7 +68,7 @@ class Trainer:
         return bool(agreed.stop)
 
     def _step(self) -> Step:
-        """One optimizer step, on the schedule of the samples that the weights have learned from."""
+        """Takes one optimizer step, with the schedule at the samples that the weights have learned from."""
         started = time.perf_counter()
         self.watchdog.at(Phase.DATA, self.progress.step + 1)
         micro_batches = self._fetch()
@@ -86,7 +86,7 @@ class Trainer:
     def _exit_code(self) -> int:
         number = self.request.agreed
         if number:
-            self.logger.message(f"stopped by {name_of(number)}; resume it to go on")
+            self.logger.message(f"stopped by {name_of(number)}; resume the run to continue")
         if self.checkpoints.error:
             self.logger.message(f"the last checkpoint is missing: {self.checkpoints.error}")
             return exit_codes.NOT_SAVED

@@ -1,4 +1,4 @@
-"""When a run evaluates on its validation split, and what it logs of it. The measures themselves are `evaluation/`'s."""
+"""Evaluates a run on its validation split during training and logs the results. `evaluation/` computes the metrics."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Validation:
         self._examples: Examples | None = None
 
     def after_step(self, _step: Step) -> None:
-        """Evaluate if it is due; the last evaluation is `at_end`'s."""
+        """Evaluates if it is due; `at_end` makes the last evaluation."""
         every = self._run.config.train.eval_every
         if every and self._run.progress.step % every == 0 and not self._run.progress.done:
             self._evaluate()
 
     def at_end(self) -> None:
-        """Evaluate what the run ends with; another checkpoint may be the best one now."""
+        """Evaluates the final weights and deletes checkpoints, because another one may be the best now."""
         self._evaluate()
         self._checkpoints.tidy()
 
     def _evaluate(self) -> None:
-        """The task's measure on the validation split, where there is one."""
+        """Computes the task's metrics on the validation split, if there is one."""
         started = time.perf_counter()
         with self._run.watchdog.phase(Phase.EVALUATION, self._run.progress.step):
             metrics = evaluate_validation(self._run.engine.task, self._run.config, self._run.engine.device)
@@ -46,13 +46,13 @@ class Validation:
             self._checkpoints.evaluated({name: value for name, value in metrics.items() if isinstance(value, (int, float))})
 
     def _show_examples(self) -> None:
-        """Images of the evaluation for TensorBoard; rank 0 makes them alone where it holds whole parameters."""
+        """Writes images of the evaluation to TensorBoard; rank 0 makes them alone if its parameters are not sharded."""
         task = self._run.engine.task
         if comm.rank() != 0 and not is_sharded(task):
             return
         first, self._examples = self._examples is None, self._examples or read_examples(self._run.config)
         if self._examples is not None:
             images, remark = draw(task, self._examples, self._run.engine.device, self._run.config.train.micro_batch_size)
-            self._run.logger.pictures("evaluation", {name: np.asarray(image) for name, image in images.items()})
+            self._run.logger.images("evaluation", {name: np.asarray(image) for name, image in images.items()})
             if remark and first:
                 self._run.logger.message(remark)

@@ -1,13 +1,13 @@
-"""Time limits with names: who is late, on which host, and who has died.
+"""Enforces time limits and names the ranks that are late or dead, with their hosts.
 
-A thread on each rank tells the others through a store (not a collective, which is what may hang) what its training loop
-is doing and since when. It ends this process when
+A thread on each rank publishes the phase of its training loop through a store (not by a collective, which may hang). It ends
+this process when
 
     this rank's phase exceeds its limit      the message names the ranks that are furthest behind
-    another rank gives no sign of life       the message names it; its node may be lost
+    another rank sends no heartbeat          the message names it; its node may be lost
     another rank has failed                  that rank has printed the reason
 
-A collective that waits for a lost peer cannot be interrupted from Python, so the process leaves with `os._exit`.
+A collective that waits for a lost peer cannot be interrupted from Python, so the process exits with `os._exit`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -29,16 +29,16 @@ import torch.distributed as dist
 from albef_ds.common import exit_codes
 
 _POLL = 0.5
-"""Seconds between two looks at whether a rank has failed."""
+"""Seconds between checks for failed ranks."""
 _GRACE = 5.0
-"""Seconds that a failing rank waits for the others to have heard of it."""
+"""Seconds that a failing rank waits until the others know of it."""
 _FAILED = "watchdog/failed"
 _HEARD = "watchdog/heard"
 _ENDED = "watchdog/ended"
 
 
 class Phase(IntEnum):
-    """What the loop of a rank is doing, in the order of a step."""
+    """Phases of a rank's loop, in the order of a step."""
 
     START = 0
     DATA = 1
@@ -53,24 +53,24 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True)
 class Beat:
-    """What a rank is doing: `step` of the loop, the phase of the step, seconds since it began."""
+    """Heartbeat of a rank: `step` of the loop, phase of the step, seconds since the phase began."""
 
     host: str
     step: int
     phase: Phase
     seconds: float
     number: int
-    """Counts the signs of life."""
+    """Counts the heartbeats."""
 
 
 class Watchdog:
     """Watches this rank's loop, and the other ranks through `store`.
 
     Args:
-        store: what the ranks share; None for one process. A connection of its own: the main thread may wait in another.
+        store: key-value store of the ranks, None for one process. Not the main thread's, which may block in its own.
         limits: seconds allowed for each phase; 0 or absent: no limit.
-        silence: seconds without a sign of life after which a rank is taken for dead; 0: never.
-        leave: ends the process (a test can listen).
+        silence: seconds without a heartbeat after which a rank counts as dead; 0: never.
+        leave: ends the process; tests replace it.
     """
 
     def __init__(
@@ -92,47 +92,45 @@ class Watchdog:
         self._beat_every = min(2.0, silence / 6) if silence else 2.0
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Starts watching."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop watching, and tell the other ranks that this one has ended."""
+        """Stops watching and tells the other ranks that this one has ended."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(timeout=_GRACE)
         if self._store is not None:
-            try:
+            with suppress(RuntimeError, OSError):
                 self._store.set(f"{_ENDED}/{self.rank}", "1")
-            except (RuntimeError, OSError):
-                return
 
     def at(self, phase: Phase, step: int) -> None:
-        """The loop has come to `phase` of `step`."""
+        """Notes that the loop has reached `phase` of `step`."""
         self._step, self._phase, self._since = step, phase, time.monotonic()
 
     @contextmanager
     def phase(self, phase: Phase, step: int) -> Iterator[None]:
-        """As `at`, for a block; the phase before it begins anew after it."""
+        """Same as `at` for a block, after which the time of the phase before it starts from 0 again."""
         before = self._phase
         self.at(phase, step)
         yield
         self.at(before, step)
 
     def first_to_fail(self, code: int) -> bool:
-        """Whether this rank is the first to fail and prints the reason; the others end with `code` once they read of it."""
+        """Returns whether this rank failed first and must print the reason; the others exit with `code` when they read it."""
         if self._store is None:
             return True
         try:
             first = self._store.add(_FAILED, 1) == 1
             if first:
-                self._closing.set()  # what the others do from now on follows from this
+                self._closing.set()  # later failures of the others follow from this one
                 self._store.set(f"{_FAILED}/code", str(code))
         except (RuntimeError, OSError):
             return True
         return bool(first)
 
     def wait_until_heard(self) -> None:
-        """Wait until the other ranks know that this one fails: its connections end with the process."""
+        """Waits until the other ranks know of the failure, because this rank's connections end with its process."""
         deadline = time.monotonic() + _GRACE
         while self._store is not None and time.monotonic() < deadline:
             try:
@@ -143,7 +141,7 @@ class Watchdog:
             time.sleep(_POLL / 5)
 
     def report_loss(self, reason: str) -> int:
-        """Name the missing rank after a collective has broken for `reason`; returns the exit code."""
+        """Names the missing rank after a collective has failed for `reason`, and returns the exit code."""
         try:
             before = {rank: beat.number for rank, beat in self._beats(range(self.world_size)).items()}
             time.sleep(4 * self._beat_every)
@@ -193,7 +191,7 @@ class Watchdog:
             self._leave(code)
 
     def _beats(self, ranks: Iterable[int]) -> dict[int, Beat]:
-        """The last sign of life of each of `ranks` that has given one."""
+        """Returns the last heartbeat of each of `ranks` that has sent one."""
         if self._store is None:
             return {}
         known = [rank for rank in ranks if self._store.check([f"watchdog/{rank}"])]
@@ -202,7 +200,7 @@ class Watchdog:
     def _look_for_silence(self, now: float) -> None:
         if not self._silence or self._store is None:
             return
-        # Rank 0 looks after all others and they after it: everyone after everyone would be the square of the ranks.
+        # Rank 0 watches all others and they watch it: if all watched all, the requests would grow with the square of the ranks.
         beats = self._beats(range(1, self.world_size) if self.rank == 0 else [0])
         for rank, beat in beats.items():
             if self._seen.get(rank, (None, 0.0))[0] != beat.number:
@@ -210,23 +208,23 @@ class Watchdog:
         silent = [rank for rank, (_, seen) in self._seen.items() if now - seen > self._silence]
         silent = [rank for rank in silent if not self._store.check([f"{_ENDED}/{rank}"])]
         if silent:
-            self._end(f"{_names(silent, beats)} gave no sign of life for {self._silence:.0f} s: it died or its node is lost")
+            self._end(f"{_names(silent, beats)} sent no heartbeat for {self._silence:.0f} s: it died or its node is lost")
 
     def _late(self, limit: float) -> None:
-        """This rank's loop has exceeded its limit: name the ranks that all others wait for."""
+        """Ends the process because this rank's loop has exceeded its limit, and names the ranks that all others wait for."""
         beats = self._beats(range(self.world_size))
         what = f"{self._phase} of step {self._step} takes longer than its limit of {_span(limit)}"
         if not beats:
-            self._end(f"{what}: look for a file system that hangs, or raise the limit")
+            self._end(f"{what}: check whether a file system hangs, or raise the limit")
             return
         places = {rank: (beat.step, beat.phase) for rank, beat in beats.items()}
         behind = min(places.values())
         late = [rank for rank, place in places.items() if place == behind]
         if len(late) == self.world_size:
-            self._end(f"{what}: all ranks are there, so a collective or the network hangs")
+            self._end(f"{what}: all ranks have reached it, so a collective or the network hangs")
         else:
-            where = beats[late[0]]
-            self._end(f"{what}: {_names(late, beats)} late, since {_span(where.seconds)} in {where.phase} of step {where.step}")
+            beat = beats[late[0]]
+            self._end(f"{what}: {_names(late, beats)} late, for {_span(beat.seconds)} in {beat.phase} of step {beat.step}")
 
     def _end(self, message: str) -> None:
         if self.first_to_fail(exit_codes.LOST_RANK):
@@ -236,7 +234,7 @@ class Watchdog:
         self._leave(exit_codes.LOST_RANK)
 
     def _say(self, message: str) -> None:
-        print(f"albef-ds [rank {self.rank}]: error: {message}; resume the run to go on", file=sys.stderr, flush=True)
+        print(f"albef-ds [rank {self.rank}]: error: {message}; resume the run to continue", file=sys.stderr, flush=True)
 
 
 def _beat(text: str) -> Beat:
@@ -255,7 +253,7 @@ def _span(seconds: float) -> str:
 
 
 def default_store() -> Any:
-    """A connection of its own to the store of the process group; None where there is no group of several ranks."""
+    """Returns a separate connection to the store of the process group; None without a group of several ranks."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
     store = dist.distributed_c10d._get_default_store()

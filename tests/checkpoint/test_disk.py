@@ -98,7 +98,7 @@ def test_a_run_on_a_full_disk_trains_to_its_end_and_says_that_its_last_checkpoin
     arguments = [f"data.shards={tmp_path / 'corpus'}", "train.max_steps=4", "train.save_every=2", "train.dry_run_batch=false"]
     assert main(["train", "--recipe", "debug", *arguments, "--output", str(disk / "run")]) == 5
     said = capfd.readouterr().err
-    assert "the checkpoint of step 2 was not written" in said and "the run goes on" in said
+    assert "the checkpoint of step 2 was not written" in said and "the run continues" in said
     assert "the last checkpoint is missing" in said
     lines = (disk / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]

@@ -57,7 +57,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name(content: dict[str, Any], wo
     [
         ('{"train": {"seed": 1,}}', ["line 1", "JSON"]),
         ('{"train": {"seed": 1, "seed": 2}}', ["seed twice"]),
-        ("[1]", ["no JSON object"]),
+        ("[1]", ["does not contain a JSON object"]),
         ("\udcff", ["cannot be read"]),
         ('{"optim": {"eps": NaN}}', ["optim.eps=nan"]),
     ],

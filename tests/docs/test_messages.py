@@ -19,7 +19,7 @@ def test_messages_of_every_kind_are_found() -> None:
     for known in (
         "there is no recipe {name}: {hint}",
         "{section}.{name} is {value}: give a number above 0",
-        "{what}: all ranks are there, so a collective or the network hangs",
+        "{what}: all ranks have reached it, so a collective or the network hangs",
         "scontrol requeue was refused: the site does not allow it, submit the job again to go on",
         "make: $(PYTHON) -m venv failed: install its venv module (on Debian: apt install python3-venv)",
     ):

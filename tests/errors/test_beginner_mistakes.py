@@ -47,7 +47,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "the folder of a run as --config": (["train", "--config", "notes"], ["notes is a folder", "notes/config.json"]),
     "a comma too many in JSON": (["train", "--config", "comma.json"], ["comma.json line 1 is not JSON", "fix that line"]),
     "an optimizer of the other engine": (["config", "optim.name=adam"], ["optim.name=adam", "one of auto, torch"]),
-    "a duration in words": ([*DEBUG, CORPUS, "--stop-after", "3 hours"], ["3 hours is no duration", "write it like 3h50m"]),
+    "a duration in words": ([*DEBUG, CORPUS, "--stop-after", "3 hours"], ["3 hours is not a duration", "write it like 3h50m"]),
     "a model that was never trained": (["evaluate", "notes"], ["notes holds no model", "give a model folder, a run"]),
     "nothing to score": (["evaluate", "models/pretrain"], ["nothing to score", "set data.test_annotations"]),
     "a web page in place of weights": (["convert", "page.pth", "x", "--to", "folder"], ["it is a web page", "fetch it again"]),
@@ -72,7 +72,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["a box covers no pixel of the 40 x 30 picture", "give left, top, right, bottom"],
     ),
     "scenes into a folder of other things": (["scenes", "notes", "--scale", "0.001"], ["notes holds other files", "new folder"]),
-    "a curve of no run": (["compare-curve", "notes"], ["no log of a run", "give the folder of a run"]),
+    "a curve of no run": (["compare-curve", "notes"], ["not the log of a run", "give the folder of a run"]),
     "ranks that do not divide the batch": (["demo", "--ranks", "3"], ["x 3 ranks", "use 96"]),
 }
 

@@ -76,7 +76,7 @@ def test_a_rank_that_gives_no_sign_of_life_is_named(corpus: Path, tmp_path: Path
     job.kill([1])
     job.join(10.0)
     said = [line for line in job.errors().splitlines() if "error:" in line]
-    assert len(said) == 1 and "rank 1 on " in said[0] and "gave no sign of life for 6 s" in said[0]
+    assert len(said) == 1 and "rank 1 on " in said[0] and "sent no heartbeat for 6 s" in said[0]
 
 
 @pytest.mark.timeout(900)

@@ -71,8 +71,8 @@ def test_the_command_compares_runs_and_bands(tmp_path: Path, capsys: pytest.Capt
     ("arguments", "message"),
     [
         (["compare-curve", "RUN"], "recipe debug of RUN: give --against"),
-        (["compare-curve", "RUN", "--against", "RUN/config.json"], "is no loss band"),
-        (["compare-curve", "/no/such/run"], "is no log of a run"),
+        (["compare-curve", "RUN", "--against", "RUN/config.json"], "is not a loss band"),
+        (["compare-curve", "/no/such/run"], "is not the log of a run"),
         (["compare-curve", "RUN", "--loss", "loss_xyz"], "has no step with loss_xyz"),
         (["compare-curve", "RUN", "RUN"], "use --against"),
     ],

@@ -105,7 +105,7 @@ def test_the_clock_stops_a_run_with_a_checkpoint_and_a_code_of_its_own(
     arguments = ["train.max_steps=1000000", "train.epochs=1e9", "train.save_every=0"]
     assert train(corpus, tmp_path / "run", *arguments, "--stop-after", "2s") == 75
     said = capfd.readouterr().err
-    assert "stopped by the time limit; resume it to go on" in said
+    assert "stopped by the time limit; resume the run to continue" in said
     last = losses(tmp_path / "run")[-1][0] if (tmp_path / "run" / "metrics.jsonl").stat().st_size else 0
     assert names(tmp_path / "run") == [f"step-{last:07d}"]
 

@@ -91,7 +91,7 @@ def test_a_rollback_goes_to_the_checkpoint_before_and_jumps_over_the_samples(
     assert train(corpus, output, "train.bad_steps=2", "train.on_bad_steps=rollback") == 0
     # Back to step 2 (16 samples), then over the poisoned window.
     assert given == [0, 8, 16, 24, 32, 16, 40, 48, 56, 64, 72]
-    assert "samples 24 to 40 of the run will be jumped over" in capfd.readouterr().err
+    assert "samples 24 to 40 of the run will be skipped" in capfd.readouterr().err
     first, again = (line for line in steps(output) if line["step"] == 3)
     assert {k: v for k, v in first.items() if k.startswith("loss")} == {k: v for k, v in again.items() if k.startswith("loss")}
     state = json.loads((output / "checkpoints" / "step-0000008" / "state.json").read_text())

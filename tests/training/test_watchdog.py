@@ -62,7 +62,7 @@ def test_the_rank_that_the_others_wait_for_is_named_with_its_host_and_place(
     assert all(rank.left.wait(60) and rank.code == LOST_RANK for rank in ranks)
     [line] = capfd.readouterr().err.splitlines()
     assert "agreement of step 5 takes longer than its limit of 2 s" in line
-    assert f"rank 1 on {HOST} late, since" in line and "in data of step 5" in line
+    assert f"rank 1 on {HOST} late, for" in line and "in data of step 5" in line
 
 
 def test_a_rank_without_a_sign_of_life_is_named(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
@@ -71,7 +71,7 @@ def test_a_rank_without_a_sign_of_life_is_named(start: Start, capfd: pytest.Capt
     ranks[2].die()
     assert ranks[0].left.wait(60) and ranks[1].left.wait(60)
     [line] = capfd.readouterr().err.splitlines()
-    assert line.startswith("albef-ds [rank 0]: error: ") and f"rank 2 on {HOST} gave no sign of life for 2 s" in line
+    assert line.startswith("albef-ds [rank 0]: error: ") and f"rank 2 on {HOST} sent no heartbeat for 2 s" in line
 
 
 def test_a_rank_that_has_ended_is_not_missed(start: Start) -> None:

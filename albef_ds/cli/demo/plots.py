@@ -10,7 +10,7 @@ import numpy as np
 
 from albef_ds.cli.demo.results import Example, Item, Panel, Report, table
 from albef_ds.common.errors import MachineError
-from albef_ds.training.report.history import History
+from albef_ds.training.report.metrics_log import MetricsLog
 
 ITM_BASE_ACCURACY = 2 / 3
 """Of three ITM pairs two are negatives: a model that always says no is right this often."""
@@ -50,7 +50,7 @@ def check_matplotlib() -> None:
         raise MachineError("the demo draws with matplotlib, which is not installed: run `pip install matplotlib`") from None
 
 
-def curves_png(history: History, theme: Theme = LIGHT) -> bytes:
+def curves_png(history: MetricsLog, theme: Theme = LIGHT) -> bytes:
     """Losses and ITM accuracy over the steps, four panels in a row."""
     figure = _figure(13.0, 2.7, theme)
     _draw_curves(figure, history, theme)
@@ -173,7 +173,7 @@ def _draw_recall(area: Any, report: Report, theme: Theme) -> None:
             axes.legend(fontsize=8.5, frameon=False, loc="upper left", labelcolor=theme.ink)
 
 
-def _draw_curves(area: Any, history: History, theme: Theme) -> None:
+def _draw_curves(area: Any, history: MetricsLog, theme: Theme) -> None:
     for number, (key, title, base, base_label) in enumerate(CURVES):
         axes = area.add_axes((0.05 + 0.24 * number, 0.2, 0.195, 0.6))
         steps, values = history.series(key)

@@ -19,7 +19,7 @@ from albef_ds.data.images.normalise import picture_of
 from albef_ds.metrics.ranking import Ranking
 from albef_ds.metrics.retrieval import SUFFIXES, RetrievalEvaluator, RetrievalScores
 from albef_ds.tasks.pretrain import PretrainTask
-from albef_ds.training.report.history import History
+from albef_ds.training.report.metrics_log import MetricsLog
 
 SPLITS = {
     "val": "validation concepts, on which the ranking shown was chosen",
@@ -80,7 +80,7 @@ class Report:
     """What the examples are ordered by: best mean recall on the validation split."""
     words_to_pictures: Panel
     pictures_to_words: Panel
-    history: History
+    history: MetricsLog
     files: tuple[tuple[str, str], ...] = ()
     """Path and what it is."""
 

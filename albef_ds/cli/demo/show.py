@@ -18,7 +18,7 @@ from albef_ds.common.run_files import CHECKPOINTS_FOLDER, CONFIG_NAME, METRICS_N
 from albef_ds.config.files import read_json_object
 from albef_ds.engine.build import build_task
 from albef_ds.tasks.pretrain import PretrainTask
-from albef_ds.training.report.history import History
+from albef_ds.training.report.metrics_log import MetricsLog
 
 K_TEST = 32
 """Candidates per query that are re-ranked."""
@@ -51,7 +51,7 @@ def show_run(output: Path) -> str:
         metrics[split] = dict(scores[split].metrics(PREFIX))
     ranking = best_ranking(metrics["val"], scores["val"].rankings)
     words, pictures = make_panels(corpus / "test", config, scores["test"], ranking, EXAMPLES_SHOWN)
-    history = History.read(output / METRICS_NAME)
+    history = MetricsLog.read(output / METRICS_NAME)
     facts = (
         ("trained", f"{state['seconds'] / 60:.1f} min on {state['world_size']} {device.type.upper()} ranks"),
         ("steps", f"{state['step']:,}"),

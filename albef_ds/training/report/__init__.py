@@ -1,2 +1,1 @@
-"""What a run left in its folder, for people: its log as series, its state, a page about it. Trains and evaluates nothing, and
-loads no torch."""
+"""Reads the folder of a run for people: its log as series, its state, a page about it. Does not import torch."""

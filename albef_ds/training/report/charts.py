@@ -1,4 +1,4 @@
-"""Line charts as SVG for a page: no drawing library, sharp at every size, in the page's own colours."""
+"""Draws line charts as SVG in the page's colours, without a drawing library."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ svg.chart polyline { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
 .c0 { stroke: var(--first); } .c1 { stroke: var(--second); } .c2 { stroke: var(--third); } .c3 { stroke: var(--fourth); }
 """
 MOST_POINTS = 600
-"""Of a longer series every n-th point is drawn, and the last."""
+"""Of a longer series only every n-th point and the last are drawn."""
 _WIDTH, _HEIGHT = 420, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 26, 34
 _COLOURS = 4
 
 
 @dataclass(frozen=True)
-class Line:
-    """One series; `label` is shown where there are several."""
+class Curve:
+    """One series; `label` is shown if there are several."""
 
     label: str
     steps: Sequence[int]
     values: Sequence[float]
 
 
-def line_chart(title: str, lines: Sequence[Line]) -> str:
-    """An SVG of `lines` over the steps; empty where there is no point at all."""
-    points = [(step, value) for line in lines for step, value in zip(line.steps, line.values, strict=True)]
+def line_chart(title: str, curves: Sequence[Curve]) -> str:
+    """Returns an SVG of `curves` over the steps, or '' if there is no point."""
+    points = [(step, value) for curve in curves for step, value in zip(curve.steps, curve.values, strict=True)]
     if not points:
         return ""
     first, last = min(step for step, _ in points), max(step for step, _ in points)
@@ -56,28 +56,28 @@ def line_chart(title: str, lines: Sequence[Line]) -> str:
     for step in (first, last):
         anchor = "start" if step == first else "end"
         parts.append(f'<text x="{x(step):.1f}" y="{_HEIGHT - 16}" text-anchor="{anchor}">step {step:,}</text>')
-    for number, line in enumerate(lines):
+    for number, curve in enumerate(curves):
         colour = f"c{number % _COLOURS}"
-        drawn = [(x(step), y(value)) for step, value in _thinned(line)]
-        if len(drawn) == 1:  # a point alone would not be seen
+        drawn = [(x(step), y(value)) for step, value in _thinned(curve)]
+        if len(drawn) == 1:  # a single point would be invisible
             drawn.append((drawn[0][0] + 3, drawn[0][1]))
         parts.append(f'<polyline class="{colour}" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in drawn)}"/>')
-        if len(lines) > 1:
+        if len(curves) > 1:
             left = _LEFT + 90 * number
             parts.append(f'<line class="{colour}" x1="{left}" x2="{left + 14}" y1="{_HEIGHT - 5}" y2="{_HEIGHT - 5}"/>')
-            parts.append(f'<text x="{left + 18}" y="{_HEIGHT - 1}">{escape(line.label)}</text>')
+            parts.append(f'<text x="{left + 18}" y="{_HEIGHT - 1}">{escape(curve.label)}</text>')
     return "".join([*parts, "</svg>"])
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Two to seven round numbers from `low` to `high`."""
+    """Returns two to seven round numbers from `low` to `high`."""
     raw = (high - low) / 6
     size: float = 10.0 ** math.floor(math.log10(raw))
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw)
     return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _thinned(line: Line) -> list[tuple[int, float]]:
-    points = list(zip(line.steps, line.values, strict=True))
+def _thinned(curve: Curve) -> list[tuple[int, float]]:
+    points = list(zip(curve.steps, curve.values, strict=True))
     every = -(-len(points) // MOST_POINTS)
     return points[::every] + (points[-1:] if every > 1 else [])

@@ -1,4 +1,4 @@
-"""The page about one run: where it stands, curves, evaluations with their pictures, data, configuration, files."""
+"""Builds the HTML page about a run: state, curves, evaluations with their images, data, configuration, files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from albef_ds.config.files import load, read_json_object, to_dict
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.shards.format import Manifest
 from albef_ds.training.report import charts
-from albef_ds.training.report.history import History
-from albef_ds.training.report.overview import last_pictures
-from albef_ds.training.report.state import require_run, state_of
+from albef_ds.training.report.board_images import last_images
+from albef_ds.training.report.metrics_log import MetricsLog
+from albef_ds.training.report.state import read_log, require_run, state_of
 
 PAGE_NAME = "report.html"
 _STYLE = """
@@ -48,21 +48,18 @@ _TITLES = {
 
 
 def build_page(run: Path) -> str:
-    """The HTML about the run in `run`, of any task, ended or not.
+    """Returns the HTML page about the run in `run`, of any task, finished or not.
 
     Raises:
-        UserError: no run there, or a configuration or log that cannot be read.
+        UserError: there is no run, or its configuration or log cannot be read.
     """
     require_run(run)
     config = load(run / CONFIG_NAME)
-    metrics = run / METRICS_NAME
-    history = History.read(metrics) if metrics.exists() else History([])
-    return document(
-        f"{run.absolute().name}: {config.recipe or config.task.kind}", _body(run, config, history), charts.STYLE + _STYLE
-    )
+    title = f"{run.absolute().name}: {config.recipe or config.task.kind}"
+    return document(title, _body(run, config, read_log(run)), charts.STYLE + _STYLE)
 
 
-def _body(run: Path, config: RunConfig, history: History) -> Iterator[str]:
+def _body(run: Path, config: RunConfig, history: MetricsLog) -> Iterator[str]:
     state = state_of(run)
     yield f"<h1>{escape(run.absolute().name)}</h1>"
     total = f" of {state.total_steps:,}" if state.total_steps else ""
@@ -85,7 +82,7 @@ def _body(run: Path, config: RunConfig, history: History) -> Iterator[str]:
     yield text_table(_data(config))
     yield "<h2>Configuration</h2>"
     changed = differences(config)
-    yield note("What differs from the defaults; `albef-ds train` with config.json of the run starts the same run.")
+    yield note("Settings that differ from the defaults; `albef-ds train` with config.json of the run starts the same run.")
     yield text_table(changed)
     everything = escape(json.dumps(to_dict(config), indent=2, ensure_ascii=False))
     yield f"<details><summary>every setting</summary><pre>{everything}</pre></details>"
@@ -93,14 +90,13 @@ def _body(run: Path, config: RunConfig, history: History) -> Iterator[str]:
     yield text_table(_files(run))
 
 
-def _curves(history: History) -> Iterator[str]:
+def _curves(history: MetricsLog) -> Iterator[str]:
     names = {name for record in history.steps for name, value in record.items() if isinstance(value, (int, float))}
     losses = sorted(name for name in names if name.startswith("loss_"))
-    first = [
-        name for name in ("loss", *losses, "itm_accuracy", "learning_rate", "grad_norm", "images_per_second") if name in names
-    ]
+    order = ("loss", *losses, "itm_accuracy", "learning_rate", "grad_norm", "images_per_second")
+    first = [name for name in order if name in names]
     rest = sorted(names - set(first) - _NO_CURVE)
-    drawn = [charts.line_chart(_TITLES.get(name, name), [charts.Line(name, *history.series(name))]) for name in first + rest]
+    drawn = [charts.line_chart(_TITLES.get(name, name), [charts.Curve(name, *history.series(name))]) for name in first + rest]
     if not drawn:
         yield note("Nothing has been logged yet.")
         return
@@ -109,7 +105,7 @@ def _curves(history: History) -> Iterator[str]:
         yield note(f"Of {len(history.steps):,} log lines each chart shows about {charts.MOST_POINTS}, evenly apart.")
 
 
-def _evaluations(run: Path, history: History) -> Iterator[str]:
+def _evaluations(run: Path, history: MetricsLog) -> Iterator[str]:
     records = history.evaluations
     names = [name for name, value in (records[-1] if records else {}).items() if isinstance(value, (int, float))]
     names = [name for name in names if name not in _NO_CURVE]
@@ -126,12 +122,11 @@ def _evaluations(run: Path, history: History) -> Iterator[str]:
     scores = _scores(run)
     for split, values in scores.items():
         yield f"<h3>{escape(split)}</h3>" + _metrics([(name, f"{value:.2f}") for name, value in values.items()])
-    pictures = last_pictures(run / TENSORBOARD_FOLDER)
-    for picture in pictures:
-        caption = f"{picture.tag.rpartition('/')[2].replace('_', ' ')}, at step {picture.step:,}"
-        source = data_url(picture.png)
-        yield f'<figure><img alt="{escape(caption)}" src="{source}"><figcaption>{escape(caption)}</figcaption></figure>'
-    if not (records or scores or pictures):
+    images = last_images(run / TENSORBOARD_FOLDER)
+    for image in images:
+        caption = escape(f"{image.tag.rpartition('/')[2].replace('_', ' ')}, at step {image.step:,}")
+        yield f'<figure><img alt="{caption}" src="{data_url(image.png)}"><figcaption>{caption}</figcaption></figure>'
+    if not (records or scores or images):
         yield note("The run has not been evaluated: set data.eval_shards or data.eval_annotations, and train.eval_every.")
 
 
@@ -139,20 +134,19 @@ def _metrics(rows: list[tuple[str, str]]) -> str:
     return f'<div class="columns">{text_table(rows)}</div>'
 
 
-def _score_chart(title: str, names: list[str], history: History) -> str:
-    lines = [
-        charts.Line(name.rpartition("/")[2].removeprefix("i2t_").removeprefix("t2i_"), *history.scores(name)) for name in names
-    ]
-    return charts.line_chart(title, lines)
+def _score_chart(title: str, names: list[str], history: MetricsLog) -> str:
+    labels = [name.rpartition("/")[2].removeprefix("i2t_").removeprefix("t2i_") for name in names]
+    curves = [charts.Curve(label, *history.scores(name)) for label, name in zip(labels, names, strict=True)]
+    return charts.line_chart(title, curves)
 
 
 def _without_k(name: str) -> str:
-    """`retrieval/i2t_r5_itm` -> `retrieval/i2t_itm`: recall at 1, 5 and 10 share a chart."""
+    """Turns `retrieval/i2t_r5_itm` into `retrieval/i2t_itm`, so that recall at 1, 5 and 10 share a chart."""
     return "_".join(part for part in name.split("_") if part not in ("r1", "r5", "r10"))
 
 
 def _scores(run: Path) -> dict[str, dict[str, float]]:
-    """Splits of metrics.json -> metric -> value; empty where the run was not scored."""
+    """Returns split of metrics.json -> metric -> value, empty if the run was not scored."""
     try:
         record: dict[str, Any] = read_json_object(run / RESULTS_NAME)
     except UserError:
@@ -162,7 +156,7 @@ def _scores(run: Path) -> dict[str, dict[str, float]]:
 
 
 def _data(config: RunConfig) -> list[tuple[str, str]]:
-    """What each data setting names, and how much is there, as far as it can be seen from here."""
+    """Returns each data setting that is set, with the size of the corpus if its manifest can be read from here."""
     data = config.data
     names = ("shards", "eval_shards", "annotations", "eval_annotations", "test_annotations", "image_root", "answer_list", "refs")
     rows = []
@@ -170,14 +164,14 @@ def _data(config: RunConfig) -> list[tuple[str, str]]:
         value = str(getattr(data, name))
         if value:
             rows.append((f"data.{name}", value + (_corpus(Path(value)) if name in ("shards", "eval_shards") else "")))
-    return rows or [("data", "nothing is named")]
+    return rows or [("data", "no setting")]
 
 
 def _corpus(folder: Path) -> str:
     try:
         manifest = Manifest.load(folder)
     except UserError:
-        return " (no manifest that can be read from here)"
+        return " (no readable manifest)"
     source = manifest.info.get("source") or manifest.info.get("sources")
     named = f", from {source if isinstance(source, str) else json.dumps(source)[:200]}" if source else ""
     return f" ({manifest.num_samples:,} samples in {len(manifest.shards):,} shards{named})"
@@ -187,7 +181,7 @@ def _files(run: Path) -> list[tuple[str, str]]:
     rows = [
         (str(run / CONFIG_NAME), "all settings"),
         (str(run / METRICS_NAME), "the log, one JSON object per line"),
-        (str(run / TENSORBOARD_FOLDER), "the same and the pictures, for `tensorboard --logdir`"),
+        (str(run / TENSORBOARD_FOLDER), "the same and the images, for `tensorboard --logdir`"),
     ]
     steps = complete_steps(run / CHECKPOINTS_FOLDER)
     if steps:

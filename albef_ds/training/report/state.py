@@ -1,4 +1,4 @@
-"""Where a run stands, told from its folder alone: nothing asks the run itself."""
+"""Determines the state of a run from its folder alone."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from albef_ds.common.run_files import CHECKPOINTS_FOLDER, CONFIG_NAME, METRICS_N
 from albef_ds.config.files import load, read_json_object
 from albef_ds.config.schema import RunConfig
 from albef_ds.evaluation.main_metric import main_metric_name
-from albef_ds.training.report.history import History
+from albef_ds.training.report.metrics_log import MetricsLog
 
-State = Literal["running", "finished", "stopped", "broken off"]
-"""stopped: there is a checkpoint to go on from. broken off: there is none."""
+Activity = Literal["running", "finished", "stopped", "broken off"]
+"""stopped: there is a checkpoint to continue from. broken off: there is none."""
 DEPTH = 4
-"""Folders below the one that is searched."""
+"""Levels of folders that are searched below the given one."""
 _SILENCE = 300.0
-"""Seconds without a log line before a run is taken to have ended; longer where its lines are further apart."""
+"""Seconds without a log line after which a run counts as ended; more if its log lines are further apart."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """A run's line in the list."""
+    """Entry of a run in the list of runs."""
 
     run: str
     recipe: str
     task: str
-    state: State
+    state: Activity
     step: int
     total_steps: int | None
-    """None where a number of epochs or minutes decides and nothing has been logged of it."""
+    """None if epochs or minutes determine it and nothing has been logged yet."""
     loss: float | None
     images_per_second: float | None
     metric: str | None
-    """Name of the last evaluation's main metric."""
+    """Name of the main metric of the last evaluation."""
     value: float | None
     checkpoints: int
     last_written: str
@@ -46,9 +46,9 @@ class RunState:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Folders at or below `root` that hold a run, sorted. Raises `ConfigError` where `root` is no folder."""
+    """Returns the folders at or below `root` that contain a run, sorted. Raises `ConfigError` if `root` is not a folder."""
     if not root.is_dir():
-        raise ConfigError(f"{root} is no folder: give one with runs in it")
+        raise ConfigError(f"{root} is not a folder: give one with runs in it")
     return sorted(_walk(root, DEPTH))
 
 
@@ -58,32 +58,36 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
     elif depth:
         try:
             inside = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
-        except OSError:  # a folder of someone else's holds no run of ours
+        except OSError:  # an unreadable folder of another user
             return
         for path in inside:
             yield from _walk(path, depth - 1)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run was begun in `folder`."""
+    """Returns whether a run was started in `folder`."""
     return (folder / CONFIG_NAME).is_file() and ((folder / METRICS_NAME).is_file() or (folder / CHECKPOINTS_FOLDER).is_dir())
 
 
 def require_run(folder: Path) -> None:
-    """Raise `ConfigError` where `folder` holds no run."""
+    """Raises `ConfigError` if `folder` does not contain a run."""
     if not is_run(folder):
         raise ConfigError(f"{folder} holds no run ({CONFIG_NAME} and {METRICS_NAME}): give a folder that `albef-ds runs` lists")
 
 
+def read_log(folder: Path) -> MetricsLog:
+    """Returns the log of the run in `folder`, empty if nothing has been logged. Raises `DataError` if it is damaged."""
+    path = folder / METRICS_NAME
+    return MetricsLog.read(path) if path.exists() else MetricsLog([])
+
+
 def state_of(folder: Path, now: float | None = None) -> RunState:
-    """The run in `folder` as it stands at `now`, seconds since the epoch (default: this moment).
+    """Returns the state of the run in `folder` at `now`, seconds since the epoch (default: the current time).
 
     Raises:
-        UserError: a configuration or log that cannot be read.
+        UserError: the configuration or the log cannot be read.
     """
-    config = load(folder / CONFIG_NAME)
-    metrics = folder / METRICS_NAME
-    history = History.read(metrics) if metrics.exists() else History([])
+    config, history = load(folder / CONFIG_NAME), read_log(folder)
     saved = complete_steps(folder / CHECKPOINTS_FOLDER)
     newest = _state_file(folder, saved)
     step = max([*(record["step"] for record in history.steps[-1:]), *saved[-1:], 0])
@@ -92,7 +96,7 @@ def state_of(folder: Path, now: float | None = None) -> RunState:
     times = [float(record["time"]) for record in history.steps[-2:] if "time" in record]
     pause = 5 * (times[1] - times[0]) if len(times) == 2 else 0.0
     last = max([float(record.get("time", 0.0)) for record in (*history.steps[-1:], *history.evaluations[-1:])], default=0.0)
-    state: State
+    state: Activity
     if _done(config, history, step, newest):
         state = "finished"
     elif last and (time.time() if now is None else now) - last < max(_SILENCE, pause):
@@ -120,29 +124,29 @@ def _state_file(folder: Path, saved: list[int]) -> dict[str, Any]:
         return {}
     try:
         return read_json_object(folder / CHECKPOINTS_FOLDER / step_folder(saved[-1]) / STATE_NAME)
-    except UserError:  # a damaged checkpoint is `--resume`'s to complain about
+    except UserError:  # `--resume` reports a damaged checkpoint
         return {}
 
 
-def _done(config: RunConfig, history: History, step: int, newest: dict[str, Any]) -> bool:
-    """Whether the planned length is reached, and its checkpoint is there."""
+def _done(config: RunConfig, history: MetricsLog, step: int, newest: dict[str, Any]) -> bool:
+    """Returns whether the planned length is reached and its checkpoint exists."""
     if not newest or newest.get("step") != step:
         return False
     train = config.train
     by_steps = bool(train.max_steps) and step >= train.max_steps
     by_clock = bool(train.max_minutes) and float(newest.get("seconds", 0.0)) >= 60.0 * train.max_minutes
-    # The last log line may stand up to log_every steps before the end.
+    # The last log line may be up to log_every steps before the end.
     epoch, per_step = history.last("epoch"), _epochs_per_step(history)
     by_epochs = epoch is not None and epoch + per_step * (step - history.steps[-1]["step"] + 1) > train.epochs > 0
     return by_steps or by_clock or by_epochs
 
 
-def _epochs_per_step(history: History) -> float:
+def _epochs_per_step(history: MetricsLog) -> float:
     epoch = history.last("epoch")
     return epoch / history.steps[-1]["step"] if epoch and history.steps[-1]["step"] else 0.0
 
 
-def _total_steps(config: RunConfig, history: History) -> int | None:
+def _total_steps(config: RunConfig, history: MetricsLog) -> int | None:
     limits = [config.train.max_steps] if config.train.max_steps else []
     if config.train.epochs and (per_step := _epochs_per_step(history)):
         limits.append(round(config.train.epochs / per_step))

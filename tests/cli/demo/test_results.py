@@ -12,7 +12,7 @@ from PIL import Image
 from albef_ds.cli.demo.page import build_page
 from albef_ds.cli.demo.plots import DARK, ITM_BASE_LOSS, curves_png, overview_png
 from albef_ds.cli.demo.results import Example, Item, Panel, Report, best_ranking, draw, table
-from albef_ds.training.report.history import History
+from albef_ds.training.report.metrics_log import MetricsLog
 
 METRICS = {
     f"retrieval/{direction}_r{k}{suffix}": float(number)
@@ -29,7 +29,7 @@ def picture(colour: str) -> Item:
     return Item(f"<b>{colour}</b> & more", Image.new("RGB", (72, 72), colour), colour == "green")
 
 
-def report(history: History | None = None) -> Report:
+def report(history: MetricsLog | None = None) -> Report:
     asked = Example(Item('say "cat" <script>', None), tuple(picture(c) for c in ("red", "blue", "green", "gold", "gray")), 3)
     shown = Example(picture("pink"), tuple(Item(f"word {n}", None, n == 0) for n in range(5)), 1)
     steps = [{"step": s, "loss_itc": 9.0 / s, "loss_itm": 0.7, "itm_accuracy": 0.6, "loss_mlm": 3.0} for s in (1, 2, 3)]
@@ -39,7 +39,7 @@ def report(history: History | None = None) -> Report:
         ranking="itm_itc",
         words_to_pictures=Panel((asked,) * 5, 40, 3, 300),
         pictures_to_words=Panel((shown,) * 6, 50, 3, 300),
-        history=history or History(steps),
+        history=history or MetricsLog(steps),
         files=(("runs/demo/demo.png", "a picture"),),
     )
 
@@ -120,7 +120,7 @@ def test_overview_and_curves_are_pngs_of_a_readable_size() -> None:
 
 
 def test_run_too_short_for_a_curve_still_gets_a_page() -> None:
-    empty = report(History([]))
+    empty = report(MetricsLog([]))
     assert re.search("<h2>Training</h2>", build_page(empty)) and overview_png(empty)
 
 

@@ -1,4 +1,4 @@
-"""What a run's `metrics.jsonl` says, as series for plots and tables."""
+"""Reads a run's `metrics.jsonl` as series for plots and tables."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from albef_ds.common.errors import DataError
 
 
 @dataclass(frozen=True)
-class History:
-    """The written training steps and the evaluations of a run, in order; what was repeated after a resume counts as last
-    written."""
+class MetricsLog:
+    """Logged training steps and evaluations of a run, in order. If a resumed run repeated a step, the later record counts."""
 
     steps: list[dict[str, Any]]
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def read(cls, path: Path) -> History:
-        """Read `path`; half a line at the end is being written. Raises `DataError` for a line that is no record, or no file."""
+    def read(cls, path: Path) -> MetricsLog:
+        """Reads `path` without a last line that is still being written. Raises `DataError` if a line is no record, or no file."""
         by_step: dict[str, dict[int, dict[str, Any]]] = {"step": {}, "evaluation": {}}
         try:
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]
@@ -31,20 +30,20 @@ class History:
                 record = json.loads(line)
                 by_step.setdefault(record["kind"], {})[int(record["step"])] = record
             except (ValueError, KeyError, TypeError):
-                raise DataError(f"{path} line {number} is no record of a run: remove that line") from None
+                raise DataError(f"{path} line {number} is not a record of a run: remove that line") from None
         steps, evaluations = ([found[step] for step in sorted(found)] for found in (by_step["step"], by_step["evaluation"]))
         return cls(steps, evaluations)
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of the number `name`, where it is finite."""
+        """Returns steps and finite values of the number `name`."""
         return _series(self.steps, name)
 
     def scores(self, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of the evaluations' metric `name`."""
+        """Returns steps and values of the evaluations' metric `name`."""
         return _series(self.evaluations, name)
 
     def last(self, name: str) -> float | None:
-        """The last value of `name`, None if there is none."""
+        """Returns the last value of `name`, None if there is none."""
         values = self.series(name)[1]
         return values[-1] if values else None
 

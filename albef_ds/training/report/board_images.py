@@ -1,4 +1,4 @@
-"""Pictures that a run left in its TensorBoard files at its evaluations."""
+"""Reads the images that evaluations of a run wrote to its TensorBoard files."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class BoardPicture:
-    """One picture: what it shows, the step it was made at, PNG bytes."""
+class BoardImage:
+    """One image: its tag, the step it was made at, PNG bytes."""
 
     tag: str
     step: int
     png: bytes
 
 
-def last_pictures(folder: Path) -> list[BoardPicture]:
-    """The newest picture of every tag in the TensorBoard files of `folder`, by tag; empty where there are none."""
+def last_images(folder: Path) -> list[BoardImage]:
+    """Returns the newest image of every tag in the TensorBoard files of `folder`, sorted by tag; empty if there are none."""
     if not any(folder.glob("events.*")):
         return []
     from tensorboard.backend.event_processing import event_accumulator  # start-up time
@@ -26,5 +26,5 @@ def last_pictures(folder: Path) -> list[BoardPicture]:
     found = []
     for tag in sorted(events.Tags()["images"]):
         newest = max(events.Images(tag), key=lambda event: (event.step, event.wall_time))
-        found.append(BoardPicture(tag, newest.step, newest.encoded_image_string))
+        found.append(BoardImage(tag, newest.step, newest.encoded_image_string))
     return found

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from albef_ds.common.errors import DataError
-from albef_ds.training.report.history import History
+from albef_ds.training.report.metrics_log import MetricsLog
 from albef_ds.training.run_log import RunLogger
 
 
@@ -20,14 +20,14 @@ def test_logger_and_history_agree_and_repeated_steps_count_as_last_written(tmp_p
             logger.step(step, {"loss_itc": loss, "grad_norm": float("nan")}, samples=4, write=True)
         logger.event("evaluation", {"retrieval/i2t_r1": 5.0})
         logger.close()
-    history = History.read(tmp_path / "metrics.jsonl")
+    history = MetricsLog.read(tmp_path / "metrics.jsonl")
     assert history.series("loss_itc") == ([1, 2, 3], [3.0, 2.0, 1.0])
     assert history.series("grad_norm") == ([], []) and history.last("loss_itc") == 1.0 and history.last("nothing") is None
 
 
 def test_missing_log_or_foreign_line_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metrics\.jsonl cannot be read"):
-        History.read(tmp_path / "metrics.jsonl")
+        MetricsLog.read(tmp_path / "metrics.jsonl")
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "step", "step": 1}) + "\nhello\n{")
     with pytest.raises(DataError, match=r"metrics\.jsonl line 2 is no record"):
-        History.read(tmp_path / "metrics.jsonl")
+        MetricsLog.read(tmp_path / "metrics.jsonl")
