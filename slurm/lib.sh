@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What the batch scripts share: the site file, the meeting point, one task per node, preflight, and starting again.
-# Everything about training is in the arguments that pass through; everything about the place is in site.env.
+# Functions of the batch scripts: read the site file, find the head node, run one task per node, run preflight, restart the job.
+# The arguments, which are passed on, configure training; site.env configures the cluster.
 
 REQUEUE=75 # exit code of albef_ds.cli.slurm.job: start this job again
-BAD_NODE=3 # exit code of preflight: nodes are named, the others are fine
+BAD_NODE=3 # exit code of preflight: it named unfit nodes, the others are fine
 
 say() { echo "slurm: $*"; }
 fail() {
@@ -32,14 +32,14 @@ load_site() {
         module load $ALBEF_MODULES || fail "module load $ALBEF_MODULES failed: correct ALBEF_MODULES in $site"
     fi
     LOGS=${ALBEF_LOGS:-$SLURM_SUBMIT_DIR}
-    mkdir -p "$LOGS" || fail "the folder of logs $LOGS cannot be made: set ALBEF_LOGS in $site"
+    mkdir -p "$LOGS" || fail "the folder of logs $LOGS cannot be created: set ALBEF_LOGS in $site"
     export ALBEF_RECORD=$LOGS/$SLURM_JOB_NAME-$SLURM_JOB_ID
     export ALBEF_OUTCOME=$ALBEF_RECORD.outcome.json
     export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
     if [ -n "${ALBEF_INTERFACE:-}" ]; then
         export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-$ALBEF_INTERFACE} NCCL_SOCKET_IFNAME=${NCCL_SOCKET_IFNAME:-$ALBEF_INTERFACE}
     fi
-    # sbatch's --cpus-per-task no longer reaches srun by itself (Slurm 22.05 and later).
+    # srun does not inherit sbatch's --cpus-per-task (Slurm 22.05 and later).
     if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
 
     TASKS=(srun "--nodes=$SLURM_JOB_NUM_NODES" "--ntasks=$SLURM_JOB_NUM_NODES" --ntasks-per-node=1)
@@ -49,7 +49,7 @@ load_site() {
     case ${ALBEF_CONTAINER:-none} in
         none)
             if [ -z "${ALBEF_PYTHON:-}" ] && [ -x "$ROOT/.venv/bin/python" ]; then PYTHON=$ROOT/.venv/bin/python; fi
-            command -v "$PYTHON" >/dev/null || fail "$PYTHON is not there: set ALBEF_PYTHON in $site"
+            command -v "$PYTHON" >/dev/null || fail "$PYTHON does not exist: set ALBEF_PYTHON in $site"
             ;;
         pyxis)
             need_image "$site"
@@ -67,7 +67,7 @@ load_site() {
 
 need_image() { [ -n "${ALBEF_IMAGE:-}" ] || fail "ALBEF_CONTAINER=$ALBEF_CONTAINER needs ALBEF_IMAGE: set it in $1"; }
 
-# The source, the working folder and the logs are seen inside a container under their own names.
+# Prints the mounts of a container. Source, working folder and logs have the same paths inside and outside.
 mounts() {
     local list="$ROOT:$ROOT" folder
     for folder in "$PWD" "$LOGS"; do
@@ -76,28 +76,28 @@ mounts() {
     echo "$list${ALBEF_MOUNTS:+,$ALBEF_MOUNTS}"
 }
 
-# The meeting point of the nodes. Found here, in the batch script: containers often lack scontrol.
-meeting_point() {
+# Finds the head node and sets its address and ports, here in the batch script because containers often lack scontrol.
+find_head_node() {
     local hosts
     hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") && [ -n "$hosts" ] ||
         fail "scontrol does not list the nodes of $SLURM_JOB_NODELIST: without them there is no MASTER_ADDR"
     export ALBEF_NODES=${hosts//$'\n'/ }
     export MASTER_ADDR=${ALBEF_NODES%% *}
     getent ahosts "$MASTER_ADDR" >/dev/null || fail "the node name $MASTER_ADDR does not resolve here: ask the site for the nodes' names"
-    # Two ports per job below the range that the system gives out; jobs that run together have other ids.
+    # Two ports per job, below the range from which the system assigns ports; concurrent jobs have different ids.
     export MASTER_PORT=$((10000 + 2 * (SLURM_JOB_ID % 10000)))
     export ALBEF_PREFLIGHT_PORT=$((MASTER_PORT + 1))
 }
 
-# A small step of python on this node.
+# Runs python on this node.
 here() { "${HERE[@]}" "${ENTER[@]}" "$PYTHON" "$@"; }
 
-# The same command on every node, its output in one file per node that later attempts append to.
+# Runs the same command on every node. Each node's output goes to its own file, to which later attempts append.
 on_every_node() {
     "${TASKS[@]}" --wait=60 --kill-on-bad-exit=1 --open-mode=append "--output=$LOGS/%x-%j-%N.log" "${ENTER[@]}" "$PYTHON" "$@"
 }
 
-# Starts this job again, without the nodes of $1 if given. Not when Slurm has requeued or ended it already.
+# Requeues this job, without the nodes of $1 if given, unless Slurm has already requeued or ended it.
 requeue() {
     local state excluded
     state=$(job_field JobState)
@@ -106,9 +106,9 @@ requeue() {
         return
     fi
     excluded=$(job_field ExcNodeList)
-    # Slurm now ends this script and what it has started, but a moment is left, and only a job that waits can be given nodes to avoid.
+    # Slurm now ends this script and its steps, but with a delay, and nodes can be excluded only while the job is pending.
     trap '' TERM
-    scontrol requeue "$SLURM_JOB_ID" || fail "scontrol requeue was refused: the site does not allow it, submit the job again to go on"
+    scontrol requeue "$SLURM_JOB_ID" || fail "scontrol requeue was refused: the site does not allow it, submit the job again to continue"
     if [ -n "${1:-}" ]; then
         case $excluded in "" | "(null)") excluded=$1 ;; *) excluded=$excluded,$1 ;; esac
         scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$excluded" ||
@@ -116,21 +116,21 @@ requeue() {
     fi
 }
 
-# The second of the epoch at which training saves and leaves, ahead of the time limit; nothing without a limit.
+# Prints the time, in seconds since the epoch, at which training saves and exits before the time limit; nothing without a limit.
 stop_at() {
     local end
     end=$(date -d "$(job_field EndTime)" +%s 2>/dev/null) && echo $((end - ${ALBEF_STOP_MARGIN:-600}))
 }
 
-# Runs preflight on every node with the arguments of the run; names of unfit nodes end up in $ALBEF_RECORD.bad-nodes.
+# Runs preflight on every node with the arguments of the run and writes the names of unfit nodes to $ALBEF_RECORD.bad-nodes.
 check_nodes() {
     rm -f "$ALBEF_RECORD.bad-nodes"
-    # A node that hangs is ended a while after the head has named it.
+    # The timeout ends hanging nodes after the head has named them.
     timeout -k 10 "${ALBEF_PREFLIGHT_TIMEOUT:-300}" "${TASKS[@]}" --wait=90 --kill-on-bad-exit=0 "${ENTER[@]}" "$PYTHON" \
         -m albef_ds.cli.main preflight --bad-nodes "$ALBEF_RECORD.bad-nodes" "$@"
 }
 
-# Before training: leaves the script where the job cannot go on.
+# Runs preflight before training and exits if the job cannot continue.
 preflight() {
     [ "${ALBEF_PREFLIGHT:-1}" = 1 ] || return 0
     local bad code
@@ -144,21 +144,21 @@ preflight() {
     fi
     here -m albef_ds.cli.slurm.job bad-nodes "$bad" train "$@"
     if [ $? != $REQUEUE ] || [ "${ALBEF_EXCLUDE_BAD_NODES:-1}" != 1 ]; then
-        say "stop: unfit nodes: $bad: submit again with --exclude=$bad, or mend them"
+        say "stop: unfit nodes: $bad: submit again with --exclude=$bad, or fix them"
         exit $BAD_NODE
     fi
     requeue "$bad"
     exit $BAD_NODE
 }
 
-# A whole job: `survive COMMAND ARGS` runs albef-ds COMMAND on all nodes, and starts the job again while that makes sense.
+# `survive COMMAND ARGS` runs albef-ds COMMAND on all nodes, and requeues the job as long as that is useful.
 survive() {
-    # The shell outlives the signals that end its steps, to say what follows.
-    trap 'say "the batch script was told to end"' TERM
+    # The shell ignores the signals that end its steps, so that it can decide what follows.
+    trap 'say "the batch script received SIGTERM"' TERM
     trap : USR1 USR2
     load_site
-    meeting_point
-    say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, on $ALBEF_NODES, meeting at $MASTER_ADDR:$MASTER_PORT"
+    find_head_node
+    say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, on $ALBEF_NODES, head node $MASTER_ADDR:$MASTER_PORT"
     here -m albef_ds.cli.slurm.job begin "$@" || exit $?
     local command=$1 code follows
     if [ "$command" = train ]; then
@@ -174,14 +174,14 @@ survive() {
     exit $follows
 }
 
-# One stage of albef-data, or this task's share of it; started again where it died.
+# Runs one stage of albef-data, or this array task's share of it, and requeues it if it died.
 data_stage() {
     trap : USR1 USR2
     load_site
     local share=() code
     if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
         share=(--task-index "$SLURM_ARRAY_TASK_ID")
-        # An array submitted again for some tasks only must still be told how many there were.
+        # An array that is submitted again for some tasks only still needs the original number of tasks.
         case " $* " in *" --num-tasks "*) ;; *) share+=(--num-tasks "$SLURM_ARRAY_TASK_COUNT") ;; esac
     fi
     case $1 in
@@ -190,7 +190,7 @@ data_stage() {
     say "job $SLURM_JOB_ID${SLURM_ARRAY_TASK_ID:+, task $SLURM_ARRAY_TASK_ID}, restart ${SLURM_RESTART_COUNT:-0}: albef-data $*"
     here -m data_tools.cli "$@" "${share[@]}"
     code=$?
-    # 2 is a user's mistake, 1 what `verify` found: neither goes away.
+    # 2 is a user's mistake, 1 a problem found by `verify`: a restart fixes neither.
     if [ $code -gt 2 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${ALBEF_MAX_DATA_RESTARTS:-3}" ]; then
         say "requeue: exit code $code"
         requeue

@@ -1,1 +1,1 @@
-"""Before and around a run: memory plans, node checks, Slurm jobs, local ranks."""
+"""Planning and starting of runs: memory plans, node checks, Slurm jobs, local ranks."""

@@ -1,6 +1,6 @@
-"""Starts training ranks on this machine, passes signals on to them, and sees all of them end.
+"""Starts training ranks on this machine, forwards signals to them and waits until all of them have ended.
 
-One process per rank with the usual launch variables, as `torchrun` sets them. Not for several machines.
+Starts one process per rank with the usual launch variables, as `torchrun` sets them. Not for several machines.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from albef_ds.common.processes import free_port, python_path, stop_signals_to
 
 MOST_RANKS = 8
 _POLL = 0.1  # seconds
-_GRACE = 10.0  # seconds that the other ranks get to say what is wrong, and again to leave after SIGTERM
-_TOLD_BY_RANK_0 = (exit_codes.MISTAKE, exit_codes.INTERRUPTED, exit_codes.PREEMPTED)
+_GRACE = 10.0  # seconds that the other ranks get to report their error, and again to exit after SIGTERM
+_REPORTED_BY_RANK_0 = (exit_codes.MISTAKE, exit_codes.INTERRUPTED, exit_codes.PREEMPTED)
 _TAIL = 15  # lines of a failed rank's log
 
 
 def visible_cores() -> int:
-    """CPU cores that this process may use: its affinity, and a container's quota where there is one."""
+    """Returns the number of CPU cores that this process may use by its affinity and, in a container, its quota."""
     cores = len(os.sched_getaffinity(0))
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -36,13 +36,13 @@ def visible_cores() -> int:
 
 
 def default_ranks(workers: int, global_batch_size: int) -> int:
-    """One rank per GPU or core, as far as they share the global batch evenly with at least 2 pairs each."""
+    """Returns one rank per GPU or core, fewer if the global batch is not divisible or gives a rank less than 2 pairs."""
     most = max(1, min(workers, MOST_RANKS, global_batch_size // 2))
     return max(ranks for ranks in range(1, most + 1) if global_batch_size % ranks == 0)
 
 
 def rank_environment(rank: int, ranks: int, threads: int, port: int, *, cpu: bool) -> dict[str, str]:
-    """The environment of one rank; what the user has set for DeepSpeed, gloo or its caches stays."""
+    """Returns the environment of one rank. Variables that the user has set for DeepSpeed, gloo or caches are kept."""
     environment = dict(os.environ)
     environment.update(
         RANK=str(rank),
@@ -56,23 +56,23 @@ def rank_environment(rank: int, ranks: int, threads: int, port: int, *, cpu: boo
     if cpu:
         environment["DS_ACCELERATOR"] = "cpu"
     if any(name == "lo" for _, name in socket.if_nameindex()):
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo resolves the host's name, which containers may lack
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # otherwise gloo resolves the host name, which may fail in a container
     environment["PYTHONPATH"] = python_path()
     return environment
 
 
 def launch(command: Sequence[str], ranks: int, threads: int, logs: Path, *, cpu: bool) -> int:
-    """Run `command` once per rank and wait for all of them.
+    """Runs `command` once per rank and waits for all ranks.
 
-    Rank 0 writes to our own output, the others to `logs`/rank-N.log. SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 are passed
-    on once each. When a rank fails, the others are ended and the end of its log is shown.
+    Rank 0 writes to this process's output, the others to `logs`/rank-N.log. SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 are forwarded
+    once each. When a rank fails, the others are ended and the end of its log is printed.
 
     Args:
         command: program and arguments, run without a shell.
         ranks: number of processes.
         threads: OMP_NUM_THREADS of each.
-        logs: folder, made if missing.
-        cpu: tell DeepSpeed to use the CPU.
+        logs: folder, created if missing.
+        cpu: make DeepSpeed use the CPU.
 
     Returns:
         0, or the exit code of the rank that failed first (128 + N after signal N).
@@ -91,7 +91,7 @@ def launch(command: Sequence[str], ranks: int, threads: int, logs: Path, *, cpu:
         for rank in range(ranks):
             output = None if rank == 0 else stack.enter_context(open(logs / f"rank-{rank}.log", "wb"))
             environment = rank_environment(rank, ranks, threads, port, cpu=cpu)
-            # A session of its own: a terminal's Ctrl-C then reaches a rank through us alone, not twice.
+            # Each rank has its own session, so that a terminal's Ctrl-C reaches it only once, through this process.
             running.append(
                 subprocess.Popen(
                     list(command), env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
@@ -105,14 +105,14 @@ def launch(command: Sequence[str], ranks: int, threads: int, logs: Path, *, cpu:
             code = running[failed].returncode
         finally:
             _end(running)
-    if failed > 0 and code not in _TOLD_BY_RANK_0:
+    if failed > 0 and code not in _REPORTED_BY_RANK_0:
         lines = (logs / f"rank-{failed}.log").read_text(errors="replace").splitlines()[-_TAIL:]
         print("\n".join([f"rank {failed} failed:", *lines]), file=sys.stderr)
     return code if code >= 0 else 128 - code
 
 
 def _first_failure(processes: list[subprocess.Popen[bytes]]) -> int | None:
-    """Wait; the rank that first ended with another code than 0, or None when all ended well."""
+    """Waits and returns the first rank that exits with a code other than 0, or None if all exit with 0."""
     while True:
         codes = [process.poll() for process in processes]
         for rank, code in enumerate(codes):

@@ -56,7 +56,7 @@ PHRASES = {
     "slurm/data.sbatch": "a stage of `albef-data`, alone or as an array of tasks",
     "slurm/evaluate.sbatch": "evaluation",
     "slurm/finetune.sbatch": "fine-tuning that survives what pretraining survives",
-    "slurm/lib.sh": "what the batch scripts share: site, container, meeting point, requeueing",
+    "slurm/lib.sh": "functions of the batch scripts: site, container, head node, requeueing",
     "slurm/preflight.sbatch": "a check of the nodes alone",
     "slurm/pretrain.sbatch": "pretraining that goes on after preemption, time limits and dead nodes",
     "slurm/site.env.example": "what a site is like, to copy to site.env",

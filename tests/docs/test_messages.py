@@ -20,7 +20,7 @@ def test_messages_of_every_kind_are_found() -> None:
         "there is no recipe {name}: {hint}",
         "{section}.{name} is {value}: give a number above 0",
         "{what}: all ranks have reached it, so a collective or the network hangs",
-        "scontrol requeue was refused: the site does not allow it, submit the job again to go on",
+        "scontrol requeue was refused: the site does not allow it, submit the job again to continue",
         "make: $(PYTHON) -m venv failed: install its venv module (on Debian: apt install python3-venv)",
     ):
         assert known in texts

@@ -130,14 +130,14 @@ def test_without_a_name_for_the_first_node_the_job_fails_loudly(tmp_path: Path) 
     scontrol.write_text("#!/bin/sh\necho no-such-host.invalid\n")
     scontrol.chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
-    done = shell("meeting_point", SLURM_SUBMIT_DIR=str(tmp_path), PATH=path)
+    done = shell("find_head_node", SLURM_SUBMIT_DIR=str(tmp_path), PATH=path)
     assert done.returncode == 2 and "no-such-host.invalid does not resolve" in done.stderr
     scontrol.write_text("#!/bin/sh\nexit 1\n")
-    done = shell("meeting_point", SLURM_SUBMIT_DIR=str(tmp_path), PATH=path)
+    done = shell("find_head_node", SLURM_SUBMIT_DIR=str(tmp_path), PATH=path)
     assert done.returncode == 2 and "there is no MASTER_ADDR" in done.stderr
     scontrol.write_text("#!/bin/sh\necho localhost\n")
     ports = [
-        shell("meeting_point; echo $MASTER_PORT", SLURM_SUBMIT_DIR=str(tmp_path), PATH=path, SLURM_JOB_ID=job).stdout
+        shell("find_head_node; echo $MASTER_PORT", SLURM_SUBMIT_DIR=str(tmp_path), PATH=path, SLURM_JOB_ID=job).stdout
         for job in ("123456", "123457")
     ]
     assert ports == ["16912\n", "16914\n"]

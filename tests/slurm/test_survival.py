@@ -48,7 +48,7 @@ def test_two_nodes_give_the_losses_of_one_and_two_jobs_share_a_node(
     (tmp_path / "3-two").mkdir()
     for job in jobs.values():
         job.finish()
-        assert f"on {node}, meeting" in job.log
+        assert f"on {node}, head node" in job.log
     assert jobs["2"].records() == undisturbed.records()
     two = Submitter(slurm_cluster, corpus, tmp_path / "3-two").pretrain(*TWO_NODES, steps=4, arguments=("engine.stage=3",))
     two.finish()

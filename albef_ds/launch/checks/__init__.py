@@ -1,1 +1,1 @@
-"""Checks of this machine and of the nodes of a job before a run."""
+"""Checks this machine and the nodes of a job before a run."""

@@ -1,4 +1,4 @@
-"""From the nodes' reports to the nodes that cannot be trained with. Pure: no network, no files."""
+"""Compares the nodes' reports and finds the nodes that cannot be used for training. Uses no network or files."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from albef_ds.launch.checks.node import Report
+from albef_ds.launch.checks.node import NodeReport
 
 MAX_SKEW = 5.0
-"""Seconds by which clocks may differ: time limits and file times are compared across nodes."""
+"""Seconds by which clocks may differ, because time limits and file times are compared across nodes."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Faults by node, in the order of the nodes; empty if all are fine."""
+class Comparison:
+    """Faults by node, in the order of the nodes; empty if all nodes are fine."""
 
     faults: dict[str, list[str]]
     num_nodes: int
 
     @property
     def bad_nodes(self) -> list[str]:
-        """The nodes to leave out; none when every node has a fault, for then the run is at fault, not the nodes."""
+        """Nodes to leave out; none if every node has a fault, because then the run is wrong, not the nodes."""
         return list(self.faults) if 0 < len(self.faults) < self.num_nodes else []
 
 
-def judge(nodes: Sequence[str], reports: dict[str, Report], seconds: float, max_skew: float = MAX_SKEW) -> Verdict:
-    """Compare the `reports` of `nodes`, of which some may not have come within `seconds`."""
+def compare(nodes: Sequence[str], reports: dict[str, NodeReport], seconds: float, max_skew: float = MAX_SKEW) -> Comparison:
+    """Compares the `reports` of `nodes`; some may not have arrived within `seconds`."""
     faults: dict[str, list[str]] = {node: [] for node in nodes}
     for node in nodes:
         report = reports.get(node)
         if report is None:
-            faults[node].append(f"gave no answer within {seconds:.0f} s")
+            faults[node].append(f"did not answer within {seconds:.0f} s")
             continue
         faults[node] += report.faults
         if abs(report.clock_offset) > max_skew:
@@ -43,28 +43,28 @@ def judge(nodes: Sequence[str], reports: dict[str, Report], seconds: float, max_
         for node, value in values.items():
             if value != common:
                 faults[node].append(f"{name}: {value}, the others have {common}")
-    return Verdict({node: found for node, found in faults.items() if found}, len(nodes))
+    return Comparison({node: found for node, found in faults.items() if found}, len(nodes))
 
 
-def table(nodes: Sequence[str], reports: dict[str, Report], verdict: Verdict) -> str:
-    """One line per node, and what is the same everywhere."""
+def table(nodes: Sequence[str], reports: dict[str, NodeReport], compared: Comparison) -> str:
+    """Returns one line per node, and a line of the facts that are the same everywhere."""
     lines = []
     for node in nodes:
         report = reports.get(node)
-        if node in verdict.faults:
-            lines += [f"preflight: {node}: BAD, {fault}" for fault in verdict.faults[node]]
+        if node in compared.faults:
+            lines += [f"preflight: {node}: BAD, {fault}" for fault in compared.faults[node]]
         elif report is not None:
             free = ", ".join(f"{gb:g} GB free for {name}" for name, gb in report.free_gb.items())
             speed = "" if report.bandwidth is None else f", all-reduce {report.bandwidth:.2f} GB/s"
             lines.append(f"preflight: {node}: fine, clock {report.clock_offset:+.3f} s, {free}{speed}")
-    same = next((report.facts for node, report in reports.items() if node not in verdict.faults), {})
+    same = next((report.facts for node, report in reports.items() if node not in compared.faults), {})
     if same:
         lines.append("preflight: " + ", ".join(f"{name} {value}" for name, value in same.items()))
     return "\n".join(lines)
 
 
 def _most_common(values: list[str]) -> str:
-    """The value of most nodes; of equally many, the head's side, whose values come first."""
+    """Returns the most frequent value; of equally frequent ones the first, which is the head's."""
     counts = Counter(values)
     most = max(counts.values())
     return next(value for value in values if counts[value] == most)

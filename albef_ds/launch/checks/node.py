@@ -1,7 +1,6 @@
-"""What one node can say about itself before training: shards, checkpoint folder, free disk, GPUs, versions.
+"""Checks one node before training: shards, checkpoint folder, free disk, GPUs, versions.
 
-Every check returns text or numbers; nothing is judged here that needs another node's answer (`verdict.py` does that).
-torch is not imported, so a node answers within a second or two.
+`compare.py` does the comparisons with other nodes. torch is not imported, so a node answers within a second or two.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,38 +25,38 @@ from albef_ds.data.shards.reader import ShardReader
 
 PACKAGES = ("torch", "deepspeed", "timm", "transformers", "numpy", "safetensors")
 NONCE = "nonce"
-"""File that the head node writes into the folder of the checkpoints for all others to see."""
+"""File that the head node writes into the run's folder, to check that the other nodes see it."""
 
 _VISIBLE_AFTER = 5.0  # seconds that a network file system may take to show another node's file
 
 
 @dataclass
-class Report:
-    """One node's answer. `faults` are what it cannot train with; the rest is compared with the other nodes."""
+class NodeReport:
+    """Answer of one node. `faults` are problems that prevent training; the rest is compared with the other nodes."""
 
     node: str
     faults: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
     """Must be the same everywhere: versions, digest of the source, digest of the manifest, number of GPUs."""
     clock_offset: float = 0.0
-    """Seconds that this node's clock is ahead of the head's."""
+    """Seconds by which this node's clock is ahead of the head's."""
     free_gb: dict[str, float] = field(default_factory=dict)
     bandwidth: float | None = None
-    """GB/s of the all-reduce, None where there was none."""
+    """GB/s of the all-reduce, None if there was none."""
 
 
-def check_node(config: RunConfig, node: str, *, shared: Path, nonce: str, min_free_gb: float, scratch: str = "") -> Report:
-    """Check this node for a run of `config`.
+def check_node(config: RunConfig, node: str, *, shared: Path, nonce: str, min_free_gb: float, scratch: str = "") -> NodeReport:
+    """Checks this node for a run of `config` and returns its report.
 
     Args:
         config: the run.
         node: this node's name.
-        shared: folder inside the run's folder in which the head wrote `nonce` and each node leaves a file of its name.
-        nonce: what the head wrote.
+        shared: folder inside the run's folder in which the head wrote `nonce` and each node writes a file with its name.
+        nonce: text that the head wrote.
         min_free_gb: GB that must be free for checkpoints, and in `scratch`.
-        scratch: node-local folder for staged shards, may hold variables of the node; empty: none.
+        scratch: node-local folder for staged shards, may contain variables of the node; empty: none.
     """
-    report = Report(node)
+    report = NodeReport(node)
     for name in ("shards", "eval_shards"):
         _check_shards(report, name, getattr(config.data, name))
     _check_shared_folder(report, shared, nonce)
@@ -69,7 +69,7 @@ def check_node(config: RunConfig, node: str, *, shared: Path, nonce: str, min_fr
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and the packages that decide about results, and a digest of our own source."""
+    """Returns the versions of Python and the packages that affect results, and a digest of this package's source."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -83,11 +83,11 @@ def versions() -> dict[str, str]:
     return {**found, "albef_ds": f"{albef_ds.__version__} ({digest.hexdigest()[:12]})"}
 
 
-def _check_shards(report: Report, name: str, given: str) -> None:
-    """A corpus folder is opened as training opens it: manifest, every shard's size, and one sample's bytes."""
+def _check_shards(report: NodeReport, name: str, given: str) -> None:
+    """Opens a corpus folder as training does: manifest, every shard's size, and one sample's bytes."""
     folder = Path(os.path.expandvars(given))
     if not given or (not folder.is_dir() and any(mark in given for mark in (".tar", "{", ":"))):
-        return  # nothing given, or plain tars and URLs, which are opened as they come
+        return  # not given, or plain tars and URLs, which are not checked
     try:
         reader = ShardReader(folder)
         reader.read(0, 0)
@@ -101,7 +101,7 @@ def _check_shards(report: Report, name: str, given: str) -> None:
     report.facts[f"data.{name}"] = hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()[:12]
 
 
-def _check_shared_folder(report: Report, shared: Path, nonce: str) -> None:
+def _check_shared_folder(report: NodeReport, shared: Path, nonce: str) -> None:
     deadline = time.monotonic() + _VISIBLE_AFTER
     try:
         while not (shared / NONCE).exists() and time.monotonic() < deadline:
@@ -114,21 +114,21 @@ def _check_shared_folder(report: Report, shared: Path, nonce: str) -> None:
         report.faults.append(f"output: {shared.parent} cannot be written ({error.strerror})")
 
 
-def check_free(report: Report, name: str, folder: Path, min_free_gb: float) -> None:
-    """Free disk at `folder`, or where it would be made."""
+def check_free(report: NodeReport, name: str, folder: Path, min_free_gb: float) -> None:
+    """Checks the free disk space of `folder`, or of the parent in which it would be created."""
     existing = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
     try:
         free = shutil.disk_usage(existing).free / 1e9
     except OSError as error:
-        report.faults.append(f"{name}: {folder} cannot be looked at ({error.strerror})")
+        report.faults.append(f"{name}: {folder} cannot be read ({error.strerror})")
         return
     report.free_gb[name] = round(free, 1)
     if free < min_free_gb:
-        report.faults.append(f"{name}: {free:.1f} GB are free in {existing}, {min_free_gb:g} GB are asked for")
+        report.faults.append(f"{name}: {free:.1f} GB are free in {existing}, {min_free_gb:g} GB are needed")
 
 
-def check_gpus(report: Report, config: RunConfig) -> None:
-    """GPUs of the allocation, by nvidia-smi: present, and without uncorrected memory errors."""
+def check_gpus(report: NodeReport, config: RunConfig) -> None:
+    """Checks with nvidia-smi that the GPUs of the allocation are present and have no uncorrected memory errors."""
     if config.engine.device == "cpu":
         return
     program = shutil.which("nvidia-smi")
@@ -148,20 +148,17 @@ def check_gpus(report: Report, config: RunConfig) -> None:
     report.facts["GPUs"] = _count(rows)
     wanted = int(os.environ.get("SLURM_GPUS_ON_NODE") or 0)
     if len(rows) < max(wanted, int(config.engine.device == "cuda")):
-        report.faults.append(f"GPU: {len(rows)} of {wanted or 1} GPUs are there")
+        report.faults.append(f"GPU: {len(rows)} of {wanted or 1} GPUs are present")
     for index, _, errors in (row for row in rows if len(row) == 3):
         if errors.isdecimal() and int(errors):
             report.faults.append(f"GPU: number {index} has {errors} uncorrected memory errors")
 
 
 def _count(rows: list[list[str]]) -> str:
-    names: dict[str, int] = {}
-    for row in rows:
-        name = row[1] if len(row) > 1 else "unknown"
-        names[name] = names.get(name, 0) + 1
+    names = Counter(row[1] if len(row) > 1 else "unknown" for row in rows)
     return ", ".join(f"{count} x {name}" for name, count in sorted(names.items())) or "none"
 
 
-def as_report(entry: dict[str, Any]) -> Report:
-    """A report that came over the network. Raises TypeError if it is none."""
-    return Report(**entry)
+def as_report(entry: dict[str, Any]) -> NodeReport:
+    """Returns a report that arrived over the network. Raises TypeError if it is not a report."""
+    return NodeReport(**entry)

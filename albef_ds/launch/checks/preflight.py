@@ -1,7 +1,7 @@
-"""Preflight: before training, one process on every node checks it, and the head names the nodes that are not fit.
+"""Preflight: before training, one process per node checks the node, and the head names the unfit nodes.
 
-Under `srun --ntasks-per-node=1` all nodes meet at MASTER_ADDR, ALBEF_PREFLIGHT_PORT; without Slurm it is this machine
-alone. `checks.py` looks at a node, `verdict.py` judges, `meeting.py` carries the reports.
+Under `srun --ntasks-per-node=1` all nodes connect to MASTER_ADDR, ALBEF_PREFLIGHT_PORT; without Slurm only this machine is
+checked. `node.py` checks a node, `compare.py` compares the reports, `report_exchange.py` transports them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from albef_ds.common.atomic_files import write_file
 from albef_ds.common.errors import MachineError
 from albef_ds.common.exit_codes import BAD_NODE
 from albef_ds.config.schema import RunConfig
-from albef_ds.launch.checks.collectives import Guest, Head
-from albef_ds.launch.checks.compare import Verdict, judge, table
-from albef_ds.launch.checks.node import NONCE, Report, as_report, check_node
+from albef_ds.launch.checks.compare import Comparison, compare, table
+from albef_ds.launch.checks.node import NONCE, NodeReport, as_report, check_node
+from albef_ds.launch.checks.report_exchange import Client, Head
 
 _MEGABYTES = {"nccl": 256, "gloo": 16}
 _ROUNDS = 5
@@ -31,15 +31,15 @@ _ROUNDS = 5
 
 @dataclass(frozen=True)
 class Place:
-    """This process among the nodes of a job."""
+    """Position of this process among the nodes of a job."""
 
     nodes: tuple[str, ...]
     number: int
     address: str
     port: int
-    """Where the nodes meet."""
+    """Port of the head for the reports."""
     training_port: int
-    """What training will use later, and the all-reduce now: unlike a port found free, nobody else takes it meanwhile."""
+    """Port for the all-reduce now and training later. It is reserved for the job, unlike a port that is found free."""
     job: str
 
     @property
@@ -49,10 +49,10 @@ class Place:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Place:
-        """From the variables that Slurm and the batch script set; without them, this machine alone.
+        """Reads the variables that Slurm and the batch script set; without them, the job is this machine alone.
 
         Raises:
-            MachineError: inside a Slurm step, but not one that the shipped scripts made.
+            MachineError: the Slurm step was not started by the shipped scripts.
         """
         if "SLURM_PROCID" not in environment or "ALBEF_NODES" not in environment:
             return cls((socket.gethostname(),), 0, "127.0.0.1", 0, 0, f"local-{os.getpid()}")
@@ -62,7 +62,7 @@ class Place:
             job = f"{environment['SLURM_JOB_ID']}.{environment.get('SLURM_RESTART_COUNT', '0')}"
             return cls(nodes, number, environment["MASTER_ADDR"], port, int(environment["MASTER_PORT"]), job)
         except (KeyError, ValueError) as error:
-            raise MachineError(f"{error} is missing or no number: submit slurm/preflight.sbatch, which sets it") from None
+            raise MachineError(f"{error} is missing or not a number: submit slurm/preflight.sbatch, which sets it") from None
 
 
 def run(
@@ -75,7 +75,7 @@ def run(
     all_reduce: bool = True,
     bad_nodes: Path | None = None,
 ) -> int:
-    """Check all nodes of `place` for a run of `config`; the head prints one line per node.
+    """Checks all nodes of `place` for a run of `config`; the head prints one line per node.
 
     Args:
         config: the run.
@@ -83,58 +83,58 @@ def run(
         seconds: time for every node's report.
         min_free_gb: GB that must be free.
         scratch: node-local folder for staged shards, empty for none.
-        all_reduce: measure a small all-reduce over all nodes when all else is fine.
-        bad_nodes: file for the unfit nodes' names, one a line; made only where there are some.
+        all_reduce: measure a small all-reduce over all nodes if everything else is fine.
+        bad_nodes: file for the names of unfit nodes, one per line; created only if there are any.
 
     Returns:
-        0, or BAD_NODE where some nodes are unfit.
+        0, or BAD_NODE if some nodes are unfit.
 
     Raises:
-        UserError: every node is unfit for the same run; the line has the first fault. Or the head cannot be reached.
+        UserError: every node is unfit (the text has the first fault), or the head cannot be reached.
     """
     shared = Path(config.output).absolute() / f"preflight-{place.job}"
 
-    def attend(port: int) -> None:
-        guest = Guest(place.address, port, place.node, seconds)
-        report = check_node(config, place.node, shared=shared, nonce=guest.nonce, min_free_gb=min_free_gb, scratch=scratch)
-        report.clock_offset = guest.clock_offset()
-        answer = guest.report(asdict(report))
+    def report_to_head(port: int) -> None:
+        client = Client(place.address, port, place.node, seconds)
+        report = check_node(config, place.node, shared=shared, nonce=client.nonce, min_free_gb=min_free_gb, scratch=scratch)
+        report.clock_offset = client.clock_offset()
+        answer = client.report(asdict(report))
         if "port" in answer:
             try:
                 report.bandwidth = measure_all_reduce(place, int(answer["port"]), cpu=config.engine.device == "cpu")
-            except Exception as error:  # whatever the network library raises is this node's finding
+            except Exception as error:  # any error of the network library is this node's fault
                 report.faults.append(f"all-reduce: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-            guest.report(asdict(report))
-        guest.close()
+            client.report(asdict(report))
+        client.close()
 
     if place.number != 0:
-        attend(place.port)
+        report_to_head(place.port)
         return 0
     nonce = secrets.token_hex(8)
     _prepare(shared, nonce)
     head = Head(place.port, place.nodes, nonce)
-    own = threading.Thread(target=attend, args=(head.port,), daemon=True)
+    own = threading.Thread(target=report_to_head, args=(head.port,), daemon=True)
     try:
         own.start()
-        reports, verdict = _lead(head, place, seconds, all_reduce)
+        reports, compared = _gather_and_compare(head, place, seconds, all_reduce)
         own.join(timeout=seconds)
     finally:
         head.close()
         shutil.rmtree(shared, ignore_errors=True)
-    print(table(place.nodes, reports, verdict), flush=True)
-    return _conclude(verdict, bad_nodes)
+    print(table(place.nodes, reports, compared), flush=True)
+    return _exit_code(compared, bad_nodes)
 
 
-def _lead(head: Head, place: Place, seconds: float, all_reduce: bool) -> tuple[dict[str, Report], Verdict]:
+def _gather_and_compare(head: Head, place: Place, seconds: float, all_reduce: bool) -> tuple[dict[str, NodeReport], Comparison]:
     reports = {node: as_report(entry) for node, entry in head.gather(seconds).items()}
-    verdict = judge(place.nodes, reports, seconds)
-    if verdict.faults or not all_reduce or len(place.nodes) == 1:
+    compared = compare(place.nodes, reports, seconds)
+    if compared.faults or not all_reduce or len(place.nodes) == 1:
         head.answer({})
-        return reports, verdict
+        return reports, compared
     head.answer({"port": place.training_port})
     reports = {node: as_report(entry) for node, entry in head.gather(2 * seconds).items()}
     head.answer({})
-    return reports, judge(place.nodes, reports, 2 * seconds)
+    return reports, compare(place.nodes, reports, 2 * seconds)
 
 
 def _prepare(shared: Path, nonce: str) -> None:
@@ -145,21 +145,21 @@ def _prepare(shared: Path, nonce: str) -> None:
         raise MachineError(f"output {shared.parent} cannot be written ({error.strerror}): give another folder") from None
 
 
-def _conclude(verdict: Verdict, bad_nodes: Path | None) -> int:
-    if not verdict.faults:
+def _exit_code(compared: Comparison, bad_nodes: Path | None) -> int:
+    if not compared.faults:
         return 0
-    if not verdict.bad_nodes:
-        node, faults = next(iter(verdict.faults.items()))
+    if not compared.bad_nodes:
+        node, faults = next(iter(compared.faults.items()))
         raise MachineError(f"no node is fit for this run: {node}: {faults[0]}")
     if bad_nodes is not None:
-        write_file(bad_nodes, "".join(f"{node}\n" for node in verdict.bad_nodes))
+        write_file(bad_nodes, "".join(f"{node}\n" for node in compared.bad_nodes))
     return BAD_NODE
 
 
 def measure_all_reduce(place: Place, port: int, *, cpu: bool) -> float:
-    """Bus bandwidth in GB/s of an all-reduce with one process per node (its first GPU where it has one).
+    """Returns the bus bandwidth in GB/s of an all-reduce with one process per node (on its first GPU if it has one).
 
-    As nccl-tests counts it: bytes / seconds x 2 (n - 1) / n.
+    It is computed as in nccl-tests: bytes / seconds x 2 (n - 1) / n.
     """
     import torch  # start-up time
     import torch.distributed as dist
@@ -173,11 +173,11 @@ def measure_all_reduce(place: Place, port: int, *, cpu: bool) -> float:
         values = torch.ones(_MEGABYTES[backend] * 2**20 // 4, device=device)
         started = 0.0
         for turn in range(_ROUNDS + 1):
-            if turn == 1:  # the first brings up the connections
+            if turn == 1:  # the first all-reduce opens the connections
                 values[0].item()  # waits for it
                 started = time.perf_counter()
             dist.all_reduce(values)
-            values /= ranks  # exact: every number is 1 again, however many nodes and rounds
+            values /= ranks  # exact: every number is 1 again, for any number of nodes and rounds
         mean = float(values[0].item())
         seconds = time.perf_counter() - started
         if not bool((values == 1.0).all()):

@@ -1,11 +1,11 @@
-"""Bytes that one optimizer step communicates, by purpose and collective, as arithmetic on the model's shapes.
+"""Computes the bytes that one optimizer step communicates, by purpose and collective, from the model's shapes.
 
-Every size is that of the *whole* tensor of a collective: what an all-gather ends with, what a reduce-scatter starts from,
-what an all-reduce keeps. `Traffic.sent` says what a rank puts on the wire for it. The real engine's collectives are counted
-in `recorder.py`; tests hold the two equal. Not responsible for time (`throughput.py`).
+Every size is that of the *whole* tensor of a collective: the output of an all-gather, the input of a reduce-scatter, or that
+of an all-reduce. `Traffic.sent` gives the bytes that a rank sends. Tests compare with the collectives of the real engine, which
+`recorder.py` counts. `throughput.py` computes times.
 
-DeepSpeed 0.19 reduces the gradients of ZeRO-1 and 2 by all-reduce (`use_multi_rank_bucket_allreduce`), not by
-reduce-scatter: twice the bytes that the ZeRO paper counts, in fewer and larger messages.
+DeepSpeed 0.19 reduces the gradients of ZeRO-1 and 2 by all-reduce (`use_multi_rank_bucket_allreduce`) instead of reduce-scatter,
+with twice the bytes that the ZeRO paper counts, in fewer and larger messages.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ class Traffic:
     """`all_gather`, `reduce_scatter` or `all_reduce`."""
     dtype: str
     num_bytes: int
-    """Of the whole tensors, over all calls."""
+    """Bytes of the whole tensors, over all calls."""
     calls: int
 
     def sent(self, world_size: int) -> float:
-        """Bytes that each rank sends, and receives, by the ring algorithm."""
+        """Returns the bytes that each rank sends, and receives, with the ring algorithm."""
         rounds = 2 if self.operation == "all_reduce" else 1
         return rounds * self.num_bytes * (world_size - 1) / world_size
 
 
 def step_traffic(config: RunConfig, counts: ModelCounts, precision: str, world_size: int) -> list[Traffic]:
-    """Everything that an optimizer step exchanges among `world_size` ranks, accumulation included.
+    """Returns all collectives of an optimizer step on `world_size` ranks, accumulation included.
 
     Args:
         config: the run; `engine.kind=local` exchanges nothing.
         counts: its model's sizes.
-        precision: resolved, `fp32`, `bf16` or `fp16`.
-        world_size: ranks; one rank exchanges nothing.
+        precision: `fp32`, `bf16` or `fp16`.
+        world_size: number of ranks; one rank exchanges nothing.
 
     Raises:
-        UserError: a ZeRO file that does not fit the stage, or a batch that does not divide.
+        UserError: the ZeRO file does not fit the stage, or the batch does not divide over the ranks.
     """
     if world_size == 1 or config.engine.kind == "local":
         return []
@@ -76,34 +76,33 @@ def step_traffic(config: RunConfig, counts: ModelCounts, precision: str, world_s
 
 @dataclass(frozen=True)
 class _Knobs:
-    """What communication needs of the ZeRO file beyond `Zero`."""
+    """Knobs of the ZeRO file that affect communication and are not in `Zero`."""
 
     communication: str
-    """Precision in which gradients travel; empty: the parameters'."""
+    """Data type in which gradients are sent; empty: the parameters'."""
     reuse_distance: int
     prefetch: int
-    """Elements that one prefetch gathers together at most; 0: each parameter alone."""
+    """Maximum number of elements that one prefetch gathers together; 0: each parameter alone."""
 
     @classmethod
     def of(cls, config: RunConfig) -> _Knobs:
         file = config.engine.ds_config
         content: dict[str, Any] = load_ds_config(Path(file), config.engine.stage) if file else {}
         zero = content.get("zero_optimization", {})
-        travelling = content.get("communication_data_type")
         return cls(
-            DTYPE.get(str(travelling), ""),
+            DTYPE.get(str(content.get("communication_data_type")), ""),
             int(zero.get("stage3_max_reuse_distance", _REUSE_DISTANCE)),
             int(zero.get("stage3_prefetch_bucket_size", _PREFETCH)),
         )
 
 
 def _cut(sizes: Iterable[int], world_size: int) -> int:
-    """Elements of parameters whose parts are padded to be equal."""
+    """Returns the elements of parameters whose parts are padded to equal size."""
     return sum(part(numel, world_size) * world_size for numel in sizes)
 
 
 def _gradients(counts: ModelCounts, zero: Zero, dtype: str, world_size: int, accumulation: int) -> Traffic:
-    # Stages 0 and 1 keep whole gradients and reduce them once; stages 2 and 3 have to after every backward pass.
+    # Stages 0 and 1 keep whole gradients and reduce them once; stages 2 and 3 reduce them after every backward pass.
     times = accumulation if zero.stage >= 2 else 1
     # A bucket ends with a whole parameter, so there may be one or two more.
     calls = times * -(-counts.trainable // zero.reduce_bucket)
@@ -126,7 +125,7 @@ def _parameters(
     fetches = accumulation * fetches_per_pass(config, counts, knobs.reuse_distance)
     elements = _cut(small, world_size) + fetches * _cut(large, world_size)
     together = -(-sum(large) // knobs.prefetch) if knobs.prefetch else len(large)
-    # Those that stay whole are gathered once, after the step, one by one.
+    # Small parameters, which stay whole, are gathered once, after the step, one by one.
     return [
         Traffic("parameters", "all_gather", dtype, elements * ITEMSIZE[dtype], len(small) + fetches * together),
         # The fp32 master of the temperature, which is clamped after the step.
@@ -135,11 +134,11 @@ def _parameters(
 
 
 def fetches_per_pass(config: RunConfig, counts: ModelCounts, reuse_distance: int) -> int:
-    """How often ZeRO-3 gathers a large parameter per forward and backward pass.
+    """Returns how often ZeRO-3 gathers a large parameter per forward and backward pass.
 
-    Once where the whole pass lies within `stage3_max_reuse_distance`: the parameter then stays whole until its last use.
-    Otherwise about once per forward and per backward pass, and once for recomputation. That is an estimate: a module that
-    runs several times is fetched as often, and what is prefetched around the turn from forward to backward is kept.
+    It is 1 if the pass fits into `stage3_max_reuse_distance`, because the parameter then stays whole until its last use. Else
+    it is 1 per forward and per backward pass, and 1 for recomputation. This is an estimate: a module that runs several times is
+    fetched each time, and parameters prefetched at the turn from forward to backward are kept.
     """
     if reuse_distance >= 2 * counts.total:
         return 1
@@ -159,20 +158,20 @@ def _momentum(config: RunConfig, counts: ModelCounts, world_size: int, accumulat
 
 
 def running_units(config: RunConfig, counts: ModelCounts) -> list[tuple[Sequence[int], Sequence[int]]]:
-    """Sizes of the parameters, own and borrowed, of every momentum unit that a forward pass needs."""
-    # Without pseudo-targets nobody asks for the momentum model's words.
+    """Returns the sizes of the own and borrowed parameters of every momentum unit that a forward pass needs."""
+    # With alpha = 0 the momentum MLM head is never run.
     idle = ("albef.multimodal_encoder", "mlm_head") if config.pretraining().alpha == 0.0 else ()
     named = zip(counts.unit_names, counts.units, counts.borrowed, strict=True)
     return [(own, borrowed) for name, own, borrowed in named if not name.startswith(idle or ("\0",))]
 
 
 def _features(config: RunConfig, dtype: str, world_size: int, accumulation: int) -> list[Traffic]:
-    """Features and ids for the queue, once a step; and, with `task.gather_negatives`, what the ranks draw negatives from."""
+    """Returns features and ids for the queue, once per step, and the candidates for negatives of `task.gather_negatives`."""
     rows, times = config.train.micro_batch_size * world_size, 1 + accumulation * config.pretraining().gather_negatives
-    # What is enqueued is every micro-batch's, gathered as one.
+    # The features of all micro-batches are enqueued together.
     enqueued = rows * accumulation
     gathered = rows * accumulation if config.pretraining().gather_negatives else 0
-    # Three numbers of 8 bytes and two fp32 features of a sample, in one message.
+    # Each sample has three numbers of 8 bytes and two fp32 features, in one message.
     row = 3 * 8 + 2 * 4 * config.model.embed_dim
     found = [Traffic("features", "all_gather", "uint8", row * (enqueued + gathered), times)]
     if gathered:
@@ -187,10 +186,10 @@ def _features(config: RunConfig, dtype: str, world_size: int, accumulation: int)
 
 
 def _scalars(config: RunConfig, counts: ModelCounts, zero: Zero, accumulation: int) -> list[Traffic]:
-    """Single numbers that all ranks must agree on: no bytes to speak of, but each one waits for every rank."""
+    """Returns single numbers that all ranks must agree on: few bytes, but each one waits for every rank."""
     found = []
     if zero.stage in (1, 2):
-        found = [Traffic("scalars", "all_reduce", "uint8", 1, 1)]  # did any gradient overflow
+        found = [Traffic("scalars", "all_reduce", "uint8", 1, 1)]  # overflow of any gradient
         found.append(Traffic("scalars", "all_reduce", "float32", 4 * len(counts.groups), len(counts.groups)))  # norms
     elif zero.stage == 3:
         found = [Traffic("scalars", "all_reduce", "float64", 8 * len(counts.groups), len(counts.groups))]

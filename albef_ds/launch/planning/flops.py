@@ -1,7 +1,7 @@
-"""Floating-point operations of one forward and backward pass, by part of the model, from the shapes of its layers.
+"""Computes the FLOPs of one forward and backward pass, by part of the model, from the shapes of its layers.
 
-Matrix products, convolutions and attention; a multiply-add is 2. Element-wise work, norms and the optimizer are not counted:
-they cost memory traffic, hardly arithmetic. Held equal to torch's own counter by tests/launch/planning/test_flops.py.
+Counts matrix products, convolutions and attention; a multiply-add is 2. Element-wise operations, norms and the optimizer are not
+counted, because memory traffic dominates their cost. tests/launch/planning/test_flops.py compares it with torch's counter.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from albef_ds.models.losses.wide import wide_losses
 
 @dataclass(frozen=True)
 class PartFlops:
-    """One part's FLOPs for a micro-batch."""
+    """FLOPs of one part for a micro-batch."""
 
     name: str
     forward: float
     backward: float
     momentum: float = 0.0
-    """The momentum model's forward pass."""
+    """Forward pass of the momentum model."""
     recompute: float = 0.0
-    """The forward pass again, during the backward pass, where activations are not kept."""
+    """Recomputed forward pass during the backward pass, for activations that are not kept."""
 
     @property
     def model(self) -> float:
-        """What the mathematics needs: all but the recomputation."""
+        """All FLOPs except the recomputation."""
         return self.forward + self.backward + self.momentum
 
 
 def masked_per_caption(config: RunConfig) -> float:
-    """MLM positions of a caption of full length, on average."""
+    """Returns the mean number of MLM positions of a caption of full length."""
     return config.data.mlm_probability * (config.data.max_tokens - 1)
 
 
 def step_flops(config: RunConfig, world_size: int = 1, masked: float | None = None) -> list[PartFlops]:
-    """FLOPs of one micro-batch on one of `world_size` ranks, captions of full length and a full queue.
+    """Returns the FLOPs of one micro-batch on one of `world_size` ranks, with captions of full length and a full queue.
 
     Args:
         config: a pretraining run.
-        world_size: matters with `task.gather_negatives` only.
-        masked: MLM positions of every caption; default the average.
+        world_size: only used with `task.gather_negatives`.
+        masked: MLM positions of every caption; by default the mean.
     """
     masked = masked_per_caption(config) if masked is None else masked
     return [
@@ -65,15 +65,15 @@ def _visual(config: RunConfig) -> PartFlops:
     blocks, stem = size * vision.depth * block, [size * layer for layer in _stem(config)]
     projected = _linear(size, width, config.model.embed_dim)
     forward = blocks + sum(stem) + projected
-    # Nobody asks for the gradient of the pictures.
+    # The gradient of the images is not computed.
     backward = 2 * forward - stem[0]
-    # Recomputation stops where nothing more is needed: before the last matrix product of each block.
+    # Recomputation does not need the last matrix product of each block.
     again = blocks - size * vision.depth * _linear(tokens, hidden, width)
     return PartFlops("visual encoder", forward, backward, forward, again if config.compute.checkpoint_visual else 0.0)
 
 
 def _stem(config: RunConfig) -> list[float]:
-    """FLOPs per image of each layer that makes tokens of pixels."""
+    """Returns the FLOPs per image of each layer that turns pixels into tokens."""
     vision = config.model.vision
     patches = vision.num_tokens - 1
     if vision.stem == "patch":
@@ -88,7 +88,7 @@ def _stem(config: RunConfig) -> list[float]:
 
 
 def _text_layer(text: TextConfig, queries: float, keys: int) -> float:
-    """FLOPs per row of self-attention and feed-forward, `queries` of `keys` tokens asking."""
+    """Returns the FLOPs per row of self-attention and feed-forward, for `queries` of `keys` tokens."""
     width = text.width
     attention = _linear(queries, width, 2 * width) + _linear(keys, width, 2 * width) + 4.0 * queries * keys * width
     return attention + 2 * _linear(queries, width, text.intermediate_width)
@@ -107,7 +107,7 @@ def _text(config: RunConfig) -> PartFlops:
 
 
 def _fusion(config: RunConfig, passes: list[tuple[int, float]], images: int, last: bool) -> float:
-    """FLOPs of one multimodal layer for `passes` of (rows, positions wanted) over `images` different images."""
+    """Returns the FLOPs of one multimodal layer for `passes` of (rows, positions needed) over `images` different images."""
     text, vision, length = config.model.text, config.model.vision, config.data.max_tokens
     projected = images if config.compute.share_cross_kv else sum(rows for rows, _ in passes)
     total = _linear(projected * vision.num_tokens, vision.width, 2 * text.width)
@@ -121,7 +121,7 @@ def _fusion(config: RunConfig, passes: list[tuple[int, float]], images: int, las
 def _multimodal(config: RunConfig, world_size: int, masked: float) -> PartFlops:
     size, depth = config.train.micro_batch_size, config.model.text.num_fusion_layers
     asked = masked if config.compute.mlm_masked_only else float(config.data.max_tokens)
-    # Pictures drawn from other ranks join the own ones.
+    # Images drawn from other ranks are added to the own ones.
     images = 2 * size if config.pretraining().gather_negatives and world_size > 1 else size
     three = [(size, 1.0), (2 * size, 1.0), (size, asked)]
     layers = (depth - 1) * _fusion(config, three, images, False) + _fusion(config, three, images, True)
@@ -131,7 +131,7 @@ def _multimodal(config: RunConfig, world_size: int, masked: float) -> PartFlops:
         momentum = (depth - 1) * _fusion(config, one, size, False) + _fusion(config, one, size, True)
     head = _linear(3 * size, config.model.text.width, 2)
     recompute = layers if config.compute.checkpoint_multimodal else 0.0
-    # Frozen texts want no gradient from the first layer's queries, keys and values.
+    # Frozen texts need no gradient from the first layer's queries, keys and values.
     unwanted = 0.0
     if config.model.text.frozen:
         unwanted = sum(rows * _inputs(config, wanted if depth == 1 else None) for rows, wanted in three)
@@ -139,7 +139,7 @@ def _multimodal(config: RunConfig, world_size: int, masked: float) -> PartFlops:
 
 
 def _inputs(config: RunConfig, wanted: float | None) -> float:
-    """FLOPs per row of making queries, keys and values of the texts in a multimodal layer."""
+    """Returns the FLOPs per row of the query, key and value projections of the texts in a multimodal layer."""
     width, length = config.model.text.width, config.data.max_tokens
     queries = length if wanted is None or not config.compute.itm_cls_only else wanted
     return _linear(queries, width, width) + _linear(length, width, 2 * width)
@@ -150,9 +150,9 @@ def _words(config: RunConfig, masked: float) -> PartFlops:
     rows = config.train.micro_batch_size * (masked if config.compute.mlm_masked_only else config.data.max_tokens)
     dense, decoder = _linear(rows, text.width, text.width), _linear(rows, text.width, text.vocab_size)
     momentum = dense + decoder if config.pretraining().alpha > 0 else 0.0
-    # By slices the logits are computed again for their gradient.
+    # Sliced losses compute the logits again for their gradient.
     again = decoder if wide_losses(config.compute).recomputes_logits else 0.0
-    learns = 1 if text.frozen else 2  # the decoder's matrix is the word embeddings'
+    learns = 1 if text.frozen else 2  # the decoder shares its matrix with the word embeddings
     return PartFlops("MLM head", dense + decoder, 2 * dense + learns * decoder, momentum, again)
 
 
@@ -162,6 +162,6 @@ def _contrast(config: RunConfig, world_size: int) -> PartFlops:
     products = 2 * _linear(size, width, own + config.pretraining().queue_size)
     if not wide_losses(config.compute).recomputes_logits:
         return PartFlops("ITC with the queue", products, products, products)
-    # The gradient computes both slices again, and the batch's own logits serve the choice of negatives.
+    # The gradient computes both slices again, and the batch's own logits are computed for the choice of negatives.
     again = products * (2 if config.pretraining().alpha > 0 else 1) + 2 * _linear(size, width, own)
     return PartFlops("ITC with the queue", products, products, products if config.pretraining().alpha > 0 else 0.0, again)

@@ -1,7 +1,7 @@
-"""What the throughput model needs to know of a cluster, with presets. The presets are assumptions, not measurements.
+"""Describes clusters for the throughput model, with presets. The presets are assumptions, not measurements.
 
-Peaks are the makers' dense bf16 figures. `share` of it and the links' bandwidths are what well-tuned transformer training
-of this size usually reaches; `albef-ds plan --rate`, `--network` and `--loader` put one's own measurements in their place.
+Peaks are the manufacturers' dense bf16 figures. Rates and bandwidths are typical for well-tuned transformer training of this
+size; `albef-ds plan --rate`, `--network` and `--loader` replace them by measurements.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from albef_ds.launch.planning.communication import Traffic
 
 @dataclass(frozen=True)
 class Link:
-    """A way between ranks."""
+    """Connection between ranks."""
 
     bandwidth: float
     """Bytes per second that one rank can send while it receives as many."""
     latency: float
-    """Seconds from one rank to the next, for a message without content."""
+    """Seconds of an empty message from one rank to the next."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What is communicated while the ranks compute. Not what DeepSpeed does on a CPU, where all but the momentum's waits."""
+    """Communication that overlaps with computation. On a CPU DeepSpeed overlaps none; only the momentum model's does."""
 
     gradients: bool = True
-    """Beside the backward pass (`overlap_comm`)."""
+    """Reduction during the backward pass (`overlap_comm`)."""
     parameters: bool = True
-    """ZeRO-3's fetches beside forward and backward pass (prefetch)."""
+    """ZeRO-3's fetches during forward and backward pass (prefetch)."""
     momentum: bool = True
-    """The next unit beside the momentum model's forward pass."""
+    """Gathering the next unit during the momentum model's forward pass."""
 
 
 @dataclass(frozen=True)
@@ -40,38 +40,38 @@ class Hardware:
 
     name: str
     peak: float
-    """Dense bf16 FLOP/s of one GPU, what utilisation is a share of."""
+    """Dense bf16 FLOP/s of one GPU, the reference of utilisation."""
     rate: float
     """FLOP/s that one rank reaches in this model's forward and backward pass."""
     memory_bandwidth: float
     """Bytes per second of a GPU's memory, for the optimizer's and the momentum's updates."""
     per_node: int
     inside: Link
-    """Between ranks of a node."""
+    """Link between ranks of a node."""
     between: Link
-    """Between nodes, the share of one rank."""
+    """Link between nodes, the share of one rank."""
     images: float = math.inf
-    """Pictures per second that a rank's loader processes prepare."""
+    """Images per second that a rank's loader processes prepare."""
     trees: bool = True
-    """Whether an all-reduce may travel along a tree, as NCCL's does, and not along a ring only, as gloo's."""
+    """Whether an all-reduce may use a tree, as in NCCL, and not only a ring, as in gloo."""
     scatters: bool = True
-    """Whether there is a real reduce-scatter; gloo reduces the whole tensor everywhere and keeps a part."""
+    """Whether there is a real reduce-scatter; gloo reduces the whole tensor on every rank and keeps a part."""
     overlap: Overlap = Overlap()
 
     def sent(self, traffic: Traffic, world_size: int) -> float:
-        """Bytes that each rank sends for `traffic`."""
+        """Returns the bytes that each rank sends for `traffic`."""
         return traffic.sent(world_size) * (2 if traffic.operation == "reduce_scatter" and not self.scatters else 1)
 
     def seconds(self, operation: str, sent: float, calls: int, world_size: int) -> float:
-        """Time of `calls` collectives in which each of `world_size` ranks sends `sent` bytes.
+        """Returns the seconds of `calls` collectives in which each of `world_size` ranks sends `sent` bytes.
 
-        Rings: an all-gather or reduce-scatter passes every rank once, an all-reduce twice; by a tree an all-reduce goes up and
-        down instead, where that is shorter.
+        In a ring, an all-gather or reduce-scatter passes every rank once and an all-reduce twice; with `trees` an all-reduce goes
+        up and down a tree if that is shorter.
         """
         if world_size == 1:
             return 0.0
         nodes = math.ceil(world_size / self.per_node)
-        # Each rank of a node carries a ring of its own to the next node, so all of their ports work for every message.
+        # Each rank of a node has its own ring to the next node, so all ports of the node serve every message.
         slowest = self.inside.bandwidth if nodes == 1 else min(self.inside.bandwidth, self.per_node * self.between.bandwidth)
         ring = (nodes - 1) * self.between.latency + (world_size - nodes) * self.inside.latency
         if operation != "all_reduce":
@@ -82,7 +82,7 @@ class Hardware:
 
 _NVLINK_LATENCY, _INFINIBAND_LATENCY = 2e-6, 6e-6
 _PER_CORE = 150.0
-"""Pictures per second and core, 640 x 480 JPEG to 256 x 256: cautious, benchmarks/loader.md has 195."""
+"""Images per second and core, 640 x 480 JPEG to 256 x 256: conservative, benchmarks/loader.md measured 195."""
 
 _A100 = Hardware(
     name="8 x A100 per node, NVLink 3, 200 Gbit/s InfiniBand per GPU, 16 cores per GPU",

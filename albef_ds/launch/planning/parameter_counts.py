@@ -1,6 +1,6 @@
-"""Sizes of the real model, counted on the meta device: no weight is allocated.
+"""Counts the parameters of the real model on the meta device, without allocating weights.
 
-Not responsible for what an engine makes of them (`states.py`) or for activations (`activations.py`).
+`training_state.py` computes an engine's memory from them, `activations.py` the activations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from albef_ds.tasks.pretrain import PretrainTask
 
 @dataclass(frozen=True)
 class ModelCounts:
-    """Elements of every parameter of a task, by what happens to them."""
+    """Elements of every parameter of a task, by their use."""
 
     groups: tuple[tuple[int, ...], ...]
     """Elements of each trainable parameter, per optimizer group."""
@@ -30,7 +30,7 @@ class ModelCounts:
     unit_names: tuple[str, ...] = ()
     """The module of each unit."""
     borrowed: tuple[tuple[int, ...], ...] = ()
-    """Elements of each trainable parameter that a unit needs and an earlier one stores."""
+    """Elements of each trainable parameter that a unit needs and an earlier unit stores."""
 
     @property
     def trainable(self) -> int:
@@ -49,18 +49,17 @@ class ModelCounts:
 
 
 def count(config: RunConfig) -> ModelCounts:
-    """Build the task of `config` without memory and count its parameters."""
-    # The queue's own line is arithmetic, and its random start would be the only large tensor.
+    """Builds the task of `config` on the meta device and counts its parameters."""
+    # The queue is left out: its size is computed, and its random start would be the only large tensor.
     settings = replace(config.pretraining(), queue_size=0)
     with torch.device("meta"):
         task = PretrainTask(config.model, config.compute, settings)
     groups = parameter_groups(task, config.optim, compat=config.task.compat)
     units: list[tuple[int, ...]] = []
     borrowed: list[tuple[int, ...]] = []
-    names: list[str] = []
     largest, owned = 0, set()
-    for name, module in unit_modules(task.base):
-        names.append(name)
+    modules = dict(unit_modules(task.base))
+    for module in modules.values():
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         largest = max(largest, sum(parameter.numel() for parameter in trainable))
         units.append(tuple(parameter.numel() for parameter in trainable if id(parameter) not in owned))
@@ -71,6 +70,6 @@ def count(config: RunConfig) -> ModelCounts:
         frozen=tuple(parameter.numel() for parameter in task.parameters() if not parameter.requires_grad),
         units=tuple(units),
         largest_unit=largest,
-        unit_names=tuple(names),
+        unit_names=tuple(modules),
         borrowed=tuple(borrowed),
     )

@@ -1,6 +1,6 @@
-"""One rank's memory, line by line, for one configuration; and the largest micro-batch that fits.
+"""Plans one rank's memory for one configuration, and finds the largest micro-batch that fits.
 
-Not responsible for searching among settings (`inference/search.py`) or for printing (`table.py`).
+`settings_search.py` searches among settings; `plan_table.py` prints.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from albef_ds.launch.planning.activations import Compute, activations, temporary
 from albef_ds.launch.planning.parameter_counts import ModelCounts, count
 
 GB = 2**30
-"""Bytes of a GB as graphics cards are sold: 24 GB hold 24 x 2^30 bytes."""
+"""Bytes of a GB of GPU memory: a card with 24 GB has 24 x 2^30 bytes."""
 
 OVERHEAD = int(1.5 * GB)
-"""CUDA context, NCCL and cuBLAS workspaces on one GPU: an assumption, not measured here."""
+"""Bytes of CUDA context, NCCL and cuBLAS workspaces on one GPU: an assumption, not a measurement."""
 
 FRAGMENTATION = 0.05
 """Share of the forward and backward pass's memory that the caching allocator cannot use: an assumption."""
@@ -27,7 +27,7 @@ _LARGEST_BATCH = 1 << 14
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the table: what, bytes on the device, and where the number comes from."""
+    """One row of the table: name, bytes on the device, and a note on the source of the number."""
 
     name: str
     num_bytes: int
@@ -43,19 +43,19 @@ class Plan:
     precision: str
     lines: tuple[Line, ...]
     step_bytes: int
-    """What the optimizer step needs beside the lasting lines; it competes with activations, it does not add to them."""
+    """Bytes that the optimizer step needs besides the persistent ones, at a time when no activations exist."""
 
     @property
     def total(self) -> int:
-        """Bytes at the worst moment."""
+        """Peak bytes."""
         return sum(line.num_bytes for line in self.lines)
 
 
 def resolve(config: RunConfig) -> tuple[str, str]:
-    """Precision and device type to plan for: `auto` is bf16 on a GPU.
+    """Returns precision and device type to plan for; `auto` is bf16 on a GPU.
 
     Raises:
-        ConfigError: the plain engine with an autocast, whose memory is not modelled.
+        ConfigError: the local engine with autocast, whose memory is not modelled.
     """
     device = "cpu" if config.engine.device == "cpu" else "cuda"
     precision = config.engine.precision
@@ -67,17 +67,17 @@ def resolve(config: RunConfig) -> tuple[str, str]:
 
 
 def check_micro_batch(config: RunConfig, world_size: int) -> None:
-    """`ConfigError` if the batch does not divide over the ranks, or the engine cannot have as many."""
+    """Raises `ConfigError` if the batch does not divide over the ranks, or the engine does not support that many."""
     config.accumulation_steps(world_size)
     if config.engine.kind == "local" and world_size > 1:
         raise ConfigError(f"engine.kind=local runs one process, not {world_size}: add engine.kind=zero")
 
 
 def make_plan(config: RunConfig, world_size: int, counts: ModelCounts | None = None) -> Plan:
-    """The memory of one of `world_size` ranks; `counts` spares counting the same model again.
+    """Returns the memory plan of one of `world_size` ranks; `counts` avoids counting the same model again.
 
     Raises:
-        UserError: a ZeRO file that does not fit the stage, or an engine that cannot be planned.
+        UserError: the ZeRO file does not fit the stage, or the engine cannot be planned.
     """
     counts = count(config) if counts is None else counts
     precision, device = resolve(config)
@@ -107,7 +107,7 @@ def make_plan(config: RunConfig, world_size: int, counts: ModelCounts | None = N
         moving = sum(line.num_bytes for line in passing)
         passing.append(Line("fragmentation", int(FRAGMENTATION * moving), f"assumed {FRAGMENTATION:.0%} of the passing tensors"))
     step = states.step_temporary(*sizes)
-    # Gradients in fp32 exist when activations are gone: they matter where they are larger than those.
+    # Gradients in fp32 exist only after the activations are freed, so they count only as far as they are larger.
     extra = max(0, step - sum(line.num_bytes for line in passing))
     passing.append(Line("optimizer step beyond that", extra, "fp32 copy of a gradient part"))
     if device == "cuda":
@@ -121,19 +121,19 @@ def _as_stage_0(config: RunConfig) -> RunConfig:
 
 
 def with_micro_batch(config: RunConfig, micro_batch: int, world_size: int) -> RunConfig:
-    """`config` with this micro-batch, and the global batch rounded to a multiple of what the ranks take at once."""
+    """Returns `config` with this micro-batch, and the global batch rounded to a multiple of it over all ranks."""
     at_once = micro_batch * world_size
     whole = max(1, round(config.train.global_batch_size / at_once)) * at_once
     return replace(config, train=replace(config.train, micro_batch_size=micro_batch, global_batch_size=whole))
 
 
 def smallest_micro_batch(config: RunConfig) -> int:
-    """The smallest micro-batch that can be trained: matching needs a negative."""
+    """Returns the smallest micro-batch that can be trained: ITM needs a negative."""
     return 1 if config.pretraining().gather_negatives or config.pretraining().itm_weight == 0 else 2
 
 
 def largest_micro_batch(config: RunConfig, world_size: int, memory: int, counts: ModelCounts) -> int:
-    """The largest micro-batch whose plan stays within `memory` bytes; 0 if none does."""
+    """Returns the largest micro-batch whose plan needs at most `memory` bytes, 0 if there is none."""
 
     def fits(micro_batch: int) -> bool:
         return make_plan(with_micro_batch(config, micro_batch, world_size), world_size, counts).total <= memory

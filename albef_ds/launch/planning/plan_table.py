@@ -1,4 +1,4 @@
-"""A plan as text for people and as a dictionary for programs."""
+"""Formats a memory plan as text and as a dictionary."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from albef_ds.launch.planning.settings_search import Choice
 
 
 def render(plan: Plan, memory: int | None, largest: int | None, choice: Choice | None) -> str:
-    """The table of one rank's memory, its total against `memory` bytes, and the advice."""
+    """Returns the table of one rank's memory, its total compared with `memory` bytes, and the advice."""
     config = plan.config
     recomputed = [name for name in ("visual", "text", "multimodal") if getattr(config.compute, f"checkpoint_{name}")]
     head = (
@@ -23,18 +23,18 @@ def render(plan: Plan, memory: int | None, largest: int | None, choice: Choice |
     text = [head, "", *rows, ""]
     if memory is not None:
         spare = (memory - plan.total) / GB
-        verdict = f"fits, {spare:.1f} GB to spare" if spare >= 0 else f"does not fit, {-spare:.1f} GB too much"
-        text.append(f"{memory / GB:.4g} GB per GPU: {verdict}")
+        result = f"fits, {spare:.1f} GB to spare" if spare >= 0 else f"does not fit, {-spare:.1f} GB too much"
+        text.append(f"{memory / GB:.4g} GB per GPU: {result}")
     if largest is not None:
         text.append(f"largest micro-batch that fits with these settings: {largest or 'none'}")
     if choice is not None:
         text.append(f"overrides to copy: {' '.join(choice.overrides) or '(none: the configuration fits as it is)'}")
-    text.append("1 GB = 2^30 bytes; docs/memory.md has the formulas and what is assumed")
+    text.append("1 GB = 2^30 bytes; docs/memory.md has the formulas and assumptions")
     return "\n".join(text)
 
 
 def to_json(plan: Plan, memory: int | None, largest: int | None, choice: Choice | None) -> dict[str, Any]:
-    """The same as plain values, sizes in bytes."""
+    """Returns the same as plain values, sizes in bytes."""
     return {
         "gpus": plan.world_size,
         "precision": plan.precision,

@@ -1,7 +1,6 @@
-"""Counts what a training step really does on this rank: collectives and their bytes, FLOPs, operators. No times.
+"""Counts the collectives with their bytes, the FLOPs and the operators of a real training step on this rank. No times.
 
-Works on any engine and device: it looks at what reaches torch's dispatcher. Not responsible for what the counts should be
-(`communication.py`, `flops.py`).
+It works with any engine and device, because it watches torch's dispatcher. `communication.py` and `flops.py` predict the counts.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ _OPERATIONS = {
 
 @dataclass
 class StepCounts:
-    """What was counted. `operators` are calls of torch operators that compute: views are not among them."""
+    """Counts of a step. `operators` are calls of torch operators other than views."""
 
     operators: int = 0
     flops: int = 0
-    """Of matrix products, convolutions and attention; a multiply-add is 2."""
+    """FLOPs of matrix products, convolutions and attention; a multiply-add is 2."""
     collectives: dict[tuple[str, str, str], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
     """(purpose, operation, dtype) -> [bytes of the whole tensors, calls]."""
 
     @property
     def traffic(self) -> list[Traffic]:
-        """The collectives, in alphabetical order."""
+        """The collectives in alphabetical order."""
         return [Traffic(*key, num_bytes, calls) for key, (num_bytes, calls) in sorted(self.collectives.items())]
 
 
 def flop_counter() -> FlopCounterMode:
-    """torch's counter of FLOPs, told of the CPU's fused attention as well, which it does not know."""
+    """Returns torch's FLOP counter, extended by the CPU's fused attention."""
 
     def forward(query: Any, key: Any, value: Any, *rest: Any, **named: Any) -> int:
         return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
@@ -66,9 +65,9 @@ def flop_counter() -> FlopCounterMode:
 
 @contextlib.contextmanager
 def recorded() -> Iterator[StepCounts]:
-    """Count everything that runs in the block, backward passes included."""
+    """Counts everything that runs in the block, backward passes included."""
     counts = StepCounts()
-    # The FLOP counter takes some operators apart: entered first, it sees each one after the recorder did.
+    # The FLOP counter decomposes some operators: entered first, it sees each one after the recorder.
     with flop_counter() as flops, _Recorder(counts):
         yield counts
     counts.flops = flops.get_total_flops()
@@ -110,7 +109,7 @@ def _num_bytes(tensors: list[Tensor]) -> int:
 
 
 def _purpose(operation: str, numel: int) -> str:
-    """Who asked for the collective: the innermost caller that is the momentum model, a task (through `comm`) or DeepSpeed."""
+    """Returns the purpose by the innermost caller that is the momentum model, a task (through `comm`) or DeepSpeed."""
     if numel <= 1:
         return "scalars"
     frame = sys._getframe()

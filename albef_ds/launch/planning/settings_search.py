@@ -1,12 +1,14 @@
-"""Which settings fit: tries ZeRO stages and activation checkpointing from simple to thrifty, then smaller micro-batches."""
+"""Searches settings that fit into memory: ZeRO stages and activation checkpointing first, then smaller micro-batches."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from albef_ds.common.errors import ConfigError, UserError
+from albef_ds.config.describe import value_text
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.planning.parameter_counts import ModelCounts, count
 from albef_ds.launch.planning.plan import GB, Plan, make_plan, smallest_micro_batch, with_micro_batch
@@ -17,19 +19,19 @@ PRESETS: dict[str, tuple[int, int]] = {"1x24": (1, 24), "4x24": (4, 24), "8x40":
 CHECKPOINTS = ("compute.checkpoint_visual", "compute.checkpoint_text", "compute.checkpoint_multimodal")
 
 SETTINGS: tuple[tuple[int, bool], ...] = ((0, False), (1, False), (2, False), (1, True), (2, True), (3, False), (3, True))
-"""(ZeRO stage, recompute activations), the simplest and fastest first."""
+"""(ZeRO stage, recompute activations), simplest and fastest first."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan that fits, and the overrides that lead to it from the configuration given."""
+    """A plan that fits, and the overrides of the given configuration that lead to it."""
 
     plan: Plan
     overrides: tuple[str, ...]
 
 
 def _candidates(config: RunConfig, world_size: int, fixed: Collection[str]) -> Iterator[RunConfig]:
-    """Configurations in the order of preference: a smaller micro-batch weakens hard negatives, so it comes last."""
+    """Yields configurations in order of preference. Smaller micro-batches come last because they weaken hard negatives."""
     smallest = smallest_micro_batch(config)
     micro_batch = max(smallest, min(config.train.micro_batch_size, config.train.global_batch_size // world_size))
     while micro_batch >= smallest:
@@ -53,17 +55,17 @@ def _candidates(config: RunConfig, world_size: int, fixed: Collection[str]) -> I
 def recommend(
     config: RunConfig, world_size: int, memory: int, fixed: Collection[str] = (), counts: ModelCounts | None = None
 ) -> Choice:
-    """The first setting whose plan stays within `memory` bytes on each of `world_size` GPUs.
+    """Returns the first setting whose plan needs at most `memory` bytes on each of `world_size` GPUs.
 
     Args:
-        config: where to start; its micro-batch is the largest that is tried.
-        world_size: ranks.
+        config: the start; its micro-batch is the largest that is tried.
+        world_size: number of ranks.
         memory: bytes of one GPU.
         fixed: dotted paths of settings that the user chose.
-        counts: spares counting the model.
+        counts: avoids counting the model again.
 
     Raises:
-        ConfigError: nothing fits, with the smallest need and what is missing.
+        ConfigError: nothing fits; the text has the smallest need and the difference.
     """
     counts = count(config) if counts is None else counts
     least: Plan | None = None
@@ -78,7 +80,7 @@ def recommend(
             return Choice(plan, overrides_between(config, candidate))
         least = plan if least is None or plan.total < least.total else least
     if least is None:
-        raise ConfigError(f"engine.ds_config {config.engine.ds_config} fits no stage that could be tried: leave it out")
+        raise ConfigError(f"engine.ds_config {config.engine.ds_config} does not fit any stage: remove it")
     largest = max(least.lines, key=lambda line: line.num_bytes)
     raise ConfigError(
         f"nothing fits {world_size} x {memory / GB:.4g} GB: the smallest setting ({', '.join(describe(least.config))}) needs "
@@ -89,23 +91,14 @@ def recommend(
 
 
 def describe(config: RunConfig) -> list[str]:
-    """The settings that `recommend` chooses, as overrides."""
-    return [f"{path}={_text(_get(config, path))}" for path in _CHOSEN]
+    """Returns the settings that `recommend` chooses, as overrides."""
+    return [f"{path}={value_text(attrgetter(path)(config))}" for path in _CHOSEN]
 
 
 _CHOSEN = ("engine.kind", "engine.stage", *CHECKPOINTS, "train.micro_batch_size", "train.global_batch_size")
 
 
 def overrides_between(before: RunConfig, after: RunConfig) -> tuple[str, ...]:
-    """The chosen settings in which two configurations differ, as `section.field=value`."""
-    return tuple(f"{path}={_text(_get(after, path))}" for path in _CHOSEN if _get(before, path) != _get(after, path))
-
-
-def _get(config: RunConfig, path: str) -> object:
-    section, name = path.split(".")
-    value: object = getattr(getattr(config, section), name)
-    return value
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """Returns the chosen settings in which two configurations differ, as `section.field=value`."""
+    pairs = zip(describe(before), describe(after), strict=True)
+    return tuple(new for old, new in pairs if new != old)

@@ -1,10 +1,10 @@
-"""How fast a run will be: compute by FLOPs, communication by bytes and messages, what of it hides, and the loader.
+"""Predicts the speed of a run from FLOPs, bytes and messages, the overlap of communication with compute, and the loader.
 
-    step = max(loader, accumulation x compute + communication that nothing hides + updates)
+    step = max(loader, accumulation x compute + communication without overlap + updates)
 
-Compute and communication come from formulas that are held equal to counts of the real engine (`flops.py`,
-`communication.py`); speeds come from a `Hardware`. benchmarks/cost_model.py compares predictions with measured steps over
-throttled links. Not modelled: stragglers, congestion, checkpoints, evaluation, the loss of speed at small micro-batches.
+Compute and communication come from formulas that tests compare with counts of the real engine (`flops.py`, `communication.py`);
+speeds come from a `Hardware`. benchmarks/cost_model.py compares predictions with measured steps over throttled links. Not
+modelled: stragglers, congestion, checkpoints, evaluation, the loss of speed at small micro-batches.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from albef_ds.launch.planning.communication import Traffic, step_traffic
 from albef_ds.launch.planning.flops import PartFlops, step_flops
 from albef_ds.launch.planning.hardware import Hardware
 from albef_ds.launch.planning.parameter_counts import ModelCounts
-from albef_ds.launch.planning.plan import resolve
+from albef_ds.launch.planning.plan import resolve, smallest_micro_batch
 
 _UPDATE_BYTES = 28
 """Memory traffic of AdamW per parameter: fp32 weight and two moments read and written, the gradient read."""
 _AVERAGE_BYTES = 12
-"""Of the momentum's update: value and residual read and written, the student's fp32 weight read."""
+"""Memory traffic of the momentum update: value and residual read and written, the student's fp32 weight read."""
 
 WORLD_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """The communication for one purpose: how long it takes, and how much of that the step waits for."""
+    """Communication for one purpose: its seconds, and the `exposed` seconds that the step waits for."""
 
     purpose: str
     num_bytes: float
-    """Sent by each rank per optimizer step."""
+    """Bytes sent by each rank per optimizer step."""
     seconds: float
     exposed: float
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """One optimizer step on every one of `world_size` ranks."""
+    """Predicted optimizer step on each of `world_size` ranks."""
 
     config: RunConfig
     hardware: Hardware
@@ -53,9 +53,9 @@ class Forecast:
     updates: float
     """Seconds of the optimizer's and the momentum's update."""
     loading: float
-    """Seconds that the loader needs for the step's pictures."""
+    """Seconds that the loader needs for the step's images."""
     model_flops: float
-    """Of one rank, without recomputation."""
+    """FLOPs of one rank, without recomputation."""
 
     @property
     def exposed(self) -> float:
@@ -64,36 +64,36 @@ class Forecast:
 
     @property
     def step(self) -> float:
-        """Seconds."""
+        """Seconds of the step."""
         return max(self.loading, self.compute + self.exposed + self.updates)
 
     @property
     def images_per_second(self) -> float:
-        """Of all ranks together."""
+        """Images per second of all ranks together."""
         return self.config.train.global_batch_size / self.step
 
     @property
     def utilisation(self) -> float:
-        """Model FLOPs utilisation: the share of the GPUs' peak that goes into the mathematics."""
+        """Model FLOPs utilisation: the model's FLOP/s as a share of the GPUs' peak."""
         return self.model_flops / self.step / self.hardware.peak
 
     def hours(self, pairs: float, epochs: float) -> float:
-        """Hours for so many pairs seen so often."""
+        """Returns the hours for `epochs` passes over `pairs`."""
         return pairs * epochs / self.images_per_second / 3600
 
 
 def forecast(config: RunConfig, counts: ModelCounts, hardware: Hardware, world_size: int, compute: float = 0.0) -> Forecast:
-    """What a step will take.
+    """Predicts an optimizer step.
 
     Args:
         config: the run; `train.global_batch_size` must divide over the ranks.
         counts: its model's sizes.
         hardware: the cluster.
-        world_size: ranks.
-        compute: measured seconds of a step's computation on one rank, updates included, in place of FLOPs over `hardware.rate`.
+        world_size: number of ranks.
+        compute: measured seconds of a step's computation on one rank, updates included, instead of FLOPs / `hardware.rate`.
 
     Raises:
-        UserError: a batch that does not divide, or a ZeRO file that does not fit the stage.
+        UserError: the batch does not divide over the ranks, or the ZeRO file does not fit the stage.
     """
     precision, _ = resolve(config)
     accumulation = config.accumulation_steps(world_size)
@@ -117,28 +117,28 @@ def forecast(config: RunConfig, counts: ModelCounts, hardware: Hardware, world_s
 def _exchanges(
     config: RunConfig, hardware: Hardware, world_size: int, traffic: list[Traffic], parts: list[PartFlops], per_flop: float
 ) -> tuple[Exchange, ...]:
-    """Per purpose; `per_flop` turns a micro-batch's FLOPs into the seconds of a step."""
+    """Returns the exchange per purpose; `per_flop` converts a micro-batch's FLOPs into the seconds of a step."""
     overlap, stage, zero = hardware.overlap, config.engine.stage, training_state.Zero.of(config)
     momentum = per_flop * sum(part.momentum for part in parts)
     backward = per_flop * sum(part.backward + part.recompute for part in parts)
     forward = per_flop * sum(part.forward for part in parts)
-    if stage < 2:  # reduced once, beside the last micro-batch's backward pass
+    if stage < 2:  # gradients are reduced once, during the last micro-batch's backward pass
         backward /= config.accumulation_steps(world_size)
-    # ZeRO-1 and 2 gather updated parameters when nothing is left to compute.
+    # ZeRO-1 and 2 gather updated parameters after all computation.
     beside = {
         "gradients": backward if overlap.gradients and zero.overlap else 0.0,
         "parameters": forward + backward if overlap.parameters and stage == 3 else 0.0,
         "momentum": momentum if overlap.momentum else 0.0,
     }
     if stage == 3 and overlap.gradients and overlap.parameters and zero.overlap:
-        beside["parameters"] = forward + backward / 2  # one network: the backward pass hides both
+        beside["parameters"] = forward + backward / 2  # they share the network during the backward pass
         beside["gradients"] = backward / 2
     found = []
     for purpose in dict.fromkeys(one.purpose for one in traffic):
         own = [one for one in traffic if one.purpose == purpose]
         times = [hardware.seconds(one.operation, hardware.sent(one, world_size), one.calls, world_size) for one in own]
         seconds, calls = sum(times), max(1, sum(one.calls for one in own))
-        # The first fetch, or the last bucket, has nothing to hide behind.
+        # The first fetch, or the last bucket, does not overlap with computation.
         exposed = max(seconds - beside.get(purpose, 0.0), seconds / calls)
         found.append(Exchange(purpose, sum(hardware.sent(one, world_size) for one in own), seconds, exposed))
     return tuple(found)
@@ -152,25 +152,24 @@ def _updates(config: RunConfig, counts: ModelCounts, hardware: Hardware, world_s
 
 
 def at(config: RunConfig, world_size: int, stage: int, fixed_batch: bool) -> RunConfig:
-    """`config` on so many ranks at a stage.
+    """Returns `config` for `world_size` ranks at `stage`.
 
-    With `fixed_batch` the global batch stays and each rank's part of it shrinks, one pair at least; otherwise the micro-batch
-    stays and the global batch grows.
+    With `fixed_batch` the global batch is constant and each rank's part of it shrinks to at least one pair; otherwise the
+    micro-batch is constant and the global batch grows.
     """
-    micro_batch = config.train.micro_batch_size
-    accumulation = 1
+    micro_batch, accumulation = config.train.micro_batch_size, 1
     if fixed_batch:
         share = max(1, config.train.global_batch_size // world_size)
         micro_batch = min(micro_batch, share)
         accumulation = max(1, share // micro_batch)
     train = replace(config.train, micro_batch_size=micro_batch, global_batch_size=micro_batch * world_size * accumulation)
-    # The file's knobs may not fit another stage; what they tune, the defaults do as well.
+    # The file's knobs may not fit another stage, which then uses the defaults.
     file = config.engine.ds_config if stage == config.engine.stage else ""
     return replace(config, train=train, engine=replace(config.engine, kind="zero", stage=stage, ds_config=file))
 
 
 def stages_allowed(config: RunConfig) -> tuple[int, ...]:
-    """Those of 1 to 3 that the other settings of `config` go with."""
+    """Returns the ZeRO stages from 1 to 3 that the other settings of `config` allow."""
     allowed = []
     for stage in (1, 2, 3):
         with contextlib.suppress(UserError):
@@ -182,10 +181,9 @@ def stages_allowed(config: RunConfig) -> tuple[int, ...]:
 def scaling(
     config: RunConfig, counts: ModelCounts, hardware: Hardware, fixed_batch: bool, stages: tuple[int, ...] | None = None
 ) -> list[dict[int, Forecast]]:
-    """One row per number of ranks in `WORLD_SIZES`, one forecast per stage; None: each that is allowed."""
+    """Returns a row per number of ranks in `WORLD_SIZES` with a forecast per stage; None: every allowed stage."""
     stages = stages_allowed(config) if stages is None else stages
-    smallest = 1 if config.pretraining().gather_negatives or config.pretraining().itm_weight == 0 else 2
-    rows = []
+    smallest, rows = smallest_micro_batch(config), []
     for world_size in WORLD_SIZES:
         if fixed_batch and config.train.global_batch_size < smallest * world_size:
             break

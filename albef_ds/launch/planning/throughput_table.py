@@ -1,4 +1,4 @@
-"""A throughput forecast as text for people and as a dictionary for programs."""
+"""Formats a throughput forecast as text and as a dictionary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EPOCHS = 30
 
 
 def render(one: Forecast, rows: list[dict[int, Forecast]], fixed_batch: bool) -> str:
-    """One step in its parts, the hours, and the table of efficiencies."""
+    """Returns the parts of one step, the hours, and the table of efficiencies."""
     config, hardware = one.config, one.hardware
     precision, _ = resolve(config)
     head = (
@@ -25,7 +25,7 @@ def render(one: Forecast, rows: list[dict[int, Forecast]], fixed_batch: bool) ->
         text.append(f"{name} pairs x {EPOCHS} epochs: {one.hours(pairs, EPOCHS):,.1f} hours")
     kept = "global batch" if fixed_batch else "micro-batch"
     text += ["", f"images/s and efficiency against one GPU, the same {kept} everywhere", *_table(rows), *_left_out(rows), ""]
-    text.append("a model with assumed speeds, not a measurement; docs/performance.md says what it holds and leaves out")
+    text.append("a model with assumed speeds, not a measurement; docs/performance.md describes what it includes and leaves out")
     return "\n".join(text)
 
 
@@ -36,7 +36,7 @@ def _parts(one: Forecast) -> list[str]:
         lines.append((f"waiting for {exchange.purpose}", exchange.exposed, note))
     lines.append(("optimizer and momentum", one.updates, ""))
     total = ("step", one.step, "")
-    loading = ("loader, beside it", one.loading, "the step waits for it" if one.loading == one.step else "")
+    loading = ("loader, in parallel", one.loading, "the step waits for it" if one.loading == one.step else "")
     width = max(len(name) for name, *_ in [*lines, total, loading])
     return [f"  {name:<{width}}  {_time(seconds):>10}  {note}".rstrip() for name, seconds, note in [*lines, total, loading]]
 
@@ -56,11 +56,11 @@ def _table(rows: list[dict[int, Forecast]]) -> list[str]:
 
 def _left_out(rows: list[dict[int, Forecast]]) -> list[str]:
     missing = [f"ZeRO-{stage}" for stage in (1, 2, 3) if stage not in rows[0]]
-    return [f"{' and '.join(missing)} left out: other settings do not go with it"] if missing else []
+    return [f"{' and '.join(missing)} left out: other settings conflict with it"] if missing else []
 
 
 def efficiency(one: Forecast, single: Forecast) -> float:
-    """Images per second and GPU, over those of a single GPU."""
+    """Returns images per second and GPU, divided by those of a single GPU."""
     return one.images_per_second / one.world_size / single.images_per_second
 
 
@@ -82,6 +82,6 @@ def _values(one: Forecast) -> dict[str, Any]:
 
 
 def to_json(one: Forecast, rows: list[dict[int, Forecast]]) -> dict[str, Any]:
-    """The same as plain values; times in seconds, bytes per rank and step."""
+    """Returns the same as plain values; times in seconds, bytes per rank and step."""
     table = [{**_values(cell), "efficiency": efficiency(cell, rows[0][stage])} for row in rows for stage, cell in row.items()]
     return {"hardware": one.hardware.name, **_values(one), "scaling": table}

@@ -1,6 +1,6 @@
-"""Bytes per rank of weights, gradients, optimizer and momentum model under each ZeRO stage, as DeepSpeed allocates them.
+"""Computes bytes per rank of weights, gradients, optimizer and momentum model under each ZeRO stage, as DeepSpeed allocates them.
 
-Padding that DeepSpeed adds to make parts equal is counted. Not responsible for activations.
+They include the padding with which DeepSpeed makes parts equal, but not activations.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from albef_ds.config.ds_config import load_ds_config
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.planning.parameter_counts import ModelCounts
 
-# DeepSpeed's defaults for what a ZeRO file leaves out, in elements.
+# DeepSpeed's defaults for knobs that a ZeRO file leaves out, in elements.
 _BUCKET = 500_000_000
 _PERSISTENCE = 100_000
 _MAX_LIVE = 1_000_000_000
 
 _STORAGE_BYTES = {"value_residual": 4, "fp32": 4, "fp16_stochastic": 2, "fp16_nearest": 2}
-_TRAVELLING_BYTES = {"value_residual": 2, "fp32": 4, "fp16_stochastic": 2, "fp16_nearest": 2}
+_GATHERED_BYTES = {"value_residual": 2, "fp32": 4, "fp16_stochastic": 2, "fp16_nearest": 2}
 
 
 @dataclass(frozen=True)
 class Zero:
-    """The ZeRO knobs that decide memory."""
+    """ZeRO knobs that affect memory."""
 
     stage: int
     reduce_bucket: int = _BUCKET
@@ -37,7 +37,7 @@ class Zero:
 
     @classmethod
     def of(cls, config: RunConfig) -> Zero:
-        """From `engine.stage` and the file `engine.ds_config`. Raises `UserError` for a file that does not fit."""
+        """Reads `engine.stage` and the file `engine.ds_config`. Raises `UserError` if the file does not fit the stage."""
         stage, file = config.engine.stage, config.engine.ds_config
         knobs: dict[str, Any] = load_ds_config(Path(file), stage).get("zero_optimization", {}) if file else {}
 
@@ -57,28 +57,28 @@ class Zero:
 
 
 def part(numel: int, world_size: int) -> int:
-    """Elements of a rank's part of a parameter, padding included."""
+    """Returns the elements of a rank's part of a parameter, padding included."""
     return -(-numel // world_size)
 
 
 def flat_elements(numel: int, world_size: int) -> int:
-    """Elements of a flat group after DeepSpeed's padding to 2 elements per rank."""
+    """Returns the elements of a flat group after DeepSpeed's padding to 2 elements per rank."""
     return part(numel, 2 * world_size) * 2 * world_size
 
 
 def parameters(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> int:
-    """Bytes of weights in the compute precision that stay on the device."""
+    """Returns the bytes of weights in the compute precision that stay on the device."""
     if zero.stage < 3:
         groups = counts.groups if zero.stage == 0 else [[flat_elements(sum(group), world_size)] for group in counts.groups]
         return itemsize * (sum(map(sum, groups)) + sum(counts.frozen))
-    # Small ones are kept whole beside their parts; on one rank the part is the whole.
+    # Small parameters are kept whole beside their parts; on one rank the part is the whole parameter.
     whole = sum(numel for numel in counts.parameters if numel <= zero.persistence) if world_size > 1 else 0
     parts = 0 if zero.offload_parameters else sum(part(numel, world_size) for numel in counts.parameters)
     return itemsize * (parts + whole)
 
 
 def _owned(counts: ModelCounts, zero: Zero, world_size: int) -> int:
-    """Trainable elements whose optimizer state lies on one rank."""
+    """Returns the trainable elements whose optimizer state is on one rank."""
     if zero.stage == 0:
         return counts.trainable
     if zero.stage == 3:
@@ -87,7 +87,7 @@ def _owned(counts: ModelCounts, zero: Zero, world_size: int) -> int:
 
 
 def gradients(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> int:
-    """Bytes of gradients right after a backward pass."""
+    """Returns the bytes of gradients right after a backward pass."""
     if zero.stage == 0:
         return itemsize * counts.trainable
     if zero.offload_optimizer:
@@ -98,7 +98,7 @@ def gradients(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -
 
 
 def _touched(counts: ModelCounts, rank: int, world_size: int) -> int:
-    """Elements of the parameters that a rank's flat part touches: ZeRO-1 and 2 keep the gradients of those whole."""
+    """Returns the elements of the parameters that overlap a rank's flat part: ZeRO-1 and 2 keep their whole gradients."""
     elements = 0
     for group in counts.groups:
         size = flat_elements(sum(group), world_size) // world_size
@@ -111,7 +111,7 @@ def _touched(counts: ModelCounts, rank: int, world_size: int) -> int:
 
 
 def optimizer(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> int:
-    """Bytes of fp32 masters and AdamW's two moments; at stage 0 in fp32 the weights are their own masters."""
+    """Returns the bytes of fp32 masters and AdamW's two moments; at stage 0 in fp32 the weights are the masters."""
     if zero.offload_optimizer:
         return 0
     masters = 0 if zero.stage == 0 and itemsize == 4 else 4
@@ -119,22 +119,19 @@ def optimizer(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -
 
 
 def step_temporary(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> int:
-    """Bytes needed only when no activation is alive: ZeRO-1's other gradients at the end of the backward pass, or the
-    fp32 copy of a group's gradients in the optimizer step."""
-    if zero.stage == 1:
-        unreduced = itemsize * counts.trainable - gradients(counts, zero, itemsize, world_size)
-        return max(unreduced, _fp32_gradients(counts, zero, itemsize, world_size))
-    return _fp32_gradients(counts, zero, itemsize, world_size)
+    """Returns the bytes needed only when no activation is alive.
 
-
-def _fp32_gradients(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> int:
-    if zero.offload_optimizer or (zero.stage == 0 and itemsize == 4):
-        return 0
-    return 4 * max(-(-sum(group) // (world_size if zero.stage else 1)) for group in counts.groups)
+    These are ZeRO-1's other gradients after the backward pass, or the fp32 copy of a group's gradients in the optimizer step.
+    """
+    fp32_copy = 0
+    if not (zero.offload_optimizer or (zero.stage == 0 and itemsize == 4)):
+        fp32_copy = 4 * max(-(-sum(group) // (world_size if zero.stage else 1)) for group in counts.groups)
+    unreduced = itemsize * counts.trainable - gradients(counts, zero, itemsize, world_size) if zero.stage == 1 else 0
+    return max(unreduced, fp32_copy)
 
 
 def momentum(config: RunConfig, counts: ModelCounts, world_size: int) -> int:
-    """Bytes of the momentum model between forward passes: its shards, or the dense fp32 copy."""
+    """Returns the bytes of the momentum model between forward passes: its shards, or the dense fp32 copy."""
     storage = config.engine.momentum_storage
     if storage == "dense":
         return 4 * sum(map(sum, counts.units))
@@ -143,24 +140,23 @@ def momentum(config: RunConfig, counts: ModelCounts, world_size: int) -> int:
 
 
 def whole_units(config: RunConfig, counts: ModelCounts, itemsize: int, world_size: int) -> int:
-    """Bytes of whole momentum units at their worst: the largest as it arrived and in the compute precision."""
+    """Returns the peak bytes of whole momentum units: the largest as it was gathered and in the compute precision."""
     storage = config.engine.momentum_storage
     if storage == "dense":
-        # A copy kept in fp32 computes in bf16 under autocast, which caches the converted weights of the pass.
+        # The fp32 copy computes in bf16 under autocast, which caches the converted weights of the pass.
         return 0 if itemsize == 4 else itemsize * sum(map(sum, counts.units))
-    travelling = _TRAVELLING_BYTES[storage]
-    arrived = travelling if world_size > 1 else 0
+    arrived = _GATHERED_BYTES[storage] if world_size > 1 else 0
     converted = 0 if storage == "fp32" and itemsize == 4 else itemsize
     return counts.largest_unit * (arrived + converted)
 
 
 def queue(config: RunConfig) -> int:
-    """Bytes of the feature queue: fp32 features of both modalities and two int64 ids per entry."""
+    """Returns the bytes of the feature queue: fp32 features of both modalities and two int64 ids per entry."""
     return config.pretraining().queue_size * (2 * 4 * config.model.embed_dim + 2 * 8)
 
 
 def buckets(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> int:
-    """Bytes of communication buffers during the backward pass; DeepSpeed allocates them whole, whatever the model's size."""
+    """Returns the bytes of communication buffers in the backward pass, which do not depend on the model's size."""
     if zero.stage == 0:
         return itemsize * min(zero.reduce_bucket, counts.trainable) if world_size > 1 else 0
     if zero.stage == 3:
@@ -169,7 +165,7 @@ def buckets(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> 
 
 
 def gathered(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> int:
-    """Bytes of whole student parameters under ZeRO-3: DeepSpeed keeps them up to `stage3_max_live_parameters`."""
+    """Returns the bytes of whole student parameters under ZeRO-3, at most `stage3_max_live_parameters`."""
     if zero.stage < 3 or (world_size == 1 and not zero.offload_parameters):
         return 0
     return itemsize * min(zero.max_live, sum(numel for numel in counts.parameters if numel > zero.persistence))

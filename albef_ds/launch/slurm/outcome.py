@@ -1,8 +1,7 @@
-"""How an attempt ended, told by its ranks: one small file that the first rank to know writes.
+"""Records how an attempt ended, in one small file that the first rank to know writes.
 
-Exit codes do not get through: torchrun and srun turn every failure into their own, and a rank that leaves with another
-code than 0 has its siblings killed, perhaps before they have saved. So a rank that stopped as asked says so here and
-leaves with 0.
+Exit codes cannot carry this: torchrun and srun replace every failure by their own code, and when a rank exits with a code other
+than 0 the others are killed, perhaps before they have saved. So a rank that stopped on request writes it here and exits with 0.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from albef_ds.common.atomic_files import scratch_path
 from albef_ds.launch.slurm.attempts import Outcome
 
 VARIABLE = "ALBEF_OUTCOME"
-"""Environment variable that names the file."""
+"""Environment variable with the path of the file."""
 
 _OUTCOMES: dict[int, Outcome] = {
     exit_codes.FINISHED: "finished",
@@ -30,19 +29,19 @@ _OUTCOMES: dict[int, Outcome] = {
 
 
 def outcome_of(code: int) -> Outcome:
-    """What the exit code of `albef-ds train` stands for."""
+    """Returns the outcome for an exit code of `albef-ds train`."""
     return _OUTCOMES.get(code, "crashed")
 
 
 def write(path: Path, outcome: Outcome, reason: str) -> None:
-    """Write the file unless a rank has done so already: what comes later follows from the first failure."""
+    """Writes the file unless another rank has: later failures follow from the first one."""
     with scratch_path(path) as temporary, contextlib.suppress(FileExistsError):
         temporary.write_text(json.dumps({"outcome": outcome, "reason": reason}) + "\n", encoding="utf-8")
         os.link(temporary, path)
 
 
 def read(path: Path, launcher_code: int) -> tuple[Outcome, str]:
-    """Outcome and reason; where no rank left a word, what the launcher's exit code allows to say."""
+    """Returns outcome and reason; if no rank wrote the file, they are derived from the launcher's exit code."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         outcome, reason = entry["outcome"], str(entry["reason"])

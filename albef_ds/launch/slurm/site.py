@@ -1,4 +1,4 @@
-"""The site file (slurm/site.env.example): NAME=value lines that the batch scripts source and `albef-ds submit` reads."""
+"""Reads the site file (slurm/site.env.example): NAME=value lines that the batch scripts source and `albef-ds submit` uses."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
 
 @dataclass(frozen=True)
 class Site:
-    """Where jobs run. `values` are as written; `path` is None without a file."""
+    """Settings of the cluster. `values` are as written in the file; `path` is None without a file."""
 
     path: Path | None = None
     values: dict[str, str] = field(default_factory=dict)
 
     def get(self, name: str) -> str:
-        """A value, empty if it is not set."""
+        """Returns a value, '' if it is not set."""
         return self.values.get(name, "")
 
     @classmethod
     def load(cls, path: Path) -> Site:
-        """Read a site file. Nothing in it is run or expanded here.
+        """Reads a site file. Nothing in it is executed or expanded here.
 
         Raises:
-            MachineError: the file is missing, or has a line that is no NAME=value.
+            MachineError: the file is missing, or a line is not NAME=value.
         """
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -44,12 +44,12 @@ class Site:
             except ValueError:
                 words = None
             if match is None or words is None or len(words) > 1:
-                raise MachineError(f"{path} line {number} is no NAME=value: quote a value that has spaces")
+                raise MachineError(f"{path} line {number} is not NAME=value: quote a value that has spaces")
             values[match.group(1)] = words[0] if words else ""
         return cls(path.absolute(), values)
 
     def sbatch_options(self) -> list[str]:
-        """Partition, account, quality of service and whatever else the site wants of every job."""
+        """Returns partition, account, quality of service and further sbatch options of the site."""
         named = (("--partition", "ALBEF_PARTITION"), ("--account", "ALBEF_ACCOUNT"), ("--qos", "ALBEF_QOS"))
         options = [f"{option}={self.get(name)}" for option, name in named if self.get(name)]
         return [*options, *shlex.split(self.get("ALBEF_SBATCH_OPTIONS"))]

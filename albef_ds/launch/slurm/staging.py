@@ -1,9 +1,10 @@
-"""Shards on node-local scratch: copied once, verified, shared by jobs, evicted by size; what does not fit stays where it is.
+"""Stages shards on node-local scratch: copies them once, verifies them, shares them between jobs and evicts old ones.
 
-    SCRATCH/albef-ds/shards/CHECKSUM.tar   a verified copy; its name is the checksum that the manifest gives
+    SCRATCH/albef-ds/shards/CHECKSUM.tar   a verified copy; its name is the checksum in the manifest
     SCRATCH/albef-ds/views/JOB/            a corpus folder: manifest and indices, and a link per shard to its copy or its source
 
-A view can be read like the corpus itself, so training needs to know nothing of this. One process per node stages.
+Shards that do not fit are read from their source. A view can be read like the corpus itself, so training does not depend on this
+module. One process per node stages.
 """
 
 from __future__ import annotations
@@ -26,39 +27,39 @@ from albef_ds.data.stream.order import SampleOrder
 
 _CHUNK = 8 << 20
 _MOST_POSITIONS = 200_000
-"""Positions of the order that are looked up one by one to find the shards that a run needs."""
+"""Maximum number of positions of the order that are looked up to find the shards that a run needs."""
 
 
 @dataclass
 class Staged:
-    """A view and how it came about; sizes in bytes."""
+    """A view and the copies made for it; sizes in bytes."""
 
     folder: Path
     copied: int = 0
     copied_bytes: int = 0
     found: int = 0
     linked: int = 0
-    """Shards that are read from where they were."""
+    """Shards that are read from their source."""
     evicted: int = 0
 
     def __str__(self) -> str:
         return (
-            f"{self.copied} shards copied ({self.copied_bytes / 1e9:.2f} GB), {self.found} were there, {self.linked} stay on the "
-            f"shared file system, {self.evicted} older ones evicted"
+            f"{self.copied} shards copied ({self.copied_bytes / 1e9:.2f} GB), {self.found} already present, {self.linked} read "
+            f"from the shared file system, {self.evicted} older ones evicted"
         )
 
 
 def needed_shards(order: SampleOrder, start: int, num_samples: int | None, batch: int, share: slice) -> list[int]:
-    """Numbers of the shards that a node reads, in the order in which it first does.
+    """Returns the numbers of the shards that a node reads, in the order of their first use.
 
     Args:
-        order: of the run's samples.
+        order: order of the run's samples.
         start: position of the first sample (the run's samples so far).
-        num_samples: samples of the run from there on, over all nodes; None: without end.
+        num_samples: samples of the run from `start`, over all nodes; None: unlimited.
         batch: the global batch size.
         share: this node's part of each global batch.
 
-    Where that is more positions than can be looked up in a second, those of one epoch are sampled, and the other shards follow.
+    If there are too many positions to look up in a second, those of one epoch are sampled, and the other shards follow.
     """
     length = order.num_samples if num_samples is None else num_samples
     if length > _MOST_POSITIONS:
@@ -80,20 +81,20 @@ def needed_shards(order: SampleOrder, start: int, num_samples: int | None, batch
 
 
 def stage(source: Path, scratch: Path, job: str, needed: Iterable[int], limit_bytes: int) -> tuple[Staged, int]:
-    """Copy the `needed` shards of `source` to `scratch`, in this order, as far as `limit_bytes` and the disk allow.
+    """Copies the `needed` shards of `source` to `scratch`, in this order, as far as `limit_bytes` and the disk allow.
 
     Args:
         source: a corpus folder.
-        scratch: node-local folder, made if missing.
+        scratch: node-local folder, created if missing.
         job: name of the view.
         needed: numbers of shards.
-        limit_bytes: all copies of all jobs on this node together.
+        limit_bytes: limit of all copies of all jobs on this node together.
 
     Returns:
-        The view, and an open file that says it is in use until it is closed; it may be inherited by another program.
+        The view, and an open file that marks it as in use until it is closed; another program may inherit it.
 
     Raises:
-        UserError: `source` is no corpus folder, or a shard differs from the manifest's checksum.
+        UserError: `source` is not a corpus folder, or a shard differs from the manifest's checksum.
         OSError: `scratch` cannot be used.
     """
     manifest = Manifest.load(source)
@@ -110,19 +111,19 @@ def stage(source: Path, scratch: Path, job: str, needed: Iterable[int], limit_by
         fcntl.flock(mark, fcntl.LOCK_SH)
         staged = Staged(view)
         wanted = [manifest.shards[number] for number in needed]
-        room = _Room(store, limit_bytes, in_use | {_copy_name(shard) for shard in wanted}, staged)
+        space = _Space(store, limit_bytes, in_use | {_copy_name(shard) for shard in wanted}, staged)
         for shard in wanted:
-            _fetch(source, store / _copy_name(shard), shard, room, staged)
+            _fetch(source, store / _copy_name(shard), shard, space, staged)
         _fill_view(source, view, store, manifest, staged)
     return staged, mark
 
 
-class _Room:
-    """Keeps all copies within the limit: the longest unused go first, never one that is in use or wanted."""
+class _Space:
+    """Keeps all copies within the limit by evicting the least recently used ones that are neither in use nor needed."""
 
     def __init__(self, store: Path, limit: int, kept: set[str], staged: Staged) -> None:
         self._limit, self._staged = limit, staged
-        for leftover in store.glob("*.tmp"):  # of a staging that was killed; the lock says that none is at work
+        for leftover in store.glob("*.tmp"):  # from a killed staging; the lock ensures that no other one is running
             leftover.unlink()
         entries = [(path, path.stat()) for path in store.iterdir()]
         self._used = sum(status.st_size for _, status in entries)
@@ -132,7 +133,7 @@ class _Room:
         self.full = False
 
     def make(self, size: int) -> bool:
-        """Whether `size` bytes more are allowed, after evicting what is needed for it."""
+        """Evicts copies as needed and returns whether `size` more bytes are allowed."""
         while self._used + size > self._limit and self._idle:
             _, freed, path = self._idle.pop()
             path.unlink()
@@ -141,34 +142,34 @@ class _Room:
         return not self.full and self._used + size <= self._limit
 
     def took(self, size: int) -> None:
-        """Count a copy that was made."""
+        """Counts a copy that was made."""
         self._used += size
 
 
-def _fetch(source: Path, copy: Path, shard: ShardEntry, room: _Room, staged: Staged) -> None:
-    """Copy one shard unless a verified copy is there; leave it out where there is no room."""
+def _fetch(source: Path, copy: Path, shard: ShardEntry, space: _Space, staged: Staged) -> None:
+    """Copies one shard unless a verified copy exists or there is no space."""
     if copy.exists():
-        os.utime(copy)  # used now: evicted last
+        os.utime(copy)  # marks it as recently used
         staged.found += 1
         return
-    if not room.make(shard.num_bytes):
+    if not space.make(shard.num_bytes):
         return
     try:
         with atomic_path(copy) as temporary:
             if _copy(source / shard.name, temporary) != shard.checksum:
-                raise DataError(f"shard {source / shard.name} is not what the manifest says: run `albef-data verify {source}`")
+                raise DataError(f"shard {source / shard.name} differs from the manifest: run `albef-data verify {source}`")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        room.full = True
+        space.full = True
         return
-    room.took(shard.num_bytes)
+    space.took(shard.num_bytes)
     staged.copied += 1
     staged.copied_bytes += shard.num_bytes
 
 
 def _copy(source: Path, target: Path) -> str:
-    """Copy the bytes; their xxh3_128."""
+    """Copies the bytes and returns their xxh3_128."""
     digest = xxhash.xxh3_128()
     with open(source, "rb") as reader, open(target, "wb") as writer:
         while chunk := reader.read(_CHUNK):
@@ -184,12 +185,12 @@ def _fill_view(source: Path, view: Path, store: Path, manifest: Manifest, staged
         staged.linked += not local
         os.symlink(copy if local else (source / shard.name).absolute(), view / shard.name)
         shutil.copyfile(source / index_name(shard.name), view / index_name(shard.name))
-    # Last: a folder without a manifest is no corpus.
+    # Written last, because only the manifest makes the folder a corpus.
     write_file(view / MANIFEST_NAME, (source / MANIFEST_NAME).read_bytes())
 
 
 def _drop_dead_views(views: Path) -> set[str]:
-    """Remove the views of jobs that have ended; names of the copies that the others use."""
+    """Removes the views of jobs that have ended and returns the names of the copies that the others use."""
     used: set[str] = set()
     for view in views.iterdir():
         if _is_in_use(view / "in-use"):

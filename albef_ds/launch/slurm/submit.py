@@ -1,6 +1,6 @@
-"""Handing jobs to Slurm: the sbatch command, whether Slurm would take it, the plan of the run, and the log as it grows.
+"""Submits jobs to Slurm: builds and tests the sbatch command, plans the run, and follows the log.
 
-The batch scripts in slurm/ do the work; this only starts them. Nothing goes through a shell.
+The batch scripts in slurm/ do the work. Commands run without a shell.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.launch.slurm.site import Site
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "DEADLINE", "OUT_OF_MEMORY", "BOOT_FAIL", "REVOKED")
-"""States after which Slurm does not start a job again by itself."""
+"""Job states after which Slurm does not start a job again by itself."""
 
 _POLL = 2.0  # seconds
 
 
 def scripts_folder() -> Path:
-    """The folder slurm/ of the source tree.
+    """Returns the folder slurm/ of the source tree.
 
     Raises:
         MachineError: albef_ds was installed without its source tree.
     """
     folder = Path(albef_ds.__file__).resolve().parents[1] / "slurm"
     if not (folder / "lib.sh").is_file():
-        raise MachineError(f"{folder} is not there: submit from a source tree of albef_ds (pip install -e)")
+        raise MachineError(f"{folder} does not exist: submit from a source tree of albef_ds (pip install -e)")
     return folder
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One call of sbatch: a script of slurm/, the options before it and the arguments behind it."""
+    """One call of sbatch: a script of slurm/, the options before it and the arguments after it."""
 
     script: str
     arguments: Sequence[str]
@@ -49,31 +49,31 @@ class Submission:
 
     @property
     def logs(self) -> Path:
-        """Folder of the logs, as the script finds it too."""
+        """Folder of the logs, the same as in the script."""
         return Path(self.site.get("ALBEF_LOGS") or ".").absolute()
 
     def command(self, *extra: str) -> list[str]:
-        """The sbatch command, with `extra` options last."""
+        """Returns the sbatch command, with `extra` options last."""
         name = "%x-%A_%a.log" if any(option.startswith("--array=") for option in self.options) else "%x-%j.log"
         options = ["--parsable", f"--output={self.logs / name}", *self.site.sbatch_options(), *self.options, *extra]
         return ["sbatch", *options, str(scripts_folder() / self.script), *self.arguments]
 
     def environment(self) -> dict[str, str]:
-        """What the script needs beside the arguments."""
+        """Returns the environment variables that the script needs."""
         ours = {"ALBEF_ROOT": str(scripts_folder().parent)}
         if self.site.path is not None:
             ours["ALBEF_SITE"] = str(self.site.path)
         return ours
 
     def shown(self) -> str:
-        """The command as it can be pasted into a shell."""
+        """Returns the command in a form that can be pasted into a shell."""
         return shlex.join(["env", *(f"{name}={value}" for name, value in self.environment().items()), *self.command()])
 
     def check(self) -> str:
-        """What `sbatch --test-only` says.
+        """Returns the output of `sbatch --test-only`.
 
         Raises:
-            MachineError: Slurm would refuse the job, or is not there.
+            MachineError: Slurm would refuse the job, or is not installed.
         """
         options = [option for option in self.command("--test-only") if not option.startswith("--dependency=")]
         done = _call(options, self.environment())
@@ -83,13 +83,12 @@ class Submission:
         return text
 
     def submit(self) -> str:
-        """Submit; the job's number. Raises `MachineError` if Slurm refuses."""
+        """Submits the job and returns its number. Raises `MachineError` if Slurm refuses."""
         try:
             self.logs.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise MachineError(
-                f"ALBEF_LOGS={self.logs} cannot be made ({error.strerror}): correct it in {self.site.path}"
-            ) from None
+            reason = f"ALBEF_LOGS={self.logs} cannot be created ({error.strerror})"
+            raise MachineError(f"{reason}: correct it in {self.site.path}") from None
         done = _call(self.command(), self.environment())
         if done.returncode:
             raise MachineError(f"sbatch refused {self.script}: {' '.join(done.stderr.split())}")
@@ -97,10 +96,10 @@ class Submission:
 
 
 def plan_text(config: RunConfig, nodes: int, gpus_per_node: int, memory_gb: float | None) -> str:
-    """Ranks, batch and memory of the run, for people.
+    """Returns a text with ranks, batch and memory of the run.
 
     Raises:
-        ConfigError: the batch is uneven over the ranks, the engine has one process, or more than `memory_gb` is needed.
+        ConfigError: the batch does not divide over the ranks, the engine has one process, or more than `memory_gb` is needed.
     """
     ranks = nodes * gpus_per_node
     if config.engine.kind == "local" and ranks > 1:
@@ -127,16 +126,16 @@ def plan_text(config: RunConfig, nodes: int, gpus_per_node: int, memory_gb: floa
 
 
 def job_fields(job: str) -> dict[str, str]:
-    """Fields of `scontrol show job`; empty once Slurm has forgotten the job."""
+    """Returns the fields of `scontrol show job`, empty if Slurm no longer knows the job."""
     done = _call(["scontrol", "-o", "show", "job", job], {})
     first = done.stdout.splitlines()[0] if done.returncode == 0 and done.stdout.strip() else ""
     return dict(word.split("=", 1) for word in first.split() if "=" in word)
 
 
 def follow(job: str, logs: Path) -> int:
-    """Print the job's changes of state and what its logs gain, until it has ended; 0 if it completed, else 1.
+    """Prints the job's changes of state and new lines of its logs until it has ended; returns 0 if it completed, else 1.
 
-    Shown are the batch script's log and the first node's; the others lie beside them.
+    It prints the logs of the batch script and the first node; the other logs are in the same folder.
     """
     seen: dict[Path, int] = {}
     state = ""
@@ -165,7 +164,7 @@ def _print_news(path: Path, seen: dict[Path, int]) -> None:
             news = file.read()
     except OSError:
         return
-    end = news.rfind(b"\n") + 1  # whole lines: the rest comes with the next look
+    end = news.rfind(b"\n") + 1  # complete lines only; the rest follows with the next call
     if end:
         seen[path] = seen.get(path, 0) + end
         print(news[:end].decode(errors="replace"), end="", flush=True)
@@ -173,5 +172,5 @@ def _print_news(path: Path, seen: dict[Path, int]) -> None:
 
 def _call(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     if shutil.which(command[0]) is None:
-        raise MachineError(f"{command[0]} is not there: submit on a login node of the cluster")
+        raise MachineError(f"{command[0]} is not installed: submit on a login node of the cluster")
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)

@@ -49,7 +49,7 @@ def test_this_machine_is_looked_at_from_end_to_end(tmp_path: Path) -> None:
 def test_versions_are_held_against_the_declared_and_the_tested(
     version: str | None, tested: str | None, state: str, advice: str
 ) -> None:
-    found = software.judge_version(Requirement("torch>=2.6"), version, tested)
+    found = software.check_version(Requirement("torch>=2.6"), version, tested)
     assert found.state == state and advice in found.advice
 
 

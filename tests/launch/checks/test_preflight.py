@@ -11,9 +11,9 @@ from albef_ds.cli.main import main
 from albef_ds.common.errors import MachineError
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.recipes import get_recipe
-from albef_ds.launch.checks.collectives import Guest, Head
-from albef_ds.launch.checks.compare import judge, table
-from albef_ds.launch.checks.node import NONCE, Report, check_node
+from albef_ds.launch.checks.compare import compare, table
+from albef_ds.launch.checks.node import NONCE, NodeReport, check_node
+from albef_ds.launch.checks.report_exchange import Client, Head
 from albef_ds.launch.slurm.site import Site
 from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
@@ -29,7 +29,7 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path / "corpus"
 
 
-def check(corpus: Path, folder: Path, nonce: str = "x", *overrides: str) -> Report:
+def check(corpus: Path, folder: Path, nonce: str = "x", *overrides: str) -> NodeReport:
     config = parse_overrides(get_recipe("debug"), [f"data.shards={corpus}", "engine.device=cpu", *overrides])
     return check_node(config, "n1", shared=folder, nonce=nonce, min_free_gb=0.0)
 
@@ -73,25 +73,25 @@ def test_unhealthy_gpus_are_faults(
     assert len(faults) == 1 and words in faults[0]
 
 
-def reports(**changes: Report) -> dict[str, Report]:
-    return {node: Report(node, facts={"torch": "2.14"}) for node in NODES} | changes
+def reports(**changes: NodeReport) -> dict[str, NodeReport]:
+    return {node: NodeReport(node, facts={"torch": "2.14"}) for node in NODES} | changes
 
 
 def test_the_odd_node_is_blamed_not_the_others() -> None:
-    odd = Report("n1", facts={"torch": "2.6"})
-    assert judge(NODES, reports(), 60).faults == {}
-    verdict = judge(NODES, reports(n1=odd), 60)
-    assert verdict.faults == {"n1": ["torch: 2.6, the others have 2.14"]} and verdict.bad_nodes == ["n1"]
-    assert "n1: BAD, torch" in table(NODES, reports(n1=odd), verdict) and "n2: fine" in table(NODES, reports(n1=odd), verdict)
+    odd = NodeReport("n1", facts={"torch": "2.6"})
+    assert compare(NODES, reports(), 60).faults == {}
+    compared = compare(NODES, reports(n1=odd), 60)
+    assert compared.faults == {"n1": ["torch: 2.6, the others have 2.14"]} and compared.bad_nodes == ["n1"]
+    assert "n1: BAD, torch" in table(NODES, reports(n1=odd), compared) and "n2: fine" in table(NODES, reports(n1=odd), compared)
 
 
 def test_silence_and_a_wrong_clock_are_faults_and_a_fault_of_all_is_the_runs() -> None:
-    late = Report("n3", facts={"torch": "2.14"}, clock_offset=-9.0)
-    verdict = judge(NODES, {**reports(n3=late), "n2": Report("n2", ["GPU: none"])}, 60)
-    assert verdict.faults == {"n2": ["GPU: none"], "n3": ["clock: 9.0 s behind of n1"]}
+    late = NodeReport("n3", facts={"torch": "2.14"}, clock_offset=-9.0)
+    compared = compare(NODES, {**reports(n3=late), "n2": NodeReport("n2", ["GPU: none"])}, 60)
+    assert compared.faults == {"n2": ["GPU: none"], "n3": ["clock: 9.0 s behind of n1"]}
     silent = {node: report for node, report in reports().items() if node != "n2"}
-    assert judge(NODES, silent, 60).faults == {"n2": ["gave no answer within 60 s"]}
-    assert judge(NODES, {node: Report(node, ["no shards"]) for node in NODES}, 60).bad_nodes == []
+    assert compare(NODES, silent, 60).faults == {"n2": ["did not answer within 60 s"]}
+    assert compare(NODES, {node: NodeReport(node, ["no shards"]) for node in NODES}, 60).bad_nodes == []
 
 
 def test_nodes_meet_report_twice_and_a_silent_one_does_not_hold_them_up() -> None:
@@ -99,22 +99,22 @@ def test_nodes_meet_report_twice_and_a_silent_one_does_not_hold_them_up() -> Non
     answers: dict[str, list[dict[str, object]]] = {}
 
     def attend(node: str) -> None:
-        guest = Guest("127.0.0.1", head.port, node, 60)
-        assert guest.nonce == "nonce" and abs(guest.clock_offset()) < 1.0
-        answers[node] = [guest.report({"turn": turn}) for turn in (1, 2)]
-        guest.close()
+        client = Client("127.0.0.1", head.port, node, 60)
+        assert client.nonce == "nonce" and abs(client.clock_offset()) < 1.0
+        answers[node] = [client.report({"turn": turn}) for turn in (1, 2)]
+        client.close()
 
     guests = [threading.Thread(target=attend, args=(node,)) for node in NODES[:2]]
-    for guest in guests:
-        guest.start()
+    for client in guests:
+        client.start()
     while len(head.gather(0.1)) < 2:
         pass
     head.answer({"go": 1})
     while len(head.gather(0.1)) < 2:
         pass
     head.answer({"go": 2})
-    for guest in guests:
-        guest.join(60)
+    for client in guests:
+        client.join(60)
     head.close()
     assert answers == {node: [{"go": 1}, {"go": 2}] for node in NODES[:2]}
 
@@ -125,7 +125,7 @@ def test_a_port_in_use_and_a_head_that_is_not_there_are_mistakes_in_one_line() -
         Head(head.port, NODES, "nonce")
     head.close()
     with pytest.raises(MachineError, match="n1 cannot reach 127"):
-        Guest("127.0.0.1", 1, "n1", 0.3)
+        Client("127.0.0.1", 1, "n1", 0.3)
 
 
 def test_the_command_checks_this_machine(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,7 @@ def test_a_site_file_is_read_not_run(tmp_path: Path) -> None:
     assert Site.load(path).sbatch_options() == ["--partition=gpu", "--exclusive", "--constraint=a|b"]
     for text in ("rm -rf x", "A=b c", "A='b"):
         path.write_text(text + "\n")
-        with pytest.raises(MachineError, match="line 1 is no NAME=value"):
+        with pytest.raises(MachineError, match="line 1 is not NAME=value"):
             Site.load(path)
     with pytest.raises(MachineError, match="cannot be read"):
         Site.load(tmp_path / "nowhere")

@@ -60,7 +60,7 @@ def test_an_attempt_that_left_no_word_was_killed_and_a_torn_line_is_one_of_them(
         (1, "killed", 6, None),
     ]
     history.begin(2, "n1", 6)
-    with pytest.raises(MachineError, match=r"a.jsonl line 4 is no event"):
+    with pytest.raises(MachineError, match=r"a.jsonl line 4 is not an event"):
         history.attempts()
 
 

@@ -83,7 +83,7 @@ def test_a_damaged_shard_is_refused_and_leaves_nothing(corpus: Path, tmp_path: P
     with open(corpus / "00001.tar", "r+b") as file:
         file.seek(3000)
         file.write(b"\xff\x00\xff")
-    with pytest.raises(DataError, match=r"00001\.tar is not what the manifest says"):
+    with pytest.raises(DataError, match=r"00001\.tar differs from the manifest"):
         stage(corpus, tmp_path / "scratch", "1", [0, 1], PLENTY)
     assert copies(tmp_path / "scratch") == {f"{Manifest.load(corpus).shards[0].checksum}.tar"}
 

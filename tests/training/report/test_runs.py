@@ -16,7 +16,7 @@ from albef_ds.common.run_files import METRICS_NAME, TENSORBOARD_FOLDER
 from albef_ds.config import files
 from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import RunConfig
-from albef_ds.training.report.charts import MOST_POINTS, Line, line_chart, ticks
+from albef_ds.training.report.charts import MOST_POINTS, Curve, line_chart, ticks
 from albef_ds.training.report.page import build_page
 from albef_ds.training.report.state import find_runs, state_of
 from albef_ds.training.run_log import RunLogger
@@ -169,9 +169,9 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_chart_shows_a_single_point_a_flat_line_and_a_long_one() -> None:
-    assert line_chart("nothing", [Line("a", [], [])]) == ""
-    for line in (Line("a", [7], [1.0]), Line("a", [1, 2], [0.0, 0.0])):
+    assert line_chart("nothing", [Curve("a", [], [])]) == ""
+    for line in (Curve("a", [7], [1.0]), Curve("a", [1, 2], [0.0, 0.0])):
         assert line_chart("one", [line]).count("<polyline") == 1
-    long = line_chart("long", [Line("a", range(10 * MOST_POINTS), [float(n) for n in range(10 * MOST_POINTS)])])
+    long = line_chart("long", [Curve("a", range(10 * MOST_POINTS), [float(n) for n in range(10 * MOST_POINTS)])])
     assert long.count(",") < 2 * MOST_POINTS and "step 5,999" in long
     assert ticks(0.12, 0.98) == pytest.approx([0.2, 0.4, 0.6, 0.8]) and len(ticks(-3.0, 8000.0)) >= 3

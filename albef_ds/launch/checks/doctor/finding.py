@@ -1,4 +1,4 @@
-"""One line of the doctor's report."""
+"""A finding of the doctor, one line of its report."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["ok", "note", "mend"]
-"""note: it runs like this, but slower or with less than it could. mend: it does not run, or not as asked for."""
+Severity = Literal["ok", "note", "mend"]
+"""note: it works, but slower or with fewer features than possible. mend: it does not work, or not as requested."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found."""
+    """Result of a check."""
 
     name: str
-    state: State
+    state: Severity
     found: str
     advice: str = ""
-    """What to do; empty if nothing."""
+    """The fix; empty if none is needed."""
 
     def __str__(self) -> str:
         return f"{self.state:<4}  {self.name}: {self.found}" + (f": {self.advice}" if self.advice else "")
@@ -28,10 +28,10 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def findings(checks: dict[str, Check]) -> Iterator[Finding]:
-    """The findings of all `checks`, as they come. A check that breaks is a finding itself, and the rest are still made."""
+    """Yields the findings of all `checks` as they come. A check that raises becomes a finding, and the others still run."""
     for name, check in checks.items():
         try:
             yield from check()
-        except Exception as error:  # whatever a driver or a file system raises, the others are still worth knowing
+        except Exception as error:  # a driver or a file system may raise anything
             reason = " ".join(str(error).split())[:200]
-            yield Finding(name, "mend", f"the check ended with {type(error).__name__}", reason or "look at this part first")
+            yield Finding(name, "mend", f"the check ended with {type(error).__name__}", reason or "fix this part first")

@@ -1,4 +1,4 @@
-"""The machine itself: GPUs, network, disk, shared memory, Slurm, and what the environment says about them."""
+"""Checks the machine: GPUs, network, disk, shared memory, Slurm, and the environment variables about them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from albef_ds.common.processes import free_port
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine.zero.setup import LAUNCH_VARIABLES
 from albef_ds.launch.checks.doctor.finding import Finding
-from albef_ds.launch.checks.node import Report, check_free, check_gpus
+from albef_ds.launch.checks.node import NodeReport, check_free, check_gpus
 from albef_ds.launch.checks.preflight import Place, measure_all_reduce
 from albef_ds.launch.local_ranks import visible_cores
 
@@ -32,11 +32,11 @@ _NETWORK_VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 
 def devices() -> Iterator[Finding]:
-    """Processor, GPUs, and whether torch and the driver agree on them."""
+    """Checks the processor, the GPUs, and that torch and the driver agree on them."""
     bf16 = "fast bf16" if multiplies_bf16(torch.device("cpu")) else "no fast bf16"
     threads = os.environ.get("OMP_NUM_THREADS", "not set")
     yield Finding("processor", "ok", f"{visible_cores()} cores, {bf16}, OMP_NUM_THREADS {threads}")
-    report = Report(socket.gethostname())
+    report = NodeReport(socket.gethostname())
     check_gpus(report, RunConfig())
     for fault in report.faults:
         yield Finding("GPU", "mend", fault.removeprefix("GPU: "), "leave this machine out, or ask its administrator")
@@ -44,18 +44,18 @@ def devices() -> Iterator[Finding]:
     if not seen and listed != "none":
         yield Finding("GPU", "mend", f"nvidia-smi lists {listed}, torch {torch.__version__} sees none", _no_gpu_advice())
     elif not seen:
-        yield Finding("GPU", "note", "none", "training runs on the CPU, which is for trying things out")
+        yield Finding("GPU", "note", "none", "training runs on the CPU, which suits small experiments only")
     for number in range(seen):
         properties, device = torch.cuda.get_device_properties(number), torch.device("cuda", number)
         bf16 = "bf16" if multiplies_bf16(device) else "no bf16"
         kind = f"{properties.name}, {properties.total_memory / 2**30:.0f} GB, {bf16}"
         yield Finding(f"GPU {number}", "ok", f"{kind}, CUDA {torch.version.cuda}")
     if seen and os.environ.get("DS_ACCELERATOR") == "cpu":
-        yield Finding("DS_ACCELERATOR", "mend", "is cpu, so DeepSpeed leaves the GPUs alone", "unset DS_ACCELERATOR")
+        yield Finding("DS_ACCELERATOR", "mend", "is cpu, so DeepSpeed does not use the GPUs", "unset DS_ACCELERATOR")
 
 
 def network() -> Iterator[Finding]:
-    """Launch variables, interfaces, InfiniBand, and a real all-reduce of one process."""
+    """Checks launch variables, interfaces, InfiniBand, and runs an all-reduce of one process."""
     given = [name for name in LAUNCH_VARIABLES if name in os.environ]
     if given and (missing := [name for name in LAUNCH_VARIABLES if name not in os.environ]):
         found = f"{', '.join(given)} set, {', '.join(missing)} not"
@@ -67,8 +67,8 @@ def network() -> Iterator[Finding]:
         unknown = [part for part in wanted if not any(name.startswith(part) for name in names)]
         if unknown:
             advice = f"set it to one of {', '.join(names)}, or unset it"
-            yield Finding(variable, "mend", f"names {', '.join(unknown)}, which is not here", advice)
-    shown = ", ".join(f"{name}{_speed(name)}" for name in up) or "none is up but the loopback"
+            yield Finding(variable, "mend", f"names {', '.join(unknown)}, which does not exist", advice)
+    shown = ", ".join(f"{name}{_speed(name)}" for name in up) or "only the loopback is up"
     yield Finding("interfaces", "ok" if up else "note", shown, "" if up else "one machine only")
     yield from _infiniband()
     yield _all_reduce()
@@ -84,7 +84,7 @@ def _infiniband() -> Iterator[Finding]:
         else:
             yield Finding(name, "note", f"port {port.name} is {_read(port / 'state') or 'unknown'}", "check its cable and switch")
     if not ports:
-        yield Finding("InfiniBand", "note", "none", "several machines talk over Ethernet, which slows large runs down")
+        yield Finding("InfiniBand", "note", "none", "several machines communicate over Ethernet, which slows large runs down")
 
 
 def _all_reduce() -> Finding:
@@ -92,26 +92,25 @@ def _all_reduce() -> Finding:
     place = Place((socket.gethostname(),), 0, "127.0.0.1", 0, 0, "doctor")
     try:
         measure_all_reduce(place, free_port(), cpu=backend == "gloo")
-    except Exception as error:  # whatever the network library raises is the finding
+    except Exception as error:  # any error of the network library is a finding
         reason = " ".join(str(error).split())[:160]
         advice = "set GLOO_SOCKET_IFNAME=lo, or give this host's name an address in /etc/hosts"
         if backend == "NCCL":
-            advice = "run again with NCCL_DEBUG=INFO, which says where it stops"
+            advice = "run again with NCCL_DEBUG=INFO, which shows where it stops"
         return Finding(f"all-reduce by {backend}", "mend", f"{type(error).__name__}: {reason}", advice)
     version = ""
     if backend == "NCCL":
         version = " " + ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
-    return Finding(f"all-reduce by {backend}{version}", "ok", "one process, right sum; several nodes are preflight's to check")
+    return Finding(f"all-reduce by {backend}{version}", "ok", "one process, right sum; `albef-ds preflight` checks several nodes")
 
 
 def disk(folder: Path) -> Iterator[Finding]:
-    """Room and speed of the disk under `folder`, shared memory for the loader, the cache for compiled operators."""
-    report = Report("")
+    """Checks space and speed of the disk of `folder`, shared memory for the loader, the cache for compiled operators."""
+    report = NodeReport("")
     check_free(report, "disk", folder, MIN_FREE_GB)
     for fault in report.faults:
-        yield Finding(
-            "disk", "note", fault.removeprefix("disk: "), f"a checkpoint of the base model takes {_BASE_CHECKPOINT_GB} GB"
-        )
+        advice = f"a checkpoint of the base model takes {_BASE_CHECKPOINT_GB} GB"
+        yield Finding("disk", "note", fault.removeprefix("disk: "), advice)
     written, read = disk_speed(folder)
     speed = f"writes {written:.0f} MB/s, reads {read:.0f} MB/s in {folder}, {report.free_gb.get('disk', 0.0):g} GB free"
     if written < SLOW_DISK:
@@ -134,7 +133,7 @@ def disk(folder: Path) -> Iterator[Finding]:
 
 
 def disk_speed(folder: Path) -> tuple[float, float]:
-    """MB/s of writing (on disk) and reading back (not from memory) one file in `folder`, which is removed again.
+    """Returns MB/s of writing (synced) and of reading back (not from the page cache) one temporary file in `folder`.
 
     Raises:
         OSError: the folder cannot be written.
@@ -160,14 +159,16 @@ def disk_speed(folder: Path) -> tuple[float, float]:
 
 
 def slurm() -> Iterator[Finding]:
-    """Whether jobs can be submitted from here."""
+    """Checks whether jobs can be submitted from here."""
     if shutil.which("sbatch") is None:
-        yield Finding("Slurm", "note", "no sbatch here", "`albef-ds submit` is for a login node; train and demo run without")
+        yield Finding(
+            "Slurm", "note", "no sbatch here", "`albef-ds submit` needs a login node; train and demo work without Slurm"
+        )
         return
     try:
         done = subprocess.run(["sinfo", "--noheader", "--format=%P %D"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:
-        yield Finding("Slurm", "mend", f"sinfo gives no answer ({type(error).__name__})", "ask the cluster's administrator")
+        yield Finding("Slurm", "mend", f"sinfo does not answer ({type(error).__name__})", "ask the cluster's administrator")
         return
     if done.returncode:
         reason = " ".join(done.stderr.split())[:120]
@@ -180,7 +181,7 @@ def slurm() -> Iterator[Finding]:
 def _no_gpu_advice() -> str:
     if torch.version.cuda is None:
         return "install a build of torch with CUDA: pip install torch --index-url https://download.pytorch.org/whl/cu126"
-    return f"the driver must fit CUDA {torch.version.cuda}, and CUDA_VISIBLE_DEVICES must name GPUs that are there"
+    return f"the driver must fit CUDA {torch.version.cuda}, and CUDA_VISIBLE_DEVICES must name existing GPUs"
 
 
 def _speed(interface: str) -> str:
@@ -191,5 +192,5 @@ def _speed(interface: str) -> str:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
-    except OSError:  # an interface that is down has no speed
+    except OSError:  # for example, an interface that is down has no speed
         return ""

@@ -1,10 +1,10 @@
-"""The nodes of a job meet before training: one connection from each node to the head, JSON lines both ways.
+"""Gathers the reports of a job's nodes on the head before training: one connection per node, JSON lines in both directions.
 
     node -> head   {"node": NAME}                     the head answers {"nonce": TEXT}
-    node -> head   {"clock": true}, some times        the head answers {"time": SECONDS}
-    node -> head   {"report": {...}}                  the head answers when all have reported, or time is up; may be repeated
+    node -> head   {"clock": true}, several times     the head answers {"time": SECONDS}
+    node -> head   {"report": {...}}                  the head answers when all have reported or time is up; may be repeated
 
-Only this: what the reports mean and what follows is the caller's.
+The caller interprets the reports.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _LONGEST_LINE = 1 << 20
 
 
 class Head:
-    """The head's side: gathers one report per node and answers all of them at once.
+    """Server on the head: gathers one report per node and answers all of them at once.
 
     Args:
         port: TCP port to listen on, on all interfaces; 0 takes a free one.
-        nodes: names of the nodes that are expected.
-        nonce: given to every node that calls.
+        nodes: names of the expected nodes.
+        nonce: sent to every node that connects.
 
     Raises:
-        MachineError: the port is taken.
+        MachineError: the port is in use.
     """
 
     def __init__(self, port: int, nodes: Sequence[str], nonce: str) -> None:
@@ -55,14 +55,14 @@ class Head:
             self._server = Server(("", port), Connection)
         except OSError as error:
             raise MachineError(
-                f"preflight cannot listen on port {port} ({error.strerror}): another job holds it, submit again"
+                f"preflight cannot listen on port {port} ({error.strerror}): another job uses it, submit again"
             ) from None
         self.port = int(self._server.server_address[1])
         self._nonce = nonce
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
 
     def gather(self, seconds: float) -> dict[str, dict[str, Any]]:
-        """Wait until all nodes have handed in a report of this round or `seconds` are over; the reports by node."""
+        """Waits at most `seconds` until all nodes have sent a report of this round, and returns the reports by node."""
         deadline = time.monotonic() + seconds
         with self._changed:
             while len(self._rounds[-1]) < len(self.nodes) and (left := deadline - time.monotonic()) > 0:
@@ -70,14 +70,14 @@ class Head:
             return dict(self._rounds[-1])
 
     def answer(self, text: dict[str, Any]) -> None:
-        """Answer all reports of this round, also those still to come, and begin the next round."""
+        """Answers all reports of this round, later ones included, and starts the next round."""
         with self._changed:
             self._answers.append(text)
             self._rounds.append({})
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop listening; connections end with their nodes."""
+        """Stops listening; connections close when their nodes do."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -87,7 +87,7 @@ class Head:
             try:
                 message = json.loads(line)
             except ValueError:
-                return  # not one of ours, such as a port scanner
+                return  # not a node, perhaps a port scanner
             reply: dict[str, Any] = {"time": time.time()}
             if "node" in message:
                 node = str(message["node"])
@@ -110,11 +110,11 @@ class Head:
             return self._answers[number]
 
 
-class Guest:
-    """A node's side of the meeting.
+class Client:
+    """Client on a node, the head's own included.
 
     Raises:
-        MachineError: the head cannot be reached within `seconds`, or leaves.
+        MachineError: the head cannot be reached within `seconds`, or closes the connection.
     """
 
     def __init__(self, address: str, port: int, node: str, seconds: float) -> None:
@@ -135,7 +135,7 @@ class Guest:
         self.nonce = str(self._ask({"node": node})["nonce"])
 
     def clock_offset(self) -> float:
-        """Seconds that this node's clock is ahead of the head's, from the quickest of a few exchanges."""
+        """Returns the seconds by which this node's clock is ahead of the head's, from the fastest of a few exchanges."""
         rounds = []
         for _ in range(_CLOCK_ROUNDS):
             sent = time.time()
@@ -145,11 +145,11 @@ class Guest:
         return min(rounds)[1]
 
     def report(self, report: dict[str, Any]) -> dict[str, Any]:
-        """Hand in a report; the head's answer, once all nodes have handed in theirs."""
+        """Sends a report and returns the head's answer, which comes when all nodes have sent theirs."""
         return self._ask({"report": report})
 
     def close(self) -> None:
-        """Leave."""
+        """Closes the connection."""
         self._file.close()
         self._socket.close()
 
@@ -159,8 +159,8 @@ class Guest:
             self._file.flush()
             line = self._file.readline(_LONGEST_LINE)
         except OSError as error:
-            raise MachineError(f"the connection to {self._where} broke ({error}): look for the head's message") from None
+            raise MachineError(f"the connection to {self._where} broke ({error}): see the message of the head") from None
         if not line:
-            raise MachineError(f"{self._where} ended the preflight: look for its message")
+            raise MachineError(f"{self._where} ended the preflight: see its message")
         answer: dict[str, Any] = json.loads(line)
         return answer
