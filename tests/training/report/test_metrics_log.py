@@ -29,5 +29,5 @@ def test_missing_log_or_foreign_line_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"metrics\.jsonl cannot be read"):
         MetricsLog.read(tmp_path / "metrics.jsonl")
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "step", "step": 1}) + "\nhello\n{")
-    with pytest.raises(DataError, match=r"metrics\.jsonl line 2 is no record"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl line 2 is not a record"):
         MetricsLog.read(tmp_path / "metrics.jsonl")
