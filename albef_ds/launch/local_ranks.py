@@ -67,15 +67,8 @@ def launch(command: Sequence[str], ranks: int, threads: int, logs: Path, *, cpu:
     Rank 0 writes to this process's output, the others to `logs`/rank-N.log. SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 are forwarded
     once each. When a rank fails, the others are ended and the end of its log is printed.
 
-    Args:
-        command: program and arguments, run without a shell.
-        ranks: number of processes.
-        threads: OMP_NUM_THREADS of each.
-        logs: folder, created if missing.
-        cpu: make DeepSpeed use the CPU.
-
-    Returns:
-        0, or the exit code of the rank that failed first (128 + N after signal N).
+    `command` runs without a shell, with `threads` as OMP_NUM_THREADS; `cpu` makes DeepSpeed use the CPU. The folder `logs` is
+    created if missing. Returns 0, or the exit code of the rank that failed first (128 + N after signal N).
     """
     logs.mkdir(parents=True, exist_ok=True)
     port = free_port()

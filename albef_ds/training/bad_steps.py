@@ -26,10 +26,9 @@ _NORMAL = 1.4826
 
 
 class SpikeMonitor:
-    """Compares each loss with the median of the last 100. A deviation is the scaled median absolute deviation.
+    """Reports a loss more than `factor` deviations above the median of the last 100 (0: never).
 
-    Args:
-        factor: deviations above the median from which a loss is a spike; 0: never.
+    The deviation is the scaled median absolute deviation.
     """
 
     def __init__(self, factor: float) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import traceback
 
-import torch
 import torch.distributed as dist
 
 from albef_ds.common import comm, exit_codes
@@ -25,7 +24,7 @@ def run(config: RunConfig, resume: str | None = None, *, stop_after: float | Non
     """Trains with `config` and returns the exit code (`common/exit_codes.py`).
 
     Args:
-        config: the resolved configuration.
+        config: the configuration of the run.
         resume: a checkpoint folder, `auto` for the newest of the output folder, or None for a new run.
         stop_after: seconds after which to save and exit.
         overwrite: delete an earlier run in the output folder.
@@ -43,7 +42,8 @@ def run(config: RunConfig, resume: str | None = None, *, stop_after: float | Non
     try:
         with request.installed():
             try:
-                code = _train(config, device, request, watchdog, resume, overwrite)
+                with started(config, device, request, watchdog, resume, overwrite=overwrite) as trainer:
+                    code = trainer.run()
             except Exception as error:
                 if not comm.is_distributed():
                     raise
@@ -60,13 +60,6 @@ def run(config: RunConfig, resume: str | None = None, *, stop_after: float | Non
         # Destroying a group that has lost a rank may hang: the end of the process destroys it.
         if dist.is_initialized() and not comm.is_distributed():
             dist.destroy_process_group()
-
-
-def _train(
-    config: RunConfig, device: torch.device, request: StopRequest, watchdog: Watchdog, resume: str | None, overwrite: bool
-) -> int:
-    with started(config, device, request, watchdog, resume, overwrite=overwrite) as trainer:
-        return trainer.run()
 
 
 def _end_together(error: Exception, watchdog: Watchdog) -> int:

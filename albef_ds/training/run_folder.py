@@ -65,11 +65,7 @@ def claim_together(config: RunConfig, resume: str | None, checkpoint: Path | Non
 def claim(output: Path, resume: str | None, checkpoint: Path | None, *, overwrite: bool) -> list[str]:
     """Prepares `output` for a run and returns lines for the log. Only rank 0 calls it.
 
-    Args:
-        output: the run's folder.
-        resume: as given by the user.
-        checkpoint: the folder for `resume`, None for a run from the start.
-        overwrite: delete an earlier run.
+    `checkpoint` is the folder for the user's `resume`, None for a run from the start. `overwrite` deletes an earlier run.
 
     Raises:
         FileExistsError: the folder contains a run that this one does not continue; the text has the fix.

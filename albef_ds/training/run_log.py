@@ -47,16 +47,12 @@ class RunLogger:
     """
 
     def __init__(self, output: Path, enabled: bool, progress: bool, total_steps: int | None) -> None:
-        self._enabled = enabled
-        self._total_steps = total_steps
+        self._enabled, self._total_steps = enabled, total_steps
         self._draw = progress and sys.stderr.isatty()
         self._bar: Any = None
         self._board: Any = None
-        self._last_step = 0
-        self._lost = False
-        self._window_steps = 0
-        self._window_samples = 0
-        self._window_wait = 0.0
+        self._last_step, self._lost = 0, False
+        self._window_steps, self._window_samples, self._window_wait = 0, 0, 0.0
         self._window_start = time.perf_counter()
         if not enabled:
             return
@@ -95,8 +91,7 @@ class RunLogger:
             self._bar.set_postfix_str(_format(record))
         else:
             self._line(f"{self._position(step, seconds_per_step)}  {_format(record)}")
-        self._window_steps = self._window_samples = 0
-        self._window_wait = 0.0
+        self._window_steps, self._window_samples, self._window_wait = 0, 0, 0.0
         self._window_start = time.perf_counter()
 
     def event(self, kind: str, values: Mapping[str, Any], shown: Collection[str] | None = None) -> None:
@@ -196,10 +191,7 @@ class RunLogger:
 def _format(values: Mapping[str, Any]) -> str:
     parts = []
     for name, value in values.items():
-        if name.endswith("_share") and isinstance(value, float):
-            text = f"{value:.0%}"
-        else:
-            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+        text = f"{value:{'.0%' if name.endswith('_share') else '.4g'}}" if isinstance(value, float) else str(value)
         parts.append(f"{_SHORT.get(name, name.removeprefix('loss_'))} {text}")
     return "  ".join(parts)
 

@@ -1,4 +1,4 @@
-"""The names of a run's files are spelled in one place."""
+"""Only one module spells the names of a run's files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OTHERS = {
     ("albef_ds/config/schema.py", "checkpoints"),
     ("albef_ds/config/ds_config.py", "tensorboard"),
 }
-"""The name of a check, a unit, and one of DeepSpeed's settings."""
+"""Exceptions: the name of a check, a unit, and one of DeepSpeed's settings."""
 
 
 def test_names_are_those_of_runs_made_before() -> None:

@@ -1,4 +1,4 @@
-"""Ranks are started, told who they are, stopped together, and signals reach each of them once. Real processes."""
+"""Ranks are started with their numbers and stopped together, and signals reach each of them once. Uses real processes."""
 
 from __future__ import annotations
 

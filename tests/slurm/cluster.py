@@ -1,4 +1,4 @@
-"""A throw-away Slurm: real slurmctld, slurmd and munged of one folder, on ports of their own, as root or not.
+"""Starts a temporary Slurm: real slurmctld, slurmd and munged in one folder, on their own ports, as root or not.
 
 All nodes are this machine under addresses 127.0.0.11, 127.0.0.12, ... which are also their names, so that
 `scontrol show hostnames` gives what resolves anywhere. Their GPUs are empty files: Slurm schedules them, nothing more.

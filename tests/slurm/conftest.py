@@ -1,4 +1,4 @@
-"""The cluster of the Slurm tests, started once per test process, and a run's job as the tests handle it."""
+"""Fixtures of the Slurm tests: a cluster, started once per test process, and the jobs of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped scripts as Slurm sees them: accepted, started with plain sbatch or `albef-ds submit`, stopped where they should."""
+"""Slurm accepts the shipped scripts, from plain sbatch and `albef-ds submit`, and they stop when they should."""
 
 from __future__ import annotations
 

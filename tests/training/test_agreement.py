@@ -1,4 +1,4 @@
-"""What the ranks tell each other before a step: the largest of each value, in one message."""
+"""The ranks agree before a step on the largest of each value, in one message."""
 
 from __future__ import annotations
 

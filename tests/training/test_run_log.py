@@ -1,4 +1,4 @@
-"""What a run writes about itself."""
+"""Tests the log of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run as a user starts it: what it writes, that it goes on exactly where it stopped, and how it ends."""
+"""Tests runs as a user starts them: their files, exact resumption, and their endings."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def records(output: Path, kind: str = "step") -> list[dict[str, Any]]:
 
 
 def numbers(output: Path, first_step: int = 1) -> list[dict[str, Any]]:
-    """The steps from `first_step` on without what a clock measured."""
+    """Returns the steps from `first_step` on without measured times."""
     return [
         {name: value for name, value in record.items() if name not in MEASURED}
         for record in records(output)

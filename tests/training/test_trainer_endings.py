@@ -1,4 +1,4 @@
-"""How a run begins in a folder and how it leaves it: refused, overwritten, stopped by the clock, gone back."""
+"""Tests starts and ends of runs in a folder: refused, overwritten, stopped by a time limit, gone back to a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that go bad in the middle of a run: skipped, written down, and given up or jumped over after too many."""
+"""Steps with bad numbers are skipped and recorded; after too many the run ends or their samples are skipped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
 
 POISONED = range(24, 40)
-"""Places of the samples whose pictures are not numbers: those of steps 4 and 5."""
+"""Positions of the samples whose images are not numbers: those of steps 4 and 5."""
 
 
 @pytest.fixture(scope="module")

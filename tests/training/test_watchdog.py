@@ -1,4 +1,4 @@
-"""Who is late, who has died, and that one failure ends all: real threads over a real store, several ranks in one process."""
+"""The watchdog names late and dead ranks, and one failure ends all: real threads and store, several ranks in one process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOST = socket.gethostname()
 
 
 class Rank:
-    """A watchdog whose end is heard instead of ending the process."""
+    """A watchdog that records the exit instead of ending the process."""
 
     def __init__(self, store: Any, rank: int, world_size: int, limits: dict[Phase, float], silence: float) -> None:
         self.left = threading.Event()

@@ -46,11 +46,9 @@ class NodeReport:
 
 
 def check_node(config: RunConfig, node: str, *, shared: Path, nonce: str, min_free_gb: float, scratch: str = "") -> NodeReport:
-    """Checks this node for a run of `config` and returns its report.
+    """Checks this node, named `node`, for a run of `config` and returns its report.
 
     Args:
-        config: the run.
-        node: this node's name.
         shared: folder inside the run's folder in which the head wrote `nonce` and each node writes a file with its name.
         nonce: text that the head wrote.
         min_free_gb: GB that must be free for checkpoints, and in `scratch`.

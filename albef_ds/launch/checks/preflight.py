@@ -78,8 +78,6 @@ def run(
     """Checks all nodes of `place` for a run of `config`; the head prints one line per node.
 
     Args:
-        config: the run.
-        place: this process.
         seconds: time for every node's report.
         min_free_gb: GB that must be free.
         scratch: node-local folder for staged shards, empty for none.
@@ -166,8 +164,7 @@ def measure_all_reduce(place: Place, port: int, *, cpu: bool) -> float:
 
     backend = "nccl" if not cpu and torch.cuda.is_available() else "gloo"
     device = torch.device("cuda", 0) if backend == "nccl" else torch.device("cpu")
-    ranks = len(place.nodes)
-    where = f"tcp://{place.address}:{port}"
+    ranks, where = len(place.nodes), f"tcp://{place.address}:{port}"
     dist.init_process_group(backend, init_method=where, rank=place.number, world_size=ranks, timeout=timedelta(seconds=60))
     try:
         values = torch.ones(_MEGABYTES[backend] * 2**20 // 4, device=device)

@@ -1,1 +1,1 @@
-"""What a run needs of a GPU's memory, and which settings fit: arithmetic on the real model's shapes, no training."""
+"""Predicts memory and speed of a run and finds settings that fit, from the real model's shapes, without training."""

@@ -48,13 +48,9 @@ class Traffic:
 
 
 def step_traffic(config: RunConfig, counts: ModelCounts, precision: str, world_size: int) -> list[Traffic]:
-    """Returns all collectives of an optimizer step on `world_size` ranks, accumulation included.
+    """Returns all collectives of an optimizer step of `config`, whose model has `counts`, accumulation included.
 
-    Args:
-        config: the run; `engine.kind=local` exchanges nothing.
-        counts: its model's sizes.
-        precision: `fp32`, `bf16` or `fp16`.
-        world_size: number of ranks; one rank exchanges nothing.
+    `precision` is `fp32`, `bf16` or `fp16`. One rank, and `engine.kind=local`, exchange nothing.
 
     Raises:
         UserError: the ZeRO file does not fit the stage, or the batch does not divide over the ranks.

@@ -36,12 +36,9 @@ def masked_per_caption(config: RunConfig) -> float:
 
 
 def step_flops(config: RunConfig, world_size: int = 1, masked: float | None = None) -> list[PartFlops]:
-    """Returns the FLOPs of one micro-batch on one of `world_size` ranks, with captions of full length and a full queue.
+    """Returns the FLOPs of one micro-batch of pretraining on one rank, with captions of full length and a full queue.
 
-    Args:
-        config: a pretraining run.
-        world_size: only used with `task.gather_negatives`.
-        masked: MLM positions of every caption; by default the mean.
+    `world_size` matters with `task.gather_negatives` only. `masked` are the MLM positions of every caption, by default the mean.
     """
     masked = masked_per_caption(config) if masked is None else masked
     return [

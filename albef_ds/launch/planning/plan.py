@@ -82,7 +82,8 @@ def make_plan(config: RunConfig, world_size: int, counts: ModelCounts | None = N
     counts = count(config) if counts is None else counts
     precision, device = resolve(config)
     itemsize = 4 if precision == "fp32" else 2
-    zero = states.Zero.of(config if config.engine.kind == "zero" else _as_stage_0(config))
+    engine = config.engine if config.engine.kind == "zero" else replace(config.engine, kind="zero", stage=0)
+    zero = states.Zero.of(replace(config, engine=engine))
     sizes = (counts, zero, itemsize, world_size)
     compute = Compute.of(config, precision, device)
     parts = activations(config, compute, world_size)
@@ -114,10 +115,6 @@ def make_plan(config: RunConfig, world_size: int, counts: ModelCounts | None = N
         passing.append(Line("CUDA, NCCL, cuBLAS", OVERHEAD, "assumed"))
     lines = tuple(line for line in [*lasting, *passing] if line.num_bytes)
     return Plan(config, world_size, precision, lines, step)
-
-
-def _as_stage_0(config: RunConfig) -> RunConfig:
-    return replace(config, engine=replace(config.engine, kind="zero", stage=0))
 
 
 def with_micro_batch(config: RunConfig, micro_batch: int, world_size: int) -> RunConfig:

@@ -57,12 +57,8 @@ def recommend(
 ) -> Choice:
     """Returns the first setting whose plan needs at most `memory` bytes on each of `world_size` GPUs.
 
-    Args:
-        config: the start; its micro-batch is the largest that is tried.
-        world_size: number of ranks.
-        memory: bytes of one GPU.
-        fixed: dotted paths of settings that the user chose.
-        counts: avoids counting the model again.
+    The micro-batch of `config` is the largest that is tried; settings with a dotted path in `fixed` are kept. `counts` avoids
+    counting the model again.
 
     Raises:
         ConfigError: nothing fits; the text has the smallest need and the difference.

@@ -83,14 +83,9 @@ class Forecast:
 
 
 def forecast(config: RunConfig, counts: ModelCounts, hardware: Hardware, world_size: int, compute: float = 0.0) -> Forecast:
-    """Predicts an optimizer step.
+    """Predicts an optimizer step of `config`, whose model has `counts`, on `world_size` ranks of `hardware`.
 
-    Args:
-        config: the run; `train.global_batch_size` must divide over the ranks.
-        counts: its model's sizes.
-        hardware: the cluster.
-        world_size: number of ranks.
-        compute: measured seconds of a step's computation on one rank, updates included, instead of FLOPs / `hardware.rate`.
+    `compute` are measured seconds of a step's computation on one rank, updates included, instead of FLOPs / `hardware.rate`.
 
     Raises:
         UserError: the batch does not divide over the ranks, or the ZeRO file does not fit the stage.

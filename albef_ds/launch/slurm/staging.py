@@ -83,12 +83,8 @@ def needed_shards(order: SampleOrder, start: int, num_samples: int | None, batch
 def stage(source: Path, scratch: Path, job: str, needed: Iterable[int], limit_bytes: int) -> tuple[Staged, int]:
     """Copies the `needed` shards of `source` to `scratch`, in this order, as far as `limit_bytes` and the disk allow.
 
-    Args:
-        source: a corpus folder.
-        scratch: node-local folder, created if missing.
-        job: name of the view.
-        needed: numbers of shards.
-        limit_bytes: limit of all copies of all jobs on this node together.
+    `scratch` is a node-local folder, created if missing, and `job` the name of the view. `limit_bytes` limits all copies of all
+    jobs on this node together.
 
     Returns:
         The view, and an open file that marks it as in use until it is closed; another program may inherit it.

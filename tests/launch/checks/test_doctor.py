@@ -1,4 +1,4 @@
-"""The doctor's findings: what is fine, and what to do about the rest."""
+"""Tests the doctor's findings and their advice."""
 
 from __future__ import annotations
 

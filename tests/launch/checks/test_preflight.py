@@ -1,4 +1,4 @@
-"""What preflight finds on a node, and whom it blames when nodes differ."""
+"""Preflight finds faults of a node, and names the right one when nodes differ."""
 
 from __future__ import annotations
 

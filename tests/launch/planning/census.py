@@ -1,4 +1,4 @@
-"""What a process really holds under DeepSpeed: bytes of distinct storages by owner, right after a backward pass."""
+"""Measures what a process holds under DeepSpeed: bytes of distinct storages by owner, right after a backward pass."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def held(config: RunConfig) -> dict[str, int]:
 
 
 def planned(config: RunConfig, world_size: int) -> dict[str, int]:
-    """The same by the planner."""
+    """Returns the same bytes as the planner computes them."""
     counts = count(config)
     itemsize = 4 if config.engine.precision == "fp32" else 2
     sizes = (counts, training_state.Zero.of(config), itemsize, world_size)

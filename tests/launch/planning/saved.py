@@ -1,4 +1,4 @@
-"""What autograd keeps of one real forward pass: distinct storages saved for backward, parameters left out."""
+"""Measures what autograd keeps of one real forward pass: distinct storages saved for backward, without parameters."""
 
 from __future__ import annotations
 

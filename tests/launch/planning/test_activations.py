@@ -1,4 +1,4 @@
-"""The planner's activation bytes are what autograd saves in a real forward pass."""
+"""The planner's activation bytes equal those that autograd saves in a real forward pass."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def small(precision: str, dropout: float, **compute: Any) -> RunConfig:
 
 
 def planned_bytes(config: RunConfig, world_size: int = 1) -> int:
-    """The planner's sum, without what lives only while a layer is recomputed."""
+    """Returns the planner's sum, without the tensors that exist only while a layer is recomputed."""
     return sum(part.kept for part in activations(config, Compute.of(config, config.engine.precision, "cpu"), world_size))
 
 

@@ -1,4 +1,4 @@
-"""What the real engine communicates in a step is what the formula says, and what it was before."""
+"""The real engine communicates in a step what the formula predicts, and as much as before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The formula's FLOPs are those that torch counts in a real step."""
+"""The formula's FLOPs equal those that torch counts in a real step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECOMPUTED = {"checkpoint_visual": True, "checkpoint_text": True, "checkpoint_mu
 
 
 def _config(compute: dict[str, Any], **sections: dict[str, Any]) -> RunConfig:
-    """A tiny run of the plain engine, and of plain attention: the fused form's backward pass computes scores again."""
+    """A tiny run of the local engine with plain attention, because the fused backward pass computes the scores again."""
     config = tiny_config(compute=ComputeConfig(**{"attention": "plain", **compute}))
     config = with_engine(config, kind="local", device="cpu", momentum_storage="dense")
     task = replace(config.pretraining(), mask_unfilled_queue=False, **sections.get("task", {}))

@@ -24,8 +24,8 @@ def test_the_count_without_memory_is_the_real_models(frozen: str) -> None:
     counts, task = count(config), build_task(config)
     assert counts.total == sum(parameter.numel() for parameter in task.parameters())
     assert counts.trainable == sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
-    twins = [parameter for parameter in task.base.parameters() if parameter.requires_grad]
-    assert sum(map(sum, counts.units)) == sum(parameter.numel() for parameter in twins)
+    averaged = [parameter for parameter in task.base.parameters() if parameter.requires_grad]
+    assert sum(map(sum, counts.units)) == sum(parameter.numel() for parameter in averaged)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -1,4 +1,4 @@
-"""The throughput model: what it adds up, what hides, and what `albef-ds plan --throughput` says of mistakes."""
+"""Tests the throughput model: its sums, the overlap, and the messages of `albef-ds plan --throughput` for mistakes."""
 
 from __future__ import annotations
 

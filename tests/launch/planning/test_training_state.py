@@ -1,4 +1,4 @@
-"""The planner's bytes of weights, gradients, optimizer, momentum, queue and buckets are what DeepSpeed really holds."""
+"""The planner's bytes of weights, gradients, optimizer, momentum, queue and buckets equal those that DeepSpeed holds."""
 
 from __future__ import annotations
 

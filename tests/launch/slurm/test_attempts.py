@@ -1,4 +1,4 @@
-"""When a job is started again, and when it must not be."""
+"""A job is started again when that is useful, and only then."""
 
 from __future__ import annotations
 

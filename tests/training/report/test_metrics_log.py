@@ -1,4 +1,4 @@
-"""A run's log is read as the run left it."""
+"""Reads a run's log as the run wrote it."""
 
 from __future__ import annotations
 

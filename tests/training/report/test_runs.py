@@ -1,4 +1,4 @@
-"""What a run's folder says about the run: the list, and the page."""
+"""Tests the list of runs and the page about a run, both from the run's folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCORES = {"retrieval/i2t_r1": 40.0, "retrieval/i2t_r5": 60.0, "retrieval/mean_re
 def make_run(
     folder: Path, steps: int, *, saved: tuple[int, ...] = (), config: RunConfig | None = None, score: bool = True
 ) -> Path:
-    """A run's folder as the trainer leaves it after `steps` of 20 steps, without training anything."""
+    """Creates a run's folder as the trainer leaves it after `steps` of 20 steps, without training."""
     files.save(config or replace(get_recipe("debug"), output=str(folder)), folder / "config.json")
     logger = RunLogger(folder, True, False, 20)
     for step in range(1, steps + 1):
@@ -106,7 +106,7 @@ def test_a_damaged_run_hides_no_other(runs: Path, capsys: pytest.CaptureFixture[
 
 
 class Page(HTMLParser):
-    """What a page loads, its words, and whether its tags close."""
+    """Collects what a page loads, its words, and whether its tags are closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Page(HTMLParser):
         self.words += data + "\n"
 
 
-def test_the_page_has_curves_scores_pictures_data_and_settings_and_loads_nothing(runs: Path) -> None:
+def test_the_page_has_curves_scores_images_data_and_settings_and_loads_nothing(runs: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     run = runs / "a" / "finished"

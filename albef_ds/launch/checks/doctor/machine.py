@@ -76,13 +76,13 @@ def network() -> Iterator[Finding]:
 
 def _infiniband() -> Iterator[Finding]:
     ports = sorted(Path("/sys/class/infiniband").glob("*/ports/*"))
-    active = [port for port in ports if "ACTIVE" in _read(port / "state")]
     for port in ports:
         name = f"InfiniBand {port.parts[-3]}"
-        if port in active:
+        state = _read(port / "state")
+        if "ACTIVE" in state:
             yield Finding(name, "ok", _read(port / "rate") or "active")
         else:
-            yield Finding(name, "note", f"port {port.name} is {_read(port / 'state') or 'unknown'}", "check its cable and switch")
+            yield Finding(name, "note", f"port {port.name} is {state or 'unknown'}", "check its cable and switch")
     if not ports:
         yield Finding("InfiniBand", "note", "none", "several machines communicate over Ethernet, which slows large runs down")
 
@@ -113,11 +113,8 @@ def disk(folder: Path) -> Iterator[Finding]:
         yield Finding("disk", "note", fault.removeprefix("disk: "), advice)
     written, read = disk_speed(folder)
     speed = f"writes {written:.0f} MB/s, reads {read:.0f} MB/s in {folder}, {report.free_gb.get('disk', 0.0):g} GB free"
-    if written < SLOW_DISK:
-        seconds = 1000 * _BASE_CHECKPOINT_GB / written
-        yield Finding("disk speed", "note", speed, f"a checkpoint of the base model takes {seconds:.0f} s: use a faster disk")
-    else:
-        yield Finding("disk speed", "ok", speed)
+    advice = f"a checkpoint of the base model takes {1000 * _BASE_CHECKPOINT_GB / written:.0f} s: use a faster disk"
+    yield Finding("disk speed", "note", speed, advice) if written < SLOW_DISK else Finding("disk speed", "ok", speed)
     shared = shutil.disk_usage("/dev/shm").free / 1e9 if Path("/dev/shm").is_dir() else 0.0
     if shared < MIN_SHARED_GB:
         advice = "start the container with --shm-size=8g, or set data.num_workers=0"
