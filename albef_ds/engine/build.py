@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run: task, momentum model, engine, stream, evaluator."""
+"""Builds the task, its momentum model and the engine of a run from its configuration."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import torch
 
 from albef_ds.common import comm
 from albef_ds.common.errors import ConfigError, MachineError
-from albef_ds.config.schema import (
-    RunConfig,
-)
+from albef_ds.config.schema import RunConfig
 from albef_ds.config.tasks import DistillationConfig
 from albef_ds.engine.interface import Engine
 from albef_ds.engine.local import LocalEngine
@@ -26,10 +24,10 @@ from albef_ds.tasks.registry import kind_of
 
 
 def build_task(config: RunConfig, precision: str | None = None) -> Task:
-    """The task with seeded random weights and without momentum model.
+    """Returns the task with seeded random weights and without momentum model, on the CPU in fp32.
 
-    On the CPU in fp32; but for training with ZeRO-3 in a resolved `precision` no rank ever holds more of it than 1/N and
-    one module. The weights are the same on any number of ranks and at any stage, up to that precision.
+    For training with ZeRO-3 in a resolved `precision`, no rank ever holds more than 1/N of it plus one module. The weights
+    are the same on any number of ranks and at any stage, up to that precision.
     """
     construction: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if precision is not None and _is_partitioned(config):
@@ -50,7 +48,7 @@ def _is_partitioned(config: RunConfig) -> bool:
 
 
 def parameter_access(config: RunConfig) -> ParameterAccess:
-    """How the parameters of a task that `build_task` made are read and written: whole, or in ZeRO-3's parts."""
+    """Returns the access to the parameters of a task of `build_task`: to full tensors, or to this rank's ZeRO-3 parts."""
     if not _is_partitioned(config):
         return WHOLE
     from albef_ds.engine.zero.internals import PartitionedParameters  # optional package: DeepSpeed
@@ -59,7 +57,7 @@ def parameter_access(config: RunConfig) -> ParameterAccess:
 
 
 def attach_momentum(task: Task, config: RunConfig) -> None:
-    """Give a task that uses one the momentum model that `engine.momentum_storage` asks for, equal to the student."""
+    """Gives a task that uses a momentum model one in `engine.momentum_storage`, equal to the student."""
     settings, storage = config.task, config.engine.momentum_storage
     if not isinstance(settings, DistillationConfig) or not settings.uses_momentum:
         return
@@ -73,11 +71,14 @@ def attach_momentum(task: Task, config: RunConfig) -> None:
 
 
 def build_engine(task: Task, config: RunConfig, device: torch.device, precision: str) -> Engine:
-    """The engine of `config.engine.kind`. The momentum model is attached already."""
+    """Returns the engine of `config.engine.kind` for a task whose momentum model is already attached.
+
+    Raises:
+        ConfigError: settings that `engine.kind=local` does not support.
+        MachineError: the configuration needs a GPU, and `device` is none.
+    """
     if wide_losses(config.compute).needs_gpu and device.type != "cuda":
-        raise MachineError(
-            "compute.wide_losses=triton needs a GPU: use compute.wide_losses=sliced, which is the same mathematics"
-        )
+        raise MachineError("compute.wide_losses=triton needs a GPU: use compute.wide_losses=sliced, which computes the same")
     if config.compute.compile:
         compile_blocks(task, UNIMODAL_BLOCKS if _is_partitioned(config) else BLOCKS)
     if config.engine.kind == "local":
@@ -95,10 +96,11 @@ def build_engine(task: Task, config: RunConfig, device: torch.device, precision:
 
 
 def start_ranks(config: RunConfig, device: torch.device) -> None:
-    """Bring up the process group where the engine needs one.
+    """Starts the process group if the engine needs one.
 
     Raises:
-        ConfigError: several ranks were launched for an engine that has one, or the launch variables are incomplete.
+        ConfigError: several ranks were launched for the single-process engine.
+        UserError: from `init_distributed`.
     """
     if config.engine.kind == "local" and int(os.environ.get("WORLD_SIZE") or "1") > 1:
         raise ConfigError("engine.kind=local runs one process: use engine.kind=zero for several ranks")
@@ -106,6 +108,6 @@ def start_ranks(config: RunConfig, device: torch.device) -> None:
         from albef_ds.engine.zero.setup import init_distributed  # optional package: DeepSpeed
 
         train = config.train
-        # The watchdog names who is late before a collective gives up without a name.
-        patience = 60.0 * max(30.0, 1.2 * train.step_limit, 1.2 * train.save_limit)
-        init_distributed(device, 60.0 * train.start_limit, patience)
+        # Longer than the watchdog's limits: it names the late rank, a collective that times out does not.
+        collective_limit = 60.0 * max(30.0, 1.2 * train.step_limit, 1.2 * train.save_limit)
+        init_distributed(device, 60.0 * train.start_limit, collective_limit)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from albef_ds.config.schema import OptimConfig
-from albef_ds.engine.interface import STUDENT, StepResult, finish_step, generators_kept, mean_scalars, nan_unless_finite
+from albef_ds.engine.interface import STUDENT, Engine, StepResult, finish_step, generators_kept, mean_scalars, nan_unless_finite
 from albef_ds.engine.optim import parameter_groups
 from albef_ds.tasks.base import Task
 
 
-class LocalEngine:
+class LocalEngine(Engine):
     """Plain torch in one process: fp32 (or fp64) weights, optional bf16 autocast, torch's AdamW."""
 
     optimizer_name = "torch"
@@ -43,14 +43,13 @@ class LocalEngine:
         return losses, metrics
 
     def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:
-        """See `Engine.train_step`."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad()
         parts = [self._forward_backward(batch, schedule, 1.0 / len(micro_batches)) for batch in micro_batches]
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
-            if parameter.grad is None:  # without a part in the loss: 0 as in DeepSpeed's flat groups, and AdamW counts the step
+            if parameter.grad is None:  # unused in the loss: 0 as in DeepSpeed's flat groups, and AdamW counts the step
                 parameter.grad = torch.zeros_like(parameter)
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
         skipped = not bool(torch.isfinite(norm))
@@ -65,18 +64,15 @@ class LocalEngine:
         return StepResult(mean_scalars([p[0] for p in parts]), mean_scalars([p[1] for p in parts]), float(norm), skipped)
 
     def dry_run(self, batch: Any, schedule: Mapping[str, float]) -> None:
-        """See `Engine.dry_run`."""
         with generators_kept(self.device):
             self._forward_backward(batch, schedule, 1.0)
         self.optimizer.zero_grad()
         self.task.after_skipped_step()
 
     def full_state_dict(self) -> dict[str, Tensor]:
-        """See `Engine.full_state_dict`."""
         return {name: parameter.detach().cpu().clone() for name, parameter in self.task.named_parameters()}
 
     def tensors(self, part: str) -> Iterator[tuple[str, Tensor]]:
-        """See `Engine.tensors`."""
         for name, parameter in self.task.named_parameters():
             if part == STUDENT:
                 yield name, parameter.detach()
@@ -85,7 +81,6 @@ class LocalEngine:
 
     @torch.no_grad()
     def load_tensors(self, part: str, stored: Mapping[str, Tensor]) -> None:
-        """See `Engine.load_tensors`."""
         for name, parameter in self.task.named_parameters():
             if part == STUDENT:
                 parameter.copy_(stored[name])
@@ -95,10 +90,8 @@ class LocalEngine:
                 state[part] = stored[name].to(parameter.device, parameter.dtype, copy=True)
 
     def counters(self) -> dict[str, float]:
-        """See `Engine.counters`."""
         return {"optimizer_steps": max((float(state["step"]) for state in self.optimizer.state.values()), default=0.0)}
 
     def load_counters(self, values: dict[str, float]) -> None:
-        """See `Engine.load_counters`."""
         for state in self.optimizer.state.values():
             state["step"].fill_(values["optimizer_steps"])

@@ -1,4 +1,4 @@
-"""Parameter groups and the learning-rate schedule. Which AdamW computes the step is the engine's business."""
+"""Parameter groups and the learning-rate schedule. The engine chooses the implementation of AdamW."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import nn
 
 from albef_ds.config.schema import OptimConfig
 
-# The released code decays these; shrinking a temperature or a position table towards 0 has no meaning.
+# The released code decays these, though decaying a temperature or a position table towards 0 makes no sense.
 _SPECIAL = ("temperature", "cls_token", "pos_embed")
 
 
 def parameter_groups(module: nn.Module, config: OptimConfig, *, compat: bool = False) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices with weight decay, the rest without.
+    """Returns the trainable parameters in two groups: matrices with weight decay, all others without.
 
-    Without decay: biases, norms, class token, position table, temperature. With `compat` the last three decay, as in
-    the released code.
+    The others are biases, norms, class token, position table and temperature; with `compat` the last three decay, as in the
+    released code.
     """
     decay: list[nn.Parameter] = []
     no_decay: list[nn.Parameter] = []
@@ -27,7 +27,7 @@ def parameter_groups(module: nn.Module, config: OptimConfig, *, compat: bool = F
         if name.rsplit(".", 1)[-1] in _SPECIAL:
             (decay if compat else no_decay).append(parameter)
         else:
-            # ZeRO-3 leaves a flat remainder in place of the tensor; its own attribute keeps the true shape.
+            # ZeRO-3 replaces the tensor by this rank's flat part and keeps its shape in an attribute.
             shape = getattr(parameter, "ds_shape", parameter.shape)
             (decay if len(shape) > 1 else no_decay).append(parameter)
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
@@ -35,7 +35,7 @@ def parameter_groups(module: nn.Module, config: OptimConfig, *, compat: bool = F
 
 
 def learning_rate(config: OptimConfig, samples: float, total_samples: float) -> float:
-    """Learning rate after `samples` of `total_samples`: linear warm-up, then a cosine to the final rate."""
+    """Returns the learning rate after `samples` of `total_samples`: linear warm-up, then a cosine to the final rate."""
     if samples < config.warmup_samples:
         share = samples / config.warmup_samples
         return config.initial_learning_rate + share * (config.learning_rate - config.initial_learning_rate)

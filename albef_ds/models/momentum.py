@@ -1,6 +1,6 @@
 """The momentum model: an exponential moving average of the student's weights (paper section 3.3, m = 0.995).
 
-Here are the interface that tasks and engines see and the dense reference. The sharded form is in `engine/zero/momentum.py`.
+This module has the interface and the dense reference; the sharded form is in `engine/zero/momentum.py`.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from torch import Tensor, nn
 class Momentum(Protocol):
     """A momentum copy of `student`, a `ModuleDict` with the same keys.
 
-    Kept outside the task's own module tree: an engine would cast, shard or optimize it.
+    It is kept outside the task's module tree, where an engine would cast, shard or optimize it.
     """
 
     @property
     def modules(self) -> nn.ModuleDict:
-        """The copy, ready for a forward pass without gradients."""
+        """The copied modules, ready for a forward pass without gradients."""
         ...
 
     def update(self) -> None:
-        """One step m * copy + (1 - m) * student. Call it once after each optimizer step that was not skipped."""
+        """Sets copy = m * copy + (1 - m) * student. Call it once after each optimizer step that was not skipped."""
         ...
 
     def copy_from_student(self) -> None:
-        """Set the copy to the student's present weights."""
+        """Sets the copy to the student's current weights."""
         ...
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and whole weights of what is averaged, one parameter at a time; all ranks walk through it together."""
+        """Yields name and full weights of the averaged parameters, one at a time; all ranks iterate together."""
         ...
 
     def full_state_dict(self) -> dict[str, Tensor]:
-        """The whole copy in fp32 under the student's names, on every rank."""
+        """Returns the full copy in fp32 by the student's names, on every rank."""
         ...
 
     def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Set the copy from whole tensors under the student's names; names of frozen parameters may be left out."""
+        """Sets the copy from full tensors by the student's names; frozen parameters may be missing."""
         ...
 
     def to(self, device: torch.device) -> None:
-        """Move the copy's storage."""
+        """Moves the copy's storage."""
         ...
 
 
 def momentum_copy(student: nn.ModuleDict, *, dropout: bool = False, hollow: bool = False) -> nn.ModuleDict:
-    """A deep copy of `student` without gradients; frozen submodules are shared, since their average never moves.
+    """Returns a deep copy of `student` without gradients that shares the frozen submodules, whose average never changes.
 
-    In eval mode unless `dropout` asks for the released behaviour. With `hollow` its parameters are empty, so that no
-    second copy of the weights is ever made.
+    In eval mode, or with `dropout` in train mode as in the released code. With `hollow` its parameters are empty, so that the
+    weights are never held twice.
     """
-    # Entries of the memo are taken as already copied: deepcopy then keeps what is frozen itself.
+    # deepcopy takes entries of the memo as already copied, so it keeps the frozen ones themselves.
     memo: dict[int, object] = {}
     for parameter in student.parameters():
         if not parameter.requires_grad:
@@ -73,7 +73,7 @@ def momentum_copy(student: nn.ModuleDict, *, dropout: bool = False, hollow: bool
 
 
 def unit_modules(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
-    """The modules that a sharded copy gathers as one: members of a `ModuleList`, and modules that contain none."""
+    """Returns the modules that a sharded copy gathers at once: members of a `ModuleList`, and modules that contain none."""
     if not any(isinstance(child, nn.ModuleList) for child in module.modules()):
         return [(prefix, module)]
     bare = [name for name, _ in module.named_parameters(recurse=False)]
@@ -85,8 +85,8 @@ def unit_modules(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Modu
     return units
 
 
-class DenseMomentum:
-    """The reference: a whole copy on every rank, in the student's initial dtype (fp32)."""
+class DenseMomentum(Momentum):
+    """The reference: a full copy on every rank, in the student's initial dtype (fp32)."""
 
     def __init__(self, student: nn.ModuleDict, decay: float, *, dropout: bool = False) -> None:
         self.student = student
@@ -95,7 +95,6 @@ class DenseMomentum:
 
     @property
     def modules(self) -> nn.ModuleDict:
-        """The copy."""
         return self._modules
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
@@ -104,7 +103,7 @@ class DenseMomentum:
 
     @torch.no_grad()
     def update(self) -> None:
-        """See `Momentum.update`; one fused pass over all tensors."""
+        """See `Momentum.update`. One fused pass over all tensors."""
         pairs = self._pairs()
         if pairs:
             students = [student.detach().to(momentum.dtype) for momentum, student in pairs]
@@ -112,29 +111,24 @@ class DenseMomentum:
 
     @torch.no_grad()
     def copy_from_student(self) -> None:
-        """See `Momentum.copy_from_student`."""
         for momentum, student in self._pairs():
             momentum.copy_(student)
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """See `Momentum.parameters`."""
         students = dict(self.student.named_parameters())
         for name, momentum in self._modules.named_parameters():
             if momentum is not students[name]:
                 yield name, momentum.detach()
 
     def full_state_dict(self) -> dict[str, Tensor]:
-        """See `Momentum.full_state_dict`."""
         return {name: tensor.detach().clone() for name, tensor in self._modules.state_dict().items()}
 
     @torch.no_grad()
     def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """See `Momentum.load_full_state_dict`."""
         for name, momentum in self.parameters():
             if state[name].shape != momentum.shape:
                 raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, not {tuple(momentum.shape)}")
             momentum.copy_(state[name])
 
     def to(self, device: torch.device) -> None:
-        """See `Momentum.to`."""
         self._modules.to(device)

@@ -1,1 +1,1 @@
-"""DeepSpeed: the only package that imports it."""
+"""The ZeRO engine. No other package imports DeepSpeed."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
-from albef_ds.engine.interface import STUDENT, StepResult, finish_step, generators_kept, mean_scalars, nan_unless_finite
+from albef_ds.engine.interface import STUDENT, Engine, StepResult, finish_step, generators_kept, mean_scalars, nan_unless_finite
 from albef_ds.engine.optim import parameter_groups
 from albef_ds.engine.zero import internals, optimizer_state
 from albef_ds.engine.zero.optimizers import build_optimizer, choose
@@ -21,12 +21,12 @@ from albef_ds.tasks.base import Task
 
 
 def is_smallest_loss_scale(error: Exception) -> bool:
-    """Whether DeepSpeed gave up because its dynamic loss scale cannot fall any further; it raises a bare `Exception`."""
+    """Returns whether DeepSpeed raised `error`, a bare `Exception`, because its loss scale cannot fall any further."""
     return type(error) is Exception and "loss scale already at minimum" in str(error)
 
 
-class ZeroEngine:
-    """One task under DeepSpeed. What the task keeps outside its module tree (momentum, queue) stays out of its hands."""
+class ZeroEngine(Engine):
+    """One task under DeepSpeed. State that the task keeps outside its module tree (momentum, queue) is not managed by it."""
 
     def __init__(self, task: Task, config: RunConfig, ds_config: dict[str, Any], device: torch.device) -> None:
         self.task = task
@@ -36,7 +36,7 @@ class ZeroEngine:
         self.optimizer_name = choose(config.optim.name, device)
         optimizer = build_optimizer(parameter_groups(task, config.optim, compat=config.task.compat), config.optim, device)
         if config.compute.compile and self.stage == 3:
-            # Fetched whole, they have no hooks inside, which would cut their graphs to pieces.
+            # As leaf modules they are gathered as a whole; hooks inside them would break their compiled graphs.
             deepspeed.utils.set_z3_leaf_modules(task, list(UNIMODAL_BLOCKS))
         internals.import_muon_uncompiled()
         self.engine, *_ = deepspeed.initialize(model=task, optimizer=optimizer, config=ds_config)
@@ -52,7 +52,6 @@ class ZeroEngine:
         return losses, metrics
 
     def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:
-        """See `Engine.train_step`."""
         assert len(micro_batches) == self.accumulation_steps, "the loader and DeepSpeed disagree on accumulation"
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -101,23 +100,22 @@ class ZeroEngine:
         return hasattr(self.engine.optimizer, "loss_scaler") or hasattr(self.engine.optimizer, "_global_grad_norm")
 
     def _plain_grad_norm(self) -> float:
-        # Stage 0 in fp32 runs the bare optimizer: gradients are whole and already averaged over the ranks.
+        # Stage 0 in fp32 runs the bare optimizer: every rank has the full gradients, already averaged.
         grads = [p.grad for p in self.task.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(grads))
 
     def dry_run(self, batch: Any, schedule: Mapping[str, float]) -> None:
-        """See `Engine.dry_run`: gradients scaled by 0 are what an empty accumulator holds."""
+        """See `Engine.dry_run`. The loss is scaled by 0, so the accumulated gradients stay 0."""
         with generators_kept(self.device):
             self._forward_backward(batch, schedule, 0.0)
         self.engine.optimizer.zero_grad()
         self.task.after_skipped_step()
 
     def full_state_dict(self) -> dict[str, Tensor]:
-        """See `Engine.full_state_dict`."""
         return {name: optimizer_state.full_weights(parameter).cpu() for name, parameter in self.task.named_parameters()}
 
     def tensors(self, part: str) -> Iterator[tuple[str, Tensor]]:
-        """See `Engine.tensors`; at most one parameter is whole at a time."""
+        """See `Engine.tensors`. At most one parameter is gathered at a time."""
         moments = part != STUDENT and optimizer_state.has_moments(self.engine)
         if moments:
             optimizer_state.link_moments(self.engine)
@@ -128,7 +126,6 @@ class ZeroEngine:
                 yield name, optimizer_state.full_moment(self.engine, parameter, part)
 
     def load_tensors(self, part: str, stored: Mapping[str, Tensor]) -> None:
-        """See `Engine.load_tensors`."""
         if part != STUDENT and stored:
             optimizer_state.prepare_moments(self.engine)
         for name, parameter in self.task.named_parameters():
@@ -138,9 +135,7 @@ class ZeroEngine:
                 optimizer_state.set_moment(self.engine, parameter, part, stored[name])
 
     def counters(self) -> dict[str, float]:
-        """See `Engine.counters`."""
         return optimizer_state.counters(self.engine)
 
     def load_counters(self, values: dict[str, float]) -> None:
-        """See `Engine.load_counters`."""
         optimizer_state.set_counters(self.engine, values)

@@ -1,6 +1,7 @@
-"""Every use of DeepSpeed that is not its public interface, pinned by tests/engine/zero/test_internals.py (deepspeed 0.19).
+"""Uses of DeepSpeed's private interface, pinned by tests/engine/zero/test_internals.py (deepspeed 0.19).
 
-DeepSpeed is imported where a parameter is known to be its own: the sharded momentum copy runs under the plain engine without it.
+`optimizer_state.py` has the others. Functions import DeepSpeed only for its own parameters: the sharded momentum model also
+runs under the plain engine, without DeepSpeed.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from albef_ds.models.parameters import WholeParameters
 
 
 def is_partitioned(parameter: nn.Parameter) -> bool:
-    """Whether ZeRO-3 keeps only this rank's part of the parameter."""
+    """Returns whether ZeRO-3 keeps only this rank's part of the parameter."""
     return hasattr(parameter, "ds_id")
 
 
 def import_muon_uncompiled() -> None:
-    """Import DeepSpeed's Muon before DeepSpeed does, which asks whether our optimizer is one: it compiles Muon on import.
+    """Imports DeepSpeed's Muon without compiling it, before DeepSpeed imports it to check the optimizer's type.
 
-    That would load torch's whole compiler into every rank, which takes over a second and is never used.
+    Compiling would load torch's compiler into every rank, which takes over a second and is never used.
     """
     from deepspeed.runtime import compiler  # optional package, see above
 
@@ -35,19 +36,19 @@ def import_muon_uncompiled() -> None:
 
 
 def check_gradients_in_every_precision(engine: Any) -> None:
-    """Make ZeRO-1/2 skip a step with non-finite gradients in fp32 too; by itself it looks in fp16 and bf16 only."""
+    """Makes ZeRO-1/2 skip a step with non-finite gradients in fp32 too; by default it checks in fp16 and bf16 only."""
     if hasattr(engine.optimizer, "check_grad_overflow"):
         engine.optimizer.check_grad_overflow = True
 
 
 def skip_step(engine: Any) -> None:
-    """Take the place of `engine.step()` at stage 0 in fp32, whose bare optimizer would follow gradients that are not finite."""
+    """Replaces `engine.step()` at stage 0 in fp32, where the bare optimizer would apply non-finite gradients."""
     engine.zero_grad()
     engine.micro_steps += 1
 
 
 def link_masters(engine: Any) -> None:
-    """Tell the parameters their fp32 masters at stage 0 in fp16 and bf16, where DeepSpeed leaves no link to them."""
+    """Links each parameter to its fp32 master at stage 0 in fp16 and bf16, where DeepSpeed does not."""
     if engine.zero_optimization_stage() > 0:
         return
     optimizer = engine.optimizer
@@ -65,10 +66,10 @@ def _stage_0_in_half_precision(engine: Any) -> bool:
 
 
 def repair_stage_0(engine: Any) -> None:
-    """Make DeepSpeed's optimizer at stage 0 in bf16 and fp16 take the steps of AdamW; nothing at other stages.
+    """Corrects two faults of DeepSpeed's optimizer at stage 0 in bf16 and fp16; does nothing at other stages.
 
-    When it is made it takes a step with gradients of 0, so AdamW's bias correction would be one step ahead: that step is
-    forgotten. It also raises the loss scale before it divides the gradients by it: the rise waits for `raise_loss_scale`.
+    Its constructor takes a step with gradients of 0, so AdamW's bias correction would be one step ahead: that step's state is
+    cleared. It also raises the loss scale before it divides the gradients by it: `raise_loss_scale` does that afterwards.
     """
     if not _stage_0_in_half_precision(engine):
         return
@@ -82,18 +83,18 @@ def repair_stage_0(engine: Any) -> None:
 
 
 def loss_scale(engine: Any) -> float:
-    """What the loss is to be multiplied with before `engine.backward`: not 1 at stage 0 in fp16, where DeepSpeed does not."""
+    """Returns the factor for the loss before `engine.backward`: 1 except at stage 0 in fp16, where DeepSpeed does not scale."""
     return float(engine.optimizer.loss_scale_config.cur_scale) if _stage_0_in_half_precision(engine) else 1.0
 
 
 def raise_loss_scale(engine: Any) -> None:
-    """After a step that was taken at stage 0: let the dynamic loss scale rise when its time has come."""
+    """Raises the dynamic loss scale, if due, after a step that was taken at stage 0."""
     if _stage_0_in_half_precision(engine):
         type(engine.optimizer)._update_scale(engine.optimizer, False)
 
 
 def is_smallest_stage_0_scale(scale: float, engine: Any) -> bool:
-    """Whether a dynamic loss scale at stage 0 cannot fall below `scale`; the other stages raise by themselves."""
+    """Returns whether a dynamic loss scale at stage 0 cannot fall below `scale`; at other stages DeepSpeed itself raises."""
     if not _stage_0_in_half_precision(engine):
         return False
     config = engine.optimizer.loss_scale_config
@@ -101,7 +102,7 @@ def is_smallest_stage_0_scale(scale: float, engine: Any) -> bool:
 
 
 def grad_norm(engine: Any, scale: float) -> float:
-    """Global norm of the last step's gradients before clipping; `scale` is the loss scale that they were computed with."""
+    """Returns the global norm of the last step's gradients before clipping; `scale` is the loss scale of that step."""
     norm = float(engine.get_global_grad_norm() or 0.0)
     unfused = _stage_0_in_half_precision(engine) and hasattr(engine.optimizer, "fp32_groups")  # its norm is of scaled gradients
     return norm / scale if unfused else norm
@@ -109,11 +110,11 @@ def grad_norm(engine: Any, scale: float) -> float:
 
 @torch.no_grad()
 def clamp(parameter: nn.Parameter, low: float, high: float) -> None:
-    """Clamp a small parameter on the fp32 master and on the copy that the forward sees; all ranks call it together."""
+    """Clamps a small parameter: its fp32 master and the copy that the forward pass uses; all ranks call it together."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param  # optional package, see above
 
     if not is_partitioned(parameter):
-        # Every rank holds the whole low-precision copy, equal everywhere: no communication unless a bound is crossed.
+        # Every rank holds the same full low-precision copy: no communication unless a bound is crossed.
         if bool(((parameter >= low) & (parameter <= high)).all()):
             return
         if hasattr(parameter, "_hp_mapping"):
@@ -127,16 +128,16 @@ def clamp(parameter: nn.Parameter, low: float, high: float) -> None:
     if bool(((full < low) | (full > high)).any()):
         full.clamp_(low, high)
         safe_set_full_fp32_param(parameter, full)
-        # DeepSpeed sets the master alone; the copies would follow only with the next step.
+        # DeepSpeed sets the master only; the copies would be updated by the next step.
         parameter.ds_tensor.data.copy_(local_part(parameter))  # type: ignore[attr-defined]
-        if parameter.numel() == full.numel():  # kept whole between uses, as small parameters are
+        if parameter.numel() == full.numel():  # DeepSpeed keeps small parameters gathered between uses
             parameter.copy_(full.view_as(parameter))
 
 
 def local_part(parameter: nn.Parameter) -> Tensor:
-    """This rank's part of a ZeRO-3 parameter, flat, trailing padding included (uninitialised memory).
+    """Returns this rank's part of a ZeRO-3 parameter, flat, with trailing padding (uninitialised memory).
 
-    The fp32 master once DeepSpeed has made its optimizer; before that, and of a frozen parameter, the part in the
+    It is the fp32 master once DeepSpeed's optimizer exists; before that, and for frozen parameters, the part in the
     parameter's own precision.
     """
     if hasattr(parameter, "_z3_optimizer") and parameter.requires_grad:
@@ -147,7 +148,7 @@ def local_part(parameter: nn.Parameter) -> Tensor:
 
 
 class PartitionedParameters(WholeParameters):
-    """Access to parameters of which ZeRO-3 keeps this rank's part, beside whole ones."""
+    """Access to parameters some of which ZeRO-3 has partitioned."""
 
     def shape(self, parameter: nn.Parameter) -> torch.Size:
         """See `ParameterAccess.shape`."""
@@ -155,7 +156,7 @@ class PartitionedParameters(WholeParameters):
 
     @torch.no_grad()
     def write(self, parameter: nn.Parameter, weights: Tensor) -> None:
-        """See `ParameterAccess.write`. Before DeepSpeed's optimizer exists: afterwards it holds masters of its own."""
+        """See `ParameterAccess.write`. Call it before DeepSpeed's optimizer exists, which then holds its own masters."""
         if not is_partitioned(parameter):
             super().write(parameter, weights)
             return
@@ -166,7 +167,7 @@ class PartitionedParameters(WholeParameters):
 
 
 def full_master(parameter: nn.Parameter) -> Tensor:
-    """The whole parameter in fp32, from the master weights where DeepSpeed keeps any; all ranks call it together."""
+    """Returns the full parameter in fp32, from the master weights if DeepSpeed keeps any; all ranks call it together."""
     if hasattr(parameter, "_fp32_master"):
         master: Tensor = parameter._fp32_master
         return master.clone()

@@ -1,8 +1,7 @@
-"""Weights and AdamW's state of a DeepSpeed engine, whole and by parameter: getting them out and putting them back.
+"""Reads and sets full weights and AdamW's state of a DeepSpeed engine, parameter by parameter.
 
-The second and last file that touches what is not DeepSpeed's public interface (`internals.py` is the first), pinned by
-tests/checkpoint/test_topology.py. Its public functions leave out: a parameter whose length the ranks do not divide
-(setting), state before the first step, and stage 0.
+Besides `internals.py` the only file that uses DeepSpeed's private interface, pinned by tests/checkpoint/test_topology.py: the
+public functions cannot set a parameter whose length the ranks do not divide, nor handle state before the first step, nor stage 0.
 """
 
 from __future__ import annotations
@@ -21,27 +20,27 @@ _COUNTS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
 
 
 def _base(engine: Any) -> Any:
-    """The optimizer that computes the step, inside of DeepSpeed's."""
+    """Returns the optimizer that computes the step, which DeepSpeed's optimizer wraps."""
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
 def has_moments(engine: Any) -> bool:
-    """Whether AdamW's state exists; it is made by the first step."""
+    """Returns whether AdamW's state exists; the first step creates it."""
     return bool(_base(engine).state)
 
 
 def link_moments(engine: Any) -> None:
-    """To be called before moments are read or set."""
+    """Links parameters to their moments; call it before moments are read or set."""
     optimizer = engine.optimizer
     if hasattr(optimizer, "single_partition_of_fp32_groups"):
-        # DeepSpeed links the state of stages 1 and 2 after the step of the first group, when the others have none yet.
+        # DeepSpeed links the state of stages 1 and 2 after the first group's step, when the other groups have none yet.
         for parameters, flat in zip(optimizer.bit16_groups, optimizer.single_partition_of_fp32_groups, strict=True):
             lazy_init_hp_params_optimizer_state(parameters, flat, optimizer.optimizer.state)
 
 
 @torch.no_grad()
 def prepare_moments(engine: Any) -> None:
-    """Make AdamW's state by a step that moves nothing: gradients of 0 at a learning rate of 0."""
+    """Creates AdamW's state by a step with gradients of 0 at a learning rate of 0, which changes no weight."""
     if has_moments(engine):
         link_moments(engine)
         return
@@ -81,7 +80,7 @@ def prepare_moments(engine: Any) -> None:
 
 
 def full_weights(parameter: nn.Parameter) -> Tensor:
-    """The whole parameter in fp32, frozen ones included; all ranks call it together."""
+    """Returns the full parameter in fp32, also if it is frozen; all ranks call it together."""
     if internals.is_partitioned(parameter) and not parameter.requires_grad:
         shape = parameter.ds_shape  # type: ignore[attr-defined]
         parts = comm.all_gather(parameter.ds_tensor.data)  # type: ignore[attr-defined]
@@ -90,7 +89,7 @@ def full_weights(parameter: nn.Parameter) -> Tensor:
 
 
 def full_moment(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
-    """AdamW's `exp_avg` or `exp_avg_sq` of a trained parameter, whole, fp32; all ranks call it together."""
+    """Returns AdamW's full `exp_avg` or `exp_avg_sq` of a trained parameter in fp32; all ranks call it together."""
     if internals.is_partitioned(parameter) or hasattr(parameter, "_hp_mapping"):
         full: Tensor = safe_get_full_optimizer_state(parameter, key)
         return full.detach()
@@ -99,7 +98,7 @@ def full_moment(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
 
 @torch.no_grad()
 def set_moment(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) -> None:
-    """Put back what `full_moment` gave; every rank has the whole `value`."""
+    """Restores what `full_moment` returned; every rank passes the full `value`."""
     if internals.is_partitioned(parameter):
         parameter._z3_optimizer.set_local_hp_param(_local(parameter, value), parameter, key)  # type: ignore[attr-defined]
     elif hasattr(parameter, "_hp_mapping"):
@@ -110,13 +109,13 @@ def set_moment(engine: Any, parameter: nn.Parameter, key: str, value: Tensor) ->
 
 @torch.no_grad()
 def set_weights(parameter: nn.Parameter, value: Tensor) -> None:
-    """Set the fp32 master, where there is one, and the copy that the forward pass sees."""
+    """Sets the fp32 master, if there is one, and the copy that the forward pass uses."""
     if internals.is_partitioned(parameter):
         local = _local(parameter, value)
         if parameter.requires_grad:
             parameter._z3_optimizer.set_local_hp_param(local, parameter)  # type: ignore[attr-defined]
         parameter.ds_tensor.data.copy_(local)  # type: ignore[attr-defined]
-        if parameter.shape == value.shape:  # kept whole between uses, as small parameters are
+        if parameter.shape == value.shape:  # DeepSpeed keeps small parameters gathered between uses
             parameter.copy_(value)
         return
     if hasattr(parameter, "_fp32_master"):
@@ -127,7 +126,7 @@ def set_weights(parameter: nn.Parameter, value: Tensor) -> None:
 
 
 def counters(engine: Any) -> dict[str, float]:
-    """DeepSpeed's counts of steps, the loss scale, and AdamW's number of steps, as plain numbers."""
+    """Returns DeepSpeed's step counts, the loss scale and AdamW's number of steps."""
     found = {name: getattr(engine, name) for name in _COUNTS}
     scaler = _scaler(engine)
     found |= {name: value for name in _SCALER if (value := getattr(scaler, name, None)) is not None}
@@ -136,7 +135,7 @@ def counters(engine: Any) -> dict[str, float]:
 
 
 def set_counters(engine: Any, values: dict[str, float]) -> None:
-    """Put back what `counters` gave. A count that another engine did not keep stays as it is."""
+    """Restores what `counters` returned. A count that is missing, because another engine wrote `values`, is not changed."""
     for name in _COUNTS:
         if name in values:
             setattr(engine, name, int(values[name]))
@@ -156,12 +155,12 @@ def _scaler(engine: Any) -> Any:
 
 
 def _step_places(base: Any) -> list[dict[str, Any]]:
-    """Where AdamW's implementations count: torch per parameter, apex per group."""
+    """Returns the dictionaries in which AdamW's implementation counts its steps: torch per parameter, apex per group."""
     return [place for place in [*base.state.values(), *base.param_groups] if "step" in place]
 
 
 def _own_moment(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
-    """A view of the state at stage 0, where every rank has all of it: by parameter, by master, or in one flat vector."""
+    """Returns a view of the moment at stage 0, which every rank holds in full: by parameter, by master, or in a flat vector."""
     optimizer, state = engine.optimizer, _base(engine).state
     if parameter in state:
         moment: Tensor = state[parameter][key]
@@ -180,7 +179,7 @@ def _own_moment(engine: Any, parameter: nn.Parameter, key: str) -> Tensor:
 
 
 def _local(parameter: nn.Parameter, value: Tensor) -> Tensor:
-    """This rank's part of a whole tensor in ZeRO-3's layout, flat; padding is 0."""
+    """Returns this rank's part of a full tensor in ZeRO-3's layout, flat; padding is 0."""
     part = parameter.ds_tensor  # type: ignore[attr-defined]
     rank = parameter.ds_process_group.rank()  # type: ignore[attr-defined]
     own = value.reshape(-1)[rank * part.numel() : (rank + 1) * part.numel()]

@@ -1,4 +1,4 @@
-"""AdamW by whichever implementation is installed for the device. All compute the same step."""
+"""The implementations of AdamW. All compute the same step."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ _IMPLEMENTATIONS: dict[str, Callable[[list[dict[str, Any]], OptimConfig, torch.d
 
 
 def choose(name: str, device: torch.device) -> str:
-    """The implementation that `name` stands for: `auto` is apex where it is installed for a GPU, else torch's fused AdamW.
+    """Returns the implementation for `name`: `auto` is apex if it is installed and a GPU is used, else torch's fused AdamW.
 
-    DeepSpeed's own are never chosen silently: they compile C++ at first use.
+    `auto` never chooses DeepSpeed's own, which compile C++ at first use.
     """
     if name != "auto":
         return name
@@ -77,9 +77,9 @@ def choose(name: str, device: torch.device) -> str:
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW over `groups` by `config.name`; its learning rate is set before each step.
+    """Returns AdamW over `groups` by the implementation `config.name`, with learning rate 0: set it before each step.
 
     Raises:
-        UserError: a named implementation that cannot run here, with the way to get it.
+        UserError: the implementation cannot run here; the message says how to install it.
     """
     return _IMPLEMENTATIONS[choose(config.name, device)](groups, config, device)

@@ -1,6 +1,6 @@
-"""Starting DeepSpeed: environment, process group, and the configuration made from ours.
+"""Starts DeepSpeed: environment, process group, and DeepSpeed's configuration made from ours.
 
-`prepare_environment` must run before deepspeed is imported for the first time; it reads its environment then.
+Call `prepare_environment` before deepspeed is imported for the first time: the import reads the environment.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_P
 
 
 def prepare_environment(device: torch.device) -> None:
-    """Complete the launch variables for one process and tell DeepSpeed which accelerator to use.
+    """Sets the launch variables for a single process if none is set, and DeepSpeed's accelerator.
 
     Raises:
-        MachineError: a launcher set some of RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT but not all.
+        MachineError: some but not all of RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set.
     """
     given = [name for name in LAUNCH_VARIABLES if name in os.environ]
     if not given:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     elif missing := [name for name in LAUNCH_VARIABLES if name not in os.environ]:
-        # DeepSpeed would fall through to an MPI discovery that is not installed and hide the reason.
+        # DeepSpeed would try MPI discovery, which is not installed, and hide the reason.
         raise MachineError(
             f"{', '.join(missing)} is not set though {given[0]} is: start with torchrun or deepspeed, or export all of "
             f"{', '.join(LAUNCH_VARIABLES)}"
@@ -46,18 +46,18 @@ def prepare_environment(device: torch.device) -> None:
 
 
 def init_distributed(device: torch.device, start_limit: float = 0.0, collective_limit: float = 1800.0) -> None:
-    """Bring the process group up (gloo on CPU, nccl on GPU); nothing where it is up already.
+    """Initialises the process group (gloo on CPU, nccl on GPU) unless it is initialised already.
 
     Args:
-        device: where the ranks compute.
-        start_limit: seconds for all ranks to come; 0: as long as it takes.
-        collective_limit: seconds after which a collective gives up.
+        device: device of the ranks.
+        start_limit: seconds for all ranks to start; 0: no limit.
+        collective_limit: timeout of a collective in seconds.
 
     Raises:
-        UserError: incomplete launch variables, or ranks that did not come.
+        UserError: the launch variables are incomplete, or ranks did not start in time.
     """
     prepare_environment(device)
-    # DeepSpeed calls torch's collectives by names that torch 2.14 warns about, once per call site and rank.
+    # DeepSpeed calls torch's collectives by names that torch 2.14 warns about at each call site and rank.
     warnings.filterwarnings("ignore", category=FutureWarning, message=r".*_(into_)?tensor` is deprecated")
     import deepspeed  # start-up: it reads the environment set above
 
@@ -77,7 +77,7 @@ def init_distributed(device: torch.device, start_limit: float = 0.0, collective_
 
 
 def precision_section(precision: str) -> dict[str, Any]:
-    """DeepSpeed's section for a resolved precision: fp32, bf16 or fp16 (dynamic loss scale)."""
+    """Returns DeepSpeed's section for a resolved precision: fp32, bf16 or fp16 (dynamic loss scale)."""
     if precision == "bf16":
         return {"bf16": {"enabled": True}}
     if precision == "fp16":
@@ -86,10 +86,10 @@ def precision_section(precision: str) -> dict[str, Any]:
 
 
 def deepspeed_config(config: RunConfig, precision: str, world_size: int) -> dict[str, Any]:
-    """The whole DeepSpeed configuration of a run: ours, plus the ZeRO knobs of `engine.ds_config`.
+    """Returns the full DeepSpeed configuration of a run: ours, plus the ZeRO settings in the file `engine.ds_config`.
 
     Raises:
-        UserError: the batch does not divide, or the file names a key that `RunConfig` owns.
+        UserError: the global batch does not divide, or the file sets a key that belongs to `RunConfig`.
     """
     stage = config.engine.stage
     knobs = load_ds_config(Path(config.engine.ds_config), stage) if config.engine.ds_config else {}

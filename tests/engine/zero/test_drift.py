@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from albef_ds.engine.zero.storage import STORAGES
+from albef_ds.engine.zero.momentum_storage import STORAGES
 
 STEPS, RATE, DECAY = 4000, 1e-5, 0.995
 
@@ -69,5 +69,5 @@ def test_what_a_checkpoint_holds_splits_into_the_same_value_and_residual() -> No
     first.write(torch.randn(size))
     first.average(torch.randn(size), DECAY)
     second.write(first.read())
-    assert torch.equal(first.travelling, second.travelling)
+    assert torch.equal(first.sent, second.sent)
     assert torch.equal(first.read(), second.read())

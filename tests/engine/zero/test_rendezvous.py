@@ -1,4 +1,4 @@
-"""Ranks that do not come are named, with their host where it can be known."""
+"""Ranks that do not start are named, with their host if it is known."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def _environment(rank: int, world_size: int, port: int, per_node: int = 1) -> di
 
 
 def test_the_missing_are_named_with_the_host_of_their_neighbours() -> None:
-    """Rank 0 of two nodes with two ranks each comes alone."""
+    """Of two nodes with two ranks each only rank 0 starts."""
     with pytest.raises(MachineError) as caught:
         meet(0.3, _environment(0, 4, free_port(), per_node=2))
     said = str(caught.value)
-    assert f"rank 1 on {socket.gethostname()}, rank 2 (no rank of its node came), rank 3" in said
+    assert f"rank 1 on {socket.gethostname()}, rank 2 (no rank of its node started), rank 3" in said
     assert "train.start_limit" in said and "1 of 4 ranks did" in said
 
 

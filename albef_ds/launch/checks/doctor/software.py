@@ -18,7 +18,7 @@ from packaging.version import Version
 import albef_ds
 from albef_ds.common.apex import nvidia_apex
 from albef_ds.data.images import pixel_loops_c
-from albef_ds.engine.zero.inventory import operators
+from albef_ds.engine.zero.operators import operators
 from albef_ds.engine.zero.optimizers import choose
 from albef_ds.launch.checks.doctor.finding import Finding
 from albef_ds.models.norms import choose_norm

@@ -1,4 +1,4 @@
-"""Which of DeepSpeed's compiled operators are there, for `albef-ds doctor`."""
+"""Lists DeepSpeed's compiled operators that are available, for `albef-ds doctor`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import torch
 
 OPERATORS = ("fused_adam", "cpu_adam")
-"""Those that a run may ask for (`optim.name`, offload)."""
+"""Operators that a run can use (`optim.name`, offload)."""
 
 
 def operators() -> tuple[list[str], list[str]]:
-    """Those of `OPERATORS` that are built already, and those that can be built at first use here.
+    """Returns those of `OPERATORS` that are already built, and those that can be built here at first use.
 
     Raises:
         ImportError: DeepSpeed cannot be imported.
@@ -22,6 +22,6 @@ def operators() -> tuple[list[str], list[str]]:
     from deepspeed.ops.op_builder.all_ops import ALL_OPS
 
     built = [name for name in OPERATORS if installed_ops.get(name)]
-    # Asked one by one: asking for all of DeepSpeed's operators compiles probes for libraries that nothing here uses.
+    # One by one: checking all of DeepSpeed's operators compiles probes for libraries that are not used here.
     possible = [name for name in OPERATORS if name in ALL_OPS and ALL_OPS[name].is_compatible(verbose=False)]
     return built, [name for name in possible if name not in built]
