@@ -1,4 +1,4 @@
-"""From shards to batches: the order of samples, reading, decoding, augmenting, tokenising, masking.
+"""Makes batches from shards and annotation files: sample order, reading, decoding, augmentation, tokenisation, masking.
 
-`stream.open_stream` is the door for training, `evaluation.RetrievalSet` for evaluation.
+Training starts at `stream.open.open_stream`, evaluation at the classes of `evaluation_sets`.
 """

@@ -1,4 +1,4 @@
-"""The batch types through which data and tasks meet."""
+"""The batch types, which data loaders produce and tasks consume."""
 
 from __future__ import annotations
 
@@ -18,22 +18,20 @@ Images_co = TypeVar("Images_co", bound="Tensor | RawImages", default=Tensor, cov
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(Generic[Images_co]):
-    """B samples with pictures and one text each: what every task's batch has.
+    """B samples with images and one text each: the base of every task's batch.
 
-    A loader delivers a `RawBatch`; `to` makes the `Batch` that a model takes.
-
-    Everything random about a sample (crop, MLM mask, the noise behind its hard negatives) is a function of the
-    seed and its `position`, never of the rank or worker that handled it.
+    A loader delivers a `RawBatch`; `to` makes the `Batch` that a model takes. Everything random about a sample (crop, MLM mask,
+    the noise for its hard negatives) is a function of the seed and its `position`, never of the rank or worker.
     """
 
     images: Images_co
-    """float32 (B, 3, H, W), normalised; (B, I, 3, H, W) where a sample has I pictures. From a loader: `RawImages`."""
+    """float32 (B, 3, H, W), normalised; (B, I, 3, H, W) if a sample has I images. From a loader: `RawImages`."""
     token_ids: Tensor
     """int64 (B, L), [CLS] first, padded with 0."""
     token_mask: Tensor
     """bool (B, L), true at tokens, false at padding."""
     positions: Tensor
-    """int64 (B,): place of the sample in the run's whole sequence, epochs included; unique in a run."""
+    """int64 (B,): position of the sample in the run's sequence over all epochs; unique in a run."""
     keys: tuple[str, ...] = ()
     """Names of the samples, for error reports."""
 
@@ -45,42 +43,42 @@ class Batch(Generic[Images_co]):
     @overload
     def to(self, device: torch.device) -> Self: ...
     def to(self, device: torch.device) -> Any:
-        """The same batch with every tensor on `device`; raw images become the normalised tensor there."""
+        """Returns the batch with every tensor on `device`, where raw images become the normalised tensor."""
         return self._map(lambda part: part.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
-        """The same batch in page-locked memory (called by the loader)."""
+        """Returns the batch in page-locked memory (called by the loader)."""
         return self._map(lambda part: part.pin_memory())
 
     def __getitem__(self, rows: slice) -> Self:
-        """The samples in `rows`."""
+        """Returns the samples in `rows`."""
         return replace(self._map(lambda part: part[rows]), keys=self.keys[rows])
 
     def _map(self, function: Callable[[Any], Any]) -> Self:
-        """The batch with `function` of every tensor and of raw images."""
+        """Returns the batch with `function` applied to every tensor and to raw images."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: function(part) for name, part in parts.items() if isinstance(part, Tensor | RawImages)})
 
 
 RawBatch: TypeAlias = Batch[RawImages]
-"""What a loader delivers."""
+"""A batch as a loader delivers it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTextBatch(Batch[Images_co]):
-    """B image-text pairs, as pretraining, text assignment, retrieval and grounding take them."""
+    """B image-text pairs, for pretraining, text assignment, retrieval and grounding."""
 
     masked_ids: Tensor
     """int64 (B, L): `token_ids` with the MLM corruption applied."""
     mlm_labels: Tensor
-    """int64 (B, L): the original id where MLM predicts, -100 elsewhere."""
+    """int64 (B, L): the original id at positions that MLM predicts, -100 elsewhere."""
     image_ids: Tensor
-    """int64 (B,): equal for the same picture."""
+    """int64 (B,): equal for the same image."""
     caption_ids: Tensor
     """int64 (B,): equal for the same caption text."""
 
     def padded_to(self, length: int) -> Self:
-        """The same texts padded to `length` tokens, at least as many as they have."""
+        """Returns the batch with texts padded to `length` tokens, at least as many as they have."""
         extra = (0, length - self.token_ids.shape[1])
         assert extra[1] >= 0, "padding cannot shorten a text"
         return replace(
@@ -102,7 +100,7 @@ class ClassificationBatch(Batch[Images_co]):
 
 @dataclass(frozen=True, kw_only=True)
 class VqaBatch(Batch[Images_co]):
-    """B questions about one image each, `token_ids` being the question; A answers in all, those of a question in a row."""
+    """B questions (`token_ids`) about one image each, with A answers in total; a question's answers are consecutive."""
 
     answer_ids: Tensor
     """int64 (A, La), [CLS] first, [SEP] last, padded with 0."""
@@ -111,14 +109,12 @@ class VqaBatch(Batch[Images_co]):
     answer_weights: Tensor
     """float32 (A,): share of the annotators that gave the answer."""
     answer_counts: Tensor
-    """int64 (B,): answers of each question; their sum is A."""
+    """int64 (B,): number of answers of each question; the sum is A."""
 
     def __getitem__(self, rows: slice) -> Self:
-        """The questions in `rows` with their answers."""
+        """Returns the questions in `rows` with their answers."""
         ends = [0, *self.answer_counts.cumsum(0).tolist()]
-        chosen = torch.tensor(
-            [answer for row in range(len(self))[rows] for answer in range(ends[row], ends[row + 1])], dtype=torch.int64
-        )
-        chosen = chosen.to(self.answer_ids.device)
+        numbers = [answer for row in range(len(self))[rows] for answer in range(ends[row], ends[row + 1])]
+        chosen = torch.tensor(numbers, dtype=torch.int64).to(self.answer_ids.device)
         answers = {name: getattr(self, name)[chosen] for name in ("answer_ids", "answer_mask", "answer_weights")}
         return replace(super().__getitem__(rows), **answers)

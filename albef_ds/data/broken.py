@@ -1,4 +1,4 @@
-"""Broken samples: what counts as one, and the tally that stops a run when there are too many."""
+"""Broken samples: the error for one, and the tally that stops a run with too many."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from albef_ds.common.errors import DataError
 Reason = Literal["undecodable picture", "too many pixels", "empty caption", "unreadable JSON"]
 
 KEYS_KEPT = 20
-"""Keys remembered per shard and reason; all are counted."""
+"""Keys kept per shard and reason; all broken samples are counted."""
 SEEN_BEFORE_JUDGING = 100
-"""Samples after which the share of broken ones means something."""
+"""Number of samples after which the share of broken ones is checked."""
 
 
 class BrokenSampleError(ValueError):
-    """This sample cannot be used. The stream counts it and takes another; it never leaves `albef_ds.data`."""
+    """The sample cannot be used: the stream counts it and takes another. The error never leaves `albef_ds.data`."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{reason} ({detail})" if detail else reason)
@@ -27,7 +27,7 @@ class BrokenSampleError(ValueError):
 
 @dataclass(frozen=True)
 class BrokenSample:
-    """Where a broken sample is and what is wrong with it."""
+    """File and key of a broken sample, and the reason."""
 
     shard: str
     key: str
@@ -36,7 +36,7 @@ class BrokenSample:
 
 @dataclass
 class BrokenTally:
-    """Counts of one rank. `limit` is the share of broken samples above which the run stops."""
+    """One rank's counts. The run stops if the share of broken samples exceeds `limit`."""
 
     limit: float
     seen: int = 0
@@ -45,15 +45,15 @@ class BrokenTally:
 
     @property
     def broken(self) -> int:
-        """Broken samples so far."""
+        """Number of broken samples so far."""
         return sum(sum(reasons.values()) for reasons in self.counts.values())
 
     def as_dict(self) -> dict[str, dict[str, int]]:
-        """Shard to reason to count, as plain data."""
+        """Returns shard to reason to count, as plain data."""
         return {shard: {str(reason): count for reason, count in reasons.items()} for shard, reasons in self.counts.items()}
 
     def add(self, num_samples: int, broken: Iterable[BrokenSample]) -> None:
-        """Count a batch of `num_samples`, of which `broken` had to be replaced; UserError above the limit."""
+        """Counts a batch of `num_samples`, of which `broken` were replaced. Raises as `judge`."""
         self.seen += num_samples
         for sample in broken:
             self.counts.setdefault(sample.shard, Counter())[sample.reason] += 1
@@ -64,7 +64,7 @@ class BrokenTally:
             self.judge()
 
     def judge(self) -> None:
-        """Raise DataError, naming the worst shard, if the share of broken samples is above the limit."""
+        """Raises `DataError`, naming the worst shard, if the share of broken samples is above the limit."""
         if self.broken <= self.limit * self.seen:
             return
         shard, reasons = max(self.counts.items(), key=lambda item: (sum(item[1].values()), item[0]))

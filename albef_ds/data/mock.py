@@ -1,4 +1,4 @@
-"""Batches of full size without data, to meet running out of memory before step 1.
+"""Makes full-size batches without data, so that a run that needs too much memory fails before step 1.
 
 Each has `train.micro_batch_size` grey images with texts of `data.max_tokens` tokens.
 """
@@ -15,12 +15,12 @@ from albef_ds.data.batch import ClassificationBatch, ImageTextBatch, VqaBatch
 _WORD = 1000
 """Any ordinary token id."""
 _ANSWERS = 3
-"""Different answers per question: more than the average of VQA v2."""
+"""Distinct answers per question, more than the average of VQA v2."""
 _ANSWER_TOKENS = 5
 
 
 def pairs(config: RunConfig) -> ImageTextBatch:
-    """Image-text pairs; twice the usual share of tokens is masked: a batch with many long masks, not the average one."""
+    """Returns image-text pairs with twice the average number of masked tokens, as an upper bound."""
     shared = _images_and_texts(config)
     labels = torch.full_like(shared["token_ids"], -100)
     masked = max(1, round(2 * config.data.mlm_probability * config.data.max_tokens))
@@ -30,15 +30,15 @@ def pairs(config: RunConfig) -> ImageTextBatch:
 
 
 def statements(config: RunConfig) -> ClassificationBatch:
-    """Statements about `task.num_images` images each, of all classes in turn."""
-    task = cast(ClassificationConfig, config.task)  # any task that trains on statements has these settings
+    """Returns statements about `task.num_images` images each, cycling through the classes."""
+    task = cast(ClassificationConfig, config.task)  # every task that trains on statements has these settings
     shared = _images_and_texts(config)
     shared["images"] = shared["images"][:, None].repeat(1, task.num_images, 1, 1, 1)
     return ClassificationBatch(labels=shared["positions"] % task.num_classes, **shared)
 
 
 def questions(config: RunConfig) -> VqaBatch:
-    """Questions with a few answers of several tokens."""
+    """Returns questions with a few answers of several tokens."""
     size = config.train.micro_batch_size
     answers = size * _ANSWERS
     return VqaBatch(

@@ -1,7 +1,7 @@
 """Random numbers as a pure function of (seed, position, purpose).
 
-Nothing here keeps state between samples, so which rank or worker handles a sample cannot change it. The mixing
-function is written out, so the numbers do not depend on the version of a library.
+No state is kept between samples, so the numbers do not depend on the rank or worker. The hash function is written out here, so
+they do not depend on the version of a library either.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GAMMA = 0x9E3779B97F4A7C15
 
 
 def mix(*values: int) -> int:
-    """A 64-bit hash of integers: splitmix64's finaliser (Steele et al., OOPSLA 2014), chained."""
+    """Returns a 64-bit hash of integers: splitmix64's finaliser (Steele et al., OOPSLA 2014), chained."""
     state = 0
     for value in values:
         state = (state ^ (value & _WORD)) + _GAMMA & _WORD
@@ -35,12 +35,12 @@ def mix(*values: int) -> int:
 
 
 def generator(seed: int, position: int, purpose: int) -> random.Random:
-    """The generator of one sample for one `purpose`."""
+    """Returns the generator of one sample for one `purpose`."""
     return random.Random(mix(seed, position, purpose))
 
 
 def permutation(size: int, key: int) -> NDArray[np.int64]:
-    """A permutation of range(size), int64 (size,): the order of the hashes of its elements under `key`."""
+    """Returns a permutation of range(size), int64 (size,): its elements sorted by their hash under `key`."""
     state = np.arange(size, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(key & _WORD)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,4 +1,4 @@
-"""The kinds of samples that tasks are trained on. A task's record (`tasks/registry.py`) names one of them, or its own."""
+"""The kinds of training samples. A task's record (`tasks/registry.py`) names one of them, or its own."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from albef_ds.data.stream.builders import Builder, PairBuilder, QuestionBuilder,
 
 
 def _accept(records: Sequence[Record], config: RunConfig) -> None:
-    """Every record can be trained on."""
+    """Accepts every record."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleKind:
-    """How samples of one kind are read from annotation files and made into batches."""
+    """The functions that read samples of one kind from annotation files and make batches of them."""
 
     read: Reader
     builder: Callable[[DataConfig, int, int], Builder]
-    """Made from the data section, the side of the images in pixels and the seed. Picklable: loader processes get a copy."""
+    """Takes the data section, the side of the images in pixels and the seed. Picklable: loader processes get a copy."""
     mock: Callable[[RunConfig], Batch]
-    """A batch of full size without data, see `data/mock.py`."""
+    """Returns a full-size batch without data, see `data/mock.py`."""
     check: Callable[[Sequence[Record], RunConfig], None] = _accept
     """Raises `UserError` for records that the task cannot be trained on."""
     in_corpora: bool = False
-    """Whether a corpus of captions (`data.shards`) holds such samples; otherwise annotation files are needed."""
+    """True if a corpus of captions (`data.shards`) holds such samples; otherwise annotation files are needed."""
 
 
 PAIRS = SampleKind(read=read_pairs, builder=PairBuilder, mock=mock.pairs, in_corpora=True)

@@ -11,7 +11,7 @@ import torch
 
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
-from albef_ds.data.annotations.pictures import Pictures
+from albef_ds.data.annotations.image_files import ImageFiles
 from albef_ds.data.annotations.read import read_records
 from albef_ds.data.annotations.retrieval import Split
 from albef_ds.data.shards.reader import ShardReader
@@ -31,7 +31,7 @@ def check_validation(config: RunConfig) -> None:
     data = config.data
     if data.eval_annotations:
         evaluation = _evaluation(config)
-        Pictures(data).require(read_records(evaluation.read, config, data.eval_annotations, "val"))
+        ImageFiles(data).require(read_records(evaluation.read, config, data.eval_annotations, "val"))
         evaluation.check(config)
     elif has_corpus(config):
         ShardReader(Path(data.eval_shards)).close()

@@ -23,7 +23,7 @@ from albef_ds.data.annotations.read import read_records
 from albef_ds.data.annotations.records import Box, CaptionRecord, ExpressionRecord
 from albef_ds.data.evaluation_sets.annotated import PairSet, TextImageSet, record_text
 from albef_ds.data.evaluation_sets.corpus import RetrievalSet
-from albef_ds.data.images.normalise import picture_of
+from albef_ds.data.images.normalise import to_pil_image
 from albef_ds.evaluation.evaluate import has_corpus
 from albef_ds.evaluation.heatmap import overlay
 from albef_ds.metrics.over_ranks import eval_mode
@@ -120,7 +120,7 @@ def _grid(task: ContrastiveTask, examples: Examples, device: torch.device, batch
     best = (queries @ torch.cat(features).t()).topk(min(SHOWN, len(examples.images)), dim=1).indices.tolist()
     rows = []
     for query, answers in enumerate(best):
-        cells = [(picture_of(examples.images[answer]), answer == query) for answer in answers]
+        cells = [(to_pil_image(examples.images[answer]), answer == query) for answer in answers]
         rows.append((examples.texts[query], cells))
     return _table(rows)
 
@@ -134,7 +134,7 @@ def _heat(task: ContrastiveTask, examples: Examples, device: torch.device) -> Im
     cam = itm_gradcam(task.model, task.itm_head, image_embeds, text_embeds, mask)
     rows = []
     for number, (text, heat) in enumerate(zip(examples.texts, cam.sentence.float().cpu(), strict=False)):
-        picture = picture_of(examples.images[number])
+        picture = to_pil_image(examples.images[number])
         boxes = [] if examples.boxes is None else [_corners(examples.boxes[number], picture)]
         rows.append((f"{text} ({float(cam.scores[number]):.2f})", [(picture, False), (overlay(picture, heat, boxes), False)]))
     return _table(rows)
@@ -143,7 +143,7 @@ def _heat(task: ContrastiveTask, examples: Examples, device: torch.device) -> Im
 def _sheet(examples: Examples) -> Image.Image:
     """The pictures with their texts."""
     texts = examples.texts[: examples.num_shown]
-    return _table([(text, [(picture_of(examples.images[number]), False)]) for number, text in enumerate(texts)])
+    return _table([(text, [(to_pil_image(examples.images[number]), False)]) for number, text in enumerate(texts)])
 
 
 def _table(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, bool]]]]) -> Image.Image:

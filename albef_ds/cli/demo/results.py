@@ -15,7 +15,7 @@ from PIL import Image
 
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.evaluation_sets.corpus import RetrievalSet
-from albef_ds.data.images.normalise import picture_of
+from albef_ds.data.images.normalise import to_pil_image
 from albef_ds.metrics.ranking import Ranking
 from albef_ds.metrics.retrieval import SUFFIXES, RetrievalEvaluator, RetrievalScores
 from albef_ds.tasks.pretrain import PretrainTask
@@ -111,7 +111,7 @@ def make_panels(
     data = RetrievalSet(folder, config.data, THUMBNAIL)
 
     def picture(row: int) -> Item:
-        return Item(data.captions[data.caption_image.tolist().index(row)], picture_of(data.images([row])[0]))
+        return Item(data.captions[data.caption_image.tolist().index(row)], to_pil_image(data.images([row])[0]))
 
     def words(row: int) -> Item:
         return Item(data.captions[row], None)

@@ -1,1 +1,1 @@
-"""Annotation files of the downstream tasks, released JSON formats and official ones, as one record type per task."""
+"""Reads annotation files of the downstream tasks, in released and official formats, into one record type per task."""

@@ -1,8 +1,8 @@
-"""Referring expressions: the released RefCOCO+ lists, the boxes they mean, and a detector's proposals.
+"""Reads referring expressions: the released RefCOCO+ lists, the boxes they refer to, and a detector's proposals.
 
-The boxes are COCO's: `instances.json` gives a box per annotation, and `refs.json` says which annotation an expression
-means. The published `refs(unc).p` is a pickle, which is never read here; its list of {ref_id, ann_id, image_id, split}
-has to be written as JSON first (docs/evaluation.md).
+The boxes are COCO's: `instances.json` has a box per annotation, and `refs.json` the annotation of each expression. The published
+`refs(unc).p` is a pickle, which is never read here: write its list of {ref_id, ann_id, image_id, split} as JSON first
+(docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _KIND = "a list of {image, text, ref_id}"
 
 
 def read_grounding_train(path: Path) -> list[CaptionRecord]:
-    """Pictures with expressions, for training as image-text retrieval: no box is used. {image, text, ref_id}."""
+    """Returns images with expressions from {image, text, ref_id}, for training as image-text retrieval without boxes."""
     return [
         CaptionRecord(image := field(where, entry, "image", str), texts(where, entry, "text"), image)
         for where, entry in entries(path, read_json(path), _KIND)
@@ -27,7 +27,7 @@ def read_grounding_train(path: Path) -> list[CaptionRecord]:
 
 
 def read_expressions(path: Path, refs: Path, instances: Path, detections: Path | None) -> list[ExpressionRecord]:
-    """Expressions with boxes and proposals, one record per expression.
+    """Returns expressions with boxes and proposals, one record per expression.
 
     Args:
         path: the released list {image, text: text or list, ref_id}.
@@ -36,7 +36,7 @@ def read_expressions(path: Path, refs: Path, instances: Path, detections: Path |
         detections: the released `dets.json`, {image_id: [[left, top, width, height, ...], ...]}; None: no proposals.
 
     Raises:
-        DataError: a file of another form, or an id that leads nowhere.
+        DataError: a file has another format, or an id has no entry.
     """
     meant = {field(where, ref, "ref_id", int): ref for where, ref in entries(refs, read_json(refs), "a list of refs")}
     sizes, boxes = _instances(instances)

@@ -1,4 +1,4 @@
-"""Reading annotation files: JSON and JSON lines with one-line errors, and the check that every picture is there."""
+"""Reads annotation files in JSON and JSON lines with one-line errors, and checks that every image exists."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from albef_ds.common.errors import DataError
 
 SHOWN = 3
-"""Missing pictures named in an error; all are counted."""
+"""Number of missing images named in an error; all are counted."""
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in `path`, or the list of a `.jsonl` file's lines.
+    """Returns the JSON in `path`, or the list of a `.jsonl` file's lines.
 
     Raises:
-        DataError: missing, unreadable or not JSON.
+        DataError: the file is missing, unreadable or not JSON.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -34,10 +34,10 @@ def read_json(path: Path) -> Any:
 
 
 def entries(path: Path, raw: Any, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of the list `raw`, each with the name that errors call it by.
+    """Yields the objects of the list `raw`, each with its name for error messages.
 
     Raises:
-        DataError: not a list, empty, or an entry that is no object.
+        DataError: `raw` is not a list, is empty, or has an entry that is not an object.
     """
     if not isinstance(raw, list):
         raise DataError(f"{path} holds no list: give {kind}")
@@ -45,16 +45,12 @@ def entries(path: Path, raw: Any, kind: str) -> Iterator[tuple[str, dict[str, An
         raise DataError(f"{path} is an empty list: give {kind}")
     for number, entry in enumerate(raw):
         if not isinstance(entry, dict):
-            raise DataError(f"{path} entry {number} is no object: give {kind}")
+            raise DataError(f"{path} entry {number} is not an object: give {kind}")
         yield f"{path} entry {number}", entry
 
 
 def field(where: str, entry: dict[str, Any], name: str, types: type | tuple[type, ...]) -> Any:
-    """`entry[name]`, of one of `types`.
-
-    Raises:
-        DataError: it is missing or of another type.
-    """
+    """Returns `entry[name]`. Raises `DataError` if it is missing or of none of `types`."""
     value = entry.get(name)
     if isinstance(value, bool) or not isinstance(value, types):
         wanted = " or ".join(kind.__name__ for kind in (types if isinstance(types, tuple) else (types,)))
@@ -64,11 +60,7 @@ def field(where: str, entry: dict[str, Any], name: str, types: type | tuple[type
 
 
 def texts(where: str, entry: dict[str, Any], name: str) -> tuple[str, ...]:
-    """`entry[name]`, a text or a list of them.
-
-    Raises:
-        DataError: it is missing, empty or something else.
-    """
+    """Returns `entry[name]` as a tuple of texts. Raises `DataError` unless it is a text or a list of at least one text."""
     value = field(where, entry, name, (str, list))
     values = (value,) if isinstance(value, str) else tuple(value)
     if not values or not all(isinstance(item, str) for item in values):
@@ -77,18 +69,18 @@ def texts(where: str, entry: dict[str, Any], name: str) -> tuple[str, ...]:
 
 
 def split_paths(setting: str) -> list[Path]:
-    """The comma-separated paths in a setting."""
+    """Returns the comma-separated paths in a setting."""
     return [Path(part.strip()) for part in setting.split(",") if part.strip()]
 
 
-def require_pictures(root: Path, images: Iterable[str], setting: str = "data.image_root") -> None:
-    """Count the pictures that are not under `root` before anything is trained or scored.
+def require_images(root: Path, images: Iterable[str], setting: str = "data.image_root") -> None:
+    """Checks that all images are under `root`, before anything is trained or scored.
 
     Raises:
-        DataError: any is missing: how many of how many, and the first few.
+        DataError: images are missing; the message has their number and the first few.
     """
     wanted = sorted(set(images))
-    # One listing per folder: a stat per picture takes minutes on a network file system.
+    # One listing per folder: a stat per image takes minutes on a network file system.
     present: dict[Path, set[str]] = {}
     missing = []
     for image in wanted:
@@ -102,4 +94,4 @@ def require_pictures(root: Path, images: Iterable[str], setting: str = "data.ima
             missing.append(image)
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
-        raise DataError(f"{len(missing)} of {len(wanted)} pictures are missing under {setting} {root}: {shown}; restore them")
+        raise DataError(f"{len(missing)} of {len(wanted)} images are missing under {setting} {root}: {shown}; restore them")

@@ -1,4 +1,4 @@
-"""Reads the annotation files of a setting, in the format of one kind of sample, and checks that they serve the task."""
+"""Reads the annotation files of a setting, in the format of one kind of sample, and checks that they fit the task."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from albef_ds.data.annotations.statements import read_entailment, read_nlvr
 from albef_ds.data.annotations.vqa import read_vqa
 
 Reader = Callable[[RunConfig, Path, Split], Sequence[Record]]
-"""Reads one file; the split matters where a file holds several. Raises `UserError` for a file of another form."""
+"""Reads one file; the split matters if a file holds several. Raises `UserError` for a file of another format."""
 
 
 def read_records(read: Reader, config: RunConfig, setting: str, split: Split = "train") -> list[Record]:
-    """The records in the comma-separated files of `setting`. Raises `UserError` for a missing file and as `read` does."""
+    """Returns the records in the comma-separated files of `setting`. Raises `UserError` for a missing file and as `read`."""
     return [record for path in split_paths(setting) for record in read(config, path, split)]
 
 
 def read_pairs(config: RunConfig, path: Path, split: Split) -> Sequence[Record]:
-    """Images with captions: of retrieval, or of grounding's training where `data.refs` is set."""
+    """Returns images with captions: of retrieval, or of grounding's training if `data.refs` is set."""
     return read_grounding_train(path) if config.data.refs else read_retrieval(path, split)
 
 
 def read_statements(config: RunConfig, path: Path, split: Split) -> Sequence[Record]:
-    """Statements about one image (visual entailment) or two (NLVR2)."""
+    """Returns statements about one image (visual entailment) or two (NLVR2)."""
     return read_nlvr(path) if _classes(config).num_images == 2 else read_entailment(path)
 
 
 def read_questions(config: RunConfig, path: Path, split: Split) -> Sequence[Record]:
-    """Questions of VQA; a path `QUESTIONS+ANNOTATIONS` names the two official files."""
+    """Returns questions of VQA; a path `QUESTIONS+ANNOTATIONS` names the two official files."""
     questions, _, answers = str(path).partition("+")
     return read_vqa(Path(questions), Path(answers) if answers else None)
 
 
 def read_boxed_expressions(config: RunConfig, path: Path, split: Split) -> Sequence[Record]:
-    """Referring expressions with the boxes of `data.instances` and the proposals of `data.detections`."""
+    """Returns referring expressions with the boxes of `data.instances` and the proposals of `data.detections`."""
     data = config.data
     if not data.instances:
-        raise ConfigError("data.instances is empty: give COCO's instances JSON, whose boxes the expressions in data.refs mean")
+        raise ConfigError("data.instances is empty: give COCO's instances JSON with the boxes of the expressions in data.refs")
     return read_expressions(path, Path(data.refs), Path(data.instances), Path(data.detections) if data.detections else None)
 
 
 def check_labels(records: Sequence[Record], config: RunConfig) -> None:
-    """Raise `ConfigError` for a label that the task has no class for."""
+    """Raises `ConfigError` for a label that is no class of the task."""
     classes = _classes(config).num_classes
     highest = max(record.label for record in records if isinstance(record, StatementRecord))
     if highest >= classes:
@@ -57,7 +57,7 @@ def check_labels(records: Sequence[Record], config: RunConfig) -> None:
 
 
 def check_answered(records: Sequence[Record], config: RunConfig) -> None:
-    """Raise `DataError` for questions of `data.annotations` that have no answer."""
+    """Raises `DataError` for questions of `data.annotations` that have no answer."""
     unanswered = sum(isinstance(record, QuestionRecord) and not record.answers for record in records)
     if unanswered:
         raise DataError(
@@ -66,4 +66,4 @@ def check_answered(records: Sequence[Record], config: RunConfig) -> None:
 
 
 def _classes(config: RunConfig) -> ClassificationConfig:
-    return cast(ClassificationConfig, config.task)  # any task that trains on statements has these settings
+    return cast(ClassificationConfig, config.task)  # every task that trains on statements has these settings

@@ -1,4 +1,4 @@
-"""What a downstream annotation says, whichever file it came from. Pictures are paths as the file gives them."""
+"""Records of downstream annotations, independent of the file format. Images are paths as in the file."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class CaptionRecord:
-    """A picture and its captions: retrieval, and grounding's training."""
+    """An image and its captions: retrieval, and grounding's training."""
 
     image: str
     captions: tuple[str, ...]
     image_id: str
-    """Equal for the same picture."""
+    """Equal for the same image."""
 
 
 @dataclass(frozen=True)
 class QuestionRecord:
-    """A question about a picture."""
+    """A question about an image."""
 
     image: str
     question: str
     question_id: int
     answers: tuple[tuple[str, float], ...]
-    """Distinct answers with their training weights; empty where the answers are not public."""
+    """Distinct answers with their training weights; empty if the answers are not public."""
     humans: tuple[str, ...] = ()
-    """The annotators' answers as they gave them: what the official accuracy counts."""
+    """The annotators' original answers, for the official accuracy."""
     source: str = "vqa"
     """`vqa`, or `vg` (Visual Genome)."""
 
 
 @dataclass(frozen=True)
 class StatementRecord:
-    """A statement about one picture (visual entailment) or two (NLVR2)."""
+    """A statement about one image (visual entailment) or two (NLVR2)."""
 
     images: tuple[str, ...]
     sentence: str
     label: int
     group: str = ""
-    """Statements of one group must all be right to count as consistent (NLVR2)."""
+    """A group is consistent if the predictions for all its statements are correct (NLVR2)."""
 
 
 @dataclass(frozen=True)
 class ExpressionRecord:
-    """A referring expression with the box it means and a detector's proposals."""
+    """A referring expression with its box and a detector's proposals."""
 
     image: str
     text: str

@@ -1,4 +1,4 @@
-"""Image-text retrieval: the released JSON lists and Karpathy's `dataset_*.json` for COCO and Flickr30K."""
+"""Reads image-text retrieval: the released JSON lists and Karpathy's `dataset_*.json` for COCO and Flickr30K."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ _KIND = "a list of {image, caption} or Karpathy's dataset_coco.json / dataset_fl
 
 
 def read_retrieval(path: Path, split: Split = "train") -> list[CaptionRecord]:
-    """Pictures with captions.
+    """Returns images with captions; a file with one entry per caption gives one record per caption.
 
-    Released files: a list of {image, caption: text or list, image_id}; they hold one split, so `split` changes nothing.
-    Karpathy's files: {images: [{filename, filepath, split, sentences: [{raw}]}]}; `train` takes COCO's `restval` too,
-    as is usual. Training records have one caption each where the file has one entry per caption.
+    Released files: a list of {image, caption: text or list, image_id}; they hold one split, so `split` has no effect.
+    Karpathy's files: {images: [{filename, filepath, split, sentences: [{raw}]}]}; as usual, `train` includes COCO's `restval`.
 
     Raises:
-        DataError: neither form, or no picture of the split.
+        DataError: the file has neither format, or no image of the split.
     """
     raw = read_json(path)
     if isinstance(raw, dict) and "images" in raw:
@@ -52,5 +51,5 @@ def _karpathy(path: Path, raw: dict[str, Any], split: Split) -> list[CaptionReco
         image = f"{folder}/{name}" if folder else name
         records.append(CaptionRecord(image, tuple(sentences), str(entry.get("cocoid", entry.get("imgid", image)))))
     if not records:
-        raise DataError(f"{path} has no picture of the split {split}: give Karpathy's file")
+        raise DataError(f"{path} has no image of the split {split}: give Karpathy's file")
     return records

@@ -1,4 +1,4 @@
-"""Statements about pictures: NLVR2 (two pictures, true or false) and SNLI-VE (one picture, three classes)."""
+"""Reads statements about images: NLVR2 (two images, true or false) and SNLI-VE (one image, three classes)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _ENTAILMENT = "a list of {image, sentence, label} or the official snli_ve_*.json
 
 
 def read_nlvr(path: Path) -> list[StatementRecord]:
-    """NLVR2: released {images: [left, right], sentence, label: "True" | "False"}, or official {identifier, sentence, label}.
+    """Reads NLVR2: released {images: [left, right], sentence, label: "True" or "False"}, or official {identifier, sentence, label}.
 
-    Official pictures are named after the identifier `SPLIT-SET-PAIR-SENTENCE`: `SPLIT-SET-PAIR-img0.png` and `-img1.png`,
+    Official images are named after the identifier `SPLIT-SET-PAIR-SENTENCE`: `SPLIT-SET-PAIR-img0.png` and `-img1.png`,
     in a folder `train/DIRECTORY` or `SPLIT`.
 
     Raises:
-        DataError: another form, or another label.
+        DataError: the file has another format or another label.
     """
     records = []
     for where, entry in entries(path, read_json(path), _NLVR):
@@ -46,12 +46,12 @@ def read_nlvr(path: Path) -> list[StatementRecord]:
 
 
 def read_entailment(path: Path) -> list[StatementRecord]:
-    """SNLI-VE: released {image, sentence, label}, or official {Flickr30K_ID, sentence2, gold_label}.
+    """Reads SNLI-VE: released {image, sentence, label}, or official {Flickr30K_ID, sentence2, gold_label}.
 
-    An official line without agreement (`gold_label` of `-`) is no sample and is left out.
+    Official lines on which annotators did not agree (`gold_label` of `-`) are skipped.
 
     Raises:
-        DataError: another form, or another label.
+        DataError: the file has another format or another label.
     """
     records = []
     for where, entry in entries(path, read_json(path), _ENTAILMENT):

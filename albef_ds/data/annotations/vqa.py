@@ -1,7 +1,7 @@
-"""Visual question answering: the released JSON lists, and the official questions with their annotations.
+"""Reads visual question answering: the released JSON lists, and the official questions with their annotations.
 
-Weights of answers are the share of annotators who gave them; an answer from Visual Genome, where one person answered,
-weighs 0.5 (released code).
+The weight of an answer is the share of annotators who gave it; answers from Visual Genome, each by one annotator, have weight 0.5
+(released code).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _KIND = "a list of {image, question, question_id, answer, dataset}, or the offic
 
 
 def read_vqa(path: Path, annotations: Path | None = None) -> list[QuestionRecord]:
-    """Questions of a released file, or of an official one joined with its official `annotations`.
+    """Returns the questions of a released file, or of an official one joined with its official `annotations`.
 
     Released: a list of {question_id, question, image, dataset: vqa | vg, answer: text or list}; test files have no
-    `answer`. Official: {questions: [{image_id, question, question_id}], data_subtype}; pictures are named
+    `answer`. Official: {questions: [{image_id, question, question_id}], data_subtype}; images are named
     `SUBTYPE/COCO_SUBTYPE_000000000000.jpg`. Without `annotations` (test) there are no answers.
 
     Raises:
-        DataError: another form, a question without annotation, or an annotation without question.
+        DataError: the file has another format, or a question no annotation, or an annotation no question.
     """
     raw = read_json(path)
     if isinstance(raw, dict) and "questions" in raw:
@@ -49,14 +49,14 @@ def read_vqa(path: Path, annotations: Path | None = None) -> list[QuestionRecord
 
 
 def answer_weights(answers: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """Distinct answers in order of appearance, each with the share of annotators who gave it."""
+    """Returns distinct answers in order of appearance, each with the share of annotators who gave it."""
     counts = Counter(answers)
     return tuple((answer, count / len(answers)) for answer, count in counts.items())
 
 
 def _official(path: Path, raw: dict[str, Any], annotations: Path | None) -> list[QuestionRecord]:
     subtype = field(str(path), raw, "data_subtype", str)
-    folder = "test2015" if subtype == "test-dev2015" else subtype  # test-dev has no pictures of its own
+    folder = "test2015" if subtype == "test-dev2015" else subtype  # test-dev uses images of test
     answers = _official_answers(annotations) if annotations else None
     records = []
     for where, entry in entries(path, raw["questions"], _KIND):
@@ -97,23 +97,19 @@ def _unique(path: Path, records: list[QuestionRecord]) -> list[QuestionRecord]:
 
 
 def read_answer_list(path: Path) -> list[str]:
-    """The candidate answers: a JSON list of different texts.
-
-    Raises:
-        DataError: another form, or an answer given twice.
-    """
+    """Returns the candidate answers. Raises `DataError` unless the file is a JSON list of distinct texts."""
     raw = read_json(path)
     if not isinstance(raw, list) or not raw or not all(isinstance(answer, str) for answer in raw):
-        raise DataError(f"answer list {path} is no list of texts: make one with `albef-ds answers`")
+        raise DataError(f"answer list {path} is not a list of texts: make one with `albef-ds answers`")
     if len(set(raw)) != len(raw):
         raise DataError(f"answer list {path} repeats {Counter(raw).most_common(1)[0][0]!r}: keep one")
     return raw
 
 
 def build_answer_list(records: Iterable[QuestionRecord], min_count: int = 9) -> list[str]:
-    """The candidate answers, most frequent first: normalised, and the most given answer of at least `min_count` questions.
+    """Returns the normalised answers that are the most frequent answer to at least `min_count` questions, most frequent first.
 
-    VQA v2 with 9 gives about three thousand answers, the usual candidate list.
+    With 9, VQA v2 gives about three thousand answers, the usual candidate list.
 
     Raises:
         ConfigError: no answer is that frequent.
@@ -125,9 +121,8 @@ def build_answer_list(records: Iterable[QuestionRecord], min_count: int = 9) -> 
             votes[normalize_answer(answer)] += weight
         if votes:
             counts[min(votes, key=lambda answer: (-votes[answer], answer))] += 1
-    kept = [
-        answer for answer, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count >= min_count and answer
-    ]
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    kept = [answer for answer, count in ordered if count >= min_count and answer]
     if not kept:
         raise ConfigError(f"no answer is given to {min_count} questions: lower that number")
     return kept

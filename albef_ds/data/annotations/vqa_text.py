@@ -1,7 +1,7 @@
-"""The text normalisation of the official VQA accuracy (Antol et al., ICCV 2015; the rules published with the VQA evaluation).
+"""The text normalisation of the official VQA accuracy (Antol et al., ICCV 2015; rules published with the VQA evaluation).
 
-Applied in this order: line breaks to spaces; punctuation removed or turned into spaces; full stops removed except
-before a digit; lower case; number words zero to ten to digits; articles removed; contractions given their apostrophe.
+In this order: line breaks become spaces; punctuation is removed or becomes spaces; full stops are removed except before a digit;
+lower case; number words zero to ten become digits; articles are removed; contractions get their apostrophe.
 """
 
 from __future__ import annotations
@@ -10,115 +10,26 @@ import re
 
 PUNCTUATION = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
 ARTICLES = ("a", "an", "the")
-NUMBERS = {
-    "none": "0",
-    **{
-        word: str(digit)
-        for digit, word in enumerate(("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"))
-    },
-}
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+NUMBERS = {"none": "0", **{word: str(digit) for digit, word in enumerate(_DIGITS)}}
+# fmt: off
 _APOSTROPHES = [
-    "ain't",
-    "aren't",
-    "can't",
-    "could've",
-    "couldn't",
-    "didn't",
-    "doesn't",
-    "don't",
-    "hadn't",
-    "hasn't",
-    "haven't",
-    "he'd",
-    "he's",
-    "how'd",
-    "how'll",
-    "how's",
-    "I'd've",
-    "I'm",
-    "I've",
-    "isn't",
-    "it'd",
-    "it'll",
-    "let's",
-    "ma'am",
-    "mightn't",
-    "might've",
-    "mustn't",
-    "must've",
-    "needn't",
-    "not've",
-    "o'clock",
-    "oughtn't",
-    "shan't",
-    "should've",
-    "shouldn't",
-    "somebody'd",
-    "somebody'll",
-    "somebody's",
-    "someone'd",
-    "someone'll",
-    "someone's",
-    "something'd",
-    "something'll",
-    "that's",
-    "there'd",
-    "there're",
-    "there's",
-    "they'd",
-    "they'll",
-    "they're",
-    "they've",
-    "'twas",
-    "wasn't",
-    "we've",
-    "weren't",
-    "what'll",
-    "what're",
-    "what's",
-    "what've",
-    "when's",
-    "where'd",
-    "where's",
-    "where've",
-    "who'd",
-    "who'll",
-    "who's",
-    "who've",
-    "why'll",
-    "why're",
-    "why's",
-    "won't",
-    "would've",
-    "wouldn't",
-    "y'all",
-    "you'd",
-    "you'll",
-    "you're",
-    "you've",
+    "ain't", "aren't", "can't", "could've", "couldn't", "didn't", "doesn't", "don't", "hadn't", "hasn't", "haven't", "he'd",
+    "he's", "how'd", "how'll", "how's", "I'd've", "I'm", "I've", "isn't", "it'd", "it'll", "let's", "ma'am", "mightn't",
+    "might've", "mustn't", "must've", "needn't", "not've", "o'clock", "oughtn't", "shan't", "should've", "shouldn't",
+    "somebody'd", "somebody'll", "somebody's", "someone'd", "someone'll", "someone's", "something'd", "something'll", "that's",
+    "there'd", "there're", "there's", "they'd", "they'll", "they're", "they've", "'twas", "wasn't", "we've", "weren't",
+    "what'll", "what're", "what's", "what've", "when's", "where'd", "where's", "where've", "who'd", "who'll", "who's", "who've",
+    "why'll", "why're", "why's", "won't", "would've", "wouldn't", "y'all", "you'd", "you'll", "you're", "you've",
 ]
 _DOUBLE = [
-    "couldn't've",
-    "hadn't've",
-    "he'd've",
-    "it'd've",
-    "mightn't've",
-    "she'd've",
-    "shouldn't've",
-    "somebody'd've",
-    "someone'd've",
-    "something'd've",
-    "there'd've",
-    "they'd've",
-    "we'd've",
-    "who'd've",
-    "wouldn't've",
-    "y'all'll",
-    "y'all'd've",
+    "couldn't've", "hadn't've", "he'd've", "it'd've", "mightn't've", "she'd've", "shouldn't've", "somebody'd've",
+    "someone'd've", "something'd've", "there'd've", "they'd've", "we'd've", "who'd've", "wouldn't've", "y'all'll", "y'all'd've",
     "you'd've",
 ]
+# fmt: on
 CONTRACTIONS = {word.replace("'", ""): word for word in (*_APOSTROPHES, *_DOUBLE)}
-"""Spelling without apostrophe -> with it."""
+"""Maps the spelling without apostrophe to that with it."""
 for _word in _DOUBLE:  # a text may have kept the first or the last apostrophe
     _head, _, _tail = _word.rpartition("'")
     CONTRACTIONS[f"{_head}{_tail}"] = _word
@@ -130,17 +41,17 @@ _FULL_STOP = re.compile(r"\.(?!\d)")
 
 
 def normalize_answer(text: str) -> str:
-    """`text` as the official accuracy compares it."""
+    """Returns `text` as the official accuracy compares it."""
     return _words(_punctuation(strip_breaks(text)))
 
 
 def strip_breaks(text: str) -> str:
-    """Line breaks and tabs to spaces, ends stripped: all that is done where every annotator says the same."""
+    """Replaces line breaks and tabs by spaces and strips: the only step applied if all annotators give the same answer."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def _punctuation(text: str) -> str:
-    # A mark next to a space is dropped, any other becomes a space. A comma inside a number drops all marks of the text.
+    # A mark next to a space is dropped, others become a space. If a number contains a comma, all marks in the text are dropped.
     result = text
     for mark in PUNCTUATION:
         drop = f"{mark} " in text or f" {mark}" in text or _COMMA_IN_NUMBER.search(text) is not None

@@ -1,1 +1,1 @@
-"""Image and text sets that an evaluation walks through once."""
+"""Image and text sets for evaluation, read once in a fixed order."""

@@ -1,7 +1,7 @@
 """Annotated samples for evaluation: every sample once, in the file's order, with nothing random.
 
-Texts are tokenised once and padded to one length, so a sample's tensors do not depend on the batch it stands in. A
-picture that does not decode is an error here, never left out: it would change what a score means.
+Texts are tokenised once and padded to one length, so a sample's tensors do not depend on its batch. An image that cannot be
+decoded is an error: skipping it would change the meaning of a score.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from albef_ds.common.errors import DataError
 from albef_ds.config.schema import DataConfig
-from albef_ds.data.annotations.pictures import Pictures
+from albef_ds.data.annotations.image_files import ImageFiles
 from albef_ds.data.annotations.records import CaptionRecord, ExpressionRecord, QuestionRecord, Record, StatementRecord
 from albef_ds.data.batch import Batch, ClassificationBatch
 from albef_ds.data.broken import BrokenSampleError
@@ -26,30 +26,29 @@ R = TypeVar("R", StatementRecord, QuestionRecord, ExpressionRecord)
 
 
 class _Reader:
-    """Pictures and cleaned texts to tensors."""
+    """Reads images and texts of records as tensors."""
 
     def __init__(self, config: DataConfig, image_size: int, records: Sequence[Record]) -> None:
-        self.pictures = Pictures(config)
-        self.pictures.require(records)
+        self.image_files = ImageFiles(config)
+        self.image_files.require(records)
         self.config, self.image_size = config, image_size
         self.tokenizer = CaptionTokenizer.from_config(config)
 
     def images(self, record: Record) -> Tensor:
-        """float32 (I, 3, H, W). Raises `DataError`: a picture that does not decode."""
+        """Returns float32 (I, 3, H, W). Raises `DataError` for an image that cannot be decoded."""
         try:
-            return torch.stack(
-                [decode.resize(data, self.config.max_pixels, self.image_size) for data in self.pictures.read(record)]
-            )
+            files = self.image_files.read(record)
+            return torch.stack([decode.resize(data, self.config.max_pixels, self.image_size) for data in files])
         except BrokenSampleError as error:
-            raise DataError(f"a picture of the evaluation cannot be used ({record!s:.120}: {error}): restore it") from None
+            raise DataError(f"an image of the evaluation cannot be used ({record!s:.120}: {error}): restore it") from None
 
     def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids int64 (T, L) and mask bool (T, L). Raises `DataError`: a text of which nothing is left."""
+        """Returns ids int64 (T, L) and mask bool (T, L). Raises `DataError` for a text that is empty after cleaning."""
         cleaned = [clean_caption(text, self.config.max_words) for text in texts]
         ids, mask = self.tokenizer(cleaned)
         empty = (mask.sum(dim=1) < 2).nonzero().flatten().tolist()
         if empty:
-            raise DataError(f"text {texts[empty[0]]!r} of the evaluation is empty after cleaning: mend the annotation file")
+            raise DataError(f"text {texts[empty[0]]!r} of the evaluation is empty after cleaning: fix the annotation file")
         return ids, mask
 
 
@@ -58,11 +57,11 @@ class TextImageSet(Generic[R]):
 
     Args:
         records: the samples.
-        config: the data section: picture folder, cleaning, tokenizer.
+        config: the data section: image root, cleaning, tokenizer.
         image_size: side of the images in pixels.
 
     Raises:
-        UserError: missing pictures, or a text that is empty after cleaning.
+        UserError: missing images, or a text that is empty after cleaning.
     """
 
     def __init__(self, records: Sequence[R], config: DataConfig, image_size: int) -> None:
@@ -74,23 +73,23 @@ class TextImageSet(Generic[R]):
         return len(self.records)
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """The samples `rows`: a ClassificationBatch of statements, else a plain Batch of one picture each."""
+        """Returns the samples `rows`: a ClassificationBatch of statements, else a Batch of one image each."""
         chosen = [self.records[row] for row in rows]
-        pictures = torch.stack([self._reader.images(record) for record in chosen])
+        images = torch.stack([self._reader.images(record) for record in chosen])
         index = torch.tensor(list(rows))
         ids, mask = self._ids[index], self._mask[index]
         if isinstance(chosen[0], StatementRecord):
             labels = torch.tensor([record.label for record in chosen if isinstance(record, StatementRecord)])
-            return ClassificationBatch(images=pictures, token_ids=ids, token_mask=mask, labels=labels, positions=index)
-        return Batch(images=pictures[:, 0], token_ids=ids, token_mask=mask, positions=index)
+            return ClassificationBatch(images=images, token_ids=ids, token_mask=mask, labels=labels, positions=index)
+        return Batch(images=images[:, 0], token_ids=ids, token_mask=mask, positions=index)
 
     def tokens(self, row: int) -> list[str]:
-        """The tokens of sample `row` as text, [CLS] first."""
+        """Returns the tokens of sample `row` as text, [CLS] first."""
         return self._reader.tokenizer.decode(self._ids[row][self._mask[row]].tolist())
 
 
 def record_text(record: Record) -> str:
-    """The text of a sample that has one."""
+    """Returns the text of a record that has exactly one."""
     if isinstance(record, StatementRecord):
         return record.sentence
     if isinstance(record, QuestionRecord):
@@ -100,18 +99,18 @@ def record_text(record: Record) -> str:
 
 
 class PairSet:
-    """Pictures and captions for recall@k (`evaluators.retrieval.RetrievalData`).
+    """Images and captions for recall@k, a `metrics.retrieval.RetrievalData`.
 
-    Records of one `image_id` count as one picture, whose captions are the distinct ones of them all.
+    Records of one `image_id` count as one image, with the distinct captions of all of them.
 
     Args:
-        records: pictures with captions.
+        records: images with captions.
         config: the data section.
         image_size: side of the images in pixels.
-        limit: take the first so many records; 0 takes all.
+        limit: number of records to take from the start; 0: all.
 
     Raises:
-        UserError: missing pictures, or a caption that is empty after cleaning.
+        UserError: missing images, or a caption that is empty after cleaning.
     """
 
     def __init__(self, records: Sequence[CaptionRecord], config: DataConfig, image_size: int, limit: int = 0) -> None:
@@ -128,24 +127,24 @@ class PairSet:
                 pairs[number_of[record.image_id], clean_caption(caption, config.max_words)] = None
         self.captions = [caption for _, caption in pairs]
         self.caption_image = torch.tensor([owner for owner, _ in pairs])
-        """int64 (num_captions,): the picture each caption belongs to."""
+        """int64 (num_captions,): index of each caption's image."""
         self._ids, self._mask = self._reader.tokens(self.captions)
 
     @property
     def keys(self) -> list[str]:
-        """Paths of the pictures."""
+        """Paths of the images."""
         return [record.image for record in self._records]
 
     @property
     def num_images(self) -> int:
-        """Pictures."""
+        """Number of images."""
         return len(self._records)
 
     def images(self, rows: Sequence[int]) -> Tensor:
-        """The pictures `rows`, float32 (len(rows), 3, H, W)."""
+        """Returns the images `rows`, float32 (len(rows), 3, H, W)."""
         return torch.cat([self._reader.images(self._records[row]) for row in rows])
 
     def text_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All captions in batches of ids int64 (B, L) and mask bool (B, L)."""
+        """Yields all captions in batches of ids int64 (B, L) and mask bool (B, L)."""
         for start in range(0, len(self.captions), batch_size):
             yield self._ids[start : start + batch_size], self._mask[start : start + batch_size]

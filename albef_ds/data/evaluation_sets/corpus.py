@@ -1,11 +1,12 @@
-"""The retrieval set: every picture and every caption of a corpus once, in a fixed order, with nothing random.
+"""The retrieval set of a corpus: every image and caption once, in a fixed order, with nothing random.
 
-This module prepares inputs; it computes no features and no recall.
+This module prepares inputs; it computes neither features nor recall.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -23,17 +24,16 @@ from albef_ds.data.text.tokenizer import CaptionTokenizer
 
 
 class RetrievalSet:
-    """Pictures and captions of the corpus folder `folder` for recall@k.
+    """Images and captions of the corpus folder `folder` for recall@k.
 
-    Samples with the same `image_id` count as one picture (the first), whose captions are the distinct ones of them all.
-    A caption is a query once per picture it belongs to. A broken sample is an error here, never left out: it would
-    change what a score means.
+    Samples with the same `image_id` count as one image (the first), with the distinct captions of all of them. A caption is a
+    query once per image that has it. A broken sample is an error: skipping it would change the meaning of a score.
 
     Args:
         folder: a corpus folder.
         config: the data section: caption cleaning, tokenizer, `max_pixels`.
         image_size: side of the images in pixels.
-        limit: take the first so many samples; 0 takes all.
+        limit: number of samples to take from the start; 0: all.
 
     Raises:
         UserError: the corpus is missing or damaged, or a caption is empty after cleaning.
@@ -45,7 +45,7 @@ class RetrievalSet:
         self._tokenizer = CaptionTokenizer.from_config(config)
         self._places: list[tuple[int, int]] = []
         self.keys: list[str] = []
-        """Names of the pictures."""
+        """Names of the images."""
         self.captions: list[str] = []
         """Cleaned captions."""
         owners: list[int] = []
@@ -67,23 +67,23 @@ class RetrievalSet:
                     self.captions.append(caption)
                     owners.append(owner)
         self.caption_image = torch.tensor(owners)
-        """int64 (num_captions,): the picture each caption belongs to."""
+        """int64 (num_captions,): index of each caption's image."""
 
     @property
     def num_images(self) -> int:
-        """Pictures."""
+        """Number of images."""
         return len(self._places)
 
     @property
     def num_captions(self) -> int:
-        """Captions."""
+        """Number of captions."""
         return len(self.captions)
 
     def images(self, rows: Sequence[int]) -> Tensor:
-        """The pictures `rows`, float32 (len(rows), 3, H, W).
+        """Returns the images `rows`, float32 (len(rows), 3, H, W).
 
         Raises:
-            UserError: a picture cannot be decoded, or a shard cannot be read.
+            UserError: an image cannot be decoded, or a shard cannot be read.
         """
         pixels = []
         for number in rows:
@@ -91,12 +91,13 @@ class RetrievalSet:
             try:
                 pixels.append(decode.resize(self._reader.read(shard, row)[0], self._max_pixels, self._image_size))
             except BrokenSampleError as error:
-                raise self._error(self.keys[number], shard, f"has a broken picture: {error}") from None
+                raise self._error(self.keys[number], shard, f"has a broken image: {error}") from None
         return torch.stack(pixels)
 
     def text_batches(self, batch_size: int, rows: Iterable[int] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """All captions, or those of `rows`, in batches of ids int64 (B, L) and mask bool (B, L)."""
-        for chunk in _chunks(range(self.num_captions) if rows is None else rows, batch_size):
+        """Yields all captions, or those of `rows`, in batches of ids int64 (B, L) and mask bool (B, L)."""
+        numbers = iter(range(self.num_captions) if rows is None else rows)
+        while chunk := list(islice(numbers, batch_size)):
             yield self._tokenizer([self.captions[number] for number in chunk])
 
     def _samples(self, limit: int) -> Iterator[tuple[int, int]]:
@@ -118,14 +119,3 @@ class RetrievalSet:
     def _error(self, key: str, shard: int, problem: str) -> DataError:
         path = self._reader.folder / self._reader.shard_name(shard)
         return DataError(f"evaluation sample {key} in {path} {problem}; write the corpus again without it")
-
-
-def _chunks(rows: Iterable[int], size: int) -> Iterator[list[int]]:
-    chunk: list[int] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -1,1 +1,1 @@
-"""From the bytes of an image file to the tensor that the model takes: decoding, crops, RandAugment, normalisation."""
+"""Makes the model's input tensor from the bytes of an image file: decoding, crops, RandAugment, normalisation."""

@@ -1,9 +1,8 @@
-"""Picture bytes to pixels: decoding, the training view, the evaluation resize.
+"""Makes pixels from image bytes: decoding, the training view, the evaluation resize.
 
-Whatever is random is drawn from a generator the caller gives, so an image is a pure function of (bytes, seed, position).
-JPEG goes through simplejpeg (libjpeg-turbo) when it is installed, which gives Pillow's pixels sooner; whatever it
-objects to, and every other format, goes through Pillow. RandAugment is in `rand_augment.py`; views made on the model's device
-are in `view.py`.
+Random numbers come from generators of (seed, position), so a view is a pure function of (bytes, seed, position). JPEG is decoded
+by simplejpeg (libjpeg-turbo) if installed, which gives Pillow's pixels faster; Pillow decodes files that it rejects and other
+formats. RandAugment is in `rand_augment.py`; views made on the model's device are in `view.py`.
 """
 
 from __future__ import annotations
@@ -30,25 +29,25 @@ from albef_ds.data.images.view import PendingView, Pixels, View
 
 try:
     import simplejpeg
-except ImportError:  # an extra; without it decoding takes longer
+except ImportError:  # optional; without it decoding takes longer
     simplejpeg = None
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 _TURNED = re.compile(rb"Exif\0\0|tiff:Orientation")
 _SMALL = 6
-"""A crop of at most so many times the view's pixels goes to the model's device as it is: every JPEG's, whose decoder scales."""
+"""A crop of at most this many times the view's pixels is sent to the model's device unscaled: this includes every JPEG."""
 
 
 def decode_image(data: bytes, max_pixels: int, scale_for: Callable[[int, int], int] | None = None) -> Image.Image:
-    """An upright RGB picture; transparency becomes white.
+    """Returns an upright RGB image; transparency becomes white.
 
-    `scale_for` is told the upright picture's width and height and says by which of 1, 2, 4 or 8 a JPEG may be decoded
-    smaller; other formats stay as they are.
+    `scale_for` maps the upright image's width and height to the factor (1, 2, 4 or 8) by which a JPEG may be reduced while
+    decoding; other formats are not reduced.
 
     Raises:
-        BrokenSampleError: not a whole JPEG, PNG or WebP, or more than `max_pixels`.
+        BrokenSampleError: not a complete JPEG, PNG or WebP, or more than `max_pixels`.
     """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is checked below, before any pixel is decoded
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `max_pixels` is checked below, before decoding
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image.width, image.height, max_pixels)
@@ -63,7 +62,7 @@ def decode_image(data: bytes, max_pixels: int, scale_for: Callable[[int, int], i
         raise
     except UnidentifiedImageError:
         raise BrokenSampleError("undecodable picture", "of no known format") from None
-    except Exception as error:  # a decoder fed foreign bytes may raise anything; the sample is what is at fault
+    except Exception as error:  # a decoder may raise anything on unknown bytes; the sample is at fault
         raise BrokenSampleError("undecodable picture", f"{type(error).__name__}: {error}") from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
@@ -82,12 +81,9 @@ def _is_on_its_side(image: Image.Image) -> bool:
 
 
 def decode_crop(data: bytes, max_pixels: int, crop: Crop) -> Pixels:
-    """The `crop` of a picture, uint8 (h, w, 4), the fourth byte meaningless.
+    """Returns the `crop` of an image, uint8 (h, w, 4), the fourth byte meaningless. Raises as `decode_image`.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the crop keeps its side both ways.
-
-    Raises:
-        BrokenSampleError: as `decode_image`.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the crop keeps at least its side in both directions.
     """
     size = _plain_jpeg_size(data) if simplejpeg is not None else None
     if size is not None:
@@ -95,18 +91,18 @@ def decode_crop(data: bytes, max_pixels: int, crop: Crop) -> Pixels:
         scale = crop.scale_for(*size)
         try:
             pixels = simplejpeg.decode_jpeg(data, "RGBX", min_width=-(-size[0] // scale), min_height=-(-size[1] // scale))
-        except ValueError:  # damaged, or merely odd: Pillow decides
+        except ValueError:  # damaged or unusual: Pillow decides
             pass
         else:
             left, top, right, bottom = crop.box(pixels.shape[1])
-            return np.array(pixels[top:bottom, left:right])  # copied while it is in the cache; the rest is free for the next one
+            return np.array(pixels[top:bottom, left:right])  # copied while in the CPU's cache; the full image is freed
     image = decode_image(data, max_pixels, crop.scale_for)
     left, top, right, bottom = crop.box(image.width)
     return np.array(image.crop((left, top, right, bottom)).convert("RGBA"))
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG that needs nothing but decoding: no turning, no print colours."""
+    """Returns width and height of a JPEG that needs decoding only: no rotation, no CMYK. Otherwise None."""
     if not data.startswith(b"\xff\xd8") or _may_be_turned(data):
         return None
     try:
@@ -114,13 +110,13 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
             with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
                 return image.size if image.mode in ("RGB", "L") else None
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    except (ValueError, OSError, Image.DecompressionBombError):  # what decodes the rest decides
+    except (ValueError, OSError, Image.DecompressionBombError):  # `decode_image` decides
         return None
     return (width, height) if space in ("YCbCr", "Gray") else None
 
 
 def _may_be_turned(jpeg: bytes) -> bool:
-    """Whether EXIF or XMP may say which way up it is: read from the segments before the first scan, which takes no time."""
+    """Returns whether EXIF or XMP may contain an orientation; only the segments before the first scan are read."""
     place = 2
     while place + 4 <= len(jpeg) and jpeg[place] == 0xFF:
         marker, length = jpeg[place + 1], int.from_bytes(jpeg[place + 2 : place + 4], "big")
@@ -129,18 +125,18 @@ def _may_be_turned(jpeg: bytes) -> bool:
         if marker == 0xE1 and _TURNED.search(jpeg, place, place + 2 + length):
             return True
         place += 1 if marker == 0xFF else 2 + length
-    return True  # no JPEG that we understand
+    return True  # not a JPEG that this function understands
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF says nothing about the pixels, which were decoded
+    except Exception:  # EXIF may be damaged although the pixels were decoded
         return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel: PIL's own conversion would clip at 255
+    if image.mode.startswith(("I", "F")):  # 16 or 32 bits per pixel: PIL's own conversion would clip at 255
         values = np.asarray(image).astype(np.float64)
         if values.max(initial=0) > 255:
             values /= 257
@@ -152,13 +148,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> View:
-    """The training view of a picture: uint8 (image_size, image_size, 4), the fourth byte meaningless.
+    """Returns the training view of an image, uint8 (image_size, image_size, 4), the fourth byte meaningless.
 
-    A random crop resized (bicubic), a flip, RandAugment(2, 7): the released order. With `data.augment_device=model` the crop
-    and what is still to be done.
-
-    Raises:
-        BrokenSampleError: as `decode_image`.
+    A random crop resized (bicubic), a flip, RandAugment(2, 7), in the released order. With `data.augment_device=model` it is a
+    `PendingView`: the crop and the remaining operations. Raises as `decode_image`.
     """
     generator = randomness.generator(seed, position, randomness.CROP)
     crop = Crop(image_size, config.crop_scale_min, generator)
@@ -177,7 +170,7 @@ def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, p
 
 
 def _gpu_view(data: bytes, max_pixels: int, crop: Crop) -> Pixels | None:
-    """The resized crop of a plain JPEG, made on the GPU; None where the CPU has to do it."""
+    """Returns the resized crop of a plain JPEG, made on the GPU; None if the CPU has to make it."""
     size = _plain_jpeg_size(data)
     if size is None:
         return None
@@ -186,8 +179,8 @@ def _gpu_view(data: bytes, max_pixels: int, crop: Crop) -> Pixels | None:
 
 
 def scale_to(pixels: Pixels, side: int) -> Pixels:
-    """`pixels` (h, w, 4) resized (bicubic, antialiased) to (side, side, 4)."""
-    # The kernel is fast where channels lie side by side and all strides say so, that of the batch too.
+    """Returns `pixels` (h, w, 4) resized (bicubic, antialiased) to (side, side, 4)."""
+    # The fast kernel needs channels-last memory, with matching strides of the batch dimension too.
     image = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)
     scaled = F.interpolate(image, (side, side), mode="bicubic", antialias=True, align_corners=False)
     result: Pixels = scaled[0].permute(1, 2, 0).contiguous().numpy()
@@ -195,6 +188,6 @@ def scale_to(pixels: Pixels, side: int) -> Pixels:
 
 
 def resize(data: bytes, max_pixels: int, image_size: int) -> Tensor:
-    """The evaluation view: the whole picture resized (bicubic) to a square, float32 (3, image_size, image_size)."""
+    """Returns the evaluation view: the full image resized (bicubic) to a square, float32 (3, image_size, image_size)."""
     image = decode_image(data, max_pixels).resize((image_size, image_size), Image.Resampling.BICUBIC)
     return normalise(torch.from_numpy(np.array(image)))

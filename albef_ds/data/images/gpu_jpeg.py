@@ -1,7 +1,7 @@
-"""JPEGs decoded, cropped and resized on a GPU (`data.jpeg_device=cuda`): torchvision's nvJPEG. Not yet run on a GPU.
+"""Decodes, crops and resizes JPEGs on a GPU (`data.jpeg_device=cuda`) by torchvision's nvJPEG. Not yet run on a GPU.
 
-Each loader process opens the GPU for itself and hands back ordinary pixels, so that everything behind stays as it is.
-The whole picture is decoded: nvJPEG does not scale. What it cannot decode is left to the CPU.
+Each loader process opens the GPU itself and returns pixels on the CPU, as the CPU decoder does. The full image is decoded, since
+nvJPEG does not scale. Files that it cannot decode are decoded on the CPU.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from albef_ds.data.images.view import Pixels
 
 
 def check(jpeg_device: str) -> None:
-    """Refuse `data.jpeg_device=cuda` where it would leave all to the CPU.
-
-    Raises:
-        MachineError: torch sees no GPU, or torchvision was built without its decoder.
-    """
+    """Raises `MachineError` for `data.jpeg_device=cuda` if there is no GPU or torchvision was built without nvJPEG."""
     if jpeg_device != "cuda":
         return
     if not torch.cuda.is_available():
@@ -42,14 +38,14 @@ def device() -> torch.device:
 
 
 def cropped_view(data: bytes, box: tuple[int, int, int, int], side: int, device: torch.device) -> Pixels | None:
-    """The `box` (left, top, right, bottom) of a JPEG resized (bicubic, antialiased), uint8 (side, side, 4) on the CPU.
+    """Returns the `box` (left, top, right, bottom) of a JPEG resized (bicubic, antialiased), uint8 (side, side, 4) on the CPU.
 
-    The fourth byte is meaningless. None: the decoder objects to the file, or the resizing to so large a picture.
+    The fourth byte is meaningless. Returns None if the file cannot be decoded or is too large to be resized on the GPU.
     """
     left, top, right, bottom = box
     try:
-        picture = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB, device=device)
-        crop = picture[None, :, top:bottom, left:right].float()
+        image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB, device=device)
+        crop = image[None, :, top:bottom, left:right].float()
         scaled = F.interpolate(crop, (side, side), mode="bicubic", antialias=True, align_corners=False)
     except RuntimeError:
         return None

@@ -1,6 +1,6 @@
-"""RandAugment's loops over the pixels of a picture in numpy: what `native.py` has in C, with the same pixels.
+"""RandAugment's loops over the pixels of an image in numpy; `pixel_loops_c.py` has the same in C, with equal results.
 
-Pictures are uint8 (H, W, 4): red, green, blue and a byte that means nothing but makes a pixel one 32-bit word.
+Images are `Pixels`, uint8 (H, W, 4).
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from PIL import Image
 from albef_ds.data.images.view import Pixels
 
 PLACE = np.intp
-"""What `blend` takes places as."""
+"""Type of the indices that `blend` takes."""
 _LOW, _HALF = np.uint32(0x00FF00FF), 0x00800080  # every other byte of a word; one half in both
 
 
 def count_values(pixels: Pixels) -> NDArray[np.int64]:
-    """How often each value stands in red, green and blue: int64 (3, 256)."""
-    picture = Image.frombuffer("RGBA", (pixels.shape[1], pixels.shape[0]), np.ascontiguousarray(pixels), "raw", "RGBA", 0, 1)
-    return np.array(picture.histogram()[:768]).reshape(3, 256)
+    """Returns the histograms of red, green and blue: int64 (3, 256)."""
+    image = Image.frombuffer("RGBA", (pixels.shape[1], pixels.shape[0]), np.ascontiguousarray(pixels), "raw", "RGBA", 0, 1)
+    return np.array(image.histogram()[:768]).reshape(3, 256)
 
 
 def look_up(pixels: Pixels, tables: NDArray[np.uint8]) -> Pixels:
-    """Red, green and blue each through its table, uint8 (3, 256); bytes.translate is the fastest look-up there is."""
+    """Maps red, green and blue each through its table, uint8 (3, 256); bytes.translate is the fastest look-up."""
     result: Pixels = pixels.copy()
     for channel, table in enumerate(tables):
         found = pixels[..., channel].tobytes().translate(table.tobytes())
@@ -32,17 +32,14 @@ def look_up(pixels: Pixels, tables: NDArray[np.uint8]) -> Pixels:
 
 
 def blend(words: NDArray[np.uint32], places: NDArray[np.intp], weights: NDArray[np.uint16]) -> NDArray[np.uint32]:
-    """Byte by byte the rounded mean of words.
+    """Returns (N,), the rounded weighted mean of words, byte by byte.
 
     Args:
         words: (W,).
-        places: (K, N), where the K words of each result stand.
-        weights: (K, N), their weights in 256ths; 256 in sum.
-
-    Returns:
-        (N,).
+        places: (K, N), indices of the K words of each result.
+        weights: (K, N), their weights in 256ths, with sum 256.
     """
-    # Two bytes of a word at a time, 16 bits apart: no sum leaves its 16 bits.
+    # Two bytes of a word at a time, 16 bits apart, so that no sum overflows its 16 bits.
     even, odd = (np.full(places.shape[1], _HALF, np.uint32) for _ in range(2))
     for place, weight in zip(places, weights, strict=True):
         found, share = words.take(place, mode="clip"), weight.astype(np.uint32)
@@ -61,7 +58,7 @@ def blend(words: NDArray[np.uint32], places: NDArray[np.intp], weights: NDArray[
 
 
 def sharpen(pixels: Pixels, strength: int) -> Pixels:
-    """`strength`/256 times what smoothing takes from a picture added to it; the outermost pixels stay. 3 x 3 or more."""
+    """Returns image + `strength`/256 * (image - smoothed image), at least 3 x 3; the outermost pixels stay."""
     height, width, channels = pixels.shape
     wide = pixels.reshape(height, width * channels).astype(np.int16)
     rows = wide[:-2] + wide[1:-1]

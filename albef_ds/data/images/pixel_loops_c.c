@@ -1,25 +1,25 @@
-/* RandAugment's loops over the pixels of a picture, as C.
+/* RandAugment's loops over the pixels of an image in C.
  *
- * Optional: `native.py` calls these where they were built. They give the pixels of the numpy forms in `loops.py`, which serve
- * elsewhere (tests/data/images/test_pixel_loops_c.py). Pictures are rows of 32-bit words: red, green, blue and a byte that means nothing.
- * Sizes are the caller's to check.
+ * Optional: `pixel_loops_c.py` calls these if they were built. Results equal those of `pixel_loops.py`, which is used otherwise
+ * (tests/data/images/test_pixel_loops_c.py). Images are rows of 32-bit words: red, green, blue and a meaningless byte.
+ * The caller checks sizes.
  */
 
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-/* Wide vectors where the processor has them; elsewhere the baseline's. */
+/* Wide vectors if the processor has them, else the baseline's. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
 #define VECTORISED __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
 #else
 #define VECTORISED
 #endif
 
-/* Of the functions' names and arguments; `native.py` takes no other. */
+/* Version of the functions' names and arguments; `pixel_loops_c.py` accepts no other. */
 const int albef_ds_loops_version = 1;
 
-/* How often each value stands in red, green and blue. */
+/* Histograms of red, green and blue. */
 void count_values(const uint8_t *pixels, size_t number, int64_t counts[3][256]) {
     uint32_t partial[2][3][256]; /* two, so that equal neighbours do not wait for each other */
     memset(partial, 0, sizeof partial);
@@ -59,7 +59,7 @@ void blend(const uint32_t *restrict words, size_t number, int neighbours, const 
     }
 }
 
-/* `strength` / 256 times the difference from the smoothed picture added to it; the outermost pixels stay. At least 3 x 3. */
+/* image + strength / 256 * (image - smoothed image), at least 3 x 3; the outermost pixels stay. */
 VECTORISED
 void sharpen(const uint8_t *restrict pixels, int height, int width, int strength, uint8_t *restrict result) {
     size_t stride = (size_t)4 * width;

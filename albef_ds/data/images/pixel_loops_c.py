@@ -1,4 +1,4 @@
-"""The loops of `loops.py` in C (`native.c`), where installation could compile them: `LIBRARY` is None where it could not."""
+"""The functions of `pixel_loops.py` in C (`pixel_loops_c.c`). `LIBRARY` is None if installation could not compile them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from albef_ds.data.images.view import Pixels
 
 PLACE = np.int32
-"""What `blend` takes places as."""
+"""Type of the indices that `blend` takes."""
 _VERSION = 1
-"""Of the functions' names and arguments, as in native.c."""
+"""Version of the functions' names and arguments, as in pixel_loops_c.c."""
 
 
 def _load() -> ctypes.CDLL | None:
@@ -39,7 +39,7 @@ LIBRARY = _load()
 
 
 def count_values(pixels: Pixels) -> NDArray[np.int64]:
-    """See `loops.count_values`."""
+    """See `pixel_loops.count_values`."""
     assert LIBRARY is not None
     pixels, counts = np.ascontiguousarray(pixels), np.empty((3, 256), np.int64)
     LIBRARY.count_values(pixels.ctypes.data, pixels.size // 4, counts.ctypes.data)
@@ -47,16 +47,16 @@ def count_values(pixels: Pixels) -> NDArray[np.int64]:
 
 
 def look_up(pixels: Pixels, tables: NDArray[np.uint8]) -> Pixels:
-    """See `loops.look_up`."""
+    """See `pixel_loops.look_up`."""
     assert LIBRARY is not None
-    # Both bound: an address does not keep its array alive.
+    # Both are bound to names, since an address does not keep its array alive.
     result, tables = np.array(pixels, order="C"), np.ascontiguousarray(tables)
     LIBRARY.look_up(result.ctypes.data, result.size // 4, tables.ctypes.data)
     return result
 
 
 def blend(words: NDArray[np.uint32], places: NDArray[np.int32], weights: NDArray[np.uint16]) -> NDArray[np.uint32]:
-    """See `loops.blend`; both tables are contiguous."""
+    """See `pixel_loops.blend`. Both tables must be contiguous."""
     assert LIBRARY is not None
     assert words.dtype == np.uint32 and places.dtype == PLACE and weights.dtype == np.uint16, "C reads them as these"
     neighbours, number = places.shape
@@ -66,7 +66,7 @@ def blend(words: NDArray[np.uint32], places: NDArray[np.int32], weights: NDArray
 
 
 def sharpen(pixels: Pixels, strength: int) -> Pixels:
-    """See `loops.sharpen`."""
+    """See `pixel_loops.sharpen`."""
     assert LIBRARY is not None
     pixels = np.ascontiguousarray(pixels)
     result = np.empty_like(pixels)

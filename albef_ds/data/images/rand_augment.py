@@ -1,8 +1,8 @@
-"""RandAugment's ten operations as the released code has them: which are drawn, how strong they are, where pixels move.
+"""RandAugment's ten operations as in the released code: random choice, strengths, and the geometric transforms.
 
-Two of ten, each with probability 1/2, at magnitude 7. Hue and saturation are left alone, so that colours named in a
-caption stay true. Numbers only: `rand_augment_numpy.py` applies them to one image on the CPU, `rand_augment_torch.py` to a batch
-on the model's device.
+Two of ten are drawn, each applied with probability 1/2, at magnitude 7. None changes hue or saturation, so colours named in a
+caption stay correct. `rand_augment_numpy.py` applies the operations to an image on the CPU, `rand_augment_torch.py` to a batch on
+the model's device.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _SHEAR = 0.3 * _STRENGTH
 _DEGREES = 30 * _STRENGTH
 _TRANSLATION = 10 / 256 * _STRENGTH  # of the side: at most the released 10 pixels at 256
 GREY = 128
-"""What comes in from outside the picture."""
+"""Value of pixels from outside the image."""
 
 Matrix = tuple[float, float, float, float, float, float]
-"""Where the output pixel at (x, y) comes from: (a x + b y + c, d x + e y + f), both at centres of pixels."""
+"""Source of the output pixel at (x, y): (a x + b y + c, d x + e y + f), in coordinates of pixel centres."""
 
 
 class Operation(IntEnum):
-    """In the order that they are drawn from."""
+    """The operations in the order of the random choice."""
 
     IDENTITY = 0
     AUTO_CONTRAST = 1
@@ -40,18 +40,18 @@ class Operation(IntEnum):
 
     @property
     def moves(self) -> bool:
-        """Whether it moves pixels, one way or the other."""
+        """Whether it moves pixels, in one of two directions."""
         return self >= Operation.SHEAR_X
 
 
 _ALL = tuple(Operation)
 
 Drawn = tuple[Operation, int]
-"""An operation and, where it moves pixels, which way: 1 or -1."""
+"""An operation and its direction if it moves pixels: 1 or -1."""
 
 
 def draw(generator: random.Random) -> tuple[Drawn, ...]:
-    """The operations for one picture: at most `LAYERS`, in order."""
+    """Draws the operations for one image: at most `LAYERS`, in order."""
     drawn = []
     for operation in generator.choices(_ALL, k=LAYERS):
         if operation is not Operation.IDENTITY and generator.random() <= PROBABILITY:
@@ -60,12 +60,12 @@ def draw(generator: random.Random) -> tuple[Drawn, ...]:
 
 
 def draw_sign(generator: random.Random) -> int:
-    """1 or -1."""
+    """Draws 1 or -1."""
     return -1 if generator.random() > 0.5 else 1
 
 
 def movement(operation: Operation, sign: int, width: int, height: int) -> Matrix:
-    """How `operation` moves the pixels of a picture of this size; the rotation is about its centre."""
+    """Returns the matrix by which `operation` moves the pixels of an image of this size; rotation is about its centre."""
     if operation is Operation.SHEAR_X:
         return 1, sign * _SHEAR, 0, 0, 1, 0
     if operation is Operation.SHEAR_Y:

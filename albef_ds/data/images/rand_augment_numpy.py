@@ -1,8 +1,8 @@
-"""RandAugment of one picture on the CPU: `data/images/rand_augment.py` says what is drawn, this applies it.
+"""Applies the operations of `data/images/rand_augment.py` to one image on the CPU.
 
-The operations are Pillow's and timm's, written so that a picture costs a fraction of its decoding: tone curves are tables,
-and a movement of pixels reads tables of neighbours and weights that are made once per process. Results differ from Pillow's
-by at most two grey levels. The loops over pixels are C where that could be compiled, else numpy.
+The operations are Pillow's and timm's at a fraction of the cost of decoding: tone curves are look-up tables, and geometric
+transforms use tables of neighbours and weights that are computed once per process. Results differ from Pillow's by at most two
+grey levels. The loops over pixels are in C if it could be compiled, else in numpy.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from albef_ds.data.images.view import Pixels
 
 LOOPS = pixel_loops if pixel_loops_c.LIBRARY is None else pixel_loops_c
 Counts = NDArray[np.int64]
-_UNIT = 256  # weights of the neighbours of a point sum to this
+_UNIT = 256  # sum of the weights of a point's neighbours
 
 
 def rand_augment(pixels: Pixels, drawn: Sequence[Drawn]) -> Pixels:
-    """`pixels` (H, W, 4) after the operations that were drawn."""
+    """Returns `pixels` (H, W, 4) after the operations `drawn`."""
     for operation, sign in drawn:
         pixels = apply(pixels, operation, sign)
     return pixels
 
 
 def apply(pixels: Pixels, operation: Operation, sign: int = 1) -> Pixels:
-    """`pixels` (H, W, 4) after one operation."""
+    """Returns `pixels` (H, W, 4) after one operation."""
     if operation.moves:
         return _moved(pixels, movement(operation, sign, pixels.shape[1], pixels.shape[0]))
     return _TONES[operation](pixels)
 
 
 def _auto_contrast(pixels: Pixels) -> Pixels:
-    """Each channel stretched so that its darkest value becomes 0 and its brightest 255."""
-    # By columns first: a row of bytes is what numpy compares fast.
+    """Stretches each channel so that its darkest value becomes 0 and its brightest 255."""
+    # By columns first: numpy is fastest along rows of bytes.
     columns = pixels.reshape(len(pixels), -1)
     darkest, brightest = (find(find(columns, 0).reshape(-1, 4), 0).tolist() for find in (np.min, np.max))
     return _apply_tables(pixels, [_stretched(low, high) for low, high in zip(darkest[:3], brightest[:3], strict=True)])
@@ -54,7 +54,7 @@ def _stretched(low: int, high: int) -> Counts:
 
 
 def _equalize(pixels: Pixels) -> Pixels:
-    """Each channel with its values spread so that all are about equally frequent."""
+    """Equalizes the histogram of each channel."""
     return _apply_tables(pixels, [_equalized(counts) for counts in LOOPS.count_values(pixels)])
 
 
@@ -66,7 +66,7 @@ def _equalized(counts: Counts) -> Counts:
 
 
 def _brighter(pixels: Pixels) -> Pixels:
-    """All values times 1.36."""
+    """Multiplies all values by 1.36."""
     return _apply_tables(pixels, [_BRIGHTER] * 3)
 
 
@@ -75,7 +75,7 @@ _BRIGHTER = (_VALUES * ENHANCE).clip(0, 255).astype(np.int64)
 
 
 def _sharper(pixels: Pixels) -> Pixels:
-    """1.36 times the picture less 0.36 times its smoothed form; the outermost pixels stay."""
+    """Returns 1.36 times the image minus 0.36 times the smoothed image; the outermost pixels stay."""
     return pixels if min(pixels.shape[:2]) < 3 else LOOPS.sharpen(pixels, round((ENHANCE - 1) * 256))
 
 
@@ -93,10 +93,10 @@ def _apply_tables(pixels: Pixels, tables: list[Counts]) -> Pixels:
 
 
 def _moved(pixels: Pixels, matrix: Matrix) -> Pixels:
-    """Bilinear samples of `pixels` where `matrix` says; grey where that is outside."""
+    """Returns bilinear samples of `pixels` at the points given by `matrix`; grey outside the image."""
     words = np.append(np.ascontiguousarray(pixels).view(np.uint32).reshape(-1), _GREY_WORD)
     places, weights = _neighbours(matrix, pixels.shape[0], pixels.shape[1], LOOPS.PLACE)
-    # Whole pixels have nothing to weigh.
+    # A single neighbour needs no weights.
     found = words.take(places[0], mode="clip") if len(places) == 1 else LOOPS.blend(words, places, weights)
     result: Pixels = found.view(np.uint8).reshape(pixels.shape)
     return result
@@ -105,18 +105,18 @@ def _moved(pixels: Pixels, matrix: Matrix) -> Pixels:
 _GREY_WORD = np.full(4, GREY, np.uint8).view(np.uint32)
 
 
-@lru_cache(maxsize=32)  # nine movements and mirrored ones, at one size of picture
+@lru_cache(maxsize=32)  # five transforms in two directions, at a few image sizes
 def _neighbours(
     matrix: Matrix, height: int, width: int, kind: type[np.signedinteger[Any]]
 ) -> tuple[NDArray[np.signedinteger[Any]], NDArray[np.uint16]]:
-    """Of the K neighbours of each sampled point, the places among the words, (K, H W), and the weights, (K, H W)."""
+    """Returns indices among the words and weights, both (K, H W), of the K neighbours of each sampled point."""
     a, b, c, d, e, f = matrix
     y, x = np.mgrid[:height, :width] + 0.5
     from_x, from_y = a * x + b * y + c, d * x + e * y + f
     outside = (from_x < 0) | (from_x >= width) | (from_y < 0) | (from_y >= height)
     left, top = np.floor(from_x - 0.5).astype(np.intp), np.floor(from_y - 0.5).astype(np.intp)
     right, low = from_x - 0.5 - left, from_y - 0.5 - top
-    # Rounded as running sums, so that no weight is negative and all of them are one unit.
+    # Running sums are rounded, so that no weight is negative and their sum is exactly one unit.
     shares = [(0, 0, (1 - right) * (1 - low)), (1, 0, right * (1 - low)), (0, 1, (1 - right) * low), (1, 1, right * low)]
     sums = np.rint(np.cumsum([share for *_, share in shares], axis=0) * _UNIT)
     weights = np.diff(sums, axis=0, prepend=0).astype(np.uint16)

@@ -1,6 +1,6 @@
-"""RandAugment over a batch on any device: pictures that drew the same kind of operation go through it together.
+"""RandAugment over a batch on any device; images that drew the same kind of operation are processed together.
 
-Same pixels as `data/images/rand_augment_numpy.py` but for rounding: at most one grey level off per operation.
+Results equal those of `data/images/rand_augment_numpy.py` up to rounding: at most one grey level per operation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from albef_ds.data.images.rand_augment import ENHANCE, GREY, LAYERS, Drawn, Oper
 
 
 def rand_augment(colours: Tensor, drawn: Sequence[Sequence[Drawn]]) -> Tensor:
-    """Grey levels, whole numbers in float32 (N, 3, H, W), after what was drawn for each picture."""
+    """Returns integer values 0 to 255 in float32 (N, 3, H, W) after the operations `drawn` for each image."""
     colours = colours.clone()
     for layer in range(LAYERS):
         chosen = {row: steps[layer] for row, steps in enumerate(drawn) if layer < len(steps)}
@@ -36,7 +36,7 @@ def _replace(colours: Tensor, rows: list[int], change: Callable[[Tensor], Tensor
 def _auto_contrast(colours: Tensor) -> Tensor:
     low, high = colours.amin((-2, -1), keepdim=True), colours.amax((-2, -1), keepdim=True)
     span = (high - low).clamp(min=1).double()
-    scale = torch.full_like(span, 255) / span  # a number over a tensor would be its reciprocal times 255, and 255 come out as 254
+    scale = torch.full_like(span, 255) / span  # `255 / span` computes the reciprocal times 255, which turns 255 into 254
     stretched = (colours * scale - low * scale).clamp_(0, 255).floor_().float()
     return torch.where(high > low, stretched, colours)
 
@@ -77,7 +77,7 @@ _TONES: dict[Operation, Callable[[Tensor], Tensor]] = {
 
 
 def _moved(colours: Tensor, steps: Sequence[Drawn]) -> Tensor:
-    """Bilinear samples where each picture's matrix says; grey where that is outside."""
+    """Returns bilinear samples at the points given by each image's matrix; grey outside the image."""
     height, width = colours.shape[-2:]
     matrices = torch.tensor([movement(operation, sign, width, height) for operation, sign in steps])
     a, b, c, d, e, f = matrices.to(colours.device, non_blocking=True).view(-1, 6, 1, 1).unbind(1)

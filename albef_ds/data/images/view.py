@@ -1,7 +1,6 @@
-"""The images of a batch on their way from the loader to the model's device: finished views, or crops to make views of.
+"""The images of a batch between the loader and the model's device: finished views, or crops from which views are made there.
 
-With `data.augment_device=model` resizing, flipping and augmenting happen on the model's device, which leaves decoding as the
-loader's only work on pixels.
+With `data.augment_device=model`, resizing, flipping and augmentation run on the model's device, and the loader only decodes.
 """
 
 from __future__ import annotations
@@ -21,64 +20,64 @@ from albef_ds.data.images.rand_augment import Drawn
 from albef_ds.data.images.rand_augment_torch import rand_augment
 
 Pixels = NDArray[np.uint8]
-"""uint8 (H, W, 4): red, green, blue and a byte that means nothing but makes a pixel one 32-bit word."""
+"""uint8 (H, W, 4): red, green, blue and a meaningless byte, so that a pixel is one 32-bit word."""
 
 
 @dataclass(frozen=True)
 class PendingView:
-    """The crop of one picture, and what is to become of it."""
+    """The crop of one image, and the operations to apply to it."""
 
     crop: Pixels
     side: int
-    """Pixels of the view, both ways."""
+    """Height and width of the view in pixels."""
     flip: bool
     drawn: tuple[Drawn, ...]
 
 
 View = Pixels | PendingView
-"""A training view, or what it will be made of."""
+"""A training view, or the crop from which it will be made."""
 
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """Finished views of a batch, to be normalised on the model's device."""
+    """Finished views of a batch, which `to` normalises on the model's device."""
 
     pixels: Tensor
     """uint8 (B, H, W, 4) or (B, I, H, W, 4), the fourth byte meaningless."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Tensor:
-        """float32 (B, 3, H, W) or (B, I, 3, H, W) on `device`, normalised."""
+        """Returns float32 (B, 3, H, W) or (B, I, 3, H, W) on `device`, normalised."""
         return normalise(self.pixels.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> DecodedImages:
-        """The same in page-locked memory."""
+        """Returns a copy in page-locked memory."""
         return DecodedImages(self.pixels.pin_memory())
 
     def __getitem__(self, rows: slice) -> DecodedImages:
-        """The images of the samples in `rows`."""
+        """Returns the images of the samples in `rows`."""
         return DecodedImages(self.pixels[rows])
 
 
 @dataclass(frozen=True)
 class PendingViews:
-    """N crops of a batch, one behind the other in a buffer, and what the model's device has to do to them."""
+    """N crops of a batch, concatenated in a buffer, and the operations to apply to them on the model's device."""
 
     buffer: Tensor
-    """The crops' uint8 (T,), four bytes a pixel."""
+    """uint8 (T,): the crops, four bytes per pixel."""
     sizes: tuple[tuple[int, int], ...]
     """Height and width of each crop."""
     flips: tuple[bool, ...]
     drawn: tuple[tuple[Drawn, ...], ...]
     side: int
     per_sample: int = 0
-    """Pictures of one sample, where samples have such a dimension; 0: they have not."""
+    """Number of images per sample if samples have that dimension, else 0."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Tensor:
-        """float32 (B, 3, side, side) or (B, I, 3, side, side) on `device`: views made there, normalised."""
+        """Returns float32 (B, 3, side, side) or (B, I, 3, side, side): the views made on `device`, normalised."""
         return normalise_colours(self.make(self.buffer.to(device, non_blocking=non_blocking)))
 
     def make(self, buffer: Tensor) -> Tensor:
-        """The views of `buffer`, on the device where it lies: grey levels, whole numbers in float32, shaped as by `to`."""
+        """Returns the views of `buffer` on its device: integer values 0 to 255 in float32, with the shape of `to`."""
         views = []
         for crop, (height, width) in zip(torch.split(buffer, self.lengths()), self.sizes, strict=True):
             colours = crop.view(1, height, width, 4)[..., :3].permute(0, 3, 1, 2).float()
@@ -91,40 +90,40 @@ class PendingViews:
         return made.view(-1, self.per_sample, *made.shape[1:]) if self.per_sample else made
 
     def pin_memory(self) -> PendingViews:
-        """The same in page-locked memory."""
+        """Returns a copy in page-locked memory."""
         return replace(self, buffer=self.buffer.pin_memory())
 
     def __getitem__(self, rows: slice) -> PendingViews:
-        """The crops of the samples in `rows`."""
+        """Returns the crops of the samples in `rows`."""
         per_sample = self.per_sample or 1
         start, stop, step = rows.indices(len(self.sizes) // per_sample)
-        assert step == 1, "samples in a row"
+        assert step == 1, "samples must be consecutive"
         part = slice(start * per_sample, max(start, stop) * per_sample)
         ends = [0, *accumulate(self.lengths())]
         buffer = self.buffer[ends[part.start] : ends[part.stop]]
         return PendingViews(buffer, self.sizes[part], self.flips[part], self.drawn[part], self.side, self.per_sample)
 
     def lengths(self) -> list[int]:
-        """Bytes of each crop."""
+        """Returns the number of bytes of each crop."""
         return [4 * height * width for height, width in self.sizes]
 
 
 RawImages = DecodedImages | PendingViews
-"""The images of a batch as a loader delivers them: `to` makes the normalised tensor that a model takes."""
+"""The images of a batch as a loader delivers them; `to` makes the normalised tensor that a model takes."""
 
 
-def together(views: Sequence[View], per_sample: int = 0) -> RawImages:
-    """The views of a batch, which are of one kind.
+def stack_views(views: Sequence[View], per_sample: int = 0) -> RawImages:
+    """Returns the views of a batch, all of one type, as `RawImages`.
 
     Args:
-        views: sample by sample where a sample has several.
+        views: consecutive for each sample if a sample has several.
         per_sample: see `PendingViews.per_sample`.
     """
     pending = [view for view in views if isinstance(view, PendingView)]
     if not pending:
         made = torch.from_numpy(np.stack([view for view in views if not isinstance(view, PendingView)]))
         return DecodedImages(made.view(-1, per_sample, *made.shape[1:]) if per_sample else made)
-    assert len(pending) == len(views), "views of two kinds in one batch"
+    assert len(pending) == len(views), "views of two types in one batch"
     sizes = tuple((view.crop.shape[0], view.crop.shape[1]) for view in pending)
     buffer = torch.empty(4 * sum(height * width for height, width in sizes), dtype=torch.uint8)
     flips, drawn = tuple(view.flip for view in pending), tuple(view.drawn for view in pending)

@@ -1,1 +1,1 @@
-"""The shard format that data_tools writes and training reads. Imports nothing."""
+"""The shard format, which data_tools writes and training reads."""

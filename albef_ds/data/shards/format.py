@@ -1,16 +1,16 @@
-"""The shard format: what `data_tools` writes and `albef_ds.data` reads, and all that the two share.
+"""The shard format, which `data_tools` writes and `albef_ds.data` reads; they share nothing else.
 
 A corpus is a folder:
 
-    manifest.json        counts, sizes and checksums per shard, and where the corpus came from
-    00000.tar            USTAR; per sample `KEY.EXT` (picture bytes, EXT in IMAGE_EXTENSIONS) then `KEY.json`
-    00000.index.npy      int64 (num_samples, 4): picture offset, picture size, JSON offset, JSON size in the tar
+    manifest.json        counts, sizes and checksums per shard, and the sources of the corpus
+    00000.tar            USTAR; per sample `KEY.EXT` (image bytes, EXT in IMAGE_EXTENSIONS) then `KEY.json`
+    00000.index.npy      int64 (num_samples, 4): image offset, image size, JSON offset, JSON size in the tar
 
-KEY is the sample's zero-padded number in the corpus, so keys are unique, free of dots and sorted. The JSON member
-holds `captions` (list of str, never empty), `image_id` (str: same picture, same id) and `source` (str), plus
-whatever else a corpus knows. The tars are plain WebDataset: GNU tar and the `webdataset` library read them.
+KEY is the sample's zero-padded number in the corpus, so keys are unique, without dots, and sorted. The JSON member has `captions`
+(list of str, never empty), `image_id` (str: same image, same id), `source` (str), and possibly more. The tars are plain
+WebDataset: GNU tar and the `webdataset` library read them.
 
-This module knows the layout only. It neither decodes pictures nor decides an order.
+This module only defines the layout. It neither decodes images nor chooses an order.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ BLOCK = 512  # bytes of a tar block
 
 
 def shard_name(number: int) -> str:
-    """File name of shard `number`."""
+    """Returns the file name of shard `number`."""
     return f"{number:05d}.tar"
 
 
 def index_name(shard: str) -> str:
-    """File name of the member offsets beside `shard`."""
+    """Returns the file name of the member offsets of `shard`."""
     return shard.removesuffix(".tar") + ".index.npy"
 
 
 def sample_key(number: int) -> str:
-    """Key of sample `number` of the corpus."""
+    """Returns the key of sample `number` of the corpus."""
     return f"{number:0{KEY_DIGITS}d}"
 
 
@@ -61,28 +61,28 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole corpus. `info` is free: sources, seed, licence, tool version, counts per reason."""
+    """The shards of a corpus. `info` is free-form: sources, seed, licence, tool version, counts per reason."""
 
     shards: tuple[ShardEntry, ...]
     info: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:
-        """Samples over all shards."""
+        """Number of samples over all shards."""
         return sum(shard.num_samples for shard in self.shards)
 
     def save(self, folder: Path) -> None:
-        """Write `manifest.json` into `folder`, atomically and to the disk."""
+        """Writes `manifest.json` into `folder`, atomically and synced to disk."""
         shards = [asdict(shard) for shard in self.shards]
         content = {"format": FORMAT, "num_samples": self.num_samples, "shards": shards, "info": self.info}
         write_json(folder / MANIFEST_NAME, content, durable=True, indent=1, ensure_ascii=False)
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
-        """Read and check `folder/manifest.json`.
+        """Reads and checks `folder/manifest.json`.
 
         Raises:
-            DataError: no such file, not JSON, another format, no samples, or counts that contradict each other.
+            DataError: the file is missing, not JSON, of another format, lists no samples, or its counts disagree.
         """
         path = folder / MANIFEST_NAME
         try:
@@ -108,19 +108,19 @@ class Manifest:
 
 
 def load_index(folder: Path, shard: ShardEntry) -> NDArray[np.int64]:
-    """Member offsets of `shard`, int64 (num_samples, 4).
+    """Returns the member offsets of `shard`, int64 (num_samples, 4).
 
     Raises:
-        DataError: the file is missing, damaged or of another shape, or an offset lies outside the tar.
+        DataError: the file is missing, damaged or of another shape, or an offset is outside the tar.
     """
     path = folder / index_name(shard.name)
+    rebuild = f"rebuild it with `albef-data index {folder}`"
     try:
         index: NDArray[np.int64] = np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise DataError(f"{path} is missing: copy it again or rebuild it with `albef-data index {folder}`") from None
+        raise DataError(f"{path} is missing: copy it again or {rebuild}") from None
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is damaged ({error}): rebuild it with `albef-data index {folder}`") from None
-    rebuild = f"rebuild it with `albef-data index {folder}`"
+        raise DataError(f"{path} is damaged ({error}): {rebuild}") from None
     if index.dtype != np.int64 or index.shape != (shard.num_samples, 4):
         raise DataError(f"{path} has shape {index.shape}, not ({shard.num_samples}, 4): {rebuild}")
     ends = index[:, 0::2] + index[:, 1::2]

@@ -1,6 +1,6 @@
-"""Random access to the samples of a corpus folder (`albef_ds.data.shards.format`): one `pread` for a picture, one for its JSON.
+"""Random access to the samples of a corpus folder (`albef_ds.data.shards.format`): one `pread` for an image, one for its JSON.
 
-This module reads bytes; it neither decodes them nor decides which to read.
+This module reads bytes; it neither decodes them nor chooses which to read.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, load_index
 
 OPEN_SHARDS = 64
-"""Open files and indices kept per process."""
+"""Number of open files and indices kept per process."""
 
 
 class ShardReader:
-    """Reads sample `row` of shard `number`; checks all shards against the manifest when it is made.
+    """Reads sample `row` of shard `number`. The constructor checks all shards against the manifest.
 
-    Safe to use after a fork (`pread` shares no file position) and to send to a spawned process (files are reopened).
+    Usable after a fork (`pread` shares no file position) and picklable (a spawned process reopens the files).
 
     Raises:
-        DataError: no manifest, a shard missing, or of another size than the manifest says.
+        DataError: the manifest or a shard is missing, or a shard's size differs from the manifest.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,30 +39,30 @@ class ShardReader:
 
     @property
     def counts(self) -> list[int]:
-        """Samples per shard."""
+        """Number of samples per shard."""
         return [shard.num_samples for shard in self.manifest.shards]
 
     def shard_name(self, number: int) -> str:
-        """File name of shard `number`."""
+        """Returns the file name of shard `number`."""
         return self.manifest.shards[number].name
 
     def read(self, number: int, row: int) -> tuple[bytes, bytes]:
-        """Picture bytes and JSON bytes of one sample.
+        """Returns image bytes and JSON bytes of one sample.
 
         Raises:
-            DataError: the shard cannot be opened or ends before the sample does.
+            DataError: the shard cannot be opened, or ends before the sample.
         """
         file, index = self._shard(number)
         image_offset, image_size, meta_offset, meta_size = index[row].tolist()
         return self._pread(file, number, image_size, image_offset), self._pread(file, number, meta_size, meta_offset)
 
     def read_meta(self, number: int, row: int) -> bytes:
-        """JSON bytes of one sample, its picture left alone. Raises as `read`."""
+        """Returns the JSON bytes of one sample without reading its image. Raises as `read`."""
         file, index = self._shard(number)
         return self._pread(file, number, int(index[row, 3]), int(index[row, 2]))
 
     def close(self) -> None:
-        """Close all files; a later read opens them again."""
+        """Closes all files; a later read opens them again."""
         while self._open:
             os.close(self._open.popitem()[1][0])
 
@@ -90,11 +90,9 @@ class ShardReader:
             while 0 < len(data) < size and (more := os.pread(file, size - len(data), offset + len(data))):
                 data += more
         except OSError as error:
-            path = self._path(number)
-            raise DataError(f"shard {path} cannot be read ({error.strerror}): check its disk") from None
+            raise DataError(f"shard {self._path(number)} cannot be read ({error.strerror}): check its disk") from None
         if len(data) != size:
-            path = self._path(number)
-            raise DataError(f"shard {path} ends early, it changed while it was read: copy it again")
+            raise DataError(f"shard {self._path(number)} ends early, it changed while it was read: copy it again")
         return data
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,7 +104,7 @@ class ShardReader:
 
 
 def parse_meta(raw: bytes) -> dict[str, Any]:
-    """The JSON member of a sample; ValueError if it is not a JSON object."""
+    """Returns the JSON member of a sample. Raises `ValueError` if it is not a JSON object."""
     meta = json.loads(raw)
     if not isinstance(meta, dict):
         raise ValueError("not a JSON object")
@@ -114,7 +112,7 @@ def parse_meta(raw: bytes) -> dict[str, Any]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Say what a place without a manifest is, where that is easily told."""
+    """Explains common mistakes when there is no manifest. Raises `DataError`."""
     if folder.is_file():
         raise DataError(f"{folder} is a file, not a corpus: give its folder, which `albef-data build` has written")
     if not folder.is_dir() or (folder / MANIFEST_NAME).exists():
@@ -125,7 +123,7 @@ def _check_folder(folder: Path) -> None:
         raise DataError(
             f"{folder} holds tars without {MANIFEST_NAME}: name them, {folder / names}, or make a corpus with `albef-data build`"
         )
-    raise DataError(f"{folder} holds no shards: give a folder that `albef-data build` has written from pictures and captions")
+    raise DataError(f"{folder} holds no shards: give a folder that `albef-data build` has written from images and captions")
 
 
 def _check_shards(folder: Path, shards: tuple[ShardEntry, ...]) -> None:

@@ -1,8 +1,7 @@
-"""Annotated samples as training batches: the fine-tuning tasks' counterpart of the corpus stream, under the same contract.
+"""The training stream over annotated samples, for fine-tuning, with the same guarantees as the corpus stream (`ordered.py`).
 
-Which sample stands at a position, its crop, caption and masks are a function of (seed, position); any number of ranks,
-workers and accumulation steps meets the same global batches. A picture that does not decode is counted and the next
-sample of the order stands in. Missing pictures are counted before anything starts.
+An image that cannot be decoded is counted, and the next sample of the order is used instead. Missing image files are reported
+before anything starts.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from albef_ds.config.schema import RunConfig
+from albef_ds.data.annotations.image_files import ImageFiles, record_images
 from albef_ds.data.annotations.json_files import split_paths
-from albef_ds.data.annotations.pictures import Pictures, record_images
 from albef_ds.data.annotations.read import read_records
 from albef_ds.data.annotations.records import Record
 from albef_ds.data.batch import RawBatch
@@ -24,12 +23,12 @@ from albef_ds.data.stream.ordered import MicroBatches, OrderedStream
 
 
 class _AnnotatedMicroBatches(MicroBatches):
-    def __init__(self, records: Sequence[Record], pictures: Pictures, builder: Builder, files: str, config: RunConfig) -> None:
+    def __init__(self, records: Sequence[Record], images: ImageFiles, builder: Builder, files: str, config: RunConfig) -> None:
         super().__init__(SampleOrder([len(records)], config.train.seed), config.train.micro_batch_size)
-        self._records, self._pictures, self._builder, self._files = records, pictures, builder, files
+        self._records, self._image_files, self._builder, self._files = records, images, builder, files
 
     def sample(self, shard: int, row: int, position: int) -> Any:
-        return self._builder.build(self._records[row], self._pictures.read(self._records[row]), position)
+        return self._builder.build(self._records[row], self._image_files.read(self._records[row]), position)
 
     def name(self, shard: int, row: int) -> tuple[str, str]:
         return self._files, record_images(self._records[row])[0]
@@ -39,17 +38,17 @@ class _AnnotatedMicroBatches(MicroBatches):
 
 
 def annotated_stream(config: RunConfig, samples: SampleKind, share: Share) -> OrderedStream[Any]:
-    """The stream over `config.data.annotations`, whose records are `samples`.
+    """Returns the stream over the `samples` in `config.data.annotations`.
 
     Raises:
-        UserError: a file that is missing or of another form, missing pictures, records that `samples` does not take, or as
+        UserError: a file is missing or of another format, images are missing, `samples.check` rejects the records, or as
             `OrderedStream`.
     """
     data = config.data
     records = read_records(samples.read, config, data.annotations)
-    pictures = Pictures(data)
-    pictures.require(records)
+    image_files = ImageFiles(data)
+    image_files.require(records)
     samples.check(records, config)
     builder = samples.builder(data, config.model.vision.image_size, config.train.seed)
     files = ", ".join(path.name for path in split_paths(data.annotations))
-    return OrderedStream(_AnnotatedMicroBatches(records, pictures, builder, files, config), config, share)
+    return OrderedStream(_AnnotatedMicroBatches(records, image_files, builder, files, config), config, share)

@@ -1,4 +1,4 @@
-"""Builders of training samples from annotated records, one per kind of sample. Random parts depend on (seed, position) alone."""
+"""Builders of training samples from annotated records, one per kind of sample. Random parts depend on (seed, position) only."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from albef_ds.data.annotations.records import CaptionRecord, QuestionRecord, Rec
 from albef_ds.data.batch import ClassificationBatch, RawBatch, VqaBatch
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import decode
-from albef_ds.data.images.view import RawImages, View, together
+from albef_ds.data.images.view import RawImages, View, stack_views
 from albef_ds.data.stream.samples import SampleBuilder, collate
 from albef_ds.data.text.clean import clean_caption
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
 
 VIEWS_APART = 0x9E37
-"""Added to the seed for a sample's second picture, so that its crop is drawn apart from the first's."""
+"""Added to the seed for a sample's second image, so that its crop is independent of the first's."""
 
 
 class Builder(Protocol):
-    """Makes one sample, and a batch of samples."""
+    """Builds samples and collates them into batches."""
 
     def build(self, record: Any, images: list[bytes], position: int) -> Any:
-        """The sample at `position`. Raises `BrokenSampleError`."""
+        """Returns the sample at `position`. Raises `BrokenSampleError`."""
 
     def collate(self, samples: list[Any]) -> RawBatch:
-        """A micro-batch."""
+        """Returns `samples` as a micro-batch."""
 
 
 class PairBuilder:
-    """Retrieval, grounding and text assignment: a picture and one of its captions."""
+    """Builds an image and one of its captions, for retrieval, grounding and text assignment."""
 
     def __init__(self, config: DataConfig, image_size: int, seed: int) -> None:
         self._samples = SampleBuilder(config, image_size, seed)
 
     def build(self, record: CaptionRecord, images: list[bytes], position: int) -> Any:
-        """See `SampleBuilder.build`."""
+        """Returns the sample of `SampleBuilder.build`."""
         return self._samples.build(images[0], record.captions, record.image_id, record.image, position)
 
     def collate(self, samples: list[Any]) -> RawBatch:
-        """An ImageTextBatch."""
+        """Returns `samples` as a batch."""
         return collate(samples)
 
 
 @dataclass(frozen=True)
 class _Views:
-    """The pictures and the text's ids of one sample."""
+    """The images and the token ids of one sample."""
 
     images: list[View]
     token_ids: Any
@@ -57,14 +57,14 @@ class _Views:
 
 
 class _ViewBuilder:
-    """What classification and VQA share: augmented pictures and one cleaned text."""
+    """Base for classification and VQA: augmented images and one cleaned text."""
 
     def __init__(self, config: DataConfig, image_size: int, seed: int) -> None:
         self.config, self.image_size, self.seed = config, image_size, seed
         self.tokenizer = CaptionTokenizer.from_config(config)
 
     def views(self, record: Record, text: str, images: list[bytes], position: int) -> _Views:
-        """Raises `BrokenSampleError`: a picture does not decode, or nothing is left of the text."""
+        """Returns the sample. Raises `BrokenSampleError`: an image cannot be decoded, or the text is empty after cleaning."""
         token_ids = self.tokenizer.encode(clean_caption(text, self.config.max_words))
         if len(token_ids) < 2:
             raise BrokenSampleError("empty caption", "nothing is left after cleaning")
@@ -76,17 +76,15 @@ class _ViewBuilder:
 
 
 class StatementBuilder(_ViewBuilder):
-    """Visual entailment and NLVR2."""
+    """Builds samples of visual entailment and NLVR2, with one label per sample. See `Builder`."""
 
     def build(self, record: StatementRecord, images: list[bytes], position: int) -> _Views:
-        """See `_ViewBuilder.views`."""
         return self.views(record, record.sentence, images, position)
 
     def collate(self, samples: list[_Views]) -> ClassificationBatch[RawImages]:
-        """One label per sample."""
         token_ids, token_mask = pad_ids([sample.token_ids for sample in samples])
         return ClassificationBatch(
-            images=together([view for sample in samples for view in sample.images], len(samples[0].images)),
+            images=stack_views([view for sample in samples for view in sample.images], len(samples[0].images)),
             token_ids=token_ids,
             token_mask=token_mask,
             labels=torch.tensor([sample.record.label for sample in samples]),
@@ -96,23 +94,21 @@ class StatementBuilder(_ViewBuilder):
 
 
 class QuestionBuilder(_ViewBuilder):
-    """VQA: the question, and every distinct answer with its weight. Answers end with [SEP]."""
+    """Builds questions of VQA with every distinct answer and its weight; answers end with [SEP]. See `Builder`."""
 
     def __init__(self, config: DataConfig, image_size: int, seed: int) -> None:
         super().__init__(config, image_size, seed)
         self.answers = CaptionTokenizer(config.vocab_file, config.max_tokens, sep_token=True)
 
     def build(self, record: QuestionRecord, images: list[bytes], position: int) -> _Views:
-        """See `_ViewBuilder.views`."""
         return self.views(record, record.question, images, position)
 
     def collate(self, samples: list[_Views]) -> VqaBatch[RawImages]:
-        """The answers of a question stand in a row."""
         token_ids, token_mask = pad_ids([sample.token_ids for sample in samples])
         answers = [pair for sample in samples for pair in sample.record.answers]
         answer_ids, answer_mask = pad_ids([self.answers.encode(answer) for answer, _ in answers])
         return VqaBatch(
-            images=together([sample.images[0] for sample in samples]),
+            images=stack_views([sample.images[0] for sample in samples]),
             token_ids=token_ids,
             token_mask=token_mask,
             answer_ids=answer_ids,

@@ -39,7 +39,7 @@ class _CorpusMicroBatches(MicroBatches):
 
 
 class ImageTextStream(OrderedStream[ImageTextBatch[RawImages]]):
-    """The stream over the corpus folder `data.shards`; all that is drawn follows from `train.seed`.
+    """The stream over the corpus folder `data.shards`; all randomness follows from `train.seed`.
 
     Raises:
         DataError: the corpus is missing, damaged or empty.

@@ -1,4 +1,4 @@
-"""Loader processes: torch's DataLoader over whole micro-batches, with errors and broken samples carried home as values."""
+"""Loader processes: torch's DataLoader over micro-batches, which returns errors and broken samples as values."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ B_co = TypeVar("B_co", bound=RawBatch, covariant=True)
 
 @dataclass(frozen=True)
 class Share:
-    """One process's share of a stream, and how its batches reach it."""
+    """One process's share of a stream, and the settings of its loader."""
 
     rank: int = 0
     world_size: int = 1
     start_position: int = 0
-    """Position of the first sample of the first global batch: the run's samples so far."""
+    """Position of the first sample of the first global batch, the number of samples that the run has already taken."""
     pin_memory: bool = False
-    """Put batches into page-locked memory."""
+    """True to put batches into page-locked memory."""
     start_method: str | None = None
-    """Of loader processes (`fork`, `spawn`, `forkserver`); None: the platform's."""
+    """Start method of loader processes (`fork`, `spawn`, `forkserver`); None: the platform's default."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a worker hands over for one micro-batch: the batch, or the text of a UserError.
+    """A worker's result for one micro-batch: the batch, or the text of a `UserError`.
 
-    An exception would reach the trainer wrapped in the worker's traceback, no longer one line.
+    An exception would reach the trainer with the worker's traceback instead of as one line.
     """
 
     batch: RawBatch | None
@@ -50,16 +50,16 @@ class Delivery:
     failure: str = ""
 
     def pin_memory(self) -> Delivery:
-        """The same with the batch in page-locked memory (called by the loader)."""
+        """Returns the delivery with its batch in page-locked memory (called by the loader)."""
         return self if self.batch is None else Delivery(self.batch.pin_memory(), self.broken, self.failure)
 
 
 def start_worker(worker_id: int) -> None:
-    """Leave Ctrl-C and a cluster's warnings to the training process, which ends its workers when it is done.
+    """Prepares a worker: it ignores stop signals, keeps freed memory and exits without Python's clean-up.
 
-    What a batch took is kept for the next one. A spawned process ends as a forked one does, without Python's tidying up: that
-    would end the thread which hands batches over in the middle of torch's C++, which aborts. Its status is 0 whatever happened:
-    errors reach the training process as items, and a worker that is missing is noticed by its absence.
+    The training process handles Ctrl-C and a cluster's warning signals, and ends its workers. Python's clean-up in a spawned
+    process would end the thread that delivers batches inside torch's C++, which aborts. The exit status is always 0: errors
+    reach the training process as items, and it detects a worker that died.
     """
     keep_freed_memory()
     atexit.register(os._exit, 0)
@@ -70,7 +70,7 @@ def start_worker(worker_id: int) -> None:
 def deliveries(
     dataset: Any, config: DataConfig, *, sampler: Iterable[Any] | None, pin_memory: bool, start_method: str | None
 ) -> Generator[Delivery, None, None]:
-    """Iterate over `dataset` (one Delivery per item) with `config.num_workers` processes, in the sampler's order.
+    """Yields the items of `dataset`, one `Delivery` each, from `config.num_workers` processes in the sampler's order.
 
     Raises:
         UserError: JPEGs are to be decoded on a GPU and there is none.
@@ -89,17 +89,17 @@ def deliveries(
         worker_init_fn=start_worker,
         prefetch_factor=config.prefetch if workers else None,
         multiprocessing_context=multiprocessing.get_context(start_method) if workers else None,
-        # Its own: drawing the workers' base seed from the global generator would shift a resumed run's dropout.
+        # Drawing the workers' base seed from the global generator would change a resumed run's dropout.
         generator=torch.Generator(),
     )
-    yield from loader  # closing this generator drops the loader's iterator, which ends its processes
+    yield from loader  # closing this generator deletes the loader's iterator, which ends its processes
 
 
 def open_delivery(delivery: Delivery, tally: BrokenTally) -> Any:
-    """The batch of `delivery`, of its dataset's type, its broken samples counted.
+    """Returns the batch of `delivery` and counts its broken samples.
 
     Raises:
-        DataError: the worker met one, or the tally is above its limit.
+        DataError: the worker's error, or the tally is above its limit.
     """
     if delivery.batch is None:
         raise DataError(delivery.failure)
@@ -111,8 +111,8 @@ class LoaderStream(Generic[B_co]):
     """Micro-batches of `dataset` from loader processes, in the order of `sampler` (None: the dataset's own).
 
     Raises:
-        ConfigError: the batch sizes do not fit together.
-        UserError: while iterating, what cannot be read, or more broken samples than `data.max_broken`.
+        ConfigError: the batch sizes do not divide.
+        UserError: while iterating: a file cannot be read, or the share of broken samples is above `data.max_broken`.
     """
 
     def __init__(self, dataset: Any, config: RunConfig, share: Share, sampler: Iterable[Any] | None = None) -> None:
@@ -131,11 +131,11 @@ class LoaderStream(Generic[B_co]):
             yield open_delivery(delivery, self._tally)
 
     def broken_counts(self) -> dict[str, dict[str, int]]:
-        """This rank's broken samples so far: shard to reason to count."""
+        """Returns this rank's broken samples so far: shard to reason to count."""
         return self._tally.as_dict()
 
     def close(self) -> None:
-        """End the loader processes; iterating again begins at `start_position`."""
+        """Ends the loader processes; iterating again starts at `start_position`."""
         if self._source is not None:
             self._source.close()
             self._source = None

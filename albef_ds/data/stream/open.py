@@ -1,4 +1,4 @@
-"""Opens the stream that `config.data` asks for."""
+"""Opens the stream configured in `config.data`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ def open_stream(
     start_position: int = 0,
     pin_memory: bool = False,
 ) -> Stream[RawBatch]:
-    """The stream of `samples` that `config.data` asks for: annotation files, a corpus folder, or tars with a weaker guarantee.
+    """Returns the stream of `samples` from annotation files, a corpus folder, or tars with weaker guarantees.
 
     Raises:
-        ConfigError: nothing is named, it does not exist or holds nothing for the task, or as `OrderedStream` and
-            `WebDatasetStream`.
+        ConfigError: no data is named, it does not exist or does not fit the task, or as `OrderedStream` and `WebDatasetStream`.
     """
     share = Share(rank, world_size, start_position, pin_memory)
     shards = config.data.shards
@@ -45,5 +44,5 @@ def open_stream(
 
 
 def is_corpus(shards: str) -> bool:
-    """Whether `shards` names a corpus folder rather than tars: what looks like neither is taken for a missing folder."""
+    """Returns whether `shards` names a corpus folder, not tars. A name that looks like neither counts as a missing folder."""
     return Path(shards).is_dir() or not any(mark in shards for mark in (".tar", "{", ":"))

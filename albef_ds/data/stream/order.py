@@ -1,13 +1,12 @@
-"""The order of samples: a pure function of (sample counts per shard, seed), open to random access.
+"""The order of samples: a pure function of (sample counts per shard, seed) with random access.
 
-A run's samples stand in one endless sequence of positions; position = epoch * num_samples + offset. Every epoch is a
-permutation of all samples. Up to `window_samples` samples it is drawn over the whole corpus; above, whole shards are
-permuted and neighbours in that order are mixed within windows of about `window_samples` samples, which bounds memory
-(8 bytes a sample of a window) and keeps reads near each other. Shards written by `albef-data` are globally shuffled
-already, so a window is a fair draw from the corpus. With a `group_size`, groups of that many samples which stand together
-in a window are permuted as one (what is left over at the window's end stays there).
+A run takes samples from one endless sequence of positions; position = epoch * num_samples + offset. Every epoch is a permutation
+of all samples. Up to `window_samples` samples, it is drawn over the corpus. Above, shards are permuted, and samples are shuffled
+within windows of consecutive shards with about `window_samples` samples, which bounds memory (8 bytes per sample of a window) and
+keeps reads local. `albef-data` has shuffled the samples of its shards globally, so a window is a fair sample of the corpus. With
+a `group_size`, that many consecutive samples of a window are permuted as one; an incomplete group stays at the window's end.
 
-Whoever needs a run's order asks `SampleOrder.of`. This module knows no files, ranks or batches.
+`SampleOrder.of` gives a run's order. This module does not deal with files, ranks or batches.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ class SampleOrder:
 
     @classmethod
     def of(cls, counts: Sequence[int], config: RunConfig) -> SampleOrder:
-        """The order in which a run takes the samples of a corpus with `counts` samples per shard: to read and to stage them."""
+        """Returns the order in which a run reads (and stages) a corpus with `counts` samples per shard."""
         return cls(counts, config.train.seed, group_size=config.data.group_size)
 
     @property
     def num_shards(self) -> int:
-        """Shards, empty ones included."""
+        """Number of shards, including empty ones."""
         return len(self._counts)
 
     def locate(self, position: int) -> tuple[int, int]:
-        """Shard number and row of the sample at `position` (0 or more)."""
+        """Returns shard number and row of the sample at `position` (0 or more)."""
         epoch, offset = divmod(position, self.num_samples)
         shards, starts, windows = self._layout(epoch)
         window = bisect_right(windows, offset) - 1
@@ -63,12 +62,12 @@ class SampleOrder:
         return shards[place], offset - starts[place]
 
     def _layout(self, epoch: int) -> tuple[list[int], list[int], list[int]]:
-        """Of one epoch: the shards in order, the offset at which each starts, the offsets at which windows start."""
+        """Returns an epoch's shards in order, the offset at which each starts, and the offsets at which windows start."""
         if epoch not in self._epochs:
             shards = randomness.permutation(len(self._counts), randomness.mix(self._seed, epoch, randomness.SHARDS))
             shards = shards[self._counts[shards] > 0]
             starts = np.cumsum(self._counts[shards]) - self._counts[shards]
-            # A window ends with the shard that reaches its size: shards are never cut.
+            # A window ends with the shard that reaches its size; shards are never split.
             windows = starts[np.unique(starts // self._window_samples, return_index=True)[1]]
             if len(self._epochs) > 1:
                 del self._epochs[min(self._epochs)]

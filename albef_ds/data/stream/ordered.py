@@ -1,10 +1,10 @@
 """The training stream: every rank's micro-batches of one fixed sequence of samples.
 
-Global batch g is positions [g * G, (g + 1) * G) of the order (`albef_ds.data.stream.order`), where G is the global batch size.
-Rank r of N takes the r-th of N equal slices and cuts it into micro-batches in order. A global batch thus holds the
-same samples, with the same crops, captions and masks, for every number of ranks, workers and accumulation steps: to
-resume anywhere, start at the position where the last finished global batch ended. An epoch's last incomplete global
-batch runs on into the next epoch; nothing is dropped or repeated.
+Global batch g has the positions [g * G, (g + 1) * G) of the order (`albef_ds.data.stream.order`); G is the global batch size.
+Rank r of N takes the r-th of N equal slices and splits it into micro-batches in order. A global batch thus has the same samples,
+with the same crops, captions and masks, for every number of ranks, workers and accumulation steps. A run resumes at the position
+where its last global batch ended. An epoch's last incomplete global batch is completed from the next epoch; nothing is dropped or
+repeated.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from albef_ds.data.stream.loader import B_co, Delivery, LoaderStream, Share
 from albef_ds.data.stream.order import SampleOrder
 
 SUBSTITUTES_TRIED = 100
-"""Samples in a row that may be broken before the stream gives up on finding a substitute."""
+"""Number of consecutive broken samples after which the stream stops looking for a substitute."""
 
 
 class Stream(Protocol[B_co]):
-    """What the trainer needs of a stream."""
+    """The interface of a stream for the trainer."""
 
     @property
     def num_samples(self) -> int | None:
-        """Samples of one epoch over all ranks; None if unknown, then the run needs train.max_steps or max_minutes."""
+        """Samples of one epoch over all ranks; None if unknown: the run then needs train.max_steps or train.max_minutes."""
 
     def __iter__(self) -> Iterator[B_co]:
-        """This rank's micro-batches, without end."""
+        """Yields this rank's micro-batches, endlessly."""
 
     def broken_counts(self) -> dict[str, dict[str, int]]:
-        """This rank's broken samples so far: shard to reason to count."""
+        """Returns this rank's broken samples so far: shard to reason to count."""
 
     def close(self) -> None:
-        """End the loader processes."""
+        """Ends the loader processes."""
 
 
 class MicroBatches(Dataset[Delivery], ABC):
-    """What a stream draws from: item p is the micro-batch of the positions from p on. Picklable, for spawned workers.
+    """The dataset of a stream: item p is the micro-batch of the positions from p on. Picklable, for spawned workers.
 
-    A broken sample is counted, and the next good one in the order stands in for it, made for the broken one's position.
-    Broken ones among the substitutes are counted at their own positions.
+    A broken sample is counted and replaced by the next good one in the order, built for the broken one's position. Broken
+    samples among the substitutes are counted at their own positions.
     """
 
     def __init__(self, order: SampleOrder, micro_batch_size: int) -> None:
@@ -73,32 +73,32 @@ class MicroBatches(Dataset[Delivery], ABC):
                     broken.append(BrokenSample(name, key, error.reason))
         raise DataError(
             f"{SUBSTITUTES_TRIED} samples in a row are broken, such as {key} in {name}: "
-            "look at them, and write the data again without them (`albef-data verify` checks a corpus)"
+            "check them, and write the data again without them (`albef-data verify` checks a corpus)"
         )
 
     @abstractmethod
     def sample(self, shard: int, row: int, position: int) -> Any:
-        """Sample `row` of `shard`, with what is random drawn for `position`. Raises `BrokenSampleError`."""
+        """Returns sample `row` of `shard`, with random parts drawn for `position`. Raises `BrokenSampleError`."""
 
     @abstractmethod
     def name(self, shard: int, row: int) -> tuple[str, str]:
-        """The file that holds the sample, and its key there."""
+        """Returns the file that holds the sample, and its key there."""
 
     @abstractmethod
     def collate(self, samples: list[Any]) -> RawBatch:
-        """Samples as one batch."""
+        """Returns `samples` as one batch."""
 
     def close(self) -> None:
-        """Close open files."""
+        """Closes open files."""
 
 
 class OrderedStream(LoaderStream[B_co]):
-    """The stream over samples in a `SampleOrder`. Iterate once; make another to start elsewhere.
+    """The stream over samples in a `SampleOrder`. Iterate once; make a new one to start at another position.
 
     Args:
-        dataset: what the samples are.
+        dataset: the samples.
         config: the run's settings.
-        share: this process among all, and where to start.
+        share: this process's share, and the start position.
 
     Raises:
         UserError: as `LoaderStream`.
@@ -119,19 +119,19 @@ class OrderedStream(LoaderStream[B_co]):
         epoch = self._share.start_position // self.num_samples
         for batch in super().__iter__():
             last = int(batch.positions[-1])
-            if (last + 1) // self.num_samples != epoch:  # a small corpus is judged after its epoch, however few samples
+            if (last + 1) // self.num_samples != epoch:  # a corpus with few samples is checked after each epoch
                 epoch = (last + 1) // self.num_samples
                 self._tally.judge()
             yield batch
 
     def close(self) -> None:
-        """End the loader processes and close open files."""
+        """Ends the loader processes and closes open files."""
         super().close()
         self._dataset.close()
 
 
 class _MicroBatchStarts(Sampler[int]):
-    """First positions of one rank's micro-batches."""
+    """Yields the first positions of one rank's micro-batches, endlessly."""
 
     def __init__(self, micro: int, total: int, share: Share) -> None:
         self._start, self._micro, self._total = share.start_position, micro, total

@@ -1,4 +1,4 @@
-"""One sample from bytes to tensors, and samples to a batch. Knows nothing of shards, ranks or workers."""
+"""Makes training examples from bytes, and batches from examples. Does not deal with shards, ranks or workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from albef_ds.data import randomness
 from albef_ds.data.batch import ImageTextBatch
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import decode
-from albef_ds.data.images.view import RawImages, View, together
+from albef_ds.data.images.view import RawImages, View, stack_views
 from albef_ds.data.shards.reader import parse_meta
 from albef_ds.data.text.clean import clean_caption
 from albef_ds.data.text.masking import IGNORED, mask_tokens
@@ -24,14 +24,14 @@ from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
 
 
 def stable_id(text: str | bytes) -> int:
-    """A 63-bit hash of `text`, the same on every machine: equal ids mean equal text."""
+    """Returns a 63-bit hash of `text`, the same on every machine: equal ids mean equal text."""
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big") >> 1
 
 
 @dataclass(frozen=True)
 class Example:
-    """One sample, ready to be put into a batch."""
+    """One sample, before it is collated into a batch."""
 
     view: View
     token_ids: NDArray[np.int64]
@@ -44,10 +44,10 @@ class Example:
 
 
 def read_text(raw_meta: bytes) -> tuple[list[str], str]:
-    """The captions and the image id in a sample's JSON.
+    """Returns the captions and the image id in a sample's JSON.
 
     Raises:
-        BrokenSampleError: it is not JSON, or holds no list of captions.
+        BrokenSampleError: it is not JSON, or has no list of captions.
     """
     try:
         meta: dict[str, Any] = parse_meta(raw_meta)
@@ -60,7 +60,7 @@ def read_text(raw_meta: bytes) -> tuple[list[str], str]:
 
 
 class SampleBuilder:
-    """Makes training examples: all that is random is a function of (`seed`, position). Picklable."""
+    """Builds training examples whose random parts are a function of (`seed`, position). Picklable."""
 
     def __init__(self, config: DataConfig, image_size: int, seed: int) -> None:
         self.config = config
@@ -69,10 +69,10 @@ class SampleBuilder:
         self.tokenizer = CaptionTokenizer.from_config(config)
 
     def build(self, image: bytes, captions: Sequence[str], image_id: str, key: str, position: int) -> Example:
-        """The example at `position`; of several captions one is drawn.
+        """Returns the example at `position`; one of several captions is drawn at random.
 
         Raises:
-            BrokenSampleError: the picture cannot be decoded, or nothing of the caption is left after cleaning.
+            BrokenSampleError: the image cannot be decoded, or the caption is empty after cleaning.
         """
         caption, token_ids = self._caption(captions, position)
         masked_ids, labels = mask_tokens(
@@ -99,10 +99,10 @@ class SampleBuilder:
 
 
 def collate(examples: Sequence[Example]) -> ImageTextBatch[RawImages]:
-    """Examples as one batch, texts padded to the longest."""
+    """Returns `examples` as one batch, texts padded to the longest."""
     token_ids, token_mask = pad_ids([example.token_ids for example in examples])
     return ImageTextBatch(
-        images=together([example.view for example in examples]),
+        images=stack_views([example.view for example in examples]),
         token_ids=token_ids,
         token_mask=token_mask,
         masked_ids=pad_ids([example.masked_ids for example in examples])[0],

@@ -1,13 +1,12 @@
-"""Tars without a manifest (other people's, or remote) through the `webdataset` library.
+"""The training stream over tars without a manifest (third-party or remote) through the `webdataset` library.
 
-A weaker guarantee than `albef_ds.data.stream.corpus`: the order is a shuffle buffer over shards in random order, it depends on
-the number of ranks and workers, an epoch has no known length, and a resumed run draws new samples instead of going on
-where it stopped. What holds: every rank has endless micro-batches, so all do the same number of steps and none waits
-at an epoch's end; shards are split over ranks and workers where there are enough of them, else every worker reads all
-of them in an order of its own.
+Its guarantees are weaker than those of `albef_ds.data.stream.corpus`: the order comes from a shuffle buffer over shards in random
+order and depends on the number of ranks and workers, an epoch has no known length, and a resumed run draws new samples instead of
+continuing the sequence. Every rank has endless micro-batches, so all take the same number of steps and none waits at an epoch's
+end. Shards are split over ranks and workers if there are enough, else every worker reads all of them in its own order.
 
-A sample is a picture (`.jpg`, `.jpeg`, `.png`, `.webp`) and beside it `.json` with `caption` or `captions`, or `.txt`
-with one caption. Members of one sample follow each other in the tar and share their name up to the last dot.
+A sample is an image (`.jpg`, `.jpeg`, `.png`, `.webp`) with a `.json` that has `caption` or `captions`, or a `.txt` with one
+caption. Its members are consecutive in the tar and share their name up to the last dot.
 """
 
 from __future__ import annotations
@@ -36,22 +35,22 @@ from albef_ds.data.stream.loader import Delivery, LoaderStream, Share
 from albef_ds.data.stream.samples import Example, SampleBuilder, collate, stable_id
 
 SHUFFLE_BUFFER = 1000
-"""Samples (undecoded) per worker from which the next one is drawn."""
+"""Undecoded samples per worker from which the next one is drawn."""
 _TIMEOUT = 60  # seconds without a byte from a server
 
 
 def expand_shards(pattern: str) -> list[str]:
-    """The tars that `pattern` names: a path or an http(s) URL, braces expanded (`00{000..127}.tar`).
+    """Returns the tars that `pattern` names: a path or an http(s) URL, braces expanded (`00{000..127}.tar`).
 
     Raises:
-        UserError: a shell command, another kind of URL, or a local file that does not exist.
+        UserError: it is a shell command or another kind of URL, or a local file does not exist.
     """
     if pattern.startswith("pipe:") or "::pipe:" in pattern:
         raise ConfigError("data.shards asks for a shell command (pipe:), which is refused: give files or http(s) URLs")
     urls = list(braceexpand.braceexpand(pattern))
     others = [url for url in urls if "://" in url and not url.startswith(("http://", "https://"))]
     if others:
-        raise ConfigError(f"data.shards {others[0]} is no kind of URL that can be read: give files or http(s) URLs")
+        raise ConfigError(f"data.shards {others[0]} is not a supported URL: give files or http(s) URLs")
     missing = [url for url in urls if "://" not in url and not Path(url).is_file()]
     if missing:
         raise DataError(f"{len(missing)} of {len(urls)} tars in data.shards do not exist, such as {missing[0]}: check the path")
@@ -62,7 +61,7 @@ class WebDatasetStream(LoaderStream[ImageTextBatch[RawImages]]):
     """Endless micro-batches from the plain tars of `data.shards`.
 
     Raises:
-        UserError: as `expand_shards` and `LoaderStream`; while iterating, a tar that holds no sample.
+        UserError: as `expand_shards` and `LoaderStream`; while iterating, the tars hold no sample.
     """
 
     def __init__(self, config: RunConfig, share: Share) -> None:
@@ -85,7 +84,7 @@ class _PlainTars(IterableDataset[Delivery]):
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         share, start = self._share, self._share.start_position
         reader, readers = share.rank * num_workers + worker, share.world_size * num_workers
-        # Positions are unique over all readers and follow on the run's samples so far.
+        # Positions are unique over all readers and continue from the run's samples so far.
         positions = itertools.count(start + reader, readers)
         generator = randomness.generator(self._seed, start, reader)
         urls = self._urls[reader::readers] if len(self._urls) >= readers else self._urls
@@ -109,13 +108,13 @@ class _PlainTars(IterableDataset[Delivery]):
                 if len(broken) >= 100 + self._micro_batch_size:
                     raise DataError(
                         f"{len(broken)} samples of one batch are broken, such as {sample['__key__']} in {sample['__url__']} "
-                        f"({error}): check that data.shards holds pictures with captions"
+                        f"({error}): check that data.shards holds images with captions"
                     ) from None
         return Delivery(collate(examples), broken)
 
 
 def _read_forever(urls: list[str], generator: random.Random) -> Iterator[dict[str, Any]]:
-    """Samples of all `urls`, shards in a new random order every pass."""
+    """Yields the samples of all `urls` endlessly, shards in a new random order in every pass."""
     while True:
         order = urls.copy()
         generator.shuffle(order)
@@ -125,7 +124,7 @@ def _read_forever(urls: list[str], generator: random.Random) -> Iterator[dict[st
                 num_samples += 1
                 yield sample
         if num_samples == 0:
-            raise DataError(f"no sample in {len(urls)} tars of data.shards, such as {urls[0]}: check what they hold")
+            raise DataError(f"no sample in {len(urls)} tars of data.shards, such as {urls[0]}: check their contents")
 
 
 def _read_tar(url: str) -> Iterator[dict[str, Any]]:
@@ -142,19 +141,19 @@ def _read_tar(url: str) -> Iterator[dict[str, Any]]:
 def _open(url: str) -> BinaryIO:
     if "://" not in url:
         return open(url, "rb")
-    # Not through the library, which would hand the URL to a shell.
+    # The library would pass the URL to a shell.
     stream: BinaryIO = urllib.request.urlopen(url, timeout=_TIMEOUT)
     return stream
 
 
 def _key_and_extension(name: str) -> tuple[str | None, str]:
-    """The name up to its last dot, and what follows it: keys may hold dots."""
+    """Returns the name up to its last dot, and the rest, since keys may contain dots."""
     key, dot, extension = name.rpartition(".")
     return (key, extension) if dot and "/" not in extension else (None, "")
 
 
 def _parts(sample: dict[str, Any]) -> tuple[bytes, list[str], str]:
-    """Picture bytes, captions and image id (of the bytes, where the JSON has none)."""
+    """Returns image bytes, captions and image id (a hash of the bytes if the JSON has none)."""
     image = next((sample[extension] for extension in IMAGE_EXTENSIONS if extension in sample), None)
     if image is None:
         raise BrokenSampleError("undecodable picture", f"no member in {', '.join(IMAGE_EXTENSIONS)}")

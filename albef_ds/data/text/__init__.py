@@ -1,1 +1,1 @@
-"""From a caption to token ids: cleaning, WordPiece, masking."""
+"""Makes token ids from captions: cleaning, WordPiece, masking."""

@@ -9,9 +9,9 @@ _SPACES = re.compile(r"\s{2,}")
 
 
 def clean_caption(caption: str, max_words: int) -> str:
-    """`caption` in lower case, without punctuation, cut to `max_words` words; may be empty.
+    """Returns `caption` in lower case, without punctuation, truncated to `max_words` words; it may be empty.
 
-    Removes `,.'!?"()*#:;~`, turns `-` and `/` into spaces and `<person>` into `person`, collapses runs of spaces.
+    Removes `,.'!?"()*#:;~`, replaces `-` and `/` by spaces and `<person>` by `person`, and collapses runs of spaces.
     """
     caption = caption.lower().translate(_REMOVED).replace("-", " ").replace("/", " ").replace("<person>", "person")
     caption = _SPACES.sub(" ", caption).rstrip("\n").strip(" ")

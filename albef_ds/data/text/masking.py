@@ -1,4 +1,4 @@
-"""The MLM corruption of a caption (paper section 3.2, after BERT): which tokens to predict and what stands there instead."""
+"""The MLM corruption of a caption (paper section 3.2, after BERT): chooses the tokens to predict and replaces them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ IGNORED = -100
 def mask_tokens(
     token_ids: NDArray[np.int64], generator: random.Random, *, probability: float, mask_id: int, vocab_size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The corrupted ids and the labels of one unpadded caption, both int64 (L,).
+    """Returns the corrupted ids and the labels of one unpadded caption, both int64 (L,).
 
-    Every token but the first ([CLS]) is chosen with `probability`; of the chosen, 80% become [MASK], 10% a word drawn
-    uniformly from the vocabulary, 10% stay. At least one is always chosen (when there is any and `probability` is not
-    0): the loss is a mean over chosen positions, and a caption without one would add nothing while its image pass is
-    paid for; a micro-batch without one would have no loss at all.
+    Every token but the first ([CLS]) is chosen with `probability`; 80% of the chosen become [MASK], 10% a token drawn uniformly
+    from the vocabulary, 10% stay. At least one is always chosen (if there is any and `probability` is not 0): the loss is a
+    mean over chosen positions, so a caption without one would waste its image pass, and a micro-batch without one would have no
+    loss.
     """
     masked, labels = token_ids.copy(), np.full_like(token_ids, IGNORED)
     length = len(token_ids)

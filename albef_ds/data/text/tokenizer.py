@@ -1,4 +1,4 @@
-"""BERT WordPiece over a vocabulary file. Never touches the network, and needs neither a model hub nor a cache."""
+"""BERT WordPiece from a vocabulary file, without network access, model hub or cache."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from albef_ds.config.schema import DataConfig
 
 DEFAULT_VOCAB = Path(__file__).resolve().parents[2] / "assets" / "bert-base-uncased-vocab.txt"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_KNOWN_WORDS = 200_000  # whose pieces are kept, about 50 MB
+_KNOWN_WORDS = 200_000  # words whose pieces are cached, about 50 MB
 _LONGEST_WORD = 100  # characters, as in BERT: a longer word is [UNK]
 
 
 def read_vocab(path: Path) -> dict[str, int]:
-    """Token to id, the id being the line number.
+    """Returns token to id; the id is the line number.
 
     Raises:
         DataError: the file cannot be read, repeats a token, lacks a special token, or [PAD] is not its first line.
@@ -44,9 +44,9 @@ def read_vocab(path: Path) -> dict[str, int]:
 
 
 class CaptionTokenizer:
-    """Cleaned captions to ids: [CLS] first, no [SEP] unless `sep_token` (the released weights saw none), truncated.
+    """Maps cleaned captions to ids: [CLS] first, [SEP] only with `sep_token` (the released weights saw none), truncated.
 
-    Picklable, so loader workers may be spawned.
+    Picklable, for spawned loader workers.
     """
 
     def __init__(self, vocab_file: str = "", max_tokens: int = 25, sep_token: bool = False) -> None:
@@ -62,12 +62,12 @@ class CaptionTokenizer:
 
     @classmethod
     def from_config(cls, config: DataConfig) -> CaptionTokenizer:
-        """The tokenizer that `config` describes."""
+        """Returns the tokenizer for `config`."""
         return cls(config.vocab_file, config.max_tokens, config.sep_token)
 
     def encode(self, caption: str) -> NDArray[np.int64]:
-        """Ids of one cleaned caption, int64 (L,), 1 <= L <= max_tokens; L = 1 is [CLS] alone: nothing was readable."""
-        # Words are tokenised apart from each other, so each is only once.
+        """Returns the ids of one cleaned caption, int64 (L,), 1 <= L <= max_tokens; L = 1: only [CLS], no text."""
+        # Words are tokenised independently, so the pieces of each are cached.
         words = [piece for word in caption.split(" ") for piece in self._pieces(word)]
         tail = [self.sep_id] if self.sep_token and words else []
         return np.array([self.cls_id, *words[: self.max_tokens - 1 - len(tail)], *tail], np.int64)
@@ -81,16 +81,16 @@ class CaptionTokenizer:
         return pieces
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """The tokens of `ids`, as text."""
+        """Returns the tokens of `ids`, as text."""
         return [self._tokenizer.id_to_token(int(i)) or "[UNK]" for i in ids]
 
     def __call__(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids and mask of cleaned captions: int64 (B, L) padded with 0, bool (B, L) true at tokens, L the longest."""
+        """Returns ids and mask of cleaned captions: int64 (B, L) padded with 0, bool (B, L) true at tokens, L the longest."""
         return pad_ids([self.encode(caption) for caption in captions])
 
 
 def pad_ids(rows: Sequence[NDArray[np.int64]], fill: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows of different lengths as one int64 (B, L) tensor filled up with `fill`, and the bool (B, L) mask of what is real."""
+    """Returns rows of different lengths as int64 (B, L) padded with `fill`, and the mask bool (B, L), false at padding."""
     longest = max((len(row) for row in rows), default=0)
     ids = np.full((len(rows), longest), fill, np.int64)
     mask = np.zeros((len(rows), longest), np.bool_)

@@ -10,7 +10,7 @@ import pytest
 
 from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.data.annotations.grounding import read_expressions, read_grounding_train
-from albef_ds.data.annotations.json_files import require_pictures
+from albef_ds.data.annotations.json_files import require_images
 from albef_ds.data.annotations.retrieval import read_retrieval
 from albef_ds.data.annotations.statements import read_entailment, read_nlvr
 from albef_ds.data.annotations.vqa import build_answer_list, read_answer_list, read_vqa
@@ -36,7 +36,7 @@ def test_karpathys_restval_is_trained_on_and_a_split_that_is_absent_is_named(tmp
     ]
     path = saved(tmp_path, {"images": images})
     assert [record.image for record in read_retrieval(path, "train")] == ["val2014/train.jpg", "val2014/restval.jpg"]
-    with pytest.raises(DataError, match="no picture of the split test"):
+    with pytest.raises(DataError, match="no image of the split test"):
         read_retrieval(path, "test")
 
 
@@ -137,11 +137,11 @@ def test_a_faulty_file_is_named_with_its_entry(tmp_path: Path, read: Any, conten
 def test_missing_pictures_are_counted_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").touch()
-    require_pictures(tmp_path, ["a/1.jpg"])
+    require_images(tmp_path, ["a/1.jpg"])
     with pytest.raises(
-        DataError, match=r"4 of 5 pictures are missing under data.image_root .*: a/2.jpg, a/3.jpg, a/4.jpg, \.\.\."
+        DataError, match=r"4 of 5 images are missing under data.image_root .*: a/2.jpg, a/3.jpg, a/4.jpg, \.\.\."
     ):
-        require_pictures(tmp_path, ["a/1.jpg", "a/2.jpg", "a/3.jpg", "a/4.jpg", "b/1.jpg", "a/2.jpg"])
+        require_images(tmp_path, ["a/1.jpg", "a/2.jpg", "a/3.jpg", "a/4.jpg", "b/1.jpg", "a/2.jpg"])
 
 
 def test_a_ref_that_leads_nowhere_is_named(tmp_path: Path, scenes: Path) -> None:

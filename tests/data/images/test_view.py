@@ -18,7 +18,7 @@ from albef_ds.data.batch import RawBatch
 from albef_ds.data.images import decode, rand_augment_numpy
 from albef_ds.data.images.rand_augment import Drawn, Operation
 from albef_ds.data.images.rand_augment_torch import rand_augment
-from albef_ds.data.images.view import PendingView, PendingViews, together
+from albef_ds.data.images.view import PendingView, PendingViews, stack_views
 from albef_ds.data.stream.annotated import annotated_stream
 from albef_ds.data.stream.corpus import ImageTextStream
 from albef_ds.data.stream.loader import Share
@@ -91,7 +91,7 @@ def test_views_of_pictures_of_all_sizes_are_the_loaders_within_rounding(rand_aug
     pictures = [encode(picture(number, SIZES[number % 4]), "PNG" if number % 5 == 0 else "JPEG") for number in range(40)]
     now, later = (DataConfig(rand_augment=rand_augment, augment_device=device) for device in ("cpu", "model"))
     usual = np.stack([decode.training_view(data, now, 128, 0, place) for place, data in enumerate(pictures)])
-    images = together([decode.training_view(data, later, 128, 0, place) for place, data in enumerate(pictures)])
+    images = stack_views([decode.training_view(data, later, 128, 0, place) for place, data in enumerate(pictures)])
     assert isinstance(images, PendingViews) and images.buffer.dtype == torch.uint8
     assert len(set(images.sizes)) > 20 and any(images.flips)
     off = (images.make(images.buffer).permute(0, 2, 3, 1) - torch.from_numpy(usual[..., :3])).abs()
@@ -113,7 +113,7 @@ def test_slices_of_a_batch_take_their_crops_along() -> None:
     pending = [decode.training_view(encode(picture(seed, SIZES[seed % 4])), LATER, 32, 0, seed) for seed in range(12)]
     for per_sample, kind in ((0, "retrieval"), (0, "vqa"), (2, "nlvr2")):
         whole = task_batch(kind, 0, 12 // (per_sample or 1))
-        batch = replace(whole, images=together(pending, per_sample))
+        batch = replace(whole, images=stack_views(pending, per_sample))
         made = batch.to(CPU)
         assert made.images.dtype == torch.float32 and made.images.shape == (len(batch), *([2] if per_sample else []), 3, 32, 32)
         parts = [batch[slice(start, start + 3)].to(CPU).images for start in range(0, len(batch), 3)]

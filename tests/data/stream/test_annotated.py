@@ -93,7 +93,7 @@ def test_a_picture_that_does_not_decode_is_counted_and_replaced(scenes: Path, tm
     ("recipe", "override", "message"),
     [
         ("scenes_vqa", "data.image_root=", "data.image_root is empty"),
-        ("scenes_vqa", "data.image_root=nowhere", "20 of 20 pictures are missing under data.image_root nowhere"),
+        ("scenes_vqa", "data.image_root=nowhere", "20 of 20 images are missing under data.image_root nowhere"),
         ("scenes_entailment", "task.num_classes=2", "set 3"),
         ("scenes_vqa", "data.annotations=", "is trained on annotation files"),
     ],
