@@ -1,4 +1,4 @@
-"""Tiny real corpora: written by the shard writer, with pictures that decode."""
+"""Tiny real corpora: written by the shard writer, with images that can be decoded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MakeCorpus = Callable[..., Path]
 
 
 def picture(number: int, width: int = 40, height: int = 36, form: str = "PNG") -> bytes:
-    """A noisy picture, another one for every number."""
+    """Returns a noisy image that depends on `number`."""
     pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, form)

@@ -1,4 +1,4 @@
-"""Batches: what slicing keeps together."""
+"""Slicing and moving of batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_slices_put_together_are_the_batch() -> None:
 
 
 def test_grey_levels_become_normalised_colours_on_the_way_to_the_device() -> None:
-    levels = torch.randint(0, 256, (3, 2, 5, 4, 4), dtype=torch.uint8)  # two pictures each, and a byte that means nothing
+    levels = torch.randint(0, 256, (3, 2, 5, 4, 4), dtype=torch.uint8)  # two images each, and a meaningless byte
     ids = torch.ones(3, 2, dtype=torch.int64)
     batch = Batch(images=DecodedImages(levels), token_ids=ids, token_mask=ids.bool(), positions=torch.arange(3))
     moved = batch.to(torch.device("cpu"))

@@ -17,7 +17,7 @@ _ENTAILMENT = "a list of {image, sentence, label} or the official snli_ve_*.json
 
 
 def read_nlvr(path: Path) -> list[StatementRecord]:
-    """Reads NLVR2: released {images: [left, right], sentence, label: "True" or "False"}, or official {identifier, sentence, label}.
+    """Reads NLVR2: released {images: [left, right], sentence, label: "True"|"False"}, or official {identifier, sentence, label}.
 
     Official images are named after the identifier `SPLIT-SET-PAIR-SENTENCE`: `SPLIT-SET-PAIR-img0.png` and `-img1.png`,
     in a folder `train/DIRECTORY` or `SPLIT`.

@@ -1,4 +1,4 @@
-"""Annotation files: released and official forms give the same records; what is wrong is named in one line."""
+"""Released and official annotation files give the same records; errors are one line and name the problem."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def saved(folder: Path, content: Any, name: str = "file.json") -> Path:
     return path
 
 
-def test_retrieval_lists_and_karpathys_file_give_the_same_pictures(scenes: Path) -> None:
+def test_retrieval_lists_and_karpathys_file_give_the_same_images(scenes: Path) -> None:
     released = read_retrieval(scenes / "retrieval_val.json", "val")
     official = read_retrieval(scenes / "karpathy.json", "val")
     assert [(r.image, r.captions) for r in released] == [(r.image, r.captions) for r in official]
@@ -43,7 +43,7 @@ def test_karpathys_restval_is_trained_on_and_a_split_that_is_absent_is_named(tmp
 def test_vqa_lists_and_the_official_pair_give_the_same_questions_and_weights(scenes: Path) -> None:
     released = read_vqa(scenes / "vqa_val.json")
     official = read_vqa(scenes / "v2_questions_val.json", scenes / "v2_annotations_val.json")
-    assert released == official  # the names of the pictures follow from the subtype and the ids
+    assert released == official  # the names of the images follow from the subtype and the ids
 
 
 def test_an_answers_weight_is_the_share_of_annotators_and_visual_genomes_is_a_half(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_an_answers_weight_is_the_share_of_annotators_and_visual_genomes_is_a_ha
     assert third.answers == ()
 
 
-def test_test_dev_questions_use_the_pictures_of_test2015(tmp_path: Path) -> None:
+def test_test_dev_questions_use_the_images_of_test2015(tmp_path: Path) -> None:
     raw = {"data_subtype": "test-dev2015", "questions": [{"image_id": 7, "question": "q", "question_id": 70}]}
     assert read_vqa(saved(tmp_path, raw))[0].image == "test2015/COCO_test2015_000000000007.jpg"
 
@@ -134,7 +134,7 @@ def test_a_faulty_file_is_named_with_its_entry(tmp_path: Path, read: Any, conten
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_missing_pictures_are_counted_before_anything_starts(tmp_path: Path) -> None:
+def test_missing_images_are_counted_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").touch()
     require_images(tmp_path, ["a/1.jpg"])

@@ -1,4 +1,4 @@
-"""An evaluation set holds every picture and caption once and leaves none out."""
+"""An evaluation set holds every image and caption once."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from albef_ds.data.evaluation_sets.corpus import RetrievalSet
 CONFIG = DataConfig()
 
 
-def test_every_picture_and_caption_stands_once_with_its_owner(make_corpus: Any) -> None:
+def test_every_image_and_caption_is_there_once_with_its_owner(make_corpus: Any) -> None:
     gallery = RetrievalSet(make_corpus(7), CONFIG, image_size=16)
     assert (gallery.num_images, gallery.num_captions) == (7, 14)
     assert gallery.captions[4:6] == ["a dog number 2", "the cat of 2"]
     assert gallery.caption_image.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
 
 
-def test_samples_of_one_image_id_are_one_picture(make_corpus: Any) -> None:
+def test_samples_of_one_image_id_are_one_image(make_corpus: Any) -> None:
     same = {"image_id": "id0"}
     gallery = RetrievalSet(
         make_corpus(4, broken={2: {**same, "captions": ["a dog number 0", "one more"]}}), CONFIG, image_size=16
@@ -51,6 +51,6 @@ def test_limit_takes_the_first_samples(make_corpus: Any) -> None:
 def test_a_broken_evaluation_sample_is_an_error(make_corpus: Any) -> None:
     with pytest.raises(DataError, match=r"000000002 .* empty after cleaning"):
         RetrievalSet(make_corpus(4, broken={2: {"captions": ["fine", "?!"]}}, name="text"), CONFIG, image_size=16)
-    gallery = RetrievalSet(make_corpus(4, broken={1: {"image": b"none"}}, name="picture"), CONFIG, image_size=16)
-    with pytest.raises(DataError, match=r"000000001 .* broken picture"):
+    gallery = RetrievalSet(make_corpus(4, broken={1: {"image": b"none"}}, name="image"), CONFIG, image_size=16)
+    with pytest.raises(DataError, match=r"000000001 .* broken image"):
         gallery.images(range(2))

@@ -1,4 +1,4 @@
-"""Pictures are decoded, cropped and normalised to the same values by every decoder."""
+"""Images are decoded, cropped and normalised to the same values by every decoder."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_exif_orientation_is_applied() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"no picture", encode(noise())[:200], encode(noise(), "JPEG")[:300], encode(noise(), "GIF")]
 )
-def test_what_is_no_whole_picture_is_a_broken_sample(data: bytes) -> None:
+def test_bytes_that_are_no_complete_image_are_a_broken_sample(data: bytes) -> None:
     with pytest.raises(BrokenSampleError, match="undecodable picture"):
         decode.decode_image(data, LIMIT)
 
@@ -101,7 +101,7 @@ def test_both_decoders_give_the_same_view(options: dict[str, Any], monkeypatch: 
 
 
 @pytest.mark.parametrize("data", [encode(noise(), "JPEG")[:300], encode(noise(), "JPEG")[:-200], b"\xff\xd8\xff", b""])
-def test_a_view_of_what_is_no_whole_picture_is_a_broken_sample(data: bytes) -> None:
+def test_a_view_of_bytes_that_are_no_complete_image_is_a_broken_sample(data: bytes) -> None:
     with pytest.raises(BrokenSampleError, match="undecodable picture"):
         decode.training_view(data, DataConfig(), 32, 0, 0)
 
@@ -121,7 +121,7 @@ COLOURS = 2 * segment(0xE2, bytes(60_000))
 @pytest.mark.parametrize(
     "before", [EXIF, COLOURS + EXIF, b"\xff\xff" + EXIF, XMP], ids=["EXIF", "behind a profile", "behind fill bytes", "XMP"]
 )
-def test_a_picture_on_its_side_is_cropped_as_it_is_seen(before: bytes) -> None:
+def test_a_rotated_image_is_cropped_upright(before: bytes) -> None:
     image = Image.new("RGB", (400, 200), "red")
     image.paste("blue", (0, 0, 400, 100))  # upright: the right half
     data = encode(image, "JPEG", quality=95)
@@ -192,7 +192,7 @@ def test_crops_keep_to_area_and_ratio() -> None:
     assert crop_box(1000, 10, 0.9, random.Random(0)) == (493, 0, 506, 10)
 
 
-def test_evaluation_resizes_the_whole_picture_and_normalises_as_released() -> None:
+def test_evaluation_resizes_the_full_image_and_normalises_as_released() -> None:
     pixels = decode.resize(encode(Image.new("RGB", (9, 5), (255, 0, 128))), LIMIT, 4)
     expected = [(1 - 0.48145466) / 0.26862954, -0.4578275 / 0.26130258, (128 / 255 - 0.40821073) / 0.27577711]
     torch.testing.assert_close(pixels, torch.tensor(expected).view(3, 1, 1).expand(3, 4, 4), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""JPEGs decoded on a GPU: the same code on the CPU's device, and what is said where there is no GPU."""
+"""JPEGs decoded on a GPU: the same code on the CPU device, and the error without a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loops in C give the pixels of those in numpy, for pictures of every shape."""
+"""The loops in C give the pixels of those in numpy, for images of every shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our RandAugment beside timm's, which draws the same numbers and moves the same pixels with Pillow."""
+"""Our RandAugment compared with timm's, which draws the same numbers and moves the same pixels with Pillow."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def reference(probability: float, side: int = SIDE) -> list[Any]:
-    """timm's operations with the released settings for pictures of `side`, the identity first."""
+    """timm's operations with the released settings for images of `side`, the identity first."""
     settings = {"translate_const": side * 10 / 256, "img_mean": (128, 128, 128), "interpolation": Image.Resampling.BILINEAR}
     make: Any = AugmentOp
     return [lambda image: image, *(make(name, probability, 7, settings) for name in NAMES)]
@@ -73,7 +73,7 @@ def test_each_operation_gives_timms_pixels(number: int) -> None:
 
 @pytest.mark.parametrize("number", range(5, 10), ids=NAMES[4:])
 def test_a_point_between_black_and_white_stays_between_them(number: int) -> None:
-    """Weights of neighbours that are not one unit in sum would turn a sum round: white specks in black, and the reverse."""
+    """Weights of neighbours that do not sum to one unit would overflow: white specks in black, and the reverse."""
     for seed in range(4):
         black_or_white = np.random.default_rng(seed).integers(0, 2, (256, 256, 1), dtype=np.uint8) * 255
         image = Image.fromarray(black_or_white.repeat(3, axis=2))
@@ -98,7 +98,7 @@ def test_the_same_operations_are_drawn_and_half_of_them_left_out() -> None:
     assert 25 <= changed <= 55
 
 
-def test_flat_and_tiny_pictures_pass_through_every_operation() -> None:
+def test_flat_and_tiny_images_pass_through_every_operation() -> None:
     for shape in ((SIDE, SIDE, 4), (2, 2, 4), (1, 1, 4)):
         flat = np.full(shape, 77, np.uint8)
         for operation in OPERATIONS:
@@ -106,7 +106,7 @@ def test_flat_and_tiny_pictures_pass_through_every_operation() -> None:
             assert (flat == 77).all()
 
 
-def test_a_picture_is_not_changed_in_place() -> None:
+def test_an_image_is_not_changed_in_place() -> None:
     pixels = np.array(picture(0).convert("RGBA"))
     before = pixels.copy()
     for operation in OPERATIONS:

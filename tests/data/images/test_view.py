@@ -1,4 +1,4 @@
-"""Views made on the model's device beside those that loader processes make, which are the reference."""
+"""Views made on the model's device compared with those that loader processes make, the reference."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def levels(pixels: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-def test_each_operation_gives_the_same_picture_within_a_level(operation: Operation) -> None:
+def test_each_operation_gives_the_same_image_within_a_level(operation: Operation) -> None:
     pictures = [np.array(picture(seed, (64, 64)).convert("RGBA")) for seed in range(6)]
     steps: list[Drawn] = [(operation, 1 if seed % 2 else -1) for seed in range(6)]
     ours = rand_augment(torch.cat([levels(pixels) for pixels in pictures]), [[step] for step in steps])
@@ -60,7 +60,7 @@ def test_each_operation_gives_the_same_picture_within_a_level(operation: Operati
     assert (ours == ours.round()).all() and ours.min() >= 0 and ours.max() <= 255
 
 
-def test_operations_follow_each_other_and_touch_the_pictures_that_drew_them() -> None:
+def test_operations_follow_each_other_and_touch_the_images_that_drew_them() -> None:
     pixels = np.array(picture(0, (64, 64)).convert("RGBA"))
     drawn: list[list[Drawn]] = [
         [],
@@ -76,7 +76,7 @@ def test_operations_follow_each_other_and_touch_the_pictures_that_drew_them() ->
     assert (ours[1] - ours[2]).abs().mean() > 1
 
 
-def test_flat_and_tiny_pictures_pass_through_every_operation() -> None:
+def test_flat_and_tiny_images_pass_through_every_operation() -> None:
     for side in (64, 2, 1):
         flat = torch.full((1, 3, side, side), 77.0)
         for operation in OPERATIONS:
@@ -87,7 +87,7 @@ def test_flat_and_tiny_pictures_pass_through_every_operation() -> None:
 
 
 @pytest.mark.parametrize("rand_augment", [False, True])
-def test_views_of_pictures_of_all_sizes_are_the_loaders_within_rounding(rand_augment: bool) -> None:
+def test_views_of_images_of_all_sizes_are_the_loaders_within_rounding(rand_augment: bool) -> None:
     pictures = [encode(picture(number, SIZES[number % 4]), "PNG" if number % 5 == 0 else "JPEG") for number in range(40)]
     now, later = (DataConfig(rand_augment=rand_augment, augment_device=device) for device in ("cpu", "model"))
     usual = np.stack([decode.training_view(data, now, 128, 0, place) for place, data in enumerate(pictures)])
@@ -101,7 +101,7 @@ def test_views_of_pictures_of_all_sizes_are_the_loaders_within_rounding(rand_aug
     assert off.mean((1, 2, 3)).max() < 1
 
 
-def test_a_huge_picture_is_made_small_before_it_travels() -> None:
+def test_a_huge_image_is_scaled_before_it_is_sent() -> None:
     huge = encode(Image.new("RGB", (3000, 2000), "red"), "PNG")
     view = decode.training_view(huge, LATER, 128, 0, 0)
     assert isinstance(view, PendingView) and view.crop.shape == (128, 128, 4)

@@ -1,4 +1,4 @@
-"""`data.crop_scale_min=1` keeps the whole picture: expressions speak of places at its border too."""
+"""`data.crop_scale_min=1` keeps the full image: referring expressions may mean its border."""
 
 from __future__ import annotations
 

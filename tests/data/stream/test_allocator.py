@@ -1,4 +1,4 @@
-"""Freed memory is kept: counted in page faults, in processes of their own."""
+"""Freed memory is kept: page faults are counted in separate processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(mode: str, **environment: str) -> tuple[str, int]:
-    """What the script said, and the page faults of a step that had been done three times before."""
+    """Returns the script's answer, and the page faults of a step after three equal ones."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC", "GLIBC", "LD_PRELOAD", "THP"))}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, mode], env={**plain, **environment}, capture_output=True, text=True, check=True

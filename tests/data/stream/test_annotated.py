@@ -49,7 +49,7 @@ def test_each_epoch_holds_every_sample_once(scenes: Path) -> None:
     assert sorted(keys[:18]) == sorted(keys[18:]) and len(set(keys[:18])) == 18
 
 
-def test_labels_and_pictures_of_two_image_statements_stay_together(scenes: Path) -> None:
+def test_labels_and_images_of_two_image_statements_stay_together(scenes: Path) -> None:
     rows = {row["images"][0]: row for row in json.loads((scenes / "nlvr_train.json").read_text())}
     for batch in batches(tiny_config("scenes_nlvr", scenes), 3):
         assert isinstance(batch, ClassificationBatch) and batch.images.pixels.shape == (4, 2, 32, 32, 4)
@@ -72,7 +72,7 @@ def test_answers_come_in_a_row_with_their_weights_and_end_with_sep(scenes: Path,
     assert (batch.token_ids != 3).all()  # questions carry none
 
 
-def test_a_picture_that_does_not_decode_is_counted_and_replaced(scenes: Path, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_is_counted_and_replaced(scenes: Path, tmp_path: Path) -> None:
     rows = json.loads((scenes / "ve_train.json").read_text())
     for row in rows:
         target = tmp_path / row["image"]

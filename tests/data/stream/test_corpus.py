@@ -40,7 +40,7 @@ def take(source: ImageTextStream, batches: int) -> list[ImageTextBatch]:
 
 
 def by_position(batches: list[ImageTextBatch]) -> dict[int, tuple[Any, ...]]:
-    """Everything about each sample, its text without padding."""
+    """Returns every field of each sample, texts without padding."""
     rows = {}
     for batch in batches:
         for i, position in enumerate(batch.positions.tolist()):
@@ -101,7 +101,7 @@ def test_every_rank_has_batches_of_full_size(make_corpus: Any) -> None:
         assert not batch.token_ids[~batch.token_mask].any() and (batch.mlm_labels[~batch.token_mask] == -100).all()
 
 
-def test_all_captions_of_a_sample_are_drawn_and_ids_name_text_and_picture(make_corpus: Any) -> None:
+def test_all_captions_of_a_sample_are_drawn_and_ids_name_text_and_image(make_corpus: Any) -> None:
     rows = [row for row in run(make_corpus(2), 4, world_size=1, micro=12).values() if row[0] == "000000001"]
     assert {row[4] for row in rows} == {stable_id("a dog number 1"), stable_id("the cat of 1")}
     assert {row[3] for row in rows} == {stable_id("id1")}

@@ -1,4 +1,4 @@
-"""Loader processes end without a word, however busy they were."""
+"""Loader processes end without output, even when busy."""
 
 from __future__ import annotations
 

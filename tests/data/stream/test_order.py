@@ -1,4 +1,4 @@
-"""The order of samples follows from seed and position alone."""
+"""The order of samples depends on seed and position only."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
 
 @pytest.fixture
 def tars(tmp_path: Path) -> Path:
-    """Four tars of four samples each; keys hold dots, half of the captions stand in JSON, half in text."""
+    """Four tars of four samples each; keys contain dots; half of the captions are in JSON, half in text files."""
     for shard in range(4):
         members = []
         for number in range(4 * shard, 4 * shard + 4):
