@@ -19,7 +19,7 @@ from albef_ds.data.images.rand_augment import ENHANCE, GREY, Drawn, Matrix, Oper
 from albef_ds.data.images.view import Pixels
 
 LOOPS = pixel_loops if pixel_loops_c.LIBRARY is None else pixel_loops_c
-Counts = NDArray[np.int64]
+IntTable = NDArray[np.int64]
 _UNIT = 256  # sum of the weights of a point's neighbours
 
 
@@ -45,11 +45,11 @@ def _auto_contrast(pixels: Pixels) -> Pixels:
     return _apply_tables(pixels, [_stretched(low, high) for low, high in zip(darkest[:3], brightest[:3], strict=True)])
 
 
-def _stretched(low: int, high: int) -> Counts:
+def _stretched(low: int, high: int) -> IntTable:
     if low == high:
         return _VALUES
     scale = 255 / (high - low)
-    table: Counts = (_VALUES * scale - low * scale).clip(0, 255).astype(np.int64)
+    table: IntTable = (_VALUES * scale - low * scale).clip(0, 255).astype(np.int64)
     return table
 
 
@@ -58,7 +58,7 @@ def _equalize(pixels: Pixels) -> Pixels:
     return _apply_tables(pixels, [_equalized(counts) for counts in LOOPS.count_values(pixels)])
 
 
-def _equalized(counts: Counts) -> Counts:
+def _equalized(counts: IntTable) -> IntTable:
     filled = counts[counts > 0]
     step = int(counts.sum() - filled[-1]) // 255
     below = np.concatenate(([0], np.cumsum(counts)[:-1]))
@@ -87,7 +87,7 @@ _TONES: dict[Operation, Callable[[Pixels], Pixels]] = {
 }
 
 
-def _apply_tables(pixels: Pixels, tables: list[Counts]) -> Pixels:
+def _apply_tables(pixels: Pixels, tables: list[IntTable]) -> Pixels:
     result: Pixels = LOOPS.look_up(pixels, np.array(tables).astype(np.uint8))
     return result
 
