@@ -26,7 +26,7 @@ import torch
 from albef_ds.common.run_files import METRICS_NAME
 from albef_ds.data.shards.reader import ShardReader
 from benchmarks.training import scored, train
-from data_tools.scenes.corpus import Counts, SceneSettings, write_scenes
+from data_tools.scenes.corpus import SceneCounts, SceneSettings, write_scenes
 
 NOISE = 0.3
 ITM_BASE_RATE = 2 / 3
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write benchmarks/ablation.json and .md")
     arguments = parser.parse_args()
     ablation = Ablation(arguments.runs, arguments.steps)
-    settings = SceneSettings(side=32, grouped=0.25, caption_noise=NOISE, counts=Counts().scaled(arguments.scale))
+    settings = SceneSettings(side=32, grouped=0.25, caption_noise=NOISE, counts=SceneCounts().scaled(arguments.scale))
     write_scenes(ablation.scenes, settings)
     firsts = [i for i, v in enumerate(VARIANTS) if v.pretrain not in [other.pretrain for other in VARIANTS[:i]]]
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:

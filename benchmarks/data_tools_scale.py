@@ -29,7 +29,7 @@ from benchmarks.record import write_record
 from data_tools.config import DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig
 from data_tools.content.images import COLOUR_BYTES
 from data_tools.execution.executors import Parallel, run_tasks
-from data_tools.execution.stage_folder import Stage
+from data_tools.execution.stage_folder import StageFolder
 from data_tools.files.storage import save_json, save_table
 from data_tools.matching import hamming
 from data_tools.matching.distinct import distinct
@@ -155,7 +155,7 @@ def _measured(function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...
     }
 
 
-def _counts(stage: Stage) -> str:
+def _counts(stage: StageFolder) -> str:
     counts = stage.summary["counts"].items()
     return ", ".join(
         f"{reason} {c['pictures']:,} pictures {c['captions']:,} captions"

@@ -21,7 +21,7 @@ from typing import Any
 from albef_ds.common.processes import free_port
 from albef_ds.launch.local_ranks import visible_cores
 from benchmarks.training import scored
-from data_tools.scenes.corpus import Counts, SceneSettings, write_scenes
+from data_tools.scenes.corpus import SceneCounts, SceneSettings, write_scenes
 
 ROOT = Path(__file__).resolve().parent.parent
 Launch = Callable[[list[str], int, Path], int]
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write benchmarks/downstream.json and .md")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="settings for every stage")
     arguments = parser.parse_intermixed_args()
-    settings = SceneSettings(side=32, grouped=arguments.grouped, counts=Counts().scaled(arguments.scale))
+    settings = SceneSettings(side=32, grouped=arguments.grouped, counts=SceneCounts().scaled(arguments.scale))
     scenes = arguments.runs / "scenes"
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     table, spent = downstream(arguments.runs, scenes, settings, arguments.ranks, arguments.length, arguments.overrides)

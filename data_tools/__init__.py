@@ -1,4 +1,4 @@
 """From raw image-text corpora to clean, deduplicated, globally shuffled shards (console script `albef-data`).
 
-Shares with `albef_ds` the shard format and the error type, nothing else; needs no torch.
+Needs no torch. Of `albef_ds` it uses the shards, errors, atomic writing, exit codes and the progress callback.
 """

@@ -1,4 +1,4 @@
-"""Settings of the stages: what the command line sets and a stage's folder remembers. Imports nothing heavy."""
+"""Settings of the stages, set on the command line and stored in each stage's folder. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 from albef_ds.common.errors import ConfigError
 
 CHUNK_ROWS = 10_000
-"""Pictures in a chunk of the catalog, and so in a task of the scan."""
+"""Images per chunk of the catalog, and so per task of the scan."""
 MAX_PIXELS = 89_478_485
-"""Default limit of width x height, Pillow's own: above it a picture counts as a decompression bomb."""
+"""Default limit of width x height, as in Pillow: a larger image counts as a decompression bomb."""
 SeveralCaptions = Literal["all", "best", "drop"]
 
 
@@ -21,7 +21,7 @@ def _rule(default: Any, doc: str) -> Any:
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """Limits of the rules; the defaults drop nothing but what cannot be read."""
+    """Limits of the filter rules; the defaults drop only what cannot be read."""
 
     min_side: int = _rule(0, "shorter side at least this many pixels")
     max_aspect: float = _rule(0.0, "longer over shorter side at most this; 0: no limit")
@@ -31,7 +31,7 @@ class FilterConfig:
     max_digits: float = _rule(1.0, "share of digits among a caption's characters, at most")
     max_punctuation: float = _rule(1.0, "share of characters that are neither letter, digit nor space, at most")
     max_repeated: float = _rule(1.0, "share of words that occurred before in the same caption, at most")
-    max_pictures: int = _rule(0, "a caption on more different pictures than this is boilerplate; 0: no limit")
+    max_pictures: int = _rule(0, "a caption on more different images than this is boilerplate; 0: no limit")
     scripts: tuple[str, ...] = _rule((), "scripts a caption may be written in, such as latin; empty: any")
 
     def __post_init__(self) -> None:
@@ -43,11 +43,7 @@ class FilterConfig:
                 raise ConfigError(f"filter {name} is {getattr(self, name)}: give a share from 0 to 1")
 
     def with_settings(self, settings: Mapping[str, str]) -> FilterConfig:
-        """Changed by texts, as the command line gives them.
-
-        Raises:
-            ConfigError: an unknown name, or a value of another type.
-        """
+        """A copy changed by NAME=VALUE texts of the command line. Raises ConfigError for an unknown name or a wrong type."""
         known: dict[str, Any] = {f.name: f.default for f in fields(self)}
         changes: dict[str, Any] = {}
         for name, text in settings.items():
@@ -63,7 +59,7 @@ class FilterConfig:
 
 PRESETS: dict[str, tuple[FilterConfig, str]] = {
     "none": (FilterConfig(), "drop only what is missing or broken"),
-    "albef-paper": (FilterConfig(min_words=0), "what the paper trained on: every pair whose picture can be read"),
+    "albef-paper": (FilterConfig(min_words=0), "what the paper trained on: every pair whose image can be read"),
     "cc12m": (
         FilterConfig(
             min_side=256,
@@ -82,24 +78,24 @@ PRESETS: dict[str, tuple[FilterConfig, str]] = {
 
 @dataclass(frozen=True)
 class DedupConfig:
-    """What counts as a duplicate and what happens to captions."""
+    """Limits of image and caption duplicates, and what happens to captions."""
 
     radius: int = 3
-    """Near-duplicate pictures differ in at most this many of 64 bits; -1: only equal bytes and pixels."""
+    """Most bits of 64 in which near-duplicate images differ; -1: only equal bytes and pixels count."""
     tolerance: int = 24
-    """... and in no mean colour of 8 x 8 fields by more than this, of 255."""
+    """Largest difference, of 255, of any mean colour of 8 x 8 fields."""
     min_variance: float = 25.0
-    """Grey-level variance below which a picture is flat and only bytes and pixels are compared."""
+    """Grey-level variance below which an image is flat and only bytes and pixels are compared."""
     several_captions: SeveralCaptions = "all"
-    """Captions of a picture listed several times: keep all as a list, the best one, or drop a picture whose captions differ."""
+    """For an image listed several times: keep all captions, keep the best one, or drop the image if its captions differ."""
     max_pictures_per_caption: int = 0
-    """A caption (with its near-duplicates) stays on at most this many pictures, the best ones; 0: no limit."""
+    """Most images, best first, that keep a caption (with its near-duplicates); 0: no limit."""
     jaccard: float = 0.7
-    """Near-duplicate captions have at least this Jaccard similarity of words and word pairs; 1: only equal words; 0: none are."""
+    """Least Jaccard similarity, over words and word pairs, of near-duplicate captions; 1: only equal words; 0: off."""
     embeddings: str = ""
-    """Features of all catalog rows, a `.npy` file; pictures alike in them are duplicates too. Empty: not compared."""
+    """`.npy` file with features of all catalog rows; images with similar features are duplicates too. Empty: not compared."""
     cosine: float = 0.95
-    """... from this cosine similarity on."""
+    """Least cosine similarity of such features."""
 
     def __post_init__(self) -> None:
         if not -1 <= self.radius <= 16:
@@ -118,14 +114,14 @@ class DedupConfig:
 
 @dataclass(frozen=True)
 class DecontaminateConfig:
-    """How alike a training and an evaluation picture must be; wider than for duplicates, since a miss costs more."""
+    """How similar a training and an evaluation image must be; wider than for duplicates, because a miss costs more."""
 
     radius: int = 6
-    """Perceptual hashes differ in at most this many of 64 bits; -1: only equal bytes, pixels and ids."""
+    """Most bits of 64 in which perceptual hashes differ; -1: only equal bytes, pixels and ids count."""
     tolerance: int = 40
-    """... and no mean colour of 8 x 8 fields by more than this, of 255."""
+    """Largest difference, of 255, of any mean colour of 8 x 8 fields."""
     min_variance: float = 25.0
-    """Grey-level variance below which a picture is flat and only bytes and pixels are compared."""
+    """Grey-level variance below which an image is flat and only bytes and pixels are compared."""
 
     def __post_init__(self) -> None:
         if not -1 <= self.radius <= 16:
@@ -141,17 +137,17 @@ class PlanConfig:
     seed: int = 0
     """Seed of the permutation."""
     samples_per_shard: int = 0
-    """Samples in a shard, at most; all shards get the same number, give or take one. 0: go by `shard_bytes`."""
+    """Most samples per shard; all shards get the same number, give or take one. 0: use `shard_bytes`."""
     shard_bytes: int = 0
-    """Size to aim at; all shards get about the same. 0: go by `samples_per_shard`."""
+    """Approximate size of every shard. 0: use `samples_per_shard`."""
     first_shard: int = 0
-    """Number of the first shard, above 0 when a corpus is added to."""
+    """Number of the first shard; above 0 when samples are added to a corpus."""
     first_sample: int = 0
     """Number of the first sample, likewise."""
     shuffle: bool = True
-    """Whether samples are permuted; else they stay as listed, which serves galleries, not training."""
+    """Permute samples; otherwise they stay in listed order, which suits galleries, not training."""
     even: bool = True
-    """Whether shards are even; else each holds `samples_per_shard` samples and the last what is left."""
+    """Make shards even; otherwise each holds `samples_per_shard` samples and the last the rest."""
 
     def __post_init__(self) -> None:
         if (self.samples_per_shard > 0) == (self.shard_bytes > 0) or min(self.samples_per_shard, self.shard_bytes) < 0:
@@ -162,15 +158,13 @@ class PlanConfig:
 
 @dataclass(frozen=True)
 class ResizeConfig:
-    """What happens to the bytes of a picture."""
+    """Scaling of large images."""
 
     max_side: int = 0
-    """Pictures with a longer side are scaled down to this many pixels; 0: bytes stay untouched."""
+    """Images with a longer side are scaled down to this many pixels; 0: bytes stay untouched."""
     quality: int = 92
-    """JPEG quality of pictures that were scaled."""
+    """JPEG quality of scaled images."""
 
     def __post_init__(self) -> None:
         if self.max_side < 0 or not 1 <= self.quality <= 100:
-            raise ConfigError(
-                f"max_side {self.max_side}, quality {self.quality}: give 0 or more pixels and a quality from 1 to 100"
-            )
+            raise ConfigError(f"max_side {self.max_side}, quality {self.quality}: give 0 or more pixels, a quality from 1 to 100")

@@ -1,6 +1,6 @@
-"""The whole chain in one call, for a new corpus (`build`) and for adding sources to one (`append`).
+"""Runs the whole chain for a new corpus (`build`) or to add sources to one (`append`).
 
-Each stage is skipped when it was done before with the same settings, so calling again continues.
+A stage that is done with the same settings is skipped, so another call continues.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class ChainConfig:
     dedup: DedupConfig = field(default_factory=DedupConfig)
     decontaminate: DecontaminateConfig = field(default_factory=DecontaminateConfig)
     hash_files: dict[str, Path] = field(default_factory=dict)
-    """Evaluation sets as hash files, by name."""
+    """Hash files of evaluation sets, by name."""
     evaluation_sources: tuple[SourceSpec, ...] = ()
-    """Evaluation sets as sources, whose hash files are made first."""
+    """Evaluation sets given as sources, whose hash files are made first."""
     id_lists: dict[str, str] = field(default_factory=dict)
     resize: ResizeConfig = field(default_factory=ResizeConfig)
     max_pixels: int = MAX_PIXELS
@@ -50,18 +50,11 @@ class ChainConfig:
 
 
 def make_hashes(
-    work: Path,
-    specs: list[SourceSpec],
-    path: Path,
-    parallel: Parallel,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    restart: bool = False,
+    work: Path, specs: list[SourceSpec], path: Path, parallel: Parallel, *, max_pixels: int = MAX_PIXELS, restart: bool = False
 ) -> dict[str, int]:
-    """Catalog and scan `specs` in `work` and write their hash file; return how many were `written` and `left_out`.
+    """Catalogs and scans `specs` in `work` and writes their hash file; returns the counts `written` and `left_out`.
 
-    Raises:
-        UserError: a source cannot be used, or has no readable picture.
+    Raises UserError if a source cannot be used or has no readable image.
     """
     build_catalog(work, specs, parallel, restart=restart)
     scan(work, parallel, max_pixels=max_pixels, restart=restart)
@@ -69,32 +62,24 @@ def make_hashes(
 
 
 def build(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel) -> Manifest:
-    """Make the corpus `folder` from `specs`: catalog, scan, filter, dedup, decontaminate, plan, report, shard, verify.
-
-    Raises:
-        UserError: anything the user can mend; finished work is kept.
-    """
+    """Makes the corpus `folder` from `specs` by all stages. Raises UserError for what the user can fix; finished work is kept."""
     return _chain(work, folder, specs, config, parallel, [])
 
 
 def append(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel) -> Manifest:
-    """Add `specs` to the corpus `folder` as further shards, without what it already holds.
+    """Adds `specs` to the corpus `folder` as further shards.
 
-    The new samples are shuffled among themselves; existing shards are not touched. Pictures that the corpus holds
-    are dropped with their captions.
-
-    Raises:
-        UserError: as `build`, or the corpus lacks its fingerprints.
+    The new samples are shuffled among themselves; existing shards are not touched. Images that the corpus already holds are
+    dropped with their captions. Raises UserError as `build`, or if the corpus lacks its fingerprints.
     """
     manifest = Manifest.load(folder)
     if not (folder / FINGERPRINTS_NAME).exists():
-        raise DataError(
-            f"{folder / FINGERPRINTS_NAME} is missing: make it with `albef-data hashes` from the source corpus=shards:{folder}"
-        )
+        source = f"corpus=shards:{folder}"
+        raise DataError(f"{folder / FINGERPRINTS_NAME} is missing: make it with `albef-data hashes` from the source {source}")
     plan = replace(config.plan, first_shard=len(manifest.shards), first_sample=manifest.num_samples)
     settings = work / "plan" / "settings.json"
     if settings.exists():
-        # This append was planned before: it starts where the corpus stood then, and may have written its shards since.
+        # This append was planned before: it starts where the corpus ended then, and may have written its shards since.
         before = load_json(settings)["settings"]
         plan = replace(plan, first_shard=before["first_shard"], first_sample=before["first_sample"])
     wide = DecontaminateConfig(config.dedup.radius, config.dedup.tolerance, config.dedup.min_variance)

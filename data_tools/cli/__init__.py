@@ -1,6 +1,6 @@
 """`albef-data`: from raw image-text corpora to clean, deduplicated, globally shuffled shards.
 
-Turns a `UserError` into one line and exit code 2. Imports what the stages need only to run one: help and `stages` start at once.
+Turns a `UserError` into one line and exit code 2. The stages' packages are imported only to run one, so that help starts fast.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from data_tools.cli import arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `albef-data`; return the exit code: 0, 1 (verify found problems) or 2 (the user's mistake, one line)."""
+    """Runs `albef-data`; returns the exit code: 0, 1 (verify found problems) or 2 (a user's mistake, one line)."""
     args = arguments.parsers()[0].parse_args(argv)
     if args.command == "stages":
         print(json.dumps(arguments.stages(), indent=1))

@@ -1,4 +1,4 @@
-"""Arguments of `albef-data`, and what its stages take, for programs that run them one by one. Imports nothing heavy."""
+"""Arguments of `albef-data` and descriptions of its stages, for programs that run them one by one. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ a whole corpus with one command:
     --source coco=json:annotations/coco.json,images=/data/coco --source cc12m=img2dataset:/data/cc12m \\
     --against coco_test=coco_test.hashes.parquet --ids flickr_test=flickr_test.txt
 
-Every command can be run again: it continues, and does nothing when all is done. Numbers, examples and the
-reason of each dropped picture stand in WORK/report.html and WORK/plan/decisions.parquet.
+Every command can be run again: it continues, and does nothing when all is done. WORK/report.html and
+WORK/plan/decisions.parquet hold numbers, examples and the reason of each dropped image.
 """
 
 Option = tuple[tuple[str, ...], dict[str, Any]]
-"""What `add_argument` takes."""
+"""Arguments of `add_argument`."""
 
 
 def _option(*names: str, **settings: Any) -> Option:
@@ -34,7 +34,7 @@ _FOLDER = [_option("folder", type=Path)]
 _SOURCES = [
     _option("--source", action="append", default=[], metavar="NAME=KIND:PATH,...", help="a source; may be repeated"),
     _option("--sources", metavar="FILE", help="JSON list of sources with the same fields"),
-    _option("--chunk-rows", type=int, default=CHUNK_ROWS, help="pictures per task (default %(default)s)"),
+    _option("--chunk-rows", type=int, default=CHUNK_ROWS, help="images per task (default %(default)s)"),
 ]
 _PARALLEL = [
     _option("--workers", type=int, default=0, help="processes; 0: one per core (default), 1: none"),
@@ -48,7 +48,7 @@ _ARRAY = [
 _RESTART = [_option("--restart", action="store_true", help="make the stage again although its settings changed")]
 _RETRY = [_option("--retry", action="store_true", help="scan chunks again that had missing or unreadable files")]
 _SCAN = [
-    _option("--max-pixels", type=int, default=MAX_PIXELS, help="above it a picture is broken (default %(default)s)"),
+    _option("--max-pixels", type=int, default=MAX_PIXELS, help="above it an image is broken (default %(default)s)"),
     _option("--fast", action="store_true", help="decode JPEGs at reduced scale; no pixel hash for them"),
 ]
 _FILTER = [
@@ -58,12 +58,10 @@ _FILTER = [
 _DEDUP = [
     _option("--radius", type=int, default=DedupConfig.radius, help="bits between near-duplicates (default %(default)s; -1: off)"),
     _option("--tolerance", type=int, default=DedupConfig.tolerance, help="colour difference between them (default %(default)s)"),
-    _option("--min-variance", type=float, default=DedupConfig.min_variance, help="flatter pictures: bytes and pixels only"),
+    _option("--min-variance", type=float, default=DedupConfig.min_variance, help="flatter images: bytes and pixels only"),
     _option("--several-captions", default=DedupConfig.several_captions, help="all, best or drop (default %(default)s)"),
     _option("--max-pictures-per-caption", type=int, default=0, help="0: no limit (default)"),
-    _option(
-        "--jaccard", type=float, default=DedupConfig.jaccard, help="of near-duplicate captions (default %(default)s; 0: off)"
-    ),
+    _option("--jaccard", type=float, default=DedupConfig.jaccard, help="of near captions (default %(default)s; 0: off)"),
     _option("--embeddings", default="", metavar="FILE", help="features of all catalog rows (.npy), compared too"),
     _option("--cosine", type=float, default=DedupConfig.cosine, help="of alike features (default %(default)s)"),
 ]
@@ -82,7 +80,7 @@ _PLAN = [
 ]
 _SHARD = [
     _option("--out", type=Path, required=True, help="folder of the corpus"),
-    _option("--max-side", type=int, default=0, help="scale larger pictures down; 0: bytes untouched (default)"),
+    _option("--max-side", type=int, default=0, help="scale larger images down; 0: bytes untouched (default)"),
     _option("--quality", type=int, default=ResizeConfig.quality, help="JPEG quality of those (default %(default)s)"),
 ]
 _BUILD = [
@@ -91,20 +89,20 @@ _BUILD = [
 ]
 _HASHES = [
     *(*_WORK, *_SOURCES, *_PARALLEL, *_RESTART),
-    _option("--max-pixels", type=int, default=MAX_PIXELS, help="above it a picture is broken"),
+    _option("--max-pixels", type=int, default=MAX_PIXELS, help="above it an image is broken"),
     _option("--out", type=Path, required=True, help="the hash file, ending in .parquet"),
 ]
-_DECODE = [_option("--decode", action="store_true", help="also decode every picture")]
+_DECODE = [_option("--decode", action="store_true", help="also decode every image")]
 _REPORT = [*_WORK, _option("--out", type=Path, help="default: WORK/report.html")]
 
 _CHAIN = ("catalog", "scan", "filter", "dedup", "decontaminate", "plan", "report", "shard", "verify")
-"""The stages of `build`, in the order in which each needs the one before."""
+"""The stages of `build`, in the order in which they run."""
 _ARRAYS = ("scan", "shard")
-"""Those with work enough for an array of tasks."""
+"""Stages with enough work for an array of tasks."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """A command's parser, whose epilog is made when it is shown."""
+    """A command's parser, which creates its epilog when help is shown."""
 
     epilogs: tuple[Callable[[], str], ...] = ()
 
@@ -117,8 +115,8 @@ def stages() -> list[dict[str, Any]]:
     """The stages of `build`, in order.
 
     Returns:
-        Of each its `name`; whether an `array` of tasks shares it (`--task-index`, `--num-tasks`); its `options`, which have
-        values, and `flags`, which have none; its `folders`: option of `build` -> the stage's option for it, "" if positional.
+        For each its `name`; `array`: whether an array of tasks shares it (`--task-index`, `--num-tasks`); its `options`, which
+        have values, and `flags`, which have none; `folders`: option of `build` -> the stage's option, "" if positional.
     """
     commands = parsers()[1]
     return [{"name": name, "array": name in _ARRAYS, **_describe(commands[name])} for name in _CHAIN]
@@ -129,9 +127,9 @@ def _describe(command: argparse.ArgumentParser) -> dict[str, Any]:
     for action in command._actions:  # argparse has no public list of them
         name = action.option_strings[-1] if action.option_strings else ""
         if action.type is Path:
-            if action.required:  # else it is no folder of `build`, as the report's own file
+            if action.required:  # else it is not a folder of `build`, such as the report's file
                 found["folders"][name or "--out"] = name
-        elif name != "--help" and not any(name in names for names, _ in _ARRAY):  # those say how a stage runs, not what it does
+        elif name != "--help" and not any(name in names for names, _ in _ARRAY):  # those only affect how a stage runs
             found["flags" if action.nargs == 0 else "options"].append(name)
     return found
 
@@ -151,7 +149,7 @@ def _filter_help() -> str:
 
 
 def parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
-    """The parser of `albef-data`, and those of its commands by name."""
+    """The parser of `albef-data`, and the parsers of its commands by name."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="albef-data", description=_DESCRIPTION, epilog=_EXAMPLE, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
@@ -165,13 +163,13 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     add("build", f"run the whole chain: {', '.join(_CHAIN)}", _BUILD, _source_help, _filter_help)
     add("append", "add sources to an existing corpus, without what it already holds", _BUILD, _source_help, _filter_help)
     sources = [*_WORK, *_SOURCES, *_ARRAY, *_RESTART]
-    add("catalog", "list every picture of every source as one numbered row", sources, _source_help)
+    add("catalog", "list every image of every source as one numbered row", sources, _source_help)
     scan = [*_RETRY, *_WORK, *_ARRAY, *_RESTART, *_SCAN]
     add("scan", "one pass over each byte: hashes, full decode, caption statistics", scan)
-    add("filter", "drop pictures and captions by rules, each with its reason", [*_WORK, *_FILTER], _filter_help)
+    add("filter", "drop images and captions by rules, each with its reason", [*_WORK, *_FILTER], _filter_help)
     add("dedup", "drop duplicates by bytes, pixels and look; duplicate captions", [*_WORK, *_DEDUP])
-    add("hashes", "write the hash file of an evaluation set, to share without its pictures", _HASHES, _source_help)
-    add("decontaminate", "drop pictures that are in an evaluation set", [*_WORK, *_DECONTAMINATE])
+    add("hashes", "write the hash file of an evaluation set, to share without its images", _HASHES, _source_help)
+    add("decontaminate", "drop images that are in an evaluation set", [*_WORK, *_DECONTAMINATE])
     add("plan", "fix the order of samples and the size of shards", [*_WORK, *_PLAN])
     add("shard", "write the planned shards", [*_WORK, *_ARRAY, *_RESTART, *_SHARD])
     verify = [*_FOLDER, *_DECODE, *_PARALLEL]

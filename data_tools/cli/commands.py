@@ -1,4 +1,4 @@
-"""The commands of `albef-data`: arguments become settings and calls of the stages, results become lines."""
+"""The commands of `albef-data`: they turn arguments into settings, run the stages and print the results."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ def _say(text: str) -> None:
 def _print_counts(counts: dict[str, dict[str, Any]]) -> None:
     for reason, count in counts.items():
         if count["pictures"] or count["captions"]:
-            _say(f"  {count['pictures']:>12,} pictures {count['captions']:>12,} captions  {reason}")
+            _say(f"  {count['pictures']:>12,} images {count['captions']:>12,} captions  {reason}")
 
 
 def _print_manifest(manifest: Manifest | None, folder: Path) -> None:
     if manifest is None:
-        _say("this share is done; other tasks still have theirs to do")
+        _say("this share is done; other tasks are not finished")
     else:
         size = sum(shard.num_bytes for shard in manifest.shards)
         _say(f"{folder}: {manifest.num_samples:,} samples in {len(manifest.shards):,} shards, {size / 1e9:,.2f} GB")
@@ -115,7 +115,7 @@ def _run_catalog(args: argparse.Namespace) -> int:
         return 0
     for name, source in stage.summary["sources"].items():
         notes = "".join(f", {reason}: {count:,}" for reason, count in source["problems"].items())
-        _say(f"{name}: {source['listed']:,} pictures listed{notes}")
+        _say(f"{name}: {source['listed']:,} images listed{notes}")
     return 0
 
 
@@ -144,10 +144,9 @@ def _run_dedup(args: argparse.Namespace) -> int:
 
 
 def _run_hashes(args: argparse.Namespace) -> int:
-    counts = pipeline.make_hashes(
-        args.work, _sources(args), args.out, _parallel(args), max_pixels=args.max_pixels, restart=args.restart
-    )
-    _say(f"{args.out}: {counts['written']:,} pictures, {counts['left_out']:,} could not be read")
+    options = {"max_pixels": args.max_pixels, "restart": args.restart}
+    counts = pipeline.make_hashes(args.work, _sources(args), args.out, _parallel(args), **options)
+    _say(f"{args.out}: {counts['written']:,} images, {counts['left_out']:,} could not be read")
     return 0
 
 
@@ -157,7 +156,7 @@ def _run_decontaminate(args: argparse.Namespace) -> int:
     stage = decontaminate_stage(args.work, known, _pairs(args.ids, "--ids"))
     for name, entry in stage.summary["sets"].items():
         ways = ", ".join(f"{count:,} {way}" for way, count in entry["ways"].items())
-        _say(f"{name}: {entry['set_pictures_found']:,} of {entry['pictures']:,} found; training pictures dropped: {ways}")
+        _say(f"{name}: {entry['set_pictures_found']:,} of {entry['pictures']:,} found; training images dropped: {ways}")
     return 0
 
 
@@ -216,4 +215,4 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "index": _run_index,
     "report": _run_report,
 }
-"""What each command does; returns the exit code."""
+"""The function of each command; it returns the exit code."""

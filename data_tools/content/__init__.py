@@ -1,1 +1,1 @@
-"""What a picture and a caption hold: decoding, hashes, statistics."""
+"""Describes images and captions: decoding, hashes, statistics."""

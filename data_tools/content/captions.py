@@ -1,8 +1,8 @@
-"""Describing captions in bulk: word hashes, statistics, MinHash bands, and exact Jaccard similarity.
+"""Describes captions in bulk: word hashes, statistics, MinHash bands, and exact Jaccard similarity.
 
-All of it works on a whole batch at once in numpy: the captions lie in one byte array, words are found by a table of
-separator bytes, and a word's hash is a difference of prefix sums. A caption's set is its words and its pairs of
-neighbouring words, so that word order counts.
+Everything works on a batch at once in numpy: captions are joined into one byte array, a table of separator bytes finds words,
+and a word's hash is a difference of prefix sums. A caption's set is its words and its pairs of neighbouring words, so word
+order counts.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ U64 = NDArray[np.uint64]
 
 NUM_PERMUTATIONS = 64
 NUM_BANDS = 16
-"""Bands of 4 permutations: a pair of Jaccard similarity 0.7 meets in one with probability 0.988."""
+"""Bands of 4 permutations: a pair with Jaccard similarity 0.7 shares at least one with probability 0.988."""
 
 _REMOVED = re.compile(r"[,.'!?\"()*#:;~]")
 _SPACED = re.compile(r"[-/]")
 _WIDE = re.compile("([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0002ffff])")  # scripts written without spaces
 _LETTER_SCRIPT = re.compile(r"^(LATIN|CYRILLIC|GREEK|ARABIC|HEBREW|DEVANAGARI|THAI|HIRAGANA|KATAKANA|HANGUL|CJK)")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_ROUND = 1 << 13  # captions per round of signing: what stays in cache
+_ROUND = 1 << 13  # captions signed at once, few enough to stay in cache
 
 
 def _separator_table() -> NDArray[np.bool_]:
@@ -39,13 +39,13 @@ _SEPARATOR = _separator_table()
 
 
 def normalise(caption: str) -> str:
-    """The text that captions are compared as: lower case, without punctuation, single spaces (the released ALBEF rules)."""
+    """The form in which captions are compared: lower case, no punctuation, single spaces (the released ALBEF rules)."""
     text = _SPACED.sub(" ", _REMOVED.sub("", caption.lower())).replace("<person>", "person")
     return " ".join(text.split())
 
 
 def script_of(caption: str) -> str:
-    """The script of most of its letters, in lower case: `latin`, `cjk`, ...; `none` without letters, `other` if unknown."""
+    """The script of most letters, in lower case: `latin`, `cjk`, ...; `none` without letters, `other` if unknown."""
     if caption.isascii():
         return "latin" if any(char.isalpha() for char in caption) else "none"
     counts: Counter[str] = Counter()
@@ -60,7 +60,7 @@ def script_of(caption: str) -> str:
 
 
 def mix(values: U64) -> U64:
-    """SplitMix64's finaliser: a bijection of uint64 that spreads every bit."""
+    """SplitMix64's finaliser: a bijection of uint64 in which every input bit affects every output bit."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: U64 = values ^ (values >> np.uint64(31))
@@ -69,7 +69,7 @@ def mix(values: U64) -> U64:
 
 @dataclass(frozen=True)
 class Words:
-    """The words of B captions: `hashes` uint64 (total,) in order; caption i owns `starts[i]` to `starts[i + 1]`."""
+    """The words of B captions: `hashes` uint64 (total,) in order; those of caption i are `starts[i]` to `starts[i + 1]`."""
 
     hashes: U64
     starts: NDArray[np.int64]
@@ -82,19 +82,19 @@ class Words:
 
     @property
     def owners(self) -> NDArray[np.int64]:
-        """Caption of each word, int64 (total,)."""
+        """Index of each word's caption, int64 (total,)."""
         return np.repeat(np.arange(len(self.starts) - 1), self.counts)
 
 
 def words(texts: list[str]) -> Words:
-    """Words of `texts`, which `normalise` made."""
+    """Words of `texts`, which come from `normalise`."""
     texts = [text if text.isascii() else _WIDE.sub(r" \1 ", text) for text in texts]
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     raw = np.frombuffer(b" " + b" ".join(encoded) + b" ", np.uint8)
     separator = _SEPARATOR[raw]
     begins = np.flatnonzero(separator[:-1] & ~separator[1:]) + 1
     ends = np.flatnonzero(~separator[:-1] & separator[1:]) + 1
-    # A polynomial hash with an odd base: dividing by its power makes the hash free of the word's place.
+    # A polynomial hash with an odd base; dividing by the base's power makes it independent of the word's position.
     power = np.cumprod(np.full(len(raw), _MULTIPLIER, np.uint64))
     prefix = np.concatenate(([np.uint64(0)], np.cumsum((raw.astype(np.uint64) + np.uint64(1)) * power)))
     inverse_base = np.uint64(pow(int(_MULTIPLIER), -1, 1 << 64))
@@ -105,7 +105,7 @@ def words(texts: list[str]) -> Words:
 
 
 def text_hashes(batch: Words) -> U64:
-    """One hash per caption, uint64 (B,), equal for the same words in the same order."""
+    """A hash per caption, uint64 (B,), equal for the same words in the same order."""
     place = np.arange(len(batch.hashes)) - np.repeat(batch.starts[:-1], batch.counts)
     terms = mix(batch.hashes + place.astype(np.uint64) * _MULTIPLIER)
     return _segment_sums(terms, batch.starts)
@@ -118,7 +118,7 @@ def _segment_sums(values: U64, starts: NDArray[np.int64]) -> U64:
 
 
 def repeated_shares(batch: Words) -> NDArray[np.float32]:
-    """Share of a caption's words that occurred in it before, float32 (B,)."""
+    """Share of each caption's words that occur earlier in it, float32 (B,)."""
     owners = batch.owners
     order = np.lexsort((batch.hashes, owners))
     same = (batch.hashes[order][1:] == batch.hashes[order][:-1]) & (owners[order][1:] == owners[order][:-1])
@@ -165,7 +165,7 @@ def signature(sets: Words) -> NDArray[np.uint32]:
 
 
 def bands(signatures: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """One key per band, uint32 (B, NUM_BANDS): captions that agree in one are candidates."""
+    """A key per band, uint32 (B, NUM_BANDS); captions with an equal key are candidates."""
     rows = signatures.reshape(len(signatures), NUM_BANDS, -1).astype(np.uint64)
     keys = np.zeros(rows.shape[:2], np.uint64)
     for k in range(rows.shape[2]):
@@ -175,11 +175,8 @@ def bands(signatures: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def jaccard(left: Words, right: Words) -> NDArray[np.float64]:
-    """Jaccard similarity of `left`'s set i with `right`'s set i, float64 (B,); two empty sets have 1.
-
-    Both come from `shingles` and hold equally many captions.
-    """
-    # Pair above, 40 bits of the hash, the side below: one sort groups the members of a pair and finds those shared.
+    """Jaccard similarity of set i of `left` and of `right` (both from `shingles`), float64 (B,); 1 for two empty sets."""
+    # Key: pair number, 40 bits of the hash, side. One sort groups the members of a pair and makes shared ones neighbours.
     keys = [
         (sets.owners.astype(np.uint64) << np.uint64(41)) | (sets.hashes >> np.uint64(24) << np.uint64(1)) | np.uint64(side)
         for side, sets in enumerate((left, right))

@@ -1,7 +1,7 @@
-"""Decoding pictures and describing them: pixel hash, perceptual hash, variance, colour signature.
+"""Decodes images and describes them: pixel hash, perceptual hash, variance, colour signature.
 
-Every number is taken from the picture as it is seen: EXIF orientation applied, transparency over white. JPEG goes
-through simplejpeg (libjpeg-turbo) when it is installed, all else through Pillow; both give the same pixels.
+Every number describes the image as displayed: EXIF orientation applied, transparency over white. JPEG is decoded by
+simplejpeg (libjpeg-turbo) if installed, everything else by Pillow; both give the same pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ except ImportError:  # pragma: no cover - the extra `data` brings it
     simplejpeg = None
 
 SIDE = 32
-"""Side of the thumbnail that hash, variance and colours are taken from."""
+"""Side in pixels of the thumbnail from which hash, variance and colours are computed."""
 _DCT_SIDE = 8
 FIELDS = 8
 """The colour signature holds the mean colours of FIELDS x FIELDS fields."""
@@ -34,69 +34,66 @@ Image.MAX_IMAGE_PIXELS = None  # the limit is checked here, per call, before any
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that was wholly decoded; `pixels` is uint8 (height, width, 3 or 4), as stored (not turned)."""
+class DecodedImage:
+    """A decoded image; `pixels` is uint8 (height, width, 3 or 4), as stored (EXIF orientation not applied)."""
 
     format: str
     mode: str
     orientation: int
-    """EXIF orientation, 1 to 8; 1: none given."""
+    """EXIF orientation, 1 to 8; 1 if none is given."""
     width: int
     height: int
     pixels: NDArray[np.uint8]
 
     def pixel_hash(self) -> bytes:
-        """16 bytes that are equal for equal pixels, whatever file format held them."""
+        """16 bytes that are equal for equal pixels, whatever the file format."""
         digest = xxhash.xxh3_128(np.array(self.pixels.shape, np.int64).tobytes())
         digest.update(np.ascontiguousarray(self.pixels).data)
         return digest.digest()
 
     def thumbnail(self) -> NDArray[np.uint8]:
-        """The upright picture over white as uint8 (SIDE, SIDE, 3)."""
+        """The upright image over white as uint8 (SIDE, SIDE, 3)."""
         return turn(_shrink(self.pixels), self.orientation)
 
 
-class BrokenPicture(Exception):  # noqa: N818 - it is a finding, not a fault
-    """The picture cannot be used; the text is the reason, short and free of file names so that reasons can be counted."""
+class BrokenImage(Exception):  # noqa: N818 - it is a finding, not a fault
+    """The image cannot be used. The text is a short reason without file names, so that reasons can be counted."""
 
 
-def decode(content: bytes, *, max_pixels: int = MAX_PIXELS, fast: bool = False, colour: bool = True) -> Picture:
-    """Decode every pixel of `content`; only that finds a file that is cut off.
+def decode(content: bytes, *, max_pixels: int = MAX_PIXELS, fast: bool = False, colour: bool = True) -> DecodedImage:
+    """Decodes every pixel of `content`: only this detects a truncated file.
 
-    `fast` decodes a JPEG at the largest DCT scale that still serves the perceptual hash; `pixels` are then fewer.
-    Without `colour` such a JPEG is decoded to one channel.
-
-    Raises:
-        BrokenPicture: empty, no picture, too many pixels, cut off or damaged.
+    `fast` decodes a JPEG to fewer pixels, at the smallest DCT scale that suffices for the perceptual hash; without `colour`,
+    to one channel. Raises BrokenImage if the content is empty, not an image, too large, cut off or damaged.
     """
     if not content:
-        raise BrokenPicture("empty file")
+        raise BrokenImage("empty file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content))
             width, height = image.size
             if width * height > max_pixels:
-                raise BrokenPicture("too many pixels")
+                raise BrokenImage("too many pixels")
             orientation = image.getexif().get(0x0112, 1)
-            picture_format, mode = image.format or "", image.mode
-            if picture_format == "JPEG" and mode in ("RGB", "L") and simplejpeg is not None:
+            image_format, mode = image.format or "", image.mode
+            if image_format == "JPEG" and mode in ("RGB", "L") and simplejpeg is not None:
                 small = _FAST_SIDE if fast else 0
                 space = "RGB" if colour or not fast else "GRAY"
                 pixels = simplejpeg.decode_jpeg(content, space, min_height=small, min_width=small)
             else:
                 pixels = _pillow_pixels(image)
-    except BrokenPicture:
+    except BrokenImage:
         raise
     except UnidentifiedImageError:
-        raise BrokenPicture("not a picture") from None
+        raise BrokenImage("not a picture") from None
     except Exception as error:  # decoders of damaged files raise nearly anything
         text = str(error).lower()
         cut = "truncated" in text or "premature" in text or "unexpected end" in text
-        raise BrokenPicture("cut off" if cut else "damaged") from None
+        raise BrokenImage("cut off" if cut else "damaged") from None
     if not isinstance(orientation, int) or not 1 <= orientation <= 8:
         orientation = 1
-    return Picture(picture_format, mode, orientation, width, height, pixels)
+    return DecodedImage(image_format, mode, orientation, width, height, pixels)
 
 
 def _pillow_pixels(image: Image.Image) -> NDArray[np.uint8]:
@@ -118,12 +115,12 @@ def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _reduce(image: Image.Image) -> Image.Image:
-    # Of Pillow's filters this one gave the hashes that change least when a drawing is scaled and recompressed.
+    # Of Pillow's filters, HAMMING gave the hashes that change least when a drawing is scaled and recompressed.
     return image.resize((SIDE, SIDE), Image.Resampling.HAMMING, reducing_gap=3.0)
 
 
 def turn(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """`pixels` (height, width, channels) brought upright from EXIF `orientation`."""
+    """`pixels` (height, width, channels) with EXIF `orientation` applied."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -144,14 +141,14 @@ _GREY = np.array([299, 587, 114], np.float32) / 1000
 
 @dataclass(frozen=True)
 class Signatures:
-    """What B thumbnails are compared by."""
+    """Features by which B thumbnails are compared."""
 
     phash: NDArray[np.uint64]
-    """(B,): the 8 x 8 lowest DCT coefficients against their median (the `phash` of common use)."""
+    """(B,): the 8 x 8 lowest DCT coefficients compared with their median (the common `phash`)."""
     variance: NDArray[np.float32]
-    """(B,): variance of the grey thumbnail, in grey levels squared; a flat picture's hash means nothing."""
+    """(B,): variance of the grey thumbnail, in grey levels squared; the hash of a flat image is meaningless."""
     colours: NDArray[np.uint8]
-    """(B, COLOUR_BYTES): mean RGB of each field; tells apart what the hash does not: colours, small things on white."""
+    """(B, COLOUR_BYTES): mean RGB of each field; distinguishes what the hash cannot: colours, small things on white."""
 
 
 def signatures(thumbnails: NDArray[np.uint8]) -> Signatures:
@@ -169,19 +166,15 @@ def _phash(grey: NDArray[np.floating[Any]]) -> NDArray[np.uint64]:
 
 
 def perceptual_hashes(contents: list[bytes], *, fast: bool = True) -> NDArray[np.uint64]:
-    """Perceptual hashes of encoded pictures, uint64 (B,).
-
-    Raises:
-        BrokenPicture: one of them cannot be decoded.
-    """
+    """Perceptual hashes of encoded images, uint64 (B,). Raises BrokenImage if one cannot be decoded."""
     thumbnails = [decode(content, fast=fast, colour=False).thumbnail() for content in contents]
     return _phash(np.stack(thumbnails).astype(np.float32) @ _GREY)
 
 
 def resize(content: bytes, max_side: int, quality: int) -> tuple[bytes, str] | None:
-    """`content` scaled down so that its longer side is `max_side` pixels, upright: new bytes and extension.
+    """Bytes and extension of `content` scaled down, upright, to a longer side of `max_side` pixels; None if it is no larger.
 
-    None when the picture is no larger. Pictures with transparency become PNG, all others JPEG of `quality` 1 to 100.
+    Images with transparency become PNG, all others JPEG of `quality` 1 to 100.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

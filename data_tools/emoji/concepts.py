@@ -1,4 +1,4 @@
-"""The text of the emoji corpus: one `Concept` per emoji, from emojibase's English data, and the splits over them."""
+"""The text of the emoji corpus: one `Concept` per emoji from emojibase's English data, and the splits of the concepts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from data_tools.emoji.families import family_keys, group_families, normal_code
 NUM_TEST = 300
 NUM_VAL = 150
 LARGEST_HELD_OUT = 8
-"""Families of more concepts (clock faces, arrows, hearts) stay in training: one would fill a tenth of a gallery."""
-_COMPONENTS = 2  # emojibase's group of skin tones and hair, which are no pictures by themselves
+"""Larger families (clock faces, arrows, hearts) stay in training: a single one would fill a tenth of a gallery."""
+_COMPONENTS = 2  # emojibase's group of skin tones and hair, which are not images by themselves
 _TAGS_PER_CAPTION = 4
 _TAG_CAPTIONS = 3
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One emoji: what it shows, independent of the style it is drawn in."""
+    """The subject of an emoji, independent of the drawing style."""
 
     code: str
     label: str
@@ -33,12 +33,12 @@ class Concept:
 
     @property
     def is_flag(self) -> bool:
-        """Whether it belongs to the flags, which are a split of their own."""
+        """True for flags, which form a separate split."""
         return self.group == "flags"
 
 
 def read_concepts(emojibase: Path) -> tuple[list[Concept], dict[str, int]]:
-    """All concepts in Unicode's order without skin-tone variants, and the counts of what was left out, by reason."""
+    """All concepts in Unicode's order without skin-tone variants, and counts of those left out by reason."""
     names = json.loads((emojibase / "meta" / "groups.json").read_text(encoding="utf-8"))
     rows = json.loads((emojibase / "en" / "data.json").read_text(encoding="utf-8"))
     dropped = {
@@ -61,8 +61,8 @@ def read_concepts(emojibase: Path) -> tuple[list[Concept], dict[str, int]]:
 def captions(concept: Concept, seed: int) -> list[str]:
     """Training captions: the label, then the label with up to four of its tags at a time.
 
-    The test asks for labels alone, so the plain label is drawn often; tags tie the words of unseen labels to pictures.
-    Which tags go together is drawn from `seed`; tags that are words of the label are left out.
+    Test queries are labels alone, so the plain label is a caption; tags connect the words of unseen labels with images. `seed`
+    determines which tags are combined; tags that are words of the label are left out.
     """
     words = set(concept.label.lower().split())
     tags = [tag for tag in concept.tags if tag.lower() not in words and tag.lower() != concept.label.lower()]
@@ -72,7 +72,7 @@ def captions(concept: Concept, seed: int) -> list[str]:
 
 
 def split_concepts(concepts: Iterable[Concept], seed: int, num_test: int = NUM_TEST, num_val: int = NUM_VAL) -> dict[str, str]:
-    """Concept code to `train`, `val`, `test` or `flags`; whole families, so that none straddles two splits."""
+    """Maps concept codes to `train`, `val`, `test` or `flags`; each family is in one split."""
     families: dict[str, list[Concept]] = defaultdict(list)
     split = {}
     for concept in concepts:
@@ -92,5 +92,5 @@ def split_concepts(concepts: Iterable[Concept], seed: int, num_test: int = NUM_T
 
 
 def draw(seed: int, text: str) -> bytes:
-    """A sort key that is as good as random, and depends on `seed` and `text` only."""
+    """A pseudo-random sort key that depends only on `seed` and `text`."""
     return hashlib.blake2b(f"{seed} {text}".encode(), digest_size=8).digest()

@@ -1,8 +1,8 @@
-"""Which emoji concepts are variants of one subject, so that no family straddles a split.
+"""Groups emoji concepts that are variants of one subject into families, so that no family is in two splits.
 
-Two concepts are of one family if they share a key made of their code points or of their label, directly or through
-others. The rules would rather join too much than too little: a family too large makes the test harder, one too small
-leaks the test into training.
+Two concepts belong to one family if they share a key made of their code points or their label, directly or through others.
+The rules prefer joining too much: a family that is too large makes the test harder, one that is too small leaks test concepts
+into training.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _ANIMALS, _SYMBOLS = 3, 8  # emojibase's group numbers
 
 
 def normal_code(hexcode: str) -> str:
-    """`hexcode` as all sets agree on it: lower case, parts of at least four digits, no emoji variation selector."""
+    """`hexcode` in the form shared by all sets: lower case, parts of at least four digits, no emoji variation selector."""
     return "-".join(part.zfill(4) for part in hexcode.lower().split("-") if part != "fe0f")
 
 
 def family_keys(code: str, label: str, group: int) -> list[str]:
-    """The keys of one concept: its code points and its label, both without what only makes a variant."""
+    """The keys of one concept: its code points and its label, both without the parts that distinguish variants."""
     parts = [part for part in code.split("-") if part not in _CODE_VARIANTS]
     parts = ["person" if part in _PEOPLE else part for part in parts] or [code]
     while parts and parts[-1] == "200d":
@@ -74,7 +74,7 @@ def _subject(label: str, group: int) -> str:
 
 
 def group_families(keys: Mapping[str, list[str]]) -> dict[str, str]:
-    """Concept to the name of its family: the first concept of it in sorted order. `keys` maps concepts to `family_keys`."""
+    """Maps concepts to their family's name: its first concept in sorted order. `keys` maps concepts to their `family_keys`."""
     parent: dict[str, str] = {code: code for code in keys}
 
     def root(code: str) -> str:

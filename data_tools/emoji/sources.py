@@ -1,6 +1,6 @@
-"""The five npm packages the emoji corpus is made from: pinned, checked, unpacked.
+"""Fetches, checks and unpacks the five pinned npm packages of the emoji corpus.
 
-Fetching calls the `npm` client (`npm pack`); nothing of a package is ever executed.
+Fetching calls the `npm` client (`npm pack`); no code of a package is ever executed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from albef_ds.common.errors import DataError, MachineError
 
 @dataclass(frozen=True)
 class Package:
-    """One npm package: exact version and the sha512 of its archive in base64, as npm states it."""
+    """An npm package: exact version, and the sha512 of its archive in base64 as npm publishes it."""
 
     name: str
     version: str
@@ -27,7 +27,7 @@ class Package:
 
     @property
     def folder(self) -> str:
-        """Name of the folder it is unpacked into, which is npm's archive name."""
+        """Name of the folder for the unpacked package: npm's archive name."""
         return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}"
 
 
@@ -58,11 +58,7 @@ PACKAGES = (EMOJIBASE, NOTO, TWEMOJI, FLUENT_FLAT, FLUENT_3D)
 
 
 def fetch(folder: Path) -> None:
-    """Download what `folder` lacks with `npm pack`, check it and unpack it.
-
-    Raises:
-        UserError: there is no npm, it failed, or an archive is not the pinned one.
-    """
+    """Downloads missing packages to `folder` with `npm pack`, checks and unpacks them. Raises UserError if any of it fails."""
     folder.mkdir(parents=True, exist_ok=True)
     for package in PACKAGES:
         if (folder / package.folder).is_dir():
@@ -81,10 +77,9 @@ def fetch(folder: Path) -> None:
 
 
 def unpack(archive: Path, package: Package, folder: Path) -> None:
-    """Unpack the plain files of npm archive `archive` into the new `folder`; nothing can land outside it.
+    """Unpacks the plain files of npm archive `archive` into the new `folder`.
 
-    Raises:
-        DataError: the archive is not the pinned one, or a member's name leaves the folder.
+    Raises DataError if the archive is not the pinned one, or a member's name leads outside the folder.
     """
     digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if digest != package.sha512:
@@ -104,11 +99,7 @@ def unpack(archive: Path, package: Package, folder: Path) -> None:
 
 
 def locate(folder: Path) -> dict[str, Path]:
-    """Package name to its unpacked folder under `folder`.
-
-    Raises:
-        DataError: a package is missing or of another version.
-    """
+    """Maps package names to unpacked folders in `folder`. Raises DataError if a package is missing or of another version."""
     found = {}
     for package in PACKAGES:
         path = folder / package.folder

@@ -1,4 +1,4 @@
-"""The pictures of the emoji corpus: four styles of drawing, each a source of WebP bytes by concept code."""
+"""The images of the emoji corpus: four drawing styles, each giving WebP bytes by concept code."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from albef_ds.common.errors import DataError, MachineError
 from data_tools.emoji.families import normal_code
 from data_tools.emoji.sources import FLUENT_3D, FLUENT_FLAT, NOTO, TWEMOJI
 
-SIZE = 72  # pixels: a random crop still has something to choose from at 64, and all shards stay near 10 MB
+SIZE = 72  # pixels: leaves room for random crops at 64 and keeps all shards near 10 MB
 QUALITY = 90
 
 
 @dataclass(frozen=True)
 class Style:
-    """One set of drawings: its name, and a function per concept code that makes the picture."""
+    """A set of drawings: its name, and a function per concept code that draws the image."""
 
     name: str
-    pictures: Mapping[str, Callable[[], Image.Image]]
+    images: Mapping[str, Callable[[], Image.Image]]
 
     def webp(self, code: str) -> bytes:
-        """The picture of `code` on white, SIZE x SIZE pixels, as WebP bytes."""
+        """WebP bytes of the drawing of `code` on white, SIZE x SIZE pixels."""
         buffer = io.BytesIO()
-        self.pictures[code]().save(buffer, "WEBP", quality=QUALITY, method=6)
+        self.images[code]().save(buffer, "WEBP", quality=QUALITY, method=6)
         return buffer.getvalue()
 
 
 def read_styles(packages: Mapping[str, Path]) -> list[Style]:
-    """All styles, the one that serves evaluation first."""
+    """All styles, first the one used for evaluation."""
     return [
         Style("noto", dict(_icons(packages[NOTO.name]))),
         Style("twemoji", dict(_icons(packages[TWEMOJI.name]))),
@@ -45,7 +45,7 @@ def read_styles(packages: Mapping[str, Path]) -> list[Style]:
 
 
 def _icons(package: Path) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
-    """Drawings of an Iconify package: SVG bodies in icons.json, code points to names in chars.json."""
+    """The drawings of an Iconify package: icons.json has the SVG bodies, chars.json maps code points to names."""
     icons = json.loads((package / "icons.json").read_text(encoding="utf-8"))
     names = json.loads((package / "chars.json").read_text(encoding="utf-8"))
     for code, name in names.items():
@@ -60,7 +60,7 @@ def icon_svg(icons: dict[str, Any], name: str) -> str:
     """The SVG of icon `name`, which may be an alias that mirrors another."""
     alias = icons.get("aliases", {}).get(name)
     if alias is not None and set(alias) - {"parent", "hFlip"}:
-        raise DataError(f"icon {name} is an alias with {sorted(alias)}: teach icon_svg what that means")
+        raise DataError(f"icon {name} is an alias with {sorted(alias)}: add these fields to icon_svg")
     icon = icons["icons"][name if alias is None else alias["parent"]]
     left, top = icon.get("left", 0), icon.get("top", 0)
     width, height = icon.get("width", icons.get("width", 16)), icon.get("height", icons.get("height", 16))
@@ -71,11 +71,7 @@ def icon_svg(icons: dict[str, Any], name: str) -> str:
 
 
 def render_svg(svg: str) -> Image.Image:
-    """`svg` drawn on white, RGB, SIZE x SIZE pixels.
-
-    Raises:
-        MachineError: the renderer is not installed.
-    """
+    """`svg` drawn on white, RGB, SIZE x SIZE pixels. Raises MachineError if the renderer is not installed."""
     try:
         import resvg_py  # optional package
     except ImportError:
@@ -85,7 +81,7 @@ def render_svg(svg: str) -> Image.Image:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Callable[[], Image.Image]]]:
-    """Drawings stored as one WebP per code."""
+    """The drawings of a folder with one WebP per code."""
     for path in sorted(folder.glob("*.webp")):
         yield normal_code(path.stem), partial(_open, path)
 
@@ -101,5 +97,5 @@ def _fit(image: Image.Image) -> Image.Image:
     side = max(image.size)
     square = Image.new("RGBA", (side, side), "white")
     square.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
-    picture = square.convert("RGB")
-    return picture if side == SIZE else picture.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    rgb = square.convert("RGB")
+    return rgb if side == SIZE else rgb.resize((SIZE, SIZE), Image.Resampling.LANCZOS)

@@ -1,1 +1,1 @@
-"""How a stage runs: the folder of its results with the marks of what is done, and its processes."""
+"""Runs stages: the folder of results with its completion marks, and the processes."""

@@ -1,8 +1,7 @@
-"""Running a list of independent, repeatable tasks: here, in a process pool, on a Dask cluster, or as one of N array tasks.
+"""Runs a list of independent, repeatable tasks: here, in a process pool, on a Dask cluster, or as one of N array tasks.
 
-A task leaves its result as a file under a final name; whether that file is there says whether the task is done. So
-a run that was killed is continued by starting it again, and tasks can be shared out over machines by number alone.
-This module neither knows what tasks do nor talks to a scheduler.
+A task writes its result to a file with a final name; the task is done if that file exists. So a killed run continues when it
+is started again, and tasks can be split over machines by number alone. This module knows neither what tasks do nor a scheduler.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Parallel:
-    """How map stages run."""
+    """Where and with how many processes map stages run."""
 
     workers: int = 0
     """Processes of the pool; 0: one per core this process may use; 1: no pool."""
     address: str = ""
     """`dask://HOST:PORT` of a Dask scheduler instead of a pool."""
     task_index: int = 0
-    """Which share of the tasks is this process's, from 0."""
+    """Number of this process's share of the tasks, from 0."""
     num_tasks: int = 1
     """Number of shares, one per array task."""
 
@@ -49,7 +48,7 @@ class Parallel:
 
     @property
     def is_share(self) -> bool:
-        """Whether this process does only a part of the tasks."""
+        """True if this process runs only a share of the tasks."""
         return self.num_tasks > 1
 
 
@@ -63,14 +62,14 @@ def run_tasks(
     unit: str = "task",
     is_done: Callable[[Task], bool] = lambda task: False,
 ) -> list[Result]:
-    """Apply `function` (importable by name) to this process's share of `tasks`; return the results, in no set order.
+    """Applies `function` (importable by name) to this process's share of `tasks`; returns the results in no fixed order.
 
-    Tasks that are done are left out after sharing, so a task's share does not depend on what others have finished.
+    Finished tasks are left out after the split, so a task's share does not depend on what others have finished.
     `size_of` gives the `unit`s of work in a task, for the progress bar on a terminal.
 
     Raises:
         MachineError: a worker died, Dask is not installed or not reachable.
-        Exception: what the first failing task raised; tasks not yet begun are given up.
+        Exception: the error of the first failing task; tasks not yet started are cancelled.
     """
     mine = [task for task in tasks[parallel.task_index :: parallel.num_tasks] if not is_done(task)]
     sizes = [size_of(task) for task in mine]
@@ -99,7 +98,7 @@ def run_tasks(
 def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
     if not parallel.address:
         workers = min(parallel.workers or len(os.sched_getaffinity(0)), max(num_tasks, 1))
-        # A fork server starts from a clean process, unlike fork, and pays for the imports once, unlike spawn.
+        # A fork server starts from a clean process, unlike fork, and imports once, unlike spawn.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["data_tools.stages.scan", "data_tools.stages.write_shards"])
         with ProcessPoolExecutor(workers, context, initializer=_end_with_run) as pool:
@@ -112,9 +111,8 @@ def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
     try:
         client: Any = Client("tcp://" + parallel.address.removeprefix("dask://"), timeout="10s")  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:
-        raise MachineError(
-            f"no Dask scheduler answers at {parallel.address} ({type(error).__name__}): check it is running"
-        ) from None
+        kind = type(error).__name__
+        raise MachineError(f"no Dask scheduler answers at {parallel.address} ({kind}): check it is running") from None
     try:
         yield client.get_executor()
     finally:
@@ -122,7 +120,7 @@ def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
 
 
 def _end_with_run() -> None:
-    """Make this worker end when the run that started it is gone: it would not notice a kill and would wait for ever."""
+    """Ends this worker when the run that started it ends: otherwise it would not notice a kill and would wait for ever."""
     run = multiprocessing.parent_process()
 
     def watch() -> None:

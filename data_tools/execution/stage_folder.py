@@ -1,7 +1,7 @@
-"""The working folder: one subfolder per stage, which knows the settings it was made with.
+"""The working folder: one subfolder per stage, with the settings that made it.
 
-A stage whose settings (its own and those of the stages before it) are the same is continued or taken as done. A
-map stage made with other settings is not thrown away unasked; a reduction, which takes minutes, is made again.
+A stage with unchanged settings (its own and those of the stages before it) is continued or counts as done. With other
+settings, a map stage is removed only on request; a reduction, which takes minutes, runs again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DONE_NAME = "done.json"
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageFolder:
     """An open stage: its `folder`, and the `digest` of everything that decides its result."""
 
     folder: Path
@@ -31,17 +31,17 @@ class Stage:
 
     @property
     def done(self) -> bool:
-        """Whether it was finished."""
+        """True if the stage is finished."""
         return (self.folder / DONE_NAME).exists()
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What `finish` was given."""
+        """The summary that `finish` stored."""
         summary: dict[str, Any] = load_json(self.folder / DONE_NAME)
         return summary
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Mark the stage as finished."""
+        """Marks the stage as finished."""
         save_json(self.folder / DONE_NAME, summary)
 
 
@@ -50,14 +50,10 @@ def digest_of(settings: dict[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode())
 
 
-def open_stage(work: Path, name: str, settings: dict[str, Any], *, is_map: bool, restart: bool = False) -> Stage:
-    """Make or continue stage `name` of the working folder.
-
-    Raises:
-        ConfigError: it is a map stage begun with other settings, and `restart` is not set.
-    """
+def open_stage(work: Path, name: str, settings: dict[str, Any], *, is_map: bool, restart: bool = False) -> StageFolder:
+    """Makes or continues stage `name`. Raises ConfigError if a map stage began with other settings and `restart` is not set."""
     folder = work / name
-    stage = Stage(folder, digest_of(settings))
+    stage = StageFolder(folder, digest_of(settings))
     path = folder / SETTINGS_NAME
     if path.exists():
         before = load_json(path)
@@ -66,9 +62,7 @@ def open_stage(work: Path, name: str, settings: dict[str, Any], *, is_map: bool,
         if is_map and not restart:
             old = before["settings"]
             changed = next((key for key in sorted({*old, *settings}) if old.get(key) != settings.get(key)), "settings")
-            raise ConfigError(
-                f"{folder} was made with another {changed}: make it again with restart, or give another work folder"
-            )
+            raise ConfigError(f"{folder} was made with another {changed}: make it again with restart, or use another work folder")
     if path.exists():
         # Renamed first, so that a kill here leaves no half-emptied folder under the stage's name.
         rubbish = work / f".{name}.{os.getpid()}.old"
@@ -78,13 +72,9 @@ def open_stage(work: Path, name: str, settings: dict[str, Any], *, is_map: bool,
     return stage
 
 
-def load_stage(work: Path, name: str) -> Stage:
-    """A finished stage.
-
-    Raises:
-        DataError: it is not there or not finished.
-    """
+def load_stage(work: Path, name: str) -> StageFolder:
+    """Opens a finished stage. Raises DataError if it is missing or unfinished."""
     folder = work / name
     if not (folder / DONE_NAME).exists():
         raise DataError(f"{folder} is not finished: run `albef-data {name}` first")
-    return Stage(folder, str(load_json(folder / SETTINGS_NAME)["digest"]))
+    return StageFolder(folder, str(load_json(folder / SETTINGS_NAME)["digest"]))

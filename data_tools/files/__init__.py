@@ -1,1 +1,1 @@
-"""Writing and reading files: local and remote storage, direct writes, shards."""
+"""Reads and writes files: local and remote storage, direct writes, shards."""

@@ -1,8 +1,8 @@
-"""A file written from front to back, past the page cache where the file system allows it, with its checksum.
+"""Writes a file sequentially and computes its checksum, bypassing the page cache where the file system allows it.
 
-Shards are flushed to disk before they get their names, so copies of them in the page cache serve nobody: making those
-copies costs more than hashing, and they push out what training reads. Where direct writing is refused (some network
-and memory file systems) the same bytes are written the usual way. Knows nothing of what is written.
+Shards are flushed to disk before they get their names, so copies in the page cache are useless: making them costs more than
+hashing, and they evict what training reads. Where direct writing is refused (some network and memory file systems) the same
+bytes are written the usual way.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 import xxhash
 
 BUFFER = 1 << 20
-"""Bytes handed to the kernel at once: large enough for any disk, small enough to be hashed while in the processor's cache."""
-_ALIGNMENT = 4096  # of memory, offsets and lengths; what disks with the largest blocks ask for
-_HUGE_PAGE = 1 << 21  # the kernel looks up every page of a direct write, so there should be one
+"""Bytes per write: large enough for any disk, small enough to be hashed while in the processor's cache."""
+_ALIGNMENT = 4096  # of memory, offsets and lengths, as disks with the largest blocks require
+_HUGE_PAGE = 1 << 21  # the kernel looks up every page of a direct write, so the buffer is one page
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -41,7 +41,7 @@ class DirectFile:
             self._file = os.open(path, flags, 0o666)
 
     def append(self, data: bytes | memoryview) -> None:
-        """Add `data` at the end."""
+        """Appends `data`."""
         size = len(data)
         self.num_bytes += size
         end = self._filled + size
@@ -61,7 +61,7 @@ class DirectFile:
                 self._filled = 0
 
     def close(self) -> str:
-        """Write what is left, flush the file to disk and close it; return the checksum."""
+        """Writes the rest, flushes the file to disk and closes it; returns the checksum."""
         self._hash.update(self._view[: self._filled])
         whole = -(-self._filled // _ALIGNMENT) * _ALIGNMENT
         self._view[self._filled : whole] = bytes(whole - self._filled)
@@ -72,7 +72,7 @@ class DirectFile:
         return self._hash.hexdigest()
 
     def abort(self) -> None:
-        """Close and remove the file."""
+        """Closes and removes the file."""
         self._end()
         self.path.unlink(missing_ok=True)
 
@@ -95,7 +95,7 @@ class DirectFile:
 
 
 def _aligned_buffer() -> tuple[mmap.mmap, memoryview]:
-    """Memory of BUFFER bytes in one huge page, if the kernel has one to give."""
+    """Memory of BUFFER bytes, in one huge page if the kernel has a free one."""
     memory = mmap.mmap(-1, 2 * _HUGE_PAGE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)

@@ -1,8 +1,8 @@
 """Writes shards: USTAR tars made of 512-byte blocks, their index and the manifest (`albef_ds.data.shards.format`).
 
-The same samples always give the same bytes: no time, owner or machine enters a header, JSON has sorted keys and
-no spaces. A tar is written under a temporary name while its checksum is computed, then renamed, so a file under
-its final name is whole. This module does not decide which samples are written, nor their order.
+The same samples always give the same bytes: headers hold no time, owner or machine, and JSON has sorted keys and no spaces.
+A tar is written and hashed under a temporary name, then renamed, so a file with a final name is complete. Callers decide
+which samples are written, and in which order.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from albef_ds.data.shards.format import (
 from data_tools.files.direct_write import DirectFile
 
 Sample = tuple[bytes, str, dict[str, Any]]
-"""Picture bytes, extension without a dot, metadata."""
+"""Image bytes, extension without a dot, metadata."""
 
-WRITING_NAME = "_writing"  # marks a folder whose corpus is not finished, and so as ours to write into
+WRITING_NAME = "_writing"  # marks a folder with an unfinished corpus of ours, which may be written into
 _PADDING = bytes(BLOCK)
 _MODE_TO_OWNER = b"0000644\x00" + 2 * b"0000000\x00"
 _AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x00" + b"00" + bytes(64) + 2 * b"0000000\x00" + bytes(155 + 12)
@@ -48,31 +48,24 @@ _OWN_FILE = re.compile(r"\d{5,}\.(tar|index\.npy)")
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The 512-byte USTAR header of a plain file `name` (at most 100 ASCII bytes) of `size` bytes, owner and time 0.
-
-    Raises:
-        DataError: the name is too long or the size above 8 GiB.
-    """
+    """The 512-byte USTAR header of a plain file, owner and time 0. Raises DataError above 100 ASCII bytes of name or 8 GiB."""
     raw = name.encode("ascii")
     digits = b"%011o\0" % size
     if len(raw) > 100 or size > _MAX_SIZE:
-        raise DataError(
-            f"tar member {name[:120]} of {size} bytes does not fit a USTAR header: shorten the name or split the file"
-        )
+        raise DataError(f"tar member {name[:120]} of {size} bytes exceeds a USTAR header: shorten the name or split the file")
     checksum = _FIXED_SUM + sum(raw) + sum(digits)
     return b"".join((raw.ljust(100, b"\0"), _MODE_TO_OWNER, digits, _MTIME, b"%06o\0 " % checksum, _AFTER_CHECKSUM))
 
 
 def member_blocks(size: int) -> int:
-    """Bytes that a member of `size` bytes takes in a tar, header and padding included."""
+    """Bytes that a member of `size` bytes takes in a tar, with header and padding."""
     return BLOCK + (size + BLOCK - 1) // BLOCK * BLOCK
 
 
 def encode_meta(meta: dict[str, Any]) -> bytes:
     """`meta` as compact UTF-8 JSON with sorted keys.
 
-    Raises:
-        DataError: `captions`, `image_id` or `source` is missing or of another type, or a value is not JSON.
+    Raises DataError if `captions`, `image_id` or `source` is missing or of another type, or a value is not JSON.
     """
     captions = meta.get("captions")
     if not isinstance(captions, list) or not captions or not all(isinstance(caption, str) for caption in captions):
@@ -83,9 +76,7 @@ def encode_meta(meta: dict[str, Any]) -> bytes:
     try:
         return _ENCODER.encode(meta).encode("utf-8")
     except (TypeError, ValueError) as error:
-        raise DataError(
-            f"metadata of sample {meta['image_id']} is not JSON in UTF-8 ({error}): give text, numbers, lists"
-        ) from None
+        raise DataError(f"metadata of sample {meta['image_id']} is not JSON ({error}): give text, numbers, lists") from None
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -104,7 +95,7 @@ class ShardFile:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the tar so far."""
+        """Bytes written so far."""
         return self._file.num_bytes
 
     @property
@@ -113,29 +104,25 @@ class ShardFile:
         return len(self._index)
 
     def add(self, image: bytes, extension: str, meta: bytes) -> None:
-        """Append one sample; `meta` comes from `encode_meta`.
-
-        Raises:
-            DataError: the extension is not in IMAGE_EXTENSIONS, or the picture is empty.
-        """
+        """Appends a sample; `meta` is from `encode_meta`. Raises DataError for an empty image or one not in IMAGE_EXTENSIONS."""
         if extension not in IMAGE_EXTENSIONS or not image:
             raise DataError(
                 f"sample {self._next_sample} is a {extension or 'nameless'} file of {len(image)} bytes: "
-                f"give a picture in one of {', '.join(IMAGE_EXTENSIONS)}"
+                f"give an image in one of {', '.join(IMAGE_EXTENSIONS)}"
             )
         key, append = sample_key(self._next_sample), self._file.append
         image_offset = self.num_bytes + BLOCK
         meta_offset = self.num_bytes + member_blocks(len(image)) + BLOCK
         append(tar_header(f"{key}.{extension}", len(image)))
         append(image)
-        # Small pieces are joined: a call costs more than copying them.
+        # Small pieces are joined: another call costs more than the copy.
         rest = (_PADDING[: -len(image) % BLOCK], tar_header(f"{key}.json", len(meta)), meta, _PADDING[: -len(meta) % BLOCK])
         append(b"".join(rest))
         self._index.append((image_offset, len(image), meta_offset, len(meta)))
         self._next_sample += 1
 
     def close(self) -> ShardEntry:
-        """Finish the tar and its index, flush both to disk and give them their final names, the tar last."""
+        """Finishes the tar and its index, flushes both to disk and renames them to their final names, the tar last."""
         self._file.append(bytes(2 * BLOCK))
         checksum = self._file.close()
         index_checksum = save_index(self.folder, self.name, np.array(self._index, np.int64).reshape(-1, 4))
@@ -143,12 +130,12 @@ class ShardFile:
         return ShardEntry(self.name, self.num_samples, self.num_bytes, checksum, index_checksum)
 
     def abort(self) -> None:
-        """Close and remove the temporary file."""
+        """Closes and removes the temporary file."""
         self._file.abort()
 
 
 def save_index(folder: Path, shard: str, index: np.ndarray[Any, np.dtype[np.int64]]) -> str:
-    """Write the member offsets, int64 (num_samples, 4), beside `shard`; return their `xxh3_128` hex digest."""
+    """Writes the member offsets, int64 (num_samples, 4), beside `shard`; returns their `xxh3_128` hex digest."""
     buffer = io.BytesIO()
     np.save(buffer, index, allow_pickle=False)
     content = buffer.getvalue()
@@ -157,10 +144,7 @@ def save_index(folder: Path, shard: str, index: np.ndarray[Any, np.dtype[np.int6
 
 
 def write_shard(folder: Path, number: int, first_sample: int, samples: Iterable[Sample]) -> ShardEntry:
-    """Write shard `number` whole, independent of every other: what a parallel or repeated task calls.
-
-    Its samples get the numbers `first_sample`, `first_sample` + 1, ... Running it again gives the same bytes.
-    """
+    """Writes all of shard `number`, whose samples are numbered from `first_sample`. Running it again gives the same bytes."""
     shard = ShardFile(folder, number, first_sample)
     try:
         for image, extension, meta in samples:
@@ -172,11 +156,7 @@ def write_shard(folder: Path, number: int, first_sample: int, samples: Iterable[
 
 
 def open_folder(folder: Path) -> None:
-    """Make `folder` ready to be written into and mark it as unfinished.
-
-    Raises:
-        MachineError: it holds a finished corpus, or tars that no unfinished run of ours left there.
-    """
+    """Makes `folder` and marks it as unfinished. Raises MachineError if it holds a finished corpus or tars of another origin."""
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / MANIFEST_NAME).exists():
         raise MachineError(f"{folder} already holds a corpus: give a new folder, or add to it with `albef-data append`")
@@ -187,11 +167,7 @@ def open_folder(folder: Path) -> None:
 
 
 def finish_folder(folder: Path, shards: Iterable[ShardEntry], info: dict[str, Any]) -> Manifest:
-    """Write the manifest over `shards`, remove what an interrupted run left beside them, and the unfinished mark.
-
-    Raises:
-        DataError: there is no sample at all.
-    """
+    """Writes the manifest of `shards`, removes an interrupted run's leftovers and the mark. Raises DataError without samples."""
     manifest = Manifest(tuple(shards), info)
     if manifest.num_samples == 0:
         raise DataError(f"no sample was written to {folder}: check the sources and what the filters dropped")
@@ -205,14 +181,13 @@ def finish_folder(folder: Path, shards: Iterable[ShardEntry], info: dict[str, An
 
 
 class ShardWriter:
-    """Writes a corpus sample by sample, in the order given, starting a new shard when one is full.
+    """Writes a corpus sample by sample, in the order given, and starts a new shard when one is full.
 
-    A shard is full at `samples_per_shard` samples, or when the next sample would take it above `bytes_per_shard`
-    bytes; give one of the two, or both. Use it as a context manager: an exception leaves no manifest, and the next
-    run starts over.
+    A shard is full at `samples_per_shard` samples, or when the next sample would take it above `bytes_per_shard` bytes; give
+    one of the two, or both. Use it as a context manager: an exception leaves no manifest, and the next run starts over.
 
     Raises:
-        UserError: a limit is missing or below 1, or the folder holds something else (`open_folder`).
+        UserError: no limit is given or one is below 1, or the folder holds something else (`open_folder`).
     """
 
     def __init__(
@@ -236,11 +211,7 @@ class ShardWriter:
         self._shard: ShardFile | None = None
 
     def add(self, image: bytes, extension: str, meta: dict[str, Any]) -> None:
-        """Append one sample; `meta` holds at least `captions`, `image_id` and `source` (see `albef_ds.data.shards.format`).
-
-        Raises:
-            UserError: the sample does not fit the format.
-        """
+        """Appends a sample. Raises UserError if it does not fit the format (`albef_ds.data.shards.format`)."""
         encoded = encode_meta(meta)
         if self._shard is not None and self._is_full(self._shard, member_blocks(len(image)) + member_blocks(len(encoded))):
             self._finish_shard()
@@ -260,16 +231,12 @@ class ShardWriter:
             self._shard = None
 
     def close(self) -> Manifest:
-        """Finish the last shard and write the manifest.
-
-        Raises:
-            UserError: nothing was added.
-        """
+        """Finishes the last shard and writes the manifest. Raises UserError if nothing was added."""
         self._finish_shard()
         return finish_folder(self.folder, self._entries, self._info)
 
     def abort(self) -> None:
-        """Give up: remove the unfinished shard, write no manifest."""
+        """Removes the unfinished shard and writes no manifest."""
         if self._shard is not None:
             self._shard.abort()
             self._shard = None

@@ -1,6 +1,6 @@
-"""Reading bytes from local paths and URLs, and writing files that are either whole or not there.
+"""Reads bytes from local paths and URLs, and writes files atomically. Knows no corpus format.
 
-Knows no format of a corpus. URLs (anything with `://`) go through fsspec; everything this package writes is local.
+URLs (anything with `://`) go through fsspec; everything this package writes is local.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OPEN_FILES = 16
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Turns a full disk and a folder that takes no files into a `MachineError` that names `folder`; other errors pass."""
+    """Turns the errors of a full disk or unwritable folder into a `MachineError` that names `folder`; other errors pass."""
     try:
         yield
     except OSError as error:
@@ -37,17 +37,11 @@ def writing_to(folder: Path) -> Iterator[None]:
             raise MachineError(f"{folder} cannot be written ({error.strerror}): give another folder") from None
         if error.errno not in _NO_ROOM and not (isinstance(error, pa.ArrowException) and "space" in str(error)):
             raise
-        raise MachineError(
-            f"no room left to write in {folder}: free some space and run again, finished chunks are kept"
-        ) from None
+        raise MachineError(f"no room left to write in {folder}: free some space and run again; finished work is kept") from None
 
 
 def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill the new file `path`, which appears complete and on the disk. Missing folders are made.
-
-    Raises:
-        MachineError: the disk is full, or the folder takes no files.
-    """
+    """Creates `path` atomically, synced and with missing folders, from what `write` writes. Raises as `writing_to`."""
     with writing_to(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path, durable=True) as file:
@@ -61,20 +55,15 @@ def save_json(path: Path, value: Any) -> None:
 
 
 def load_json(path: Path) -> Any:
-    """The JSON value in a file of ours or the user's.
-
-    Raises:
-        DataError: no such file, or not JSON; names the line.
-    """
+    """The JSON value in a file. Raises DataError, which names the line, if there is no such file or it is not JSON."""
     try:
         with open_source(str(path)) as file:
             return json.loads(file.read().decode("utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: check the path") from None
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} line {error.lineno} column {error.colno} is not JSON ({error.msg}): mend or fetch the file again"
-        ) from None
+        place = f"line {error.lineno} column {error.colno}"
+        raise DataError(f"{path} {place} is not JSON ({error.msg}): fix the file or fetch it again") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}): check the file") from None
 
@@ -90,7 +79,7 @@ def save_table(path: Path, table: pa.Table) -> None:
 
 
 def is_url(path: str) -> bool:
-    """Whether `path` goes through fsspec."""
+    """True if `path` goes through fsspec."""
     return "://" in path
 
 
@@ -110,11 +99,7 @@ def open_source(path: str) -> BinaryIO | IO[bytes]:
 
 
 def list_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
-    """`path` itself when it is a file, else the files in that folder (not below it) with one of `suffixes`, sorted.
-
-    Raises:
-        DataError: nothing is there, or it cannot be listed.
-    """
+    """`path` if it is a file, else the sorted files directly in it with one of `suffixes`. Raises DataError if there are none."""
     try:
         if is_url(path):
             import fsspec  # start-up time: URLs alone need it
@@ -139,11 +124,7 @@ class ByteReader:
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def read(self, path: str, offset: int = -1, size: int = -1) -> bytes:
-        """`size` bytes at `offset` of `path`, or the whole file when `offset` is negative.
-
-        Raises:
-            OSError: the file is missing, unreadable or shorter than `offset + size`.
-        """
+        """`size` bytes at `offset` of `path`, or the whole file if `offset` is negative. Raises OSError if it is too short."""
         if is_url(path):
             import fsspec  # start-up time: URLs alone need it
 
@@ -168,6 +149,6 @@ class ByteReader:
         return self._open[path]
 
     def close(self) -> None:
-        """Close what is open."""
+        """Closes all open files."""
         while self._open:
             os.close(self._open.popitem()[1])

@@ -1,4 +1,4 @@
-"""Clusters of captions that say the same: equal words, or near-equal by MinHash and verified by Jaccard similarity."""
+"""Clusters of duplicate captions: equal words, or near-equal by MinHash and verified by Jaccard similarity."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from data_tools.content import captions as text
+from data_tools.matching.components import components
 from data_tools.matching.distinct import distinct
 
 I64 = NDArray[np.int64]
@@ -19,11 +18,11 @@ U64 = NDArray[np.uint64]
 WINDOW = 8
 """A caption is compared with this many that follow it in a band's bucket."""
 _BATCH = 1 << 16
-_HELD = 1 << 24  # candidate pairs held before repeats among them are removed
+_HELD = 1 << 24  # candidate pairs held before duplicates among them are removed
 
 
 class SetFile:
-    """The sets (words and word pairs, hashed) of texts, spilled to disk and read back by number: memory does not hold them."""
+    """The sets (hashed words and word pairs) of texts, spilled to disk because memory cannot hold them; read back by number."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "sets.bin"
@@ -39,7 +38,7 @@ class SetFile:
         self._counts.append(sets.counts)
 
     def finish(self) -> None:
-        """End writing; `sizes` and `take` may follow."""
+        """Ends writing and opens the sets for `sizes` and `take`."""
         self._file.close()
         self._starts = np.concatenate(([0], np.cumsum(np.concatenate(self._counts))))
         if self._starts[-1]:
@@ -65,7 +64,7 @@ class SetFile:
 
 @dataclass(frozen=True)
 class Clusters:
-    """`labels` (U,) of U texts: equal for texts of one cluster. `candidates` pairs were looked at, `verified` are alike."""
+    """`labels` (U,) of U texts, equal within a cluster. `candidates` pairs were compared, `verified` of them are similar."""
 
     labels: NDArray[np.int32]
     candidates: int
@@ -73,11 +72,8 @@ class Clusters:
 
 
 def near_clusters(bands: Callable[[int], NDArray[np.uint32]], sets: SetFile, count: int, threshold: float) -> Clusters:
-    """Clusters of `count` distinct texts; `bands(k)` is the column of band k, `sets` holds their sets.
-
-    Texts are joined when they share a band and their Jaccard similarity (over words and word pairs) is at least
-    `threshold`; clusters are chains of such pairs.
-    """
+    """Clusters of `count` distinct texts: chains of pairs that share a band and have a Jaccard similarity (over words and word
+    pairs) of at least `threshold`. `bands(k)` is the column of band k, `sets` holds the texts' sets."""
     found: list[U64] = []
     for number in range(text.NUM_BANDS):
         found.append(_candidates(bands(number)))
@@ -90,12 +86,11 @@ def near_clusters(bands: Callable[[int], NDArray[np.uint32]], sets: SetFile, cou
         part = slice(first, first + _BATCH)
         keep[part] = similarity(sets, left[part], right[part]) >= threshold
     left, right = left[keep], right[keep]
-    graph = coo_matrix((np.ones(len(left), np.bool_), (left, right)), shape=(count, count))
-    return Clusters(connected_components(graph, directed=False)[1], len(keep), len(left))
+    return Clusters(components(left, right, count), len(keep), len(left))
 
 
 def _candidates(keys: NDArray[np.uint32]) -> U64:
-    """Pairs of texts with equal keys, left << 32 | right, each text with at most WINDOW others after it."""
+    """Pairs of texts with equal keys, left << 32 | right; each text is paired with at most WINDOW of those after it."""
     packed = np.sort((keys.astype(np.uint64) << np.uint64(32)) | np.arange(len(keys), dtype=np.uint64))
     keys, order = (packed >> np.uint64(32)).astype(np.uint32), packed & np.uint64(0xFFFFFFFF)
     found: list[U64] = [np.zeros(0, np.uint64)]

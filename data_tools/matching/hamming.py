@@ -1,11 +1,11 @@
 """Pairs of 64-bit hashes within a Hamming radius, exactly and without comparing all with all.
 
-Split the 64 bits into b blocks. Two hashes that differ in at most r bits agree in at least b - r whole blocks, so for
-each choice of b - r blocks: pack (those blocks, row) into one uint64, sort, and compare rows that follow each other
-with equal blocks (a run). Nothing is missed and nothing random is involved.
+Split the 64 bits into b blocks. Two hashes that differ in at most r bits agree in at least b - r blocks. So for each choice
+of b - r blocks: pack (those blocks, row) into one uint64, sort, and compare neighbouring rows with equal blocks (a run).
+The search misses no pair and is deterministic.
 
-Skewed data makes runs long and the work quadratic: callers collapse equal hashes and leave out hashes of flat
-pictures, and what is left of long runs is bounded here, with the number of rows concerned returned.
+Skewed data makes runs long and the work quadratic. Callers therefore collapse equal hashes and leave out flat images; this
+module bounds the remaining long runs and returns the number of rows in them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ I64 = NDArray[np.int64]
 
 BITS = 64
 MAX_RUN = 256
-"""Longest run that is compared all with all."""
+"""Longest run in which every row is compared with every other."""
 MAX_RADIUS = 16
 _SLICE = 1 << 20
 _SORT_COST, _COMPARE_COST = 60.0, 15.0  # nanoseconds a row; only their ratio matters
@@ -40,15 +40,11 @@ class Pairs:
     left: I64
     right: I64
     bounded_rows: int
-    """Rows in runs longer than MAX_RUN; each was linked to one near row there, not to all."""
+    """Rows in runs longer than MAX_RUN; each was linked to one near row of its run, not to all."""
 
 
 def near_pairs(hashes: U64, radius: int) -> Pairs:
-    """All pairs left < right of `hashes` (N,) that differ in at most `radius` bits.
-
-    Raises:
-        ConfigError: the radius is not from 0 to MAX_RADIUS.
-    """
+    """All pairs left < right of `hashes` (N,) that differ in at most `radius` bits (0 to MAX_RADIUS, else ConfigError)."""
     _check(radius)
     count = len(hashes)
     row_bits = max(1, (count - 1).bit_length())
@@ -72,9 +68,9 @@ def _check(radius: int) -> None:
 
 
 def _plan(rows: int, partners: float, radius: int, key_bits: int) -> tuple[int, int, int]:
-    """What costs least: into how many blocks to split, how many of them to use, how many to choose from those.
+    """The cheapest plan: the number of blocks to split into, of blocks to use, and of blocks to choose from those.
 
-    Among `radius + chosen` blocks at least `chosen` agree, so blocks beyond that number need not be looked at.
+    Among `radius + chosen` blocks at least `chosen` agree, so no further blocks are needed.
     """
 
     def cost(plan: tuple[int, int, int]) -> float:
@@ -87,7 +83,7 @@ def _plan(rows: int, partners: float, radius: int, key_bits: int) -> tuple[int, 
 
 
 def _block_choices(num_blocks: int, used: int, chosen: int) -> Iterator[list[tuple[int, int]]]:
-    """For each choice of blocks: (shift, width in bits) of each of them."""
+    """Yields each choice of blocks as (shift, width in bits) pairs."""
     edges = [round(BITS * k / num_blocks) for k in range(used + 1)]
     for choice in combinations([(low, high - low) for low, high in pairwise(edges)], chosen):
         yield list(choice)
@@ -102,7 +98,7 @@ def _keys(hashes: U64, shifts: list[tuple[int, int]]) -> U64:
 
 
 def _runs(hashes: U64, shifts: list[tuple[int, int]], row_bits: int) -> tuple[U64, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Rows sorted by key, whether each has the key of the next, and whether each is in a run longer than MAX_RUN."""
+    """Rows sorted by key, a mask of those with the key of the next, and a mask of those in a run longer than MAX_RUN."""
     bits = np.uint64(row_bits)
     packed = np.empty(len(hashes), np.uint64)
     for first in range(0, len(hashes), _SLICE):
@@ -128,7 +124,7 @@ def _runs(hashes: U64, shifts: list[tuple[int, int]], row_bits: int) -> tuple[U6
 
 
 def _compare(hashes: U64, rows: U64, equal_to_next: NDArray[np.bool_], radius: int, *, keep_going: bool) -> U64:
-    """Each row against those after it in its run (up to its first hit unless `keep_going`): left << 32 | right."""
+    """Compares each row with those after it in its run (up to its first hit unless `keep_going`); left << 32 | right."""
     found: list[U64] = [np.zeros(0, np.uint64)]
     here = np.flatnonzero(equal_to_next)
     distance = 1
@@ -149,14 +145,14 @@ def _compare(hashes: U64, rows: U64, equal_to_next: NDArray[np.bool_], radius: i
 def cross_pairs(queries: U64, hashes: U64, radius: int) -> tuple[I64, I64, NDArray[np.uint8]]:
     """All pairs of a query (Q,) and a hash (N,) within `radius` bits: query rows, hash rows, distances.
 
-    The queries are few (evaluation pictures, below 2^24): they are put into a table, past which the hashes stream.
+    The queries are few (evaluation images, below 2^24): they form a lookup table, and the hashes stream past it.
 
     Raises:
         UserError: the radius is not from 0 to MAX_RADIUS, or there are too many queries.
     """
     _check(radius)
     if len(queries) >= 1 << 24:
-        raise DataError(f"{len(queries)} evaluation pictures are too many to search at once: split their hash file")
+        raise DataError(f"{len(queries)} evaluation images are too many to search at once: split their hash file")
     found: list[U64] = [np.zeros(0, np.uint64)]
     choices = list(_block_choices(*_plan(len(hashes), len(queries), radius, _TABLE_BITS))) if len(queries) and len(hashes) else []
     for shifts in choices:
@@ -178,7 +174,7 @@ def cross_pairs(queries: U64, hashes: U64, radius: int) -> tuple[I64, I64, NDArr
 
 
 def _groups(counts: I64) -> Iterator[I64]:
-    """Rows with candidates, in groups of about eight million candidates."""
+    """Rows that have candidates, in groups of about eight million candidates."""
     rows = np.flatnonzero(counts)
     if len(rows):
         group = np.cumsum(counts[rows]) >> 23

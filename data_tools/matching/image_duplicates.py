@@ -1,4 +1,4 @@
-"""Which of several equal or near-equal pictures is kept: by bytes, by pixels, by perceptual hash."""
+"""Chooses the image to keep among equal or near-equal ones: by bytes, by pixels, by perceptual hash."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
+from data_tools.matching.components import components
 from data_tools.matching.hamming import near_pairs
 
 I64 = NDArray[np.int64]
@@ -29,7 +28,7 @@ class Dropped:
 
 
 def quality_rank(width: NDArray[np.int32], height: NDArray[np.int32], num_bytes: I64) -> I64:
-    """Place of each row when all are sorted best first: most pixels, then most bytes (least compressed), then first listed."""
+    """Rank of each row, best first: most pixels, then most bytes (least compressed), then first listed."""
     area = width.astype(np.int64) * height
     order = np.lexsort((np.arange(len(area)), -num_bytes, -area))
     rank = np.empty(len(order), np.int64)
@@ -38,7 +37,7 @@ def quality_rank(width: NDArray[np.int32], height: NDArray[np.int32], num_bytes:
 
 
 def equal(rows: I64, keys: tuple[U64, ...], rank: I64) -> Dropped:
-    """Of `rows` with equal `keys` (arrays over the same rows) all but the best ranked."""
+    """Drops all but the best ranked of `rows` with equal `keys` (arrays over the same rows)."""
     order = np.lexsort((rank[rows], *keys))
     rows = rows[order]
     changes = [key[order][1:] != key[order][:-1] for key in keys]
@@ -50,16 +49,15 @@ def equal(rows: I64, keys: tuple[U64, ...], rank: I64) -> Dropped:
 def near(
     rows: I64, phash: U64, colours: Callable[[I64], NDArray[np.uint8]], rank: I64, *, radius: int, tolerance: int
 ) -> Dropped:
-    """Of `rows` (ascending, `phash` over them) that look alike all but the best ranked.
+    """Drops all but the best ranked of `rows` (ascending, `phash` over them) that look alike.
 
-    Two look alike when their hashes differ in at most `radius` bits and no mean colour of 8 x 8 fields by more than
-    `tolerance` of 255. Clusters are chains of alike pairs, but a row is dropped only for a kept row that it is alike
-    to itself: the best of a cluster is kept, what is alike to it goes, and the rest starts over.
+    Two rows look alike when their hashes differ in at most `radius` bits and no mean colour of 8 x 8 fields by more than
+    `tolerance` of 255. Clusters are chains of alike pairs; a row is dropped only for a kept row that it is itself alike to:
+    the best of a cluster is kept, the rows alike to it are dropped, and the rest starts over.
     """
     distinct, inverse = np.unique(phash, return_inverse=True)
     pairs = near_pairs(distinct, radius)
-    graph = coo_matrix((np.ones(len(pairs.left), np.bool_), (pairs.left, pairs.right)), shape=(len(distinct), len(distinct)))
-    labels = connected_components(graph, directed=False)[1][inverse]
+    labels = components(pairs.left, pairs.right, len(distinct))[inverse]
     crowded = np.bincount(labels)[labels] > 1
     rows, phash, labels = rows[crowded], phash[crowded], labels[crowded]
     fields = colours(rows)
@@ -77,7 +75,7 @@ def near(
 def keep_best(
     order: I64, labels: NDArray[np.int32], alike: Callable[[I64, I64], tuple[NDArray[np.bool_], NDArray[np.uint8]]]
 ) -> Dropped:
-    """Members `order` (sorted by label, best first): the first of each label drops those alike to it, then the next, ..."""
+    """Members `order` are sorted by label, best first: the first of each label drops those alike to it, then the next, ..."""
     rows, kept, distance = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int16)]
     for _ in range(MAX_ROUNDS):
         if not len(order):

@@ -1,7 +1,7 @@
-"""Duplicates by meaning: pictures whose features point the same way, as in SemDeDup (Abbas et al. 2023, arXiv 2303.09540).
+"""Duplicates by meaning: images with similar features, as in SemDeDup (Abbas et al. 2023, arXiv 2303.09540).
 
-Features come from any image encoder, such as our own model's `encode_image`; this module computes none. Clusters of
-spherical k-means bound the work: only pictures of one cluster are compared.
+Features come from any image encoder, such as our own model's `encode_image`; this module computes none. To bound the work,
+only images of one spherical k-means cluster are compared.
 """
 
 from __future__ import annotations
@@ -11,41 +11,34 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from albef_ds.common.errors import DataError
+from data_tools.matching.components import components
 from data_tools.matching.image_duplicates import Dropped, keep_best
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
-_CLUSTER_SIZE = 1000  # pictures per cluster, on average
+_CLUSTER_SIZE = 1000  # images per cluster, on average
 _ROUNDS = 8
 _BATCH = 1 << 14
 
 
 def load_features(path: Path, num_rows: int) -> NDArray[np.floating]:
-    """Features of all catalog rows, (num_rows, D), left on disk; a row of zeros has none.
-
-    Raises:
-        DataError: the file is missing, damaged, or does not fit the catalog.
-    """
+    """Features of all catalog rows, (num_rows, D), left on disk; a row of zeros has none. Raises DataError if unusable."""
     try:
         features: NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"features {path} cannot be read ({error}): give a .npy file of float16 or float32") from None
     if features.ndim != 2 or len(features) != num_rows or features.dtype.kind != "f":
         shape = "x".join(map(str, features.shape))
-        raise DataError(
-            f"features {path} are {features.dtype} {shape}: give one float row for each of the {num_rows} catalog rows"
-        )
+        raise DataError(f"features {path} are {features.dtype} {shape}: give one float row for each of the {num_rows} images")
     return features
 
 
 def semantic_duplicates(rows: I64, features: NDArray[np.floating], rank: I64, cosine: float, seed: int = 0) -> Dropped:
-    """Of `rows` whose features have a cosine similarity of at least `cosine` all but the best ranked.
+    """Drops all but the best ranked of `rows` whose features have a cosine similarity of at least `cosine`.
 
-    As for near-duplicate pictures, each dropped row is alike to the kept one itself. The distance is not in bits: 0.
+    As for near-duplicate images, each dropped row is itself similar to the kept one. `distance` is 0: it is not in bits.
     """
     norms = np.concatenate(
         [np.linalg.norm(_part(features, rows, i, unit=False), axis=1) for i in range(0, len(rows), _BATCH)] or [[]]
@@ -63,9 +56,7 @@ def semantic_duplicates(rows: I64, features: NDArray[np.floating], rank: I64, co
             ahead = a + first < b
             left.append(members[a[ahead] + first])
             right.append(members[b[ahead]])
-    pairs = (np.concatenate(left), np.concatenate(right))
-    graph = coo_matrix((np.ones(len(pairs[0]), np.bool_), pairs), shape=(len(rows), len(rows)))
-    labels = connected_components(graph, directed=False)[1]
+    labels = components(np.concatenate(left), np.concatenate(right), len(rows))
     crowded = np.flatnonzero(np.bincount(labels, minlength=1)[labels] > 1)
 
     def alike(a: I64, b: I64) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:

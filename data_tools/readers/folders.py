@@ -1,4 +1,4 @@
-"""A folder of pictures, each beside a `.txt` (one caption a line) or `.json` (`caption` or `captions`) of the same name."""
+"""A folder of images, each beside a `.txt` (one caption a line) or `.json` (`caption` or `captions`) of the same name."""
 
 from __future__ import annotations
 
@@ -12,23 +12,17 @@ from data_tools.readers.source import IMAGE_SUFFIXES, Problems, Record, SourceSp
 
 
 def parts(spec: SourceSpec) -> list[str]:
-    """The folder itself.
-
-    Raises:
-        DataError: it is not a local folder.
-    """
+    """The folder itself. Raises DataError if it is not a local folder."""
     if is_url(spec.path) or not os.path.isdir(spec.path):
         raise DataError(
-            f"{spec.path} of source {spec.name} is not a local folder: check the path (for remote data use tars or a table)"
+            f"{spec.path} of source {spec.name} is not a local folder: check it (remote data: use tars or a table)"
         )
     return [spec.path]
 
 
-def walk_pictures(root: str, problems: Problems) -> Iterator[str]:
-    """Paths of the pictures below `root`, relative to it, in a fixed order; folders that cannot be read are counted."""
-    for folder, folders, files in os.walk(
-        root, onerror=lambda e: problems.add("unreadable folder", str(e.filename)), followlinks=False
-    ):
+def walk_images(root: str, problems: Problems) -> Iterator[str]:
+    """Yields the paths of the images below `root`, relative to it, in a fixed order; counts unreadable folders."""
+    for folder, folders, files in os.walk(root, onerror=lambda e: problems.add("unreadable folder", str(e.filename))):
         folders.sort()
         for name in sorted(files):
             if name.lower().endswith(IMAGE_SUFFIXES):
@@ -36,8 +30,8 @@ def walk_pictures(root: str, problems: Problems) -> Iterator[str]:
 
 
 def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """One record per picture below the folder."""
-    for listed in walk_pictures(part, problems):
+    """One record per image below the folder."""
+    for listed in walk_images(part, problems):
         path = os.path.join(part, listed)
         captions = _captions(os.path.splitext(path)[0], problems)
         yield Record(listed, path, -1, -1, captions, "", "" if captions else "no caption")

@@ -1,7 +1,7 @@
-"""The released ALBEF lists, `[{"image": ..., "caption": ..., "image_id": ...}, ...]`, read in bounded memory.
+"""Reads the released ALBEF lists, `[{"image": ..., "caption": ..., "image_id": ...}, ...]`, in bounded memory.
 
-Entries of one picture that follow each other become one record with all their captions; entries that lie apart
-are joined later, when their bytes turn out to be equal.
+Consecutive entries of one image become one record with all their captions; other entries of the image are joined later, when
+their bytes turn out to be equal.
 """
 
 from __future__ import annotations
@@ -25,18 +25,12 @@ def parts(spec: SourceSpec) -> list[str]:
 
 
 def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """The records of one list.
-
-    Raises:
-        DataError: broken JSON, or an entry that is no object with an `image`; names the line.
-    """
+    """The records of one list. Raises DataError, which names the line, for broken JSON or an entry without an `image`."""
     current: Record | None = None
     for line, entry in iterate_array(part):
         listed = entry.get("image") if isinstance(entry, dict) else None
         if not isinstance(listed, str) or not listed:
-            raise DataError(
-                f"{part} line {line}: entry {str(entry)[:80]} names no image: it must be an object with image and caption"
-            )
+            raise DataError(f"{part} line {line}: entry {str(entry)[:80]} names no image: give an object with image and caption")
         captions = caption_list(entry.get("caption"))
         image_id = entry.get("image_id")
         if current is not None and current.id == listed:
@@ -55,10 +49,9 @@ def _checked(record: Record) -> Record:
 
 
 def iterate_array(path: str) -> Iterator[tuple[int, Any]]:
-    """The elements of the JSON array in `path` with the line each starts on, holding about 1 MB at a time.
+    """Yields the elements of the JSON array in `path` with the line each starts on, holding about 1 MB at a time.
 
-    Raises:
-        DataError: it is not an array, or broken at the line named.
+    Raises DataError, which names the line, if the file is not an array or is broken.
     """
     decoder = json.JSONDecoder()
     with io.TextIOWrapper(open_source(path), encoding="utf-8-sig") as file:
@@ -80,7 +73,7 @@ def iterate_array(path: str) -> Iterator[tuple[int, Any]]:
                 try:
                     value, end = decoder.raw_decode(buffer)
                 except json.JSONDecodeError as error:
-                    # An error far from the end of what was read is no mere cut.
+                    # An error far from the end of the buffer is not caused by its end.
                     if at_end or error.pos < len(buffer) - 2 * _CHUNK:
                         raise _broken(path, line + error.lineno - 1, error.msg) from None
                 else:
@@ -99,4 +92,4 @@ def iterate_array(path: str) -> Iterator[tuple[int, Any]]:
 
 
 def _broken(path: str, line: int, problem: str) -> DataError:
-    return DataError(f"{path} line {line} is broken JSON ({problem}): mend the line or fetch the file again")
+    return DataError(f"{path} line {line} is broken JSON ({problem}): fix the line or fetch the file again")

@@ -1,4 +1,4 @@
-"""COCO captions and Visual Genome region descriptions in the JSON their makers publish."""
+"""Reads COCO captions and Visual Genome region descriptions in their official JSON formats."""
 
 from __future__ import annotations
 
@@ -18,11 +18,7 @@ def one_file(spec: SourceSpec) -> list[str]:
 
 
 def read_coco(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """One record per picture of `captions_*.json`, with all its captions; annotations without a picture are counted.
-
-    Raises:
-        DataError: not JSON, or not of COCO's form.
-    """
+    """One record per image of `captions_*.json`, with all its captions. Raises DataError if the file has another format."""
     raw = load_json(Path(part))
     try:
         names = {image["id"]: image["file_name"] for image in raw["images"]}
@@ -41,16 +37,15 @@ def read_coco(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Recor
 
 
 def read_visual_genome(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """One record per picture with its region phrases; `second` is image_data.json, whose COCO ids are kept.
+    """One record per image with its region phrases; `second` is image_data.json, whose COCO ids are kept.
 
-    Raises:
-        UserError: not JSON, not of Visual Genome's form, or `second` is not set.
+    Raises UserError if a file has another format or `second` is not set.
     """
     if not spec.second:
-        raise ConfigError(f"source {spec.name} needs the picture list of Visual Genome: add second=PATH/image_data.json")
+        raise ConfigError(f"source {spec.name} needs the image list of Visual Genome: add second=PATH/image_data.json")
     try:
         images = {image["image_id"]: image for image in load_json(Path(spec.second))}
-        # Entries of some releases carry no id of their own; their regions name the picture.
+        # Entries of some releases have no id; their regions name the image.
         regions = {
             entry["id"] if "id" in entry else entry["regions"][0]["image_id"]: entry["regions"]
             for entry in load_json(Path(part))
@@ -60,7 +55,7 @@ def read_visual_genome(spec: SourceSpec, part: str, problems: Problems) -> Itera
             problems.add("regions of an unlisted picture", str(image_id))
         for image_id, image in images.items():
             phrases = [text for region in regions.get(image_id, []) for text in caption_list(region["phrase"])]
-            # The last two parts of the URL (VG_100K_2/1.jpg) are how the published archives unpack.
+            # The published archives unpack to the last two parts of the URL (VG_100K_2/1.jpg).
             listed = "/".join(image["url"].split("/")[-2:])
             path = spec.resolve(listed, posixpath.dirname(part))
             extra = {"coco_id": image["coco_id"]} if image.get("coco_id") is not None else {}

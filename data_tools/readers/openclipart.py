@@ -1,6 +1,6 @@
-"""Debian's openclipart: PNG files in one tree, titles, descriptions and keywords in the SVG files of another.
+"""Reads Debian's openclipart: PNG files in one tree; titles, descriptions and keywords in the SVG files of another.
 
-The text stands in the RDF block of each SVG. It is taken with expressions, not an XML parser: hundreds of these
+The text is in the RDF block of each SVG. It is read with regular expressions, not an XML parser, because hundreds of these
 files are not well-formed.
 """
 
@@ -26,9 +26,9 @@ parts = folders.parts
 
 
 def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """One record per PNG; captions are title, description and keywords of the SVG at the same place in `second`."""
+    """One record per PNG; captions are title, description and keywords of the SVG at the same path in `second`."""
     second = spec.second or part.rstrip("/").removesuffix("png") + "svg"
-    for listed in folders.walk_pictures(part, problems):
+    for listed in folders.walk_images(part, problems):
         path = os.path.join(part, listed)
         source = os.path.join(second, os.path.splitext(listed)[0] + ".svg")
         try:
@@ -38,13 +38,12 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
             problems.add("no SVG beside the picture", listed)
             text = ""
         captions, licence = read_rdf(text)
-        yield Record(
-            listed, path, -1, -1, captions, "", "" if captions else "no caption", {"licence": licence} if licence else {}
-        )
+        extra, missing = {"licence": licence} if licence else {}, "" if captions else "no caption"
+        yield Record(listed, path, -1, -1, captions, "", missing, extra)
 
 
 def read_rdf(svg: str) -> tuple[list[str], str]:
-    """Captions (title, description, comma-separated keywords; those there are) and licence URL of an SVG file's text."""
+    """Captions (title, description and comma-separated keywords, if present) and licence URL in an SVG file's text."""
     match = _BLOCK.search(svg)
     if match is None:
         return [], ""

@@ -1,7 +1,4 @@
-"""What a source is (`SourceSpec`) and what every reader yields (`Record`).
-
-Reads nothing itself; the formats live in `data_tools.readers`.
-"""
+"""Defines a source (`SourceSpec`) and the records that every reader yields (`Record`). Reads nothing itself."""
 
 from __future__ import annotations
 
@@ -18,34 +15,34 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 
 class Record(NamedTuple):
-    """One listed picture with its captions: a row of the catalog."""
+    """One listed image with its captions: a row of the catalog."""
 
     id: str
-    """What identifies it within its source: the listed path, or `TAR!MEMBER`; never a base name."""
+    """Unique name within its source: the listed path, or `TAR!MEMBER`; never a base name."""
     path: str
     """Local path or URL of the file that holds its bytes."""
     offset: int
-    """Where its bytes start in that file; -1: the file is the picture."""
+    """Position of its bytes in that file; -1: the file is the image."""
     size: int
-    """Bytes; -1 when `offset` is."""
+    """Number of bytes; -1 if `offset` is -1."""
     captions: list[str]
     image_id: str = ""
-    """Identifier given by the data set, such as a COCO id; empty: none."""
+    """Identifier in the data set, such as a COCO id; empty: none."""
     missing: str = ""
-    """Why there is nothing to read (a failed download, no caption); empty: there should be."""
+    """Reason why there is nothing to read (a failed download, no caption); empty: there should be an image."""
     extra: Mapping[str, Any] = MappingProxyType({})
-    """Further facts worth keeping, such as a COCO id of a Visual Genome picture."""
+    """Further metadata to keep, such as the COCO id of a Visual Genome image."""
 
 
 @dataclass
 class Problems:
-    """Counts of what a reader met that is not a record, with up to five examples each."""
+    """Counts of a source's entries that are not records, by reason, with up to five examples each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, reason: str, example: str) -> None:
-        """Count one."""
+        """Counts one problem."""
         self.counts[reason] += 1
         if len(self.examples.setdefault(reason, [])) < 5:
             self.examples[reason].append(example[:300])
@@ -53,26 +50,26 @@ class Problems:
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """Where one data set lies and how it is read. `albef-data catalog --help` explains the kinds."""
+    """Location and format of one data set. `albef-data catalog --help` explains the kinds."""
 
     name: str
     kind: str
     path: str
     """The list, table, tar or folder; local or URL."""
     images: str = ""
-    """Folder or URL that relative picture paths start from; empty: where `path` lies."""
+    """Folder or URL from which relative image paths start; empty: the folder of `path`."""
     remap: dict[str, str] = field(default_factory=dict)
-    """Prefixes of listed paths and what replaces them, longest first."""
+    """Replacements for prefixes of listed paths, longest prefix first."""
     image_column: str = ""
-    """Column of a table with the picture's path; empty: the usual names are tried."""
+    """Column of a table with the image path; empty: the usual names are tried."""
     caption_column: str = ""
-    """Column of a table with the caption or captions; empty: the usual names are tried."""
+    """Column of a table with one or several captions; empty: the usual names are tried."""
     keep: str = ""
-    """Further columns of a table that go into each sample's JSON, joined by `+`; a `source` among them is kept as such."""
+    """Further columns of a table for each sample's JSON, joined by `+`; a `source` among them keeps its value."""
     pattern: str = ""
-    """File name of a downloaded picture of a URL list, with `{index}` (`{index:8}`: zero-padded) and `{basename}` filled in."""
+    """File name of a downloaded image of a URL list, with `{index}` (`{index:8}`: zero-padded) and `{basename}` filled in."""
     second: str = ""
-    """The second file where a format has two: Visual Genome's `image_data.json`, SBU's captions, openclipart's SVG folder."""
+    """The second file if a format has two: Visual Genome's `image_data.json`, SBU's captions, openclipart's SVG folder."""
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
@@ -82,11 +79,7 @@ class SourceSpec:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> SourceSpec:
-        """A spec from a JSON object.
-
-        Raises:
-            ConfigError: an unknown or missing field.
-        """
+        """A spec from a JSON object. Raises ConfigError for an unknown or missing field."""
         known = {f.name for f in fields(cls)}
         if unknown := set(raw) - known:
             raise ConfigError(f"source field {sorted(unknown)[0]} is unknown: use {', '.join(sorted(known))}")
@@ -96,11 +89,7 @@ class SourceSpec:
 
     @classmethod
     def parse(cls, text: str) -> SourceSpec:
-        """A spec from `NAME=KIND:PATH[,FIELD=VALUE...]`; a remap is written `remap=OLD=>NEW`.
-
-        Raises:
-            ConfigError: it has another form.
-        """
+        """A spec from `NAME=KIND:PATH[,FIELD=VALUE...]`, where a remap is `remap=OLD=>NEW`. Raises ConfigError otherwise."""
         head, *options = text.split(",")
         name, equals, rest = head.partition("=")
         kind, colon, path = rest.partition(":")
@@ -114,16 +103,14 @@ class SourceSpec:
             if key == "remap":
                 old, arrow, new = value.partition("=>")
                 if not arrow:
-                    raise ConfigError(
-                        f"remap {value!r} in source {name} is not OLD=>NEW: for example remap=/export/home/=>/data/"
-                    )
+                    raise ConfigError(f"remap {value!r} in source {name} is not OLD=>NEW: for example remap=/home/=>/data/")
                 raw.setdefault("remap", {})[old] = new
             else:
                 raw[key] = value
         return cls.from_dict(raw)
 
     def resolve(self, listed: str, root: str) -> str:
-        """Where a listed picture lies: remapped, then taken from `images`, or from `root` where that is not set."""
+        """Path of a listed image: remapped, then relative to `images`, or to `root` if that is not set."""
         for old in sorted(self.remap, key=len, reverse=True):
             if listed.startswith(old):
                 listed = self.remap[old] + listed[len(old) :]
@@ -132,6 +119,6 @@ class SourceSpec:
 
 
 def caption_list(value: Any) -> list[str]:
-    """`value` as a list of captions that are not blank: a string, or a list whose other members are left out."""
+    """The non-blank captions in `value`: a string, or the strings of a list."""
     values: Iterable[Any] = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return [" ".join(text.split()) for text in values if isinstance(text, str) and text.strip()]

@@ -1,4 +1,4 @@
-"""Tables with a column of picture paths and a column of captions: Parquet, CSV, TSV, JSONL."""
+"""Reads tables with a column of image paths and a column of captions: Parquet, CSV, TSV, JSONL."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ def parts(spec: SourceSpec) -> list[str]:
 def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
     """The records of one table; rows without a path are counted.
 
-    Raises:
-        DataError: a column is missing or of no JSON type, pictures are embedded in the table, or a line is broken.
+    Raises UserError if a column is missing or not a JSON type, images are embedded in the table, or a line is broken.
     """
     columns: tuple[str, str] | None = None
     for number, row in _rows(part):
@@ -41,7 +40,7 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
             )
         listed = row[columns[0]]
         if isinstance(listed, (bytes, dict)):
-            raise DataError(f"{part} holds pictures inside column {columns[0]}: write them as files or tars first")
+            raise DataError(f"{part} holds images inside column {columns[0]}: write them as files or tars first")
         if not isinstance(listed, str) or not listed:
             problems.add("row without a path", f"row {number}")
             continue
@@ -57,9 +56,8 @@ def _kept(part: str, row: dict[str, Any], spec: SourceSpec) -> dict[str, Any]:
         if name not in row:
             raise ConfigError(f"{part} has no column {name}, only {', '.join(map(str, row))}: correct keep={spec.keep}")
         if not isinstance(row[name], (str, int, float, list, type(None))):
-            raise ConfigError(
-                f"{part} column {name} holds a {type(row[name]).__name__}, which JSON does not: leave it out of keep="
-            )
+            kind = type(row[name]).__name__
+            raise ConfigError(f"{part} column {name} holds a {kind}, which is not a JSON type: leave it out of keep=")
         kept[name] = row[name]
     return kept
 
@@ -91,7 +89,7 @@ def _rows(part: str) -> Iterator[tuple[int, dict[str, Any]]]:
                     if line.strip():
                         row = json.loads(line)
                         if not isinstance(row, dict):
-                            raise DataError(f"{part} line {number} is no JSON object: mend it")
+                            raise DataError(f"{part} line {number} is not a JSON object: fix it")
                         yield number, row
             else:
                 reader = csv.DictReader(file, delimiter="\t" if part.endswith(".tsv") else ",", strict=True)
@@ -99,4 +97,4 @@ def _rows(part: str) -> Iterator[tuple[int, dict[str, Any]]]:
                     number = reader.line_num
                     yield number, row
         except (json.JSONDecodeError, csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{part} line {number} is broken ({error}): mend the line or fetch the file again") from None
+            raise DataError(f"{part} line {number} is broken ({error}): fix the line or fetch the file again") from None

@@ -1,7 +1,7 @@
-"""Existing tars: WebDataset's, img2dataset's and our own shards. Nothing is extracted; members are found by offset.
+"""Reads existing tars: WebDataset's, img2dataset's and our own shards. Nothing is extracted; members are found by offset.
 
-A member is identified by its whole name in its tar, never its base name; a key may hold dots. Names that are
-absolute or climb out with `..` are harmless here but a sign of a bad tar: they are counted and left out.
+A member is identified by its full name in its tar, never its base name; a key may hold dots. Names that are absolute or leave
+the folder by `..` are harmless here but indicate a bad tar: they are counted and left out.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _CAPTION_FIELDS = ("captions", "caption", "text", "alt", "title")
 
 @dataclass
 class _Group:
-    """The members of one sample: picture, texts and metadata as (name, offset, size)."""
+    """The members of one sample: image, texts and metadata as (name, offset, size)."""
 
-    picture: tuple[str, int, int] | None = None
+    image: tuple[str, int, int] | None = None
     texts: list[bytes] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -42,34 +42,32 @@ def parts(spec: SourceSpec) -> list[str]:
 
 
 def read_webdataset(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """One record per key that has a picture; a tar that is cut off yields what is whole and is counted.
+    """One record per key with an image; a truncated tar yields its complete members and is counted.
 
-    A member whose whole name comes again is told apart from the first by `#2` and so on.
+    A repeated full name gets `#2` and so on, to distinguish it from the first.
     """
     times: Counter[str] = Counter()
     for key, group in _groups(part, problems):
-        if group.picture is None:
+        if group.image is None:
             problems.add("key without a picture", key)
             continue
-        name, offset, size = group.picture
+        name, offset, size = group.image
         times[name] += 1
         again = f"#{times[name]}" if times[name] > 1 else ""
         captions = [text for raw in group.texts for text in caption_list(raw.decode("utf-8", "replace").splitlines())]
         for column in _CAPTION_FIELDS:
             if not captions:
                 captions = caption_list(group.meta.get(column))
-        image_id = str(group.meta.get("image_id", ""))
-        yield Record(
-            f"{posixpath.basename(part)}!{name}{again}", part, offset, size, captions, image_id, "" if captions else "no caption"
-        )
+        image_id, missing = str(group.meta.get("image_id", "")), "" if captions else "no caption"
+        yield Record(f"{posixpath.basename(part)}!{name}{again}", part, offset, size, captions, image_id, missing)
 
 
 def _groups(part: str, problems: Problems) -> Iterator[tuple[str, _Group]]:
-    """Members grouped by key. Only neighbours are joined, as in WebDataset, so a key that comes again is another sample."""
+    """Yields members grouped by key. Only neighbours are joined, as in WebDataset, so a repeated key is another sample."""
     key, group, seen = "", _Group(), set[str]()
     for name, offset, size, content in _members(part, problems):
         stem, suffix = os.path.splitext(name)
-        if stem != key or (group.picture is not None and suffix.lower() in IMAGE_SUFFIXES):
+        if stem != key or (group.image is not None and suffix.lower() in IMAGE_SUFFIXES):
             if key:
                 yield key, group
             if stem in seen:
@@ -77,7 +75,7 @@ def _groups(part: str, problems: Problems) -> Iterator[tuple[str, _Group]]:
             seen.add(stem)
             key, group = stem, _Group()
         if suffix.lower() in IMAGE_SUFFIXES:
-            group.picture = (name, offset, size)
+            group.image = (name, offset, size)
         elif suffix in _TEXT_SUFFIXES:
             group.texts.append(content)
         elif suffix == ".json":
@@ -91,7 +89,7 @@ def _groups(part: str, problems: Problems) -> Iterator[tuple[str, _Group]]:
 
 
 def _members(part: str, problems: Problems) -> Iterator[tuple[str, int, int, bytes]]:
-    """Name, data offset and size of each plain file, with the content of those that are text."""
+    """Yields name, data offset and size of each plain file, with the content of text files."""
     try:
         with open_source(part) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -120,23 +118,17 @@ def img2dataset_parts(spec: SourceSpec) -> list[str]:
 
 
 def read_img2dataset(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """One record per row of the Parquet file; rows that failed keep their status as `missing`.
-
-    Raises:
-        UserError: a column is missing.
-    """
+    """One record per row of the Parquet file; failed rows keep their status as `missing`. Raises UserError without a column."""
     stem = part.removesuffix(".parquet")
     with open_source(part) as file:
         table = pq.read_table(file)
     if lacking := {"key", "status"} - set(table.column_names):
         raise DataError(f"{part} lacks column {sorted(lacking)[0]}: is it img2dataset's output? For another table use kind table")
-    caption_column = spec.caption_column or next(
-        (name for name in ("caption", "text", "top_caption") if name in table.column_names), ""
-    )
-    if caption_column not in table.column_names:
-        raise ConfigError(
-            f"{part} has no column {caption_column or 'caption'}, only {', '.join(table.column_names)}: add caption_column=NAME"
-        )
+    names = table.column_names
+    caption_column = spec.caption_column or next((name for name in ("caption", "text", "top_caption") if name in names), "")
+    if caption_column not in names:
+        wanted = caption_column or "caption"
+        raise ConfigError(f"{part} has no column {wanted}, only {', '.join(names)}: add caption_column=NAME")
     in_tar = is_url(stem) or os.path.exists(stem + ".tar")
     members: dict[str, tuple[str, int, int]] = {}
     if in_tar:
@@ -166,7 +158,7 @@ def shards_parts(spec: SourceSpec) -> list[str]:
 
 
 def read_shards(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """The samples of one of our shards, through its index. Raises `UserError` like `load_index`."""
+    """The samples of one of our shards, read through its index. Raises UserError as `load_index`."""
     folder = Path(spec.path)
     manifest, name = Manifest.load(folder), posixpath.basename(part)
     first = 0
@@ -179,6 +171,5 @@ def read_shards(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Rec
             file.seek(meta_offset)
             meta = json.loads(file.read(meta_size))
             extra = {key: value for key, value in meta.items() if key not in ("captions", "image_id")}
-            yield Record(
-                f"{name}!{sample_key(number)}", part, offset, size, caption_list(meta["captions"]), meta["image_id"], "", extra
-            )
+            member, captions = f"{name}!{sample_key(number)}", caption_list(meta["captions"])
+            yield Record(member, part, offset, size, captions, meta["image_id"], "", extra)

@@ -1,6 +1,6 @@
-"""SBU, CC3M and CC12M as published: captions with URLs, plus a folder where the pictures were downloaded to.
+"""Reads SBU, CC3M and CC12M as published: captions with URLs, plus a folder of downloaded images.
 
-Downloads made by img2dataset have a reader of their own (`tars.read_img2dataset`), which also knows what failed.
+Downloads made by img2dataset have another reader (`tars.read_img2dataset`), which also knows the failed ones.
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ def parts(spec: SourceSpec) -> list[str]:
 
 
 def read_cc3m(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """Lines of caption, tab, URL. Raises `UserError` like `_records`."""
+    """The records of lines of caption, tab, URL. Raises UserError as `_records`."""
     yield from _records(spec, part, ((caption, url) for caption, url in _columns(part, problems)))
 
 
 def read_cc12m(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """Lines of URL, tab, caption. Raises `UserError` like `_records`."""
+    """The records of lines of URL, tab, caption. Raises UserError as `_records`."""
     yield from _records(spec, part, ((caption, url) for url, caption in _columns(part, problems)))
 
 
 def read_sbu(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
-    """Two text files of equal length (URLs, and captions in `second`), or one JSON of `image_urls` and `captions`.
+    """The records of two text files (URLs, and captions in `second`) or one JSON of `image_urls` and `captions`.
 
-    Raises:
-        UserError: the two differ in length, or the JSON has another form.
+    Raises UserError if the two differ in length or the JSON has another form.
     """
     if part.endswith(".json"):
         raw = load_json(Path(part))
@@ -47,9 +46,7 @@ def read_sbu(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record
             raise DataError(f"{part} lacks image_urls and captions: give sbu-captions-all.json")
         pairs = zip_longest(raw["captions"], raw["image_urls"])
     elif not spec.second:
-        raise ConfigError(
-            f"source {spec.name} needs the caption list of SBU: add second=PATH/SBU_captioned_photo_dataset_captions.txt"
-        )
+        raise ConfigError(f"source {spec.name} needs SBU's captions: add second=PATH/SBU_captioned_photo_dataset_captions.txt")
     else:
         pairs = zip_longest(_lines(spec.second), _lines(part))
     yield from _records(spec, part, pairs)
@@ -57,9 +54,7 @@ def read_sbu(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record
 
 def _records(spec: SourceSpec, part: str, pairs: Iterator[tuple[str | None, str | None]]) -> Iterator[Record]:
     if not spec.pattern:
-        raise ConfigError(
-            f"source {spec.name} does not say how downloads are named: add pattern={{index:8}}.jpg or pattern={{basename}}"
-        )
+        raise ConfigError(f"source {spec.name} lacks the names of downloads: add pattern={{index:8}}.jpg or pattern={{basename}}")
     for index, (caption, url) in enumerate(pairs):
         if caption is None or url is None:
             raise DataError(f"{part} and its captions differ in length at line {index + 1}: fetch both files again")
@@ -89,6 +84,6 @@ def _columns(path: str, problems: Problems) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(_lines(path), start=1):
         first, tab, second = line.partition("\t")
         if not tab:
-            # Kept as an entry, so that later lines keep their index and the count of listed pairs is true.
+            # The line stays an entry, so that later lines keep their index and the count of listed pairs is right.
             problems.add("line without a tab", f"line {number}: {line}")
         yield first, second

@@ -1,1 +1,1 @@
-"""Scenes of two objects and a relation, with known ceilings: data for all tasks whose right answers are known exactly."""
+"""Generated scenes of two objects and a relation, with exact answers and known score ceilings, for all tasks."""

@@ -1,4 +1,4 @@
-"""The annotation files of a folder of scenes, task by task. Each function returns the ceilings of its test set."""
+"""Writes the annotation files of a folder of scenes. Each function writes one task and returns its test set's ceilings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from data_tools.scenes.ceilings import entailment_ceilings, grounding_ceilings, nlvr_ceilings
 from data_tools.scenes.folder import SceneFolder
-from data_tools.scenes.meanings import HARD, HELD_OUT, Meaning, Split
+from data_tools.scenes.meanings import HARD, HELD_OUT, Split
 from data_tools.scenes.questions import all_answers, ask
 from data_tools.scenes.render import draw_corners, draw_scene, draw_screened
 from data_tools.scenes.statements import (
@@ -23,49 +23,43 @@ from data_tools.scenes.statements import (
 )
 
 HUMANS = 10
-"""Annotators of a question, as in VQA v2; they agree."""
+"""Annotators per question, as in VQA v2; all agree."""
 Ceilings = dict[str, float]
 
 
 def write_retrieval(folder: SceneFolder, seed: int, side: int, split: Split, counts: Mapping[str, int]) -> Ceilings:
-    """Released lists {image, caption, image_id}; `test` is the hard gallery, `unseen` the meanings held out, `val` a part of new
-    pictures of both. Karpathy's form of val and test in karpathy.json."""
+    """Released lists {image, caption, image_id}; `test` is the hard gallery, `unseen` the held-out meanings, `val` new images of
+    a part of the hard meanings. karpathy.json holds val and test in Karpathy's format."""
     generator = random.Random(f"retrieval {seed}")
     train = []
     for number in range(counts["retrieval"]):
         meaning = generator.choice(split.train)
-        image = folder.picture(f"retrieval/train_{number:06d}", draw_scene(meaning, generator, side))
-        # Pictures of one meaning share an id: they are no negatives of each other's captions.
-        train += [
-            {"image": image, "caption": caption, "image_id": f"m{_number(meaning, split)}"} for caption in meaning.captions()
-        ]
+        image = folder.image(f"retrieval/train_{number:06d}", draw_scene(meaning, generator, side))
+        # Images of one meaning share an id, so they are not negatives of each other's captions.
+        image_id = f"m{split.train.index(meaning)}"
+        train += [{"image": image, "caption": caption, "image_id": image_id} for caption in meaning.captions()]
     folder.json("retrieval_train.json", train)
     val = generator.sample(HARD, min(len(HARD), counts["evaluation"] // 3))
     karpathy = []
     for name, meanings in (("val", val), ("test", list(HARD[: counts["gallery"]])), ("unseen", list(split.held_out))):
         rows = [
             {
-                "image": folder.picture(f"retrieval/{name}_{number:06d}", draw_scene(meaning, generator, side)),
+                "image": folder.image(f"retrieval/{name}_{number:06d}", draw_scene(meaning, generator, side)),
                 "caption": [meaning.caption(mirrored=number % 2 == 1)],
             }
             for number, meaning in enumerate(meanings)
         ]
         folder.json(f"retrieval_{name}.json", rows)
         if name != "unseen":
-            karpathy += [
-                {"filename": row["image"], "split": name, "sentences": [{"raw": caption} for caption in row["caption"]]}
-                for row in rows
-            ]
+            for row in rows:
+                sentences = [{"raw": caption} for caption in row["caption"]]
+                karpathy.append({"filename": row["image"], "split": name, "sentences": sentences})
     folder.json("karpathy.json", {"dataset": "scenes", "images": karpathy})
     return {}
 
 
-def _number(meaning: Meaning, split: Split) -> int:
-    return split.train.index(meaning)
-
-
 def write_vqa(folder: SceneFolder, seed: int, side: int, split: Split, counts: Mapping[str, int], noise: float = 0.0) -> Ceilings:
-    """Released lists {question_id, question, image, dataset, answer}, and the official questions and annotations of val."""
+    """Released lists {question_id, question, image, dataset, answer}; official questions and annotations of val and test."""
     generator = random.Random(f"vqa {seed}")
     number = 0
     for name, meanings, count in (
@@ -73,29 +67,23 @@ def write_vqa(folder: SceneFolder, seed: int, side: int, split: Split, counts: M
         ("val", split.held_out, counts["evaluation"]),
         ("test", split.held_out, counts["evaluation"]),
     ):
-        rows, official, told = [], [], []
+        rows, official, annotations = [], [], []
         for _ in range(count):
             number += 1
             meaning = generator.choice(meanings)
-            picture = draw_scene(meaning, generator, side)
-            question = ask(meaning, picture.sizes, generator)
-            image = folder.picture(f"{name}2014/COCO_{name}2014_{number:012d}", picture, "jpg")
+            drawn = draw_scene(meaning, generator, side)
+            question = ask(meaning, drawn.sizes, generator)
+            image = folder.image(f"{name}2014/COCO_{name}2014_{number:012d}", drawn, "jpg")
             rows.append({"question_id": number, "question": question.text, "image": image, "dataset": "vqa"})
             rows[-1]["answer"] = [_noisy(question.answer, all_answers(), name, noise, generator)] * HUMANS
             official.append({"image_id": number, "question": question.text, "question_id": number})
-            told.append(
-                {
-                    "question_id": number,
-                    "image_id": number,
-                    "question_type": question.kind,
-                    "multiple_choice_answer": question.answer,
-                    "answers": [{"answer": question.answer, "answer_id": i + 1} for i in range(HUMANS)],
-                }
-            )
+            answers = [{"answer": question.answer, "answer_id": i + 1} for i in range(HUMANS)]
+            annotation = {"question_id": number, "image_id": number, "question_type": question.kind}
+            annotations.append(annotation | {"multiple_choice_answer": question.answer, "answers": answers})
         folder.json(f"vqa_{name}.json", rows)
         if name != "train":
             folder.json(f"v2_questions_{name}.json", {"data_subtype": f"{name}2014", "questions": official})
-            folder.json(f"v2_annotations_{name}.json", {"data_subtype": f"{name}2014", "annotations": told})
+            folder.json(f"v2_annotations_{name}.json", {"data_subtype": f"{name}2014", "annotations": annotations})
     folder.json("answer_list.json", all_answers())
     return {}
 
@@ -103,7 +91,7 @@ def write_vqa(folder: SceneFolder, seed: int, side: int, split: Split, counts: M
 def write_nlvr(
     folder: SceneFolder, seed: int, side: int, split: Split, counts: Mapping[str, int], noise: float = 0.0
 ) -> Ceilings:
-    """Released lists {images, sentence, label}, and the official lines of dev; pictures are named as NLVR2 names them."""
+    """Released lists {images, sentence, label}, and the official lines of dev; images have names as in NLVR2."""
     generator = random.Random(f"nlvr {seed}")
     test: list[PairStatement] = []
     for name, meanings, count in (
@@ -116,7 +104,7 @@ def write_nlvr(
             for pair, statement in enumerate(pair_statements(meanings, generator)):
                 base = f"{name}/{name}-{group}-{pair}"
                 images = [
-                    folder.picture(f"{base}-img{position}", draw_scene(scene, generator, side))
+                    folder.image(f"{base}-img{position}", draw_scene(scene, generator, side))
                     for position, scene in enumerate(statement.scenes)
                 ]
                 label = _noisy(str(statement.label), ["True", "False"], name, noise, generator)
@@ -146,8 +134,8 @@ def write_entailment(folder: SceneFolder, seed: int, side: int, counts: Mapping[
             spot, claimed = generator.choice(hypotheses)
             for statement in screen_statements(spot, claimed, generator):
                 number += 1
-                picture = draw_screened(statement.visible, statement.visible_spot, statement.screen_spot, generator, side)
-                image = folder.picture(f"{number}", picture, "jpg")
+                drawn = draw_screened(statement.visible, statement.visible_spot, statement.screen_spot, generator, side)
+                image = folder.image(f"{number}", drawn, "jpg")
                 label = _noisy(statement.label, LABELS, name, noise, generator)
                 rows.append({"image": image, "sentence": statement.sentence, "label": label})
                 official.append({"Flickr30K_ID": str(number), "sentence2": statement.sentence, "gold_label": statement.label})
@@ -162,12 +150,12 @@ def write_entailment(folder: SceneFolder, seed: int, side: int, counts: Mapping[
 def write_grounding(folder: SceneFolder, seed: int, side: int, counts: Mapping[str, int]) -> Ceilings:
     """Released lists {image, text, ref_id}, COCO's instances, the refs, and exact boxes as a detector's proposals.
 
-    In training any of the three objects is named. Were it always the one that shares its shape with one and its colour with
-    the other, as in the tests, the picture would tell which text belongs to it, and the other two objects would be the evidence.
+    Training expressions name any of the three objects. If they always named the one that shares its shape with one object and
+    its colour with the other, as the tests do, the image alone would determine the text.
     """
     generator = random.Random(f"grounding {seed}")
     train, held_out = _held_out(EXPRESSIONS, generator)
-    refs, pictures, boxes, detections = [], [], [], {}
+    refs, images, boxes, detections = [], [], [], {}
     test: list[Expression] = []
     number = 0
     for name, expressions, count in (
@@ -182,26 +170,26 @@ def write_grounding(folder: SceneFolder, seed: int, side: int, counts: Mapping[s
             if name == "train":
                 expression = expression.about(generator.randrange(len(expression.things)))
             things = list(expression.things)
-            picture = draw_corners(things, generator, side)
-            rows.append({"image": folder.picture(f"refs/{number:06d}", picture), "text": expression.text, "ref_id": number})
+            drawn = draw_corners(things, generator, side)
+            rows.append({"image": folder.image(f"refs/{number:06d}", drawn), "text": expression.text, "ref_id": number})
             if name == "train":
                 continue
             part = name if name == "val" else generator.choice(("testA", "testB"))
             refs.append({"ref_id": number, "ann_id": number, "image_id": number, "split": part})
-            pictures.append({"id": number, "width": side, "height": side})
-            boxes.append({"id": number, "image_id": number, "bbox": list(picture.boxes[0])})
-            detections[str(number)] = [list(box) for box in generator.sample(picture.boxes, len(picture.boxes))]
+            images.append({"id": number, "width": side, "height": side})
+            boxes.append({"id": number, "image_id": number, "bbox": list(drawn.boxes[0])})
+            detections[str(number)] = [list(box) for box in generator.sample(drawn.boxes, len(drawn.boxes))]
             if name == "test":
                 test.append(expression)
         folder.json(f"refcoco_{name}.json", rows)
     folder.json("refs.json", refs)
-    folder.json("instances.json", {"images": pictures, "annotations": boxes})
+    folder.json("instances.json", {"images": images, "annotations": boxes})
     folder.json("dets.json", detections)
     return grounding_ceilings(test)
 
 
 def _noisy(label: str, labels: Sequence[str], split: str, noise: float, generator: random.Random) -> str:
-    """The label, or in a `noise` share of the training samples any of `labels`."""
+    """The label, or any of `labels` in a `noise` share of the training samples."""
     return generator.choice(labels) if split == "train" and noise > 0 and generator.random() < noise else label
 
 

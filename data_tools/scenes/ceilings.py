@@ -1,7 +1,7 @@
-"""What a model can score at most that lacks something: counted from equivalence classes, never written down.
+"""Highest possible scores of models that lack a capability, counted from equivalence classes.
 
-A view is what such a model sees of a sample. Samples that look the same in a view get the same answer, so of each class at
-most its most frequent answer is right.
+A view is the part of a sample that such a model perceives. Samples with equal views get the same answer, so within each class
+at most the most frequent answer is right.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from data_tools.scenes.statements import Expression, PairStatement, ScreenStatem
 
 
 def answer_ceiling(samples: Iterable[tuple[Hashable, Hashable, float]]) -> float:
-    """Per cent: of each class of equal views the answer of most weight. `samples` are (view, answer, weight)."""
+    """Highest accuracy in per cent: each class of equal views gets its heaviest answer. `samples` are (view, answer, weight)."""
     weights: dict[Hashable, dict[Hashable, float]] = defaultdict(lambda: defaultdict(float))
     for view, answer, weight in samples:
         weights[view][answer] += weight
@@ -24,17 +24,17 @@ def answer_ceiling(samples: Iterable[tuple[Hashable, Hashable, float]]) -> float
 
 
 def retrieval_ceiling(views: Sequence[Hashable]) -> float:
-    """Per cent R@1 over a gallery with one right item per query: a class of n items is right once in n."""
+    """Highest R@1 in per cent with one right item per query: one of the n items of a class of equal views is right."""
     return 100.0 * len(set(views)) / len(views)
 
 
 def bag(meaning: Meaning) -> Hashable:
-    """Colours and shapes without knowing which belongs to which."""
+    """Colours and shapes without their binding to objects."""
     return tuple(sorted(t.colour for t in meaning.things)), tuple(sorted(t.shape for t in meaning.things))
 
 
 def axis(meaning: Meaning) -> str:
-    """All that the word of a relation says where captions are mirrored half of the time."""
+    """The information in a relation word when half of the captions are mirrored."""
     return "horizontal" if meaning.relation in ("left of", "right of") else "vertical"
 
 
@@ -48,12 +48,12 @@ RETRIEVAL_VIEWS: dict[str, Callable[[Meaning], Hashable]] = {
 
 
 def retrieval_ceilings(gallery: Sequence[Meaning]) -> dict[str, float]:
-    """R@1 in per cent on a gallery with one picture per meaning."""
+    """R@1 in per cent on a gallery with one image per meaning."""
     return {name: retrieval_ceiling([view(meaning) for meaning in gallery]) for name, view in RETRIEVAL_VIEWS.items()}
 
 
 def vqa_ceilings() -> dict[str, float]:
-    """Accuracy in per cent over all scenes and questions there are."""
+    """Accuracy in per cent over all possible scenes and questions."""
     rows = list(population())
     return {
         "everything": answer_ceiling(((q.text, m, sizes), q.answer, w) for m, sizes, q, w in rows),
@@ -83,7 +83,7 @@ def entailment_ceilings(samples: Sequence[ScreenStatement]) -> dict[str, float]:
 
 
 def grounding_ceilings(samples: Sequence[Expression]) -> dict[str, float]:
-    """Accuracy in per cent from exact proposals; a class of n objects that look alike is right once in n."""
+    """Accuracy in per cent with exact proposals: one of n objects that look alike is right."""
     views: dict[str, Callable[[Expression, int], bool]] = {
         "everything": lambda s, i: s.things[i] == s.things[0],
         "colours": lambda s, i: s.things[i].colour == s.things[0].colour,

@@ -20,37 +20,31 @@ EXAMPLES = """\
 
 
 def main(argv: list[str]) -> int:
-    """Write scenes as `argv` says."""
+    """Writes the scenes that `argv` describes; returns the exit code."""
     command = CommandParser("scenes", "Write scenes of two objects and a relation for all tasks, with known ceilings.", EXAMPLES)
-    command.add_argument("folder", metavar="FOLDER", type=Path, help="where to")
-    command.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="of everything (0)")
-    command.add_argument("--side", type=whole_number(16), default=64, metavar="N", help="side of the pictures in pixels (64)")
-    command.add_argument(
-        "--scale",
-        type=number_between(0.001, 1000),
-        default=1.0,
-        metavar="X",
-        help="how much of everything is written, 1 being the usual",
-    )
+    command.add_argument("folder", metavar="FOLDER", type=Path, help="folder to write")
+    command.add_argument("--seed", type=whole_number(0), default=0, metavar="N", help="seed of all random choices (0)")
+    command.add_argument("--side", type=whole_number(16), default=64, metavar="N", help="side of the images in pixels (64)")
+    command.add_argument("--scale", type=number_between(0.001, 1000), default=1.0, metavar="X", help="factor on all counts (1)")
     for name, usual, meaning in (
         ("--grouped", 0.5, "pretraining groups with the relations of one pair"),
         ("--caption-noise", 0.0, "pretraining captions of another scene"),
-        ("--label-noise", 0.0, "training answers and labels drawn anew"),
+        ("--label-noise", 0.0, "training answers and labels drawn at random"),
     ):
         text = f"share of {meaning} ({usual:g})"
         command.add_argument(name, type=number_between(0, 1), default=usual, metavar="SHARE", help=text)
-    command.add_argument("--nouns", choices=("shapes", "emoji"), default="shapes", help="emoji: pretraining and retrieval alone")
+    command.add_argument("--nouns", choices=("shapes", "emoji"), default="shapes", help="emoji: pretraining and retrieval only")
     arguments = command.parse_args(argv)
     if arguments.nouns == "emoji":
         return _emoji(arguments)
-    from data_tools.scenes.corpus import Counts, SceneSettings, write_scenes  # start-up time
+    from data_tools.scenes.corpus import SceneCounts, SceneSettings, write_scenes  # start-up time
 
-    counts = Counts().scaled(arguments.scale)
+    counts = SceneCounts().scaled(arguments.scale)
     settings = SceneSettings(
         arguments.seed, arguments.side, arguments.grouped, arguments.caption_noise, arguments.label_noise, counts
     )
     record = write_scenes(arguments.folder, settings, Bars())
-    print(f"scenes in {arguments.folder}; most that a model can score which knows:")
+    print(f"scenes in {arguments.folder}; highest possible scores of a model that knows:")
     for task, ceilings in record["ceilings"].items():
         galleries = ceilings if task == "retrieval" else {"": ceilings}
         for gallery, values in galleries.items():
@@ -62,12 +56,12 @@ def main(argv: list[str]) -> int:
 def _emoji(arguments: argparse.Namespace) -> int:
     from albef_ds.cli.demo.command import cache_folder  # start-up time
     from albef_ds.cli.demo.corpus import emoji_corpus
-    from data_tools.scenes.corpus import Counts
+    from data_tools.scenes.corpus import SceneCounts
     from data_tools.scenes.emoji import emoji_nouns, write_emoji_scenes
 
     nouns = emoji_nouns(emoji_corpus(cache_folder()), arguments.seed)
-    pictures = Counts().scaled(arguments.scale).pretrain
-    ceilings = write_emoji_scenes(arguments.folder, nouns, arguments.seed, pictures, arguments.side)
+    num_images = SceneCounts().scaled(arguments.scale).pretrain
+    ceilings = write_emoji_scenes(arguments.folder, nouns, arguments.seed, num_images, arguments.side)
     print(f"scenes in {arguments.folder}: {', '.join(nouns.names.values())}")
     print(f"  retrieval: {', '.join(f'{name} {value:.1f}' for name, value in ceilings.items())}")
     return 0

@@ -1,6 +1,6 @@
 """Writes scenes for all tasks: shards for pretraining, and annotation files in the released and the official JSON formats.
 
-    scenes.json                          settings, counts and ceilings; written last, so its presence means a whole folder
+    scenes.json                          settings, counts and ceilings; written last, so its presence marks a complete folder
     vocab.txt                            WordPiece vocabulary of every word used
     pretrain/train, pretrain/val         shards
     images/                              PNG files that the annotations name
@@ -36,12 +36,12 @@ from data_tools.scenes.statements import PAIR_KINDS
 
 DONE = "scenes.json"
 GROUP = 4
-"""Samples of the pretraining corpus that stand together: a pair's relations, or scenes at random."""
+"""Consecutive samples of the pretraining corpus that form a group: a pair's relations, or random scenes."""
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How much of everything is written."""
+class SceneCounts:
+    """Number of samples of each kind."""
 
     pretrain: int = 12_000
     retrieval: int = 4_000
@@ -50,36 +50,35 @@ class Counts:
     entailment: int = 6_000
     expressions: int = 4_000
     evaluation: int = 600
-    """Samples of each validation and test file but the galleries."""
+    """Samples of each validation and test file except the galleries."""
     gallery: int = 720
-    """Pictures of the hard gallery: all of its meanings, or the first so many for a quick look."""
+    """Images of the hard gallery: all of its meanings, or fewer for a quick look."""
 
-    def scaled(self, scale: float) -> Counts:
-        """A share of everything, 30 at least; the hard gallery shrinks below a quarter only, since its ceilings are its point."""
+    def scaled(self, scale: float) -> SceneCounts:
+        """Counts times `scale`, at least 30; the hard gallery shrinks only below a quarter, to keep its known ceilings."""
         counts = {name: max(30, round(value * scale)) for name, value in vars(self).items()}
-        return Counts(**{**counts, "gallery": min(self.gallery, max(30, round(4 * scale * self.gallery)))})
+        return SceneCounts(**{**counts, "gallery": min(self.gallery, max(30, round(4 * scale * self.gallery)))})
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What a folder of scenes is a function of."""
+    """Everything that determines a folder of scenes."""
 
     seed: int = 0
     side: int = 64
     grouped: float = 0.5
-    """Share of the pretraining groups that hold the relations of one pair of objects: hard negatives by design."""
+    """Share of the pretraining groups that hold the relations of one pair of objects, which are hard negatives."""
     caption_noise: float = 0.0
     """Share of the pretraining captions taken from another scene."""
     label_noise: float = 0.0
-    """Share of the training answers and labels that are drawn anew."""
-    counts: Counts = Counts()
+    """Share of the training answers and labels that are drawn at random."""
+    counts: SceneCounts = SceneCounts()
 
 
 def write_scenes(path: Path, settings: SceneSettings, progress: Progress = silent) -> dict[str, Any]:
-    """Write everything, unless a whole folder of the same settings is there already; returns the content of scenes.json.
+    """Writes everything unless the folder is already complete with the same settings; returns the content of scenes.json.
 
-    Raises:
-        MachineError: the folder holds scenes of other settings, or other things, or cannot be made.
+    Raises MachineError if the folder holds scenes of other settings or other files, or cannot be made.
     """
     if (path / DONE).exists():
         found: dict[str, Any] = load_json(path / DONE)
@@ -117,7 +116,7 @@ def write_scenes(path: Path, settings: SceneSettings, progress: Progress = silen
 
 
 def vocabulary() -> list[str]:
-    """Special tokens, then every word that scenes are spoken of with."""
+    """Special tokens, then every word used in the captions and other texts."""
     words = {word for text in _texts() for word in text.lower().split()}
     return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)]
 
@@ -130,7 +129,7 @@ def _texts() -> list[str]:
 def _write_shards(
     path: Path, name: str, meanings: Sequence[Meaning], count: int, settings: SceneSettings, progress: Progress
 ) -> None:
-    if path.exists():  # of a run that was interrupted: the whole folder has no mark yet
+    if path.exists():  # left by an interrupted run: the folder is not marked as complete
         shutil.rmtree(path)
     generator = random.Random(f"{name} {settings.seed}")
     order = list(meanings) if name != "train" else grouped_order(meanings, count, settings.grouped, generator)
@@ -138,16 +137,16 @@ def _write_shards(
     with ShardWriter(path, samples_per_shard=4096, info={"source": "scenes", "seed": settings.seed}) as writer:
         for number, meaning in enumerate(order, start=1):
             noisy = name == "train" and generator.random() < settings.caption_noise
-            told = generator.choice(meanings) if noisy else meaning
-            picture = draw_scene(meaning, generator, settings.side)
-            # Pictures of one meaning are no negatives of each other's captions, unless a caption lies.
-            image_id = f"{name}-{numbers[meaning]}" + (f"-told-{numbers[told]}" if noisy else "")
-            writer.add(picture.png, "png", {"captions": told.captions(), "image_id": image_id, "source": "scenes"})
+            described = generator.choice(meanings) if noisy else meaning
+            drawn = draw_scene(meaning, generator, settings.side)
+            # Images of one meaning are not negatives of each other's captions, unless a caption is wrong.
+            image_id = f"{name}-{numbers[meaning]}" + (f"-told-{numbers[described]}" if noisy else "")
+            writer.add(drawn.png, "png", {"captions": described.captions(), "image_id": image_id, "source": "scenes"})
             progress(f"pretrain/{name}", number, len(order))
 
 
 def grouped_order(meanings: Sequence[Meaning], count: int, grouped: float, generator: random.Random) -> list[Meaning]:
-    """`count` meanings in groups of GROUP: a `grouped` share of them the relations of one pair, filled up at random."""
+    """`count` meanings in groups of GROUP; a `grouped` share of the groups holds the relations of one pair, padded at random."""
     pairs: dict[tuple[Thing, Thing], list[Meaning]] = {}
     for meaning in meanings:
         pairs.setdefault(meaning.things, []).append(meaning)

@@ -1,7 +1,7 @@
-"""Scenes with emoji as nouns: the 24 objects are concepts of the shipped corpus, so that words and pictures are real.
+"""Scenes with emoji as nouns: the 24 objects are concepts of the shipped corpus, so words and images are real.
 
-Retrieval and pretraining only: questions about colours and shapes have no meaning here. Ceilings are those of scenes
-without colours: an object has one name.
+For retrieval and pretraining only: questions about colours and shapes have no meaning here. Only the ceilings of scenes that
+do not depend on colours apply: an object has one name.
 """
 
 from __future__ import annotations
@@ -24,27 +24,23 @@ from data_tools.scenes.meanings import MEANINGS, RELATIONS, THINGS, Meaning, Thi
 from data_tools.scenes.render import draw_scene
 
 STYLE = "noto"
-"""Whose drawings stand for the objects."""
+"""Set whose drawings represent the objects."""
 
 
 @dataclass(frozen=True)
 class Nouns:
-    """A name and a picture for each object."""
+    """A name and an image for each object."""
 
     names: dict[Thing, str]
     stamps: dict[Thing, Image.Image]
 
     def name(self, thing: Thing) -> str:
-        """What `thing` is called."""
+        """Name of `thing`."""
         return self.names[thing]
 
 
 def emoji_nouns(corpus: Path, seed: int) -> Nouns:
-    """24 concepts of the unpacked corpus folder `corpus` with names of one word, drawn with `seed`.
-
-    Raises:
-        DataError: the corpus has too few of them.
-    """
+    """24 concepts with one-word names from the unpacked `corpus`, drawn with `seed`. Raises DataError if there are too few."""
     reader = ShardReader(corpus / "train")
     found: dict[str, bytes] = {}
     for shard, count in enumerate(reader.counts):
@@ -54,14 +50,14 @@ def emoji_nouns(corpus: Path, seed: int) -> Nouns:
             if meta["source"] == STYLE and label.isalpha() and label.isascii() and label not in found:
                 found[label] = reader.read(shard, row)[0]
     if len(found) < len(THINGS):
-        raise DataError(f"{corpus} has {len(found)} concepts with names of one word, {len(THINGS)} are needed: build it anew")
+        raise DataError(f"{corpus} has {len(found)} concepts with one-word names, {len(THINGS)} are needed: build it again")
     labels = random.Random(f"nouns {seed}").sample(sorted(found), len(THINGS))
     names = dict(zip(THINGS, labels, strict=True))
     return Nouns(names, {thing: _on_white(found[name]) for thing, name in names.items()})
 
 
-def write_emoji_scenes(path: Path, nouns: Nouns, seed: int, pictures: int, side: int) -> dict[str, float]:
-    """Write pretrain/train, pretrain/val, retrieval_test.json (a picture of every meaning) and vocab.txt; the ceilings."""
+def write_emoji_scenes(path: Path, nouns: Nouns, seed: int, num_images: int, side: int) -> dict[str, float]:
+    """Writes pretrain/{train,val}, retrieval_test.json (an image of every meaning) and vocab.txt; returns the ceilings."""
     folder, split, generator = SceneFolder(path), split_meanings(seed), random.Random(f"emoji scenes {seed}")
     words = {word for relation in RELATIONS for word in relation.split()} | {"a"} | set(nouns.names.values())
     folder.lines(VOCABULARY, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted(words)])
@@ -71,19 +67,14 @@ def write_emoji_scenes(path: Path, nouns: Nouns, seed: int, pictures: int, side:
         shutil.rmtree(target, ignore_errors=True)
         with ShardWriter(target, samples_per_shard=4096, info={"source": "emoji scenes", "seed": seed}) as writer:
             for meaning in meanings:
-                png = draw_scene(meaning, generator, side, nouns.stamps).png
-                meta = {
-                    "captions": meaning.captions(nouns.name),
-                    "image_id": meaning.caption(name=nouns.name),
-                    "source": "scenes",
-                }
-                writer.add(png, "png", meta)
+                png, captions = draw_scene(meaning, generator, side, nouns.stamps).png, meaning.captions(nouns.name)
+                writer.add(png, "png", {"captions": captions, "image_id": captions[0], "source": "scenes"})
 
-    write("train", [generator.choice(split.train) for _ in range(pictures)])
+    write("train", [generator.choice(split.train) for _ in range(num_images)])
     write("val", list(split.held_out))
     rows = [
         {
-            "image": folder.picture(f"retrieval/{number:06d}", draw_scene(meaning, generator, side, nouns.stamps)),
+            "image": folder.image(f"retrieval/{number:06d}", draw_scene(meaning, generator, side, nouns.stamps)),
             "caption": [meaning.caption(number % 2 == 1, nouns.name)],
         }
         for number, meaning in enumerate(MEANINGS)

@@ -1,4 +1,4 @@
-"""A folder of scene pictures and annotation files being written; every file under a temporary name, then renamed."""
+"""Writes a folder of scene images and annotation files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ from PIL import Image
 
 from albef_ds.common.atomic_files import write_file, write_json
 from albef_ds.common.errors import MachineError
-from data_tools.scenes.render import Picture
+from data_tools.scenes.render import RenderedScene
 
 VOCABULARY = "vocab.txt"
-"""Written first, so it tells an unfinished folder of scenes from a folder of other things."""
+"""Written first, so that an unfinished folder of scenes is distinguishable from a folder of other files."""
 
 
 class SceneFolder:
-    """Writes pictures below `images/` and JSON files beside it.
-
-    Raises:
-        MachineError: `path` holds other things, or cannot be made.
-    """
+    """Writes images below `images/` and JSON files beside it. Raises MachineError if `path` is unsuitable or cannot be made."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -33,25 +29,25 @@ class SceneFolder:
         except OSError as error:
             raise MachineError(f"{path} cannot be made ({error.strerror}): give another folder") from None
 
-    def picture(self, name: str, picture: Picture, extension: Literal["png", "jpg"] = "png") -> str:
-        """Write one picture; returns its path below `images/`, as annotations name it. COCO's and Flickr's names end in jpg."""
+    def image(self, name: str, scene: RenderedScene, extension: Literal["png", "jpg"] = "png") -> str:
+        """Writes an image; returns its path below `images/`, as annotations name it. COCO's and Flickr's names end in jpg."""
         target = self.path / "images" / f"{name}.{extension}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        # The mark of a whole folder is scenes.json, written last: a picture needs no temporary name.
+        # scenes.json, written last, marks a complete folder: an image needs no temporary name.
         if extension == "png":
-            target.write_bytes(picture.png)
+            target.write_bytes(scene.png)
         else:
-            Image.open(io.BytesIO(picture.png)).save(target, "JPEG", quality=95, subsampling=0)
+            Image.open(io.BytesIO(scene.png)).save(target, "JPEG", quality=95, subsampling=0)
         return f"{name}.{extension}"
 
     def json(self, name: str, content: Any) -> None:
-        """Write `content` as JSON."""
+        """Writes `content` as JSON, atomically."""
         write_json(self.path / name, content)
 
     def json_lines(self, name: str, rows: list[dict[str, Any]]) -> None:
-        """Write one JSON object per line."""
+        """Writes one JSON object per line."""
         self.lines(name, [json.dumps(row) for row in rows])
 
     def lines(self, name: str, rows: list[str]) -> None:
-        """Write lines of text."""
+        """Writes lines of text, atomically."""
         write_file(self.path / name, "".join(f"{row}\n" for row in rows))

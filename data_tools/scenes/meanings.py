@@ -1,8 +1,7 @@
-"""What a scene means: two different objects and one of four relations, 1,104 meanings in all, and their captions.
+"""Meanings of scenes: two different objects and one of four relations, 1,104 in all, and their captions.
 
-A meaning is an unordered pair of objects with the relation of the first to the second; "a red circle left of a blue
-square" and its mirror "a blue square right of a red circle" are one meaning. Splits are by meaning, never by picture.
-This module knows no pictures and no files.
+A meaning is an unordered pair of objects with the relation of the first to the second; "a red circle left of a blue square"
+and its mirror "a blue square right of a red circle" are one meaning. Splits are by meaning, never by image.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ Relation = Literal["left of", "right of", "above", "below"]
 RELATIONS: tuple[Relation, ...] = ("left of", "right of", "above", "below")
 MIRROR: dict[Relation, Relation] = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 SPOTS: dict[Relation, str] = {"left of": "left", "right of": "right", "above": "top", "below": "bottom"}
-"""Where the first object of a relation stands."""
+"""Position of the first object of a relation."""
 
 HELD_OUT = 0.2
-"""Share of the meanings that no training picture shows."""
+"""Share of the meanings that are in no training image."""
 
 
 @dataclass(frozen=True, order=True)
 class Thing:
-    """An object without its size, which belongs to the picture and not to the meaning."""
+    """An object without its size, which belongs to the image and not to the meaning."""
 
     colour: int
     shape: int
@@ -48,7 +47,7 @@ THINGS = tuple(Thing(colour, shape) for colour in range(len(COLOURS)) for shape 
 
 @dataclass(frozen=True)
 class Meaning:
-    """`first` stands in `relation` to `second`; `first` < `second`, so equal meanings are equal."""
+    """`first` is in `relation` to `second`; `first` < `second`, so that equal meanings compare equal."""
 
     first: Thing
     second: Thing
@@ -68,11 +67,11 @@ class Meaning:
 
     @property
     def hard(self) -> bool:
-        """Both colour and shape differ, so binding can be told from a bag of words."""
+        """True if both colour and shape differ, so that binding is distinguishable from a bag of words."""
         return self.first.colour != self.second.colour and self.first.shape != self.second.shape
 
     def caption(self, mirrored: bool = False, name: Callable[[Thing], str] = str) -> str:
-        """One of its two statements; `name` says what an object is called."""
+        """One of its two statements; `name` gives the name of an object."""
         if mirrored:
             return f"a {name(self.second)} {MIRROR[self.relation]} a {name(self.first)}"
         return f"a {name(self.first)} {self.relation} a {name(self.second)}"
@@ -83,26 +82,26 @@ class Meaning:
 
 
 MEANINGS = tuple(Meaning(a, b, relation) for a, b in combinations(THINGS, 2) for relation in RELATIONS)
-"""All 1,104; the four relations of one pair stand together."""
+"""All 1,104 meanings; the four relations of a pair are adjacent."""
 HARD = tuple(meaning for meaning in MEANINGS if meaning.hard)
-"""The 720 of the hard gallery."""
+"""The 720 meanings of the hard gallery."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Meanings of training and those held out. Of every pair of objects at most two relations are held out."""
+    """Training and held-out meanings; at most two relations of each pair of objects are held out."""
 
     train: tuple[Meaning, ...]
     held_out: tuple[Meaning, ...]
 
 
 def split_meanings(seed: int, held_out: float = HELD_OUT) -> Split:
-    """Hold out a share of the meanings, drawn with `seed`; every object and every pair stays in training."""
+    """Holds out a share of the meanings, drawn with `seed`; every object and every pair stays in training."""
     generator = random.Random(f"split {seed}")
     pairs: dict[tuple[Thing, Thing], list[Meaning]] = {}
     for meaning in MEANINGS:
         pairs.setdefault(meaning.things, []).append(meaning)
-    # Two passes over all pairs reach any share up to a half without holding out a pair as a whole.
+    # Two passes over all pairs reach any share up to one half without holding out all of a pair.
     queue = [generator.sample(meanings, 2) for meanings in generator.sample(list(pairs.values()), len(pairs))]
     wanted = round(len(MEANINGS) * held_out)
     chosen = set([two[0] for two in queue] + [two[1] for two in queue][: max(0, wanted - len(queue))])

@@ -1,4 +1,4 @@
-"""Questions about scenes, balanced so that the question alone says as little as possible (visual question answering)."""
+"""Questions about scenes for visual question answering, balanced so that the question alone reveals little."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from data_tools.scenes.meanings import COLOURS, MEANINGS, MIRROR, SHAPES, SIZES, SPOTS, THINGS, Meaning, Thing
 
 Sizes = tuple[int, ...]
-"""Size of the first and of the second object, 0 small, 1 large."""
+"""Sizes of the first and the second object; 0 small, 1 large."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Question:
 
 
 def questions(meaning: Meaning, sizes: Sizes) -> dict[str, list[Question]]:
-    """Every question that can be asked about a scene, by kind."""
+    """Every possible question about a scene, by kind."""
     first, second = meaning.things
     both = ((first, second, meaning.relation, sizes[0]), (second, first, MIRROR[meaning.relation], sizes[1]))
     found: dict[str, list[Question]] = {"colour": [], "shape": [], "place": [], "relation": [], "size": [], "presence": []}
@@ -46,10 +46,10 @@ def questions(meaning: Meaning, sizes: Sizes) -> dict[str, list[Question]]:
 
 
 def near_misses(meaning: Meaning) -> tuple[Thing, ...]:
-    """Two absent things: with the colour of one object and the shape of the other where they differ, else one of them."""
+    """Two absent things, each with the colour of one object and the shape of the other if both differ, else the next colour."""
     first, second = meaning.things
     candidates = [Thing(first.colour, second.shape), Thing(second.colour, first.shape)]
-    # Objects that share a colour or a shape have no such swaps: then the next colour, with the same shape.
+    # Objects that share a colour or a shape have no such swap: use the next colour with the same shape.
     return tuple(thing if thing not in meaning.things else _next_absent(thing, meaning) for thing in candidates)
 
 
@@ -61,13 +61,13 @@ def _next_absent(thing: Thing, meaning: Meaning) -> Thing:
 
 
 def ask(meaning: Meaning, sizes: Sizes, generator: random.Random) -> Question:
-    """One question: the kind uniformly, then one of its questions; yes and no equally often."""
+    """Draws a kind uniformly, then one of its questions; yes and no are equally frequent."""
     asked = questions(meaning, sizes)
     return generator.choice(asked[generator.choice(sorted(asked))])
 
 
 def population() -> Iterator[tuple[Meaning, Sizes, Question, float]]:
-    """Every scene, sizes and question with the probability (times a constant) that `ask` draws it."""
+    """Yields every scene, its sizes and question, with the probability (times a constant) that `ask` draws it."""
     for meaning in MEANINGS:
         for sizes in ((0, 0), (0, 1), (1, 0), (1, 1)):
             asked = questions(meaning, sizes)
@@ -77,10 +77,10 @@ def population() -> Iterator[tuple[Meaning, Sizes, Question, float]]:
 
 
 def all_answers() -> list[str]:
-    """Every answer there is."""
+    """Every possible answer, sorted."""
     return sorted({*COLOURS, *SHAPES, *SIZES, *SPOTS.values(), "yes", "no"})
 
 
 def all_texts() -> list[str]:
-    """Phrases with every word of the questions."""
+    """Phrases that contain every word of the questions."""
     return ["what color is the shape thing where there is a size", *(str(thing) for thing in THINGS), *all_answers(), *MIRROR]

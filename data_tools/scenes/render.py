@@ -1,4 +1,4 @@
-"""Draws scenes and gives the exact boxes of what was drawn. Every picture is a pure function of what is asked and a generator."""
+"""Draws scenes with exact boxes of the objects. Every image is a pure function of the arguments and the generator's state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Box = tuple[int, int, int, int]
 """left, top, width, height in pixels, as in COCO's files."""
 
 Stamps = Mapping[Thing, Image.Image]
-"""A picture to paste for each object."""
+"""An image to paste for each object."""
 
 PIXELS: tuple[tuple[int, int, int], ...] = (
     (214, 40, 40),
@@ -26,10 +26,10 @@ PIXELS: tuple[tuple[int, int, int], ...] = (
     (140, 50, 180),
     (20, 20, 20),
 )
-"""Per colour of `meanings.COLOURS`."""
+"""RGB of each colour of `meanings.COLOURS`."""
 SCREEN = (150, 150, 150)
 RADII = (0.15, 0.21)
-"""Half the side of a small and a large object, as shares of the picture's side."""
+"""Half the side of a small and a large object as fractions of the image's side."""
 _SUPERSAMPLING = 3
 SPOT_CENTRES = {"left": (0.27, 0.5), "right": (0.73, 0.5), "top": (0.5, 0.27), "bottom": (0.5, 0.73)}
 _CORNERS = ((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73))
@@ -38,7 +38,7 @@ _JITTER = 0.05
 
 @dataclass(frozen=True)
 class Placed:
-    """An object as it stands in a picture: centre and radius in shares of the side; `size` 0 small, 1 large."""
+    """An object placed in an image: centre and radius as fractions of the side; `size` 0 small, 1 large."""
 
     thing: Thing
     size: int
@@ -47,13 +47,13 @@ class Placed:
 
     @property
     def radius(self) -> float:
-        """Half its side as a share of the picture's."""
+        """Half the object's side as a fraction of the image's."""
         return RADII[self.size]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """PNG bytes and the box of each object in the order given."""
+class RenderedScene:
+    """PNG bytes, and the box and size of each object in the given order."""
 
     png: bytes
     boxes: tuple[Box, ...]
@@ -68,22 +68,22 @@ def place(thing: Thing, centre: tuple[float, float], generator: random.Random) -
     return Placed(thing, size, x, y)
 
 
-def draw_scene(meaning: Meaning, generator: random.Random, side: int = 64, stamps: Stamps | None = None) -> Picture:
-    """Both objects of `meaning`, the first box the first object's; drawn, or taken from `stamps`."""
+def draw_scene(meaning: Meaning, generator: random.Random, side: int = 64, stamps: Stamps | None = None) -> RenderedScene:
+    """Both objects of `meaning`, with the first object's box first; drawn, or pasted from `stamps`."""
     own, other = (0.27, 0.73) if meaning.relation in ("left of", "above") else (0.73, 0.27)
-    level = generator.uniform(0.35, 0.65)  # the pair as a whole may stand off the middle
+    level = generator.uniform(0.35, 0.65)  # the pair as a whole may be off centre
     centres = [(own, level), (other, level)] if meaning.relation in ("left of", "right of") else [(level, own), (level, other)]
     objects = [place(t, c, generator) for t, c in zip(meaning.things, centres, strict=True)]
     return draw(objects, generator, side, stamps=stamps)
 
 
-def draw_corners(things: list[Thing], generator: random.Random, side: int = 64) -> Picture:
+def draw_corners(things: list[Thing], generator: random.Random, side: int = 64) -> RenderedScene:
     """Up to four objects in random corners."""
     corners = generator.sample(_CORNERS, len(things))
     return draw([place(t, c, generator) for t, c in zip(things, corners, strict=True)], generator, side)
 
 
-def draw_screened(thing: Thing, spot: str, screen: str, generator: random.Random, side: int = 64) -> Picture:
+def draw_screened(thing: Thing, spot: str, screen: str, generator: random.Random, side: int = 64) -> RenderedScene:
     """One object at `spot` and an opaque screen at `screen`; the only box is the object's."""
     return draw([place(thing, SPOT_CENTRES[spot], generator)], generator, side, screen=SPOT_CENTRES[screen])
 
@@ -94,8 +94,8 @@ def draw(
     side: int,
     screen: tuple[float, float] | None = None,
     stamps: Stamps | None = None,
-) -> Picture:
-    """The objects on a light ground of a random tint."""
+) -> RenderedScene:
+    """Draws the objects on a light background of a random tint."""
     large = side * _SUPERSAMPLING
     tint = generator.randint(225, 255)
     image = Image.new("RGB", (large, large), (tint, tint, min(255, tint + generator.randint(0, 8))))
@@ -107,13 +107,13 @@ def draw(
             left, top, width, height = _box(item, large)
             image.paste(stamps[item.thing].convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (left, top))
     if screen is not None:
-        half = 0.2
-        canvas.rectangle(
-            [(v - half) * large for v in screen] + [(v + half) * large for v in screen], fill=SCREEN, outline=(90, 90, 90)
-        )
+        corners = [(value + half) * large for half in (-0.2, 0.2) for value in screen]
+        canvas.rectangle(corners, fill=SCREEN, outline=(90, 90, 90))
     buffer = io.BytesIO()
     image.resize((side, side), Image.Resampling.BOX).save(buffer, "PNG")
-    return Picture(buffer.getvalue(), tuple(_box(item, side) for item in objects), tuple(item.size for item in objects), side)
+    return RenderedScene(
+        buffer.getvalue(), tuple(_box(item, side) for item in objects), tuple(item.size for item in objects), side
+    )
 
 
 def _box(item: Placed, side: int) -> Box:

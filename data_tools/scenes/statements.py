@@ -1,4 +1,4 @@
-"""Statements about scenes: two pictures, true or false (NLVR2), and one picture with a screen, three classes (entailment)."""
+"""Statements about scenes: about two images, true or false (NLVR2); about one with a screen, three classes (entailment)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class PairStatement:
     scenes: tuple[Meaning, Meaning]
     label: bool
     objects: tuple[object, ...]
-    """What a model sees of this sample that knows objects but no relations: the kind and which picture has what."""
+    """View of a model that knows objects but no relations: the kind, and which image has the object."""
 
 
 def pair_statements(meanings: Sequence[Meaning], generator: random.Random) -> list[PairStatement]:
-    """One sentence with both labels, so that the text alone says nothing: a true sample and a false one."""
+    """A true and a false sample of one sentence, so that the text alone reveals nothing."""
     kind = generator.choice(PAIR_KINDS)
     if kind == "relation":
         return _relation_statements(generator.choice(meanings), generator)
@@ -44,18 +44,15 @@ def pair_statements(meanings: Sequence[Meaning], generator: random.Random) -> li
     if kind == "both":
         sentence, true, false = f"both pictures show a {thing}", (True, True), (side, not side)
     elif kind == "one":
-        sentence, true, false = (
-            f"only one picture shows a {thing}",
-            (side, not side),
-            generator.choice([(True, True), (False, False)]),
-        )
+        sentence, true = f"only one picture shows a {thing}", (side, not side)
+        false = generator.choice([(True, True), (False, False)])
     else:
         sentence, true, false = f"the left picture shows a {thing}", (True, False), (False, True)
     return [PairStatement(kind, sentence, scenes(*has), label, (kind, *has)) for has, label in ((true, True), (false, False))]
 
 
 def _relation_statements(meaning: Meaning, generator: random.Random) -> list[PairStatement]:
-    """Both pictures show the same two objects; in the false sample one of them shows the opposite relation."""
+    """Samples in which both images show the same two objects; in the false one, one image shows the opposite relation."""
     opposite = Meaning(meaning.first, meaning.second, MIRROR[meaning.relation])
     sentence = f"both pictures show {meaning.caption(mirrored=generator.random() < 0.5)}"
     wrong = (opposite, meaning) if generator.random() < 0.5 else (meaning, opposite)
@@ -68,7 +65,7 @@ def _relation_statements(meaning: Meaning, generator: random.Random) -> list[Pai
 
 @dataclass(frozen=True)
 class ScreenStatement:
-    """A hypothesis about a picture with one visible object and an opaque screen on the other side."""
+    """A hypothesis about an image with one visible object and an opaque screen on the other side."""
 
     sentence: str
     spot: str
@@ -79,16 +76,16 @@ class ScreenStatement:
 
     @property
     def screen_spot(self) -> str:
-        """Where the screen stands."""
+        """Position of the screen."""
         return OPPOSITE[self.visible_spot]
 
 
 HYPOTHESES = tuple((spot, thing) for spot in SPOTS.values() for thing in THINGS)
-"""All 96."""
+"""All 96 hypotheses."""
 
 
 def screen_statements(spot: str, claimed: Thing, generator: random.Random) -> list[ScreenStatement]:
-    """One hypothesis with all three labels, so that it says nothing alone. Neutral: the claimed place is behind the screen."""
+    """One hypothesis with all three labels, so that text alone reveals nothing. Neutral: the place is behind the screen."""
     sentence = f"there is a {claimed} on the {spot}"
     near = [thing for thing in THINGS if (thing.colour == claimed.colour) != (thing.shape == claimed.shape)]
     other = generator.choice(near if generator.random() < 0.5 else [thing for thing in THINGS if thing != claimed])
@@ -102,10 +99,10 @@ def screen_statements(spot: str, claimed: Thing, generator: random.Random) -> li
 
 @dataclass(frozen=True)
 class Expression:
-    """A referring expression among three objects: the one meant, one of its shape, one of its colour (but see `about`)."""
+    """A referring expression among three objects: the target, one of its shape, one of its colour (but see `about`)."""
 
     things: tuple[Thing, Thing, Thing]
-    """The first is meant."""
+    """The first is the target."""
 
     @property
     def text(self) -> str:
@@ -113,7 +110,7 @@ class Expression:
         return f"the {self.things[0]}"
 
     def about(self, index: int) -> Expression:
-        """The same three objects where the one at `index` is meant."""
+        """The same three objects with the one at `index` as the target."""
         return Expression((self.things[index], self.things[index - 2], self.things[index - 1]))
 
 
@@ -125,4 +122,4 @@ EXPRESSIONS = tuple(
     for shape in range(len(SHAPES))
     if shape != meant.shape
 )
-"""All 360."""
+"""All 360 expressions."""

@@ -1,1 +1,1 @@
-"""The stages, a module each, and what they hand on: `scan_results`, `decisions` and `hash_files`."""
+"""The stages, one module each, and the data passed between them: `scan_results`, `decisions` and `hash_files`."""

@@ -1,7 +1,7 @@
-"""The catalog: every listed picture of every source as one row, in numbered Parquet chunks.
+"""The catalog: every listed image of every source as one row, in numbered Parquet chunks.
 
-Rows are numbered over all chunks; that number names a picture from here on. Opens no picture: whether a file is there
-and whole is found by the scan.
+Rows are numbered over all chunks; later stages identify an image by that number. The catalog opens no image: the scan finds
+missing and broken files.
 """
 
 from __future__ import annotations
@@ -20,21 +20,16 @@ import pyarrow.parquet as pq
 from albef_ds.common.errors import ConfigError, DataError
 from data_tools.config import CHUNK_ROWS
 from data_tools.execution.executors import Parallel, run_tasks
-from data_tools.execution.stage_folder import Stage, load_stage, open_stage
+from data_tools.execution.stage_folder import StageFolder, load_stage, open_stage
 from data_tools.files.storage import is_url, load_json, save_json, save_table
 from data_tools.readers import reader_for
 from data_tools.readers.source import Problems, Record, SourceSpec
 
+_TEXT, _NUMBER = pa.string(), pa.int64()
 SCHEMA = pa.schema(
     [
-        ("id", pa.string()),
-        ("path", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("captions", pa.list_(pa.string())),
-        ("image_id", pa.string()),
-        ("missing", pa.string()),
-        ("extra", pa.string()),
+        *(("id", _TEXT), ("path", _TEXT), ("offset", _NUMBER), ("size", _NUMBER), ("captions", pa.list_(_TEXT))),
+        *(("image_id", _TEXT), ("missing", _TEXT), ("extra", _TEXT)),
     ]
 )
 
@@ -60,11 +55,10 @@ class _Task:
 
 def build_catalog(
     work: Path, specs: list[SourceSpec], parallel: Parallel, *, chunk_rows: int = CHUNK_ROWS, restart: bool = False
-) -> Stage | None:
-    """Read every source into `work/catalog`; None while other array tasks have not done their share.
+) -> StageFolder | None:
+    """Reads every source into `work/catalog`; None while other array tasks have not done their share.
 
-    Raises:
-        ConfigError: a source is wrong or broken, two share a name, nothing is listed, or the stage has other settings.
+    Raises UserError if a source is wrong or broken, two share a name, nothing is listed, or the stage has other settings.
     """
     names = [spec.name for spec in specs]
     if not specs or len(set(names)) < len(names):
@@ -114,7 +108,7 @@ def _read_part(task: _Task) -> int:
 
 
 def to_table(records: list[Record]) -> pa.Table:
-    """`records` under SCHEMA; text that is not valid Unicode (lone surrogates) keeps a question mark instead."""
+    """`records` as a table of SCHEMA; lone surrogates, which are not valid Unicode, become question marks."""
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     for record in records:
         for name, value in zip(Record._fields, record, strict=True):
@@ -141,9 +135,8 @@ def _summary(specs: list[SourceSpec], tasks: list[_Task]) -> dict[str, Any]:
     for task in tasks:
         marker, source = load_json(_marker(task)), sources[task.spec.name]
         for number, rows in enumerate(marker["chunks"]):
-            chunks.append(
-                {"name": f"{task.number:05d}-{number:05d}", "source": task.spec.name, "first_row": first_row, "num_rows": rows}
-            )
+            name = f"{task.number:05d}-{number:05d}"
+            chunks.append({"name": name, "source": task.spec.name, "first_row": first_row, "num_rows": rows})
             first_row += rows
         source["listed"] += sum(marker["chunks"])
         for reason, count in marker["problems"].items():
@@ -151,16 +144,12 @@ def _summary(specs: list[SourceSpec], tasks: list[_Task]) -> dict[str, Any]:
             examples = source["examples"].setdefault(reason, [])
             examples += marker["examples"][reason][: 5 - len(examples)]
     if first_row == 0:
-        raise DataError("the sources list no picture at all: check their paths and kinds")
+        raise DataError("the sources list no image at all: check their paths and kinds")
     return {"num_rows": first_row, "chunks": chunks, "sources": sources}
 
 
 class Catalog:
-    """The finished catalog of a working folder.
-
-    Raises:
-        DataError: it is not finished.
-    """
+    """The finished catalog of a working folder. Raises DataError if it is not finished."""
 
     def __init__(self, work: Path) -> None:
         self.stage = load_stage(work, "catalog")

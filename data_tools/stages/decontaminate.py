@@ -1,6 +1,6 @@
-"""Drops training pictures that are also in an evaluation set: by bytes, pixels, perceptual hash or listed ids.
+"""Drops training images that are also in an evaluation set, or that a corpus already holds (`append`).
 
-The same search finds pictures that an existing corpus already holds (`append`).
+Images are matched by bytes, pixels, perceptual hash or listed ids.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from albef_ds.common.errors import DataError
 from data_tools.config import DecontaminateConfig
-from data_tools.execution.stage_folder import Stage, load_stage, open_stage
+from data_tools.execution.stage_folder import StageFolder, load_stage, open_stage
 from data_tools.files.storage import open_source
 from data_tools.matching.hamming import cross_pairs
 from data_tools.stages.decisions import KEPT, Decisions
@@ -29,7 +29,7 @@ _EXAMPLES = 12
 
 @dataclass(frozen=True)
 class Match:
-    """Training `rows` found in a set, the `entries` they match there, and the bits between them; by bytes, pixels or look."""
+    """Training `rows` found in a set in the way `how`, the `entries` of the set they match, and the hash distances in bits."""
 
     how: str
     rows: I64
@@ -38,10 +38,10 @@ class Match:
 
 
 def find(columns: Columns, rows: I64, known: HashSet, config: DecontaminateConfig) -> list[Match]:
-    """Which of `rows` (ascending) are in `known`; a row appears in the first way that finds it only."""
+    """Finds those of `rows` (ascending) that are in `known`; a row appears only under the first way that finds it."""
     matches = []
     for how, lower, upper in (("same bytes", "bytes_lo", "bytes_hi"), ("same pixels", "pixels_lo", "pixels_hi")):
-        low, high = columns.picture(lower)[rows], columns.picture(upper)[rows]
+        low, high = columns.image(lower)[rows], columns.image(upper)[rows]
         order = np.argsort(known.numbers[lower], kind="stable")
         place = np.minimum(np.searchsorted(known.numbers[lower], low, sorter=order), max(len(order) - 1, 0))
         entries = order[place] if len(order) else np.zeros(len(rows), np.int64)
@@ -49,9 +49,9 @@ def find(columns: Columns, rows: I64, known: HashSet, config: DecontaminateConfi
         matches.append(Match(how, rows[hit], entries[hit], np.zeros(int(hit.sum()), np.int16)))
         rows = rows[~hit]
     if config.radius >= 0:
-        rows = rows[columns.picture("variance")[rows] >= config.min_variance]
+        rows = rows[columns.image("variance")[rows] >= config.min_variance]
         usable = np.flatnonzero(known.numbers["variance"] >= config.min_variance)
-        left, right, distance = cross_pairs(known.numbers["phash"][usable], columns.picture("phash")[rows], config.radius)
+        left, right, distance = cross_pairs(known.numbers["phash"][usable], columns.image("phash")[rows], config.radius)
         candidates, inverse = np.unique(rows[right], return_inverse=True)
         fields = columns.colours(candidates)[inverse].astype(np.int16)
         near = np.abs(fields - known.colours[usable[left]]).max(axis=1, initial=0) <= config.tolerance
@@ -63,11 +63,7 @@ def find(columns: Columns, rows: I64, known: HashSet, config: DecontaminateConfi
 
 
 def read_ids(path: str) -> set[str]:
-    """Ids of an id list: one a line, blank lines left out.
-
-    Raises:
-        DataError: it cannot be read, or is empty.
-    """
+    """The ids in a file of one id per line, without blank lines. Raises DataError if it cannot be read or is empty."""
     try:
         with open_source(path) as file:
             ids = {line.strip() for line in file.read().decode("utf-8-sig").splitlines()} - {""}
@@ -79,7 +75,7 @@ def read_ids(path: str) -> set[str]:
 
 
 def rows_with_ids(columns: Columns, ids: set[str]) -> I64:
-    """Rows whose image id, COCO id, listed path, file name or its stem is among `ids`; wide on purpose."""
+    """Rows whose image id, COCO id, listed path, file name or file stem is in `ids`; deliberately broad."""
     rows = []
     for chunk in columns.catalog.chunks:
         for number, record in enumerate(columns.catalog.records(chunk), start=chunk.first_row):
@@ -92,7 +88,7 @@ def rows_with_ids(columns: Columns, ids: set[str]) -> I64:
 
 @dataclass(frozen=True)
 class Known:
-    """A hash file to compare with: its name in the report, how wide to search, and the word that reasons begin with."""
+    """A hash file to compare with: its name in the report, the search limits, and the word that reasons begin with."""
 
     name: str
     path: Path
@@ -100,35 +96,32 @@ class Known:
     word: str = "contaminated"
 
 
-def decontaminate_stage(work: Path, known_sets: list[Known], id_lists: dict[str, str]) -> Stage:
-    """Drop what the known sets hold and the id lists name; write the decisions and a report per set to `work/decontaminate`.
+def decontaminate_stage(work: Path, known_sets: list[Known], id_lists: dict[str, str]) -> StageFolder:
+    """Drops images of the known sets and id lists; writes the decisions and a report per set to `work/decontaminate`.
 
-    Raises:
-        UserError: the dedup stage is not finished, or a file cannot be used.
+    Raises UserError if the dedup stage is not finished or a file cannot be used.
     """
     columns, before = Columns(work), load_stage(work, "dedup")
     sets = [(known, load_hashes(known.name, known.path)) for known in known_sets]
     ids = {name: read_ids(path) for name, path in id_lists.items()}
+    digest = xxhash.xxh3_128_hexdigest
     settings = {
         "dedup": before.digest,
-        "sets": [
-            [known.name, known.word, asdict(known.config), xxhash.xxh3_128_hexdigest(known.path.read_bytes())]
-            for known, _ in sets
-        ],
-        "ids": {name: xxhash.xxh3_128_hexdigest("\n".join(sorted(found)).encode()) for name, found in ids.items()},
+        "sets": [[known.name, known.word, asdict(known.config), digest(known.path.read_bytes())] for known, _ in sets],
+        "ids": {name: digest("\n".join(sorted(found)).encode()) for name, found in ids.items()},
     }
     stage = open_stage(work, "decontaminate", settings, is_map=False)
     if stage.done:
         return stage
     decisions = Decisions.load(before.folder)
     report: dict[str, Any] = {}
-    # Every set is searched among the same rows, so that each set's own count is true; a row's reason is the first set's.
-    rows = np.flatnonzero(decisions.picture == KEPT)
+    # Every set is searched in the same rows, so that each set's own count is right; a row's reason is that of the first set.
+    rows = np.flatnonzero(decisions.image == KEPT)
     for known, entries in sets:
         report[known.name] = _compare(columns, decisions, rows, known, entries)
     for name, wanted in ids.items():
         found = np.intersect1d(rows_with_ids(columns, wanted), rows)
-        decisions.drop_pictures(found, f"contaminated: {name}: listed id")
+        decisions.drop_images(found, f"contaminated: {name}: listed id")
         entry = report.setdefault(name, {"pictures": len(wanted), "ways": {}, "examples": [], "set_pictures_found": len(found)})
         entry["ways"]["listed id"] = len(found)
     decisions.save(stage.folder)
@@ -141,7 +134,7 @@ def _compare(columns: Columns, decisions: Decisions, rows: I64, known: Known, en
     examples: list[dict[str, Any]] = []
     touched: set[int] = set()
     for match in find(columns, rows, entries, known.config):
-        decisions.drop_pictures(match.rows, f"{known.word}: {known.name}: {match.how}", None, match.distance)
+        decisions.drop_images(match.rows, f"{known.word}: {known.name}: {match.how}", None, match.distance)
         ways[match.how] = len(match.rows)
         touched.update(match.entries.tolist())
         for row, place, bits in zip(match.rows[:_EXAMPLES], match.entries, match.distance, strict=False):

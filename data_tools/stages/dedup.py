@@ -1,6 +1,6 @@
-"""The dedup stage: duplicate pictures by bytes, pixels and perceptual hash; then captions, by picture and across pictures.
+"""The dedup stage: drops duplicate images by bytes, pixels and perceptual hash, then captions within and across images.
 
-Runs on one node: it holds a few columns of numbers at a time and spills caption texts to disk.
+It runs on one node, holds a few columns of numbers at a time and spills caption texts to disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data_tools.config import DedupConfig
 from data_tools.content.captions import normalise
-from data_tools.execution.stage_folder import Stage, load_stage, open_stage
+from data_tools.execution.stage_folder import StageFolder, load_stage, open_stage
 from data_tools.matching import image_duplicates
 from data_tools.matching.caption_duplicates import SetFile, near_clusters
 from data_tools.matching.distinct import distinct
@@ -23,15 +23,11 @@ from data_tools.stages.decisions import DUPLICATE, KEPT, Decisions
 from data_tools.stages.scan_results import Columns
 
 I64 = NDArray[np.int64]
-_LONGEST_USEFUL = 30  # words; the model reads no more
+_LONGEST_USEFUL = 30  # words; the model reads at most this many
 
 
-def dedup_stage(work: Path, config: DedupConfig) -> Stage:
-    """Find duplicates among what the filter kept and write the decisions to `work/dedup`.
-
-    Raises:
-        UserError: the filter is not finished.
-    """
+def dedup_stage(work: Path, config: DedupConfig) -> StageFolder:
+    """Writes the decisions on duplicates among what the filter kept to `work/dedup`. Raises UserError if it is not finished."""
     columns, before = Columns(work), load_stage(work, "filter")
     settings = {"filter": before.digest, **asdict(config)}
     if config.embeddings and Path(config.embeddings).exists():
@@ -41,49 +37,49 @@ def dedup_stage(work: Path, config: DedupConfig) -> Stage:
         return stage
     decisions = Decisions.load(before.folder)
     summary: dict[str, Any] = {"config": asdict(config)}
-    summary |= drop_duplicate_pictures(columns, decisions, config)
+    summary |= drop_duplicate_images(columns, decisions, config)
     summary |= drop_duplicate_captions(columns, decisions, config, stage.folder)
     decisions.save(stage.folder)
     stage.finish(summary | {"counts": decisions.counts()})
     return stage
 
 
-def drop_duplicate_pictures(columns: Columns, decisions: Decisions, config: DedupConfig) -> dict[str, int]:
-    """Drop all but the best of equal and near-equal pictures; return figures for the report."""
-    rank = image_duplicates.quality_rank(columns.picture("width"), columns.picture("height"), columns.picture("num_bytes"))
+def drop_duplicate_images(columns: Columns, decisions: Decisions, config: DedupConfig) -> dict[str, int]:
+    """Drops all but the best of equal and near-equal images; returns figures for the report."""
+    rank = image_duplicates.quality_rank(columns.image("width"), columns.image("height"), columns.image("num_bytes"))
     figures: dict[str, int] = {}
 
     def take(reason: str, found: image_duplicates.Dropped) -> None:
-        decisions.drop_pictures(found.rows, DUPLICATE + reason, found.kept, found.distance)
+        decisions.drop_images(found.rows, DUPLICATE + reason, found.kept, found.distance)
 
-    rows = np.flatnonzero(columns.picture("num_bytes"))
-    copies = image_duplicates.equal(rows, (columns.picture("bytes_lo")[rows], columns.picture("bytes_hi")[rows]), rank)
+    rows = np.flatnonzero(columns.image("num_bytes"))
+    copies = image_duplicates.equal(rows, (columns.image("bytes_lo")[rows], columns.image("bytes_hi")[rows]), rank)
     figures["redundant_byte_copies_listed"] = len(copies.rows)
     figures["groups_of_equal_bytes_listed"] = len(distinct(copies.kept))
     figures["groups_of_equal_bytes_listed_with_other_captions"] = _groups_with_other_captions(columns, copies)
-    rows = np.flatnonzero(decisions.picture == KEPT)
-    found = image_duplicates.equal(rows, (columns.picture("bytes_lo")[rows], columns.picture("bytes_hi")[rows]), rank)
+    rows = np.flatnonzero(decisions.image == KEPT)
+    found = image_duplicates.equal(rows, (columns.image("bytes_lo")[rows], columns.image("bytes_hi")[rows]), rank)
     figures["groups_of_equal_bytes"] = len(distinct(found.kept))
     figures["groups_of_equal_bytes_with_other_captions"] = _groups_with_other_captions(columns, found)
     take("same bytes", found)
 
-    pixels = columns.picture("pixels_lo")
-    rows = np.flatnonzero((decisions.picture == KEPT) & (pixels != 0))
-    # Turned by EXIF, equal stored pixels are another picture.
-    upper = columns.picture("pixels_hi")[rows] ^ columns.picture("orientation")[rows].astype(np.uint64)
+    pixels = columns.image("pixels_lo")
+    rows = np.flatnonzero((decisions.image == KEPT) & (pixels != 0))
+    # Equal stored pixels with another EXIF orientation are another image.
+    upper = columns.image("pixels_hi")[rows] ^ columns.image("orientation")[rows].astype(np.uint64)
     take("same pixels", image_duplicates.equal(rows, (pixels[rows], upper.astype(np.uint64)), rank))
     del pixels, upper
 
-    flat = columns.picture("variance") < config.min_variance
-    figures["flat_pictures"] = int((flat & (decisions.picture == KEPT)).sum())
+    flat = columns.image("variance") < config.min_variance
+    figures["flat_pictures"] = int((flat & (decisions.image == KEPT)).sum())
     if config.radius >= 0:
-        rows = np.flatnonzero((decisions.picture == KEPT) & ~flat)
-        phash = columns.picture("phash")[rows]
+        rows = np.flatnonzero((decisions.image == KEPT) & ~flat)
+        phash = columns.image("phash")[rows]
         found = image_duplicates.near(rows, phash, columns.colours, rank, radius=config.radius, tolerance=config.tolerance)
         figures["near_duplicates_unexamined"] = found.unexamined
         take("looks the same", found)
     if config.embeddings:
-        rows = np.flatnonzero(decisions.picture == KEPT)
+        rows = np.flatnonzero(decisions.image == KEPT)
         features = load_features(Path(config.embeddings), columns.num_rows)
         take("means the same", semantic_duplicates(rows, features, rank, config.cosine))
     decisions.follow()
@@ -91,9 +87,9 @@ def drop_duplicate_pictures(columns: Columns, decisions: Decisions, config: Dedu
 
 
 def _groups_with_other_captions(columns: Columns, found: image_duplicates.Dropped) -> int:
-    """Groups of equal pictures whose members do not all carry the same set of captions."""
+    """Number of groups of equal images whose members do not all have the same set of captions."""
     owners, hashes = columns.caption_rows(), columns.caption("text_hash")
-    # A set's sum of hashes stands for the set; captions that repeat within one picture are counted once.
+    # The sum of its hashes identifies a set; captions that repeat within one image are counted once.
     order = np.lexsort((hashes, owners))
     owners, hashes = owners[order], hashes[order]
     first = np.concatenate(([True], (owners[1:] != owners[:-1]) | (hashes[1:] != hashes[:-1])))[: len(owners)]
@@ -103,19 +99,19 @@ def _groups_with_other_captions(columns: Columns, found: image_duplicates.Droppe
 
 
 def drop_duplicate_captions(columns: Columns, decisions: Decisions, config: DedupConfig, folder: Path) -> dict[str, int]:
-    """Drop captions that say the same on one picture, or stand on too many pictures; return figures for the report."""
+    """Drops captions that repeat on one image or are on too many images; returns figures for the report."""
     caption_rows = columns.caption_rows()
     owners = decisions.owners(caption_rows)
     hashes = columns.caption("text_hash")
     if config.several_captions == "drop":
-        decisions.drop_pictures(_differing(decisions, owners, caption_rows, hashes), "conflicting captions of one picture")
+        decisions.drop_images(_differing(decisions, owners, caption_rows, hashes), "conflicting captions of one picture")
         owners = decisions.owners(caption_rows)
     alive = np.flatnonzero((decisions.caption == KEPT) & (owners >= 0))
     labels, figures = _text_labels(columns, alive, hashes, config, folder)
     words = columns.caption("num_words")
     useful = np.minimum(words, _LONGEST_USEFUL)
 
-    # On one picture: of captions that say the same, the longest stays; those equal in length, the first listed.
+    # On one image, the longest of equivalent captions stays, or the first listed of those equal in length.
     order = np.lexsort((alive, -useful[alive], labels, owners[alive]))
     who, what = owners[alive][order], labels[order]
     again = np.concatenate(([False], (who[1:] == who[:-1]) & (what[1:] == what[:-1]))) if len(order) else np.zeros(0, np.bool_)
@@ -130,7 +126,7 @@ def drop_duplicate_captions(columns: Columns, decisions: Decisions, config: Dedu
     if config.max_pictures_per_caption:
         place = np.flatnonzero(decisions.caption[alive] == KEPT)
         rest, what = alive[place], labels[place]
-        rank = image_duplicates.quality_rank(columns.picture("width"), columns.picture("height"), columns.picture("num_bytes"))
+        rank = image_duplicates.quality_rank(columns.image("width"), columns.image("height"), columns.image("num_bytes"))
         order = np.lexsort((rank[owners[rest]], what))
         starts = np.flatnonzero(np.concatenate(([True], what[order][1:] != what[order][:-1]))) if len(order) else order
         number = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
@@ -140,9 +136,9 @@ def drop_duplicate_captions(columns: Columns, decisions: Decisions, config: Dedu
 
 
 def _differing(decisions: Decisions, owners: I64, caption_rows: I64, hashes: NDArray[np.uint64]) -> I64:
-    """Kept pictures that stand for others and bring together different captions."""
+    """Kept images that replace others and so collect different captions."""
     merged = distinct(owners[(owners >= 0) & (owners != caption_rows)])
-    mask = np.zeros(len(decisions.picture), np.bool_)
+    mask = np.zeros(len(decisions.image), np.bool_)
     mask[merged] = True
     captions = np.flatnonzero((owners >= 0) & (decisions.caption == KEPT))
     captions = captions[mask[owners[captions]]]
@@ -154,14 +150,14 @@ def _differing(decisions: Decisions, owners: I64, caption_rows: I64, hashes: NDA
 def _text_labels(
     columns: Columns, alive: I64, hashes: NDArray[np.uint64], config: DedupConfig, folder: Path
 ) -> tuple[I64, dict[str, int]]:
-    """For each caption of `alive` the number of its cluster of equal and near-equal texts, and figures."""
+    """Cluster of equal and near-equal texts of each caption of `alive`, int64, and figures for the report."""
     if config.jaccard == 0:
         return np.arange(len(alive)), {}
     _, first, inverse = np.unique(hashes[alive], return_index=True, return_inverse=True)
     figures = {"distinct_captions": len(first)}
     if config.jaccard >= 1:
         return inverse.astype(np.int64), figures
-    # Texts in the order of the captions, so that one pass over the catalog finds them.
+    # Texts are in the order of the captions, so that one pass over the catalog finds them.
     chosen = np.sort(first)
     number_of = np.empty(len(first), np.int64)
     number_of[np.argsort(first, kind="stable")] = np.arange(len(first))

@@ -1,6 +1,6 @@
-"""Rules that drop a picture or a caption for what it is, each with its reason, applied in the order they stand here.
+"""Rules that drop an image or a caption for its own properties, each with its reason, applied in the order of this file.
 
-A caption rule drops captions; a picture goes when it has none left. Duplicates are not this module's business.
+A caption rule drops captions; an image without any caption left is dropped. Duplicates are handled elsewhere.
 """
 
 from __future__ import annotations
@@ -13,27 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.config import FilterConfig
-from data_tools.execution.stage_folder import Stage, open_stage
+from data_tools.execution.stage_folder import StageFolder, open_stage
 from data_tools.stages.decisions import Decisions
 from data_tools.stages.scan_results import Columns
 
 BROKEN = ("empty file", "not a picture", "too many pixels", "cut off", "damaged")
-"""Statuses of the scan that mean a file is there and unusable; every other one means there is nothing to read."""
-
+"""Scan statuses of files that exist but are unusable; every other status means there is nothing to read."""
 
 Mask = NDArray[np.bool_]
 
 
-def _picture_rules(config: FilterConfig, columns: Columns) -> list[tuple[str, Callable[[], Mask]]]:
+def _image_rules(config: FilterConfig, columns: Columns) -> list[tuple[str, Callable[[], Mask]]]:
     rules: list[tuple[str, Callable[[], Mask]]] = []
     if config.min_side:
-        rules.append(
-            ("picture too small", lambda: np.minimum(columns.picture("width"), columns.picture("height")) < config.min_side)
-        )
+        rules.append(("picture too small", lambda: np.minimum(columns.image("width"), columns.image("height")) < config.min_side))
     if config.max_aspect:
 
         def stretched() -> Mask:
-            width, height = columns.picture("width").astype(np.int64), columns.picture("height").astype(np.int64)
+            width, height = columns.image("width").astype(np.int64), columns.image("height").astype(np.int64)
             result: Mask = np.maximum(width, height) > config.max_aspect * np.minimum(width, height)
             return result
 
@@ -61,29 +58,29 @@ def _foreign(columns: Columns, scripts: tuple[str, ...]) -> Mask:
     return foreign[codes]
 
 
-def _boilerplate(columns: Columns, decisions: Decisions, max_pictures: int) -> Mask:
-    """Captions that stand on more than `max_pictures` pictures of different bytes."""
+def _boilerplate(columns: Columns, decisions: Decisions, max_images: int) -> Mask:
+    """Mask of the captions of more than `max_images` images of different bytes."""
     hashes = columns.caption("text_hash")
-    pictures = columns.picture("bytes_lo")[columns.caption_rows()]
-    order = np.lexsort((pictures, hashes))
-    hashes, pictures = hashes[order], pictures[order]
+    images = columns.image("bytes_lo")[columns.caption_rows()]
+    order = np.lexsort((images, hashes))
+    hashes, images = hashes[order], images[order]
     new_text = np.concatenate(([True], hashes[1:] != hashes[:-1]))
-    new_picture = new_text | np.concatenate(([True], pictures[1:] != pictures[:-1]))
-    counts = np.add.reduceat(new_picture.astype(np.int64), np.flatnonzero(new_text)) if len(hashes) else np.zeros(0, np.int64)
+    new_image = new_text | np.concatenate(([True], images[1:] != images[:-1]))
+    counts = np.add.reduceat(new_image.astype(np.int64), np.flatnonzero(new_text)) if len(hashes) else np.zeros(0, np.int64)
     mask = np.empty(len(hashes), np.bool_)
-    mask[order] = np.repeat(counts > max_pictures, np.diff(np.append(np.flatnonzero(new_text), len(hashes))))
+    mask[order] = np.repeat(counts > max_images, np.diff(np.append(np.flatnonzero(new_text), len(hashes))))
     return mask
 
 
 def apply_filters(columns: Columns, config: FilterConfig) -> Decisions:
-    """Decisions of the status and of every rule in `config`."""
+    """Decisions by status and by every rule in `config`."""
     decisions = Decisions.new(columns.num_rows, columns.num_captions)
     codes, texts = columns.labels("status")
     for code, status in enumerate(texts):
         if status:
-            decisions.drop_pictures(codes == code, f"{'broken' if status in BROKEN else 'missing'}: {status}")
-    for reason, mask in _picture_rules(config, columns):
-        decisions.drop_pictures(mask(), reason)
+            decisions.drop_images(codes == code, f"{'broken' if status in BROKEN else 'missing'}: {status}")
+    for reason, mask in _image_rules(config, columns):
+        decisions.drop_images(mask(), reason)
     owners = decisions.owners(columns.caption_rows())
     for reason, mask in _caption_rules(config, columns):
         decisions.drop_captions(mask() & (owners >= 0), reason)
@@ -93,12 +90,8 @@ def apply_filters(columns: Columns, config: FilterConfig) -> Decisions:
     return decisions
 
 
-def filter_stage(work: Path, config: FilterConfig) -> Stage:
-    """Apply `config` to the scan and write the decisions to `work/filter`.
-
-    Raises:
-        UserError: the scan is not finished.
-    """
+def filter_stage(work: Path, config: FilterConfig) -> StageFolder:
+    """Applies `config` to the scan and writes the decisions to `work/filter`. Raises UserError if the scan is not finished."""
     columns = Columns(work)
     stage = open_stage(work, "filter", {"scan": columns.digest, **asdict(config)}, is_map=False)
     if not stage.done:

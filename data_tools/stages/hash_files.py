@@ -1,8 +1,7 @@
-"""Hash files: what pictures can be recognised by, without the pictures themselves, as a Parquet file that can be shared.
+"""Hash files: Parquet files that identify images without holding them, and so can be shared.
 
-One row per picture: `set`, `id`, `image_id`, byte and pixel hashes, perceptual hash, variance, colours. Written for
-evaluation sets (`albef-data hashes`) and beside every corpus (`fingerprints.parquet`), so that later sources can be
-compared with it.
+One row per image: `set`, `id`, `image_id`, byte and pixel hashes, perceptual hash, variance, colours. Written for evaluation
+sets (`albef-data hashes`) and beside every corpus (`fingerprints.parquet`), so that later sources can be compared with it.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _NUMBERS = ["bytes_hi", "bytes_lo", "pixels_hi", "pixels_lo", "phash", "variance
 
 @dataclass(frozen=True)
 class HashSet:
-    """The pictures of one hash file, N of them; `numbers` has the columns by name."""
+    """The N images of one hash file; `numbers` has the numeric columns by name."""
 
     name: str
     ids: list[str]
@@ -51,10 +50,9 @@ class HashSet:
 
 
 def save_hashes(path: Path, columns: Columns, keep: NDArray[np.bool_] | None = None) -> dict[str, int]:
-    """Write the hash file of the rows in `keep` (default: all that were decoded); return counts of `written` and `left_out`.
+    """Writes the hash file of the rows in `keep` (default: all that were decoded); returns the counts `written` and `left_out`.
 
-    Raises:
-        DataError: no row has a picture.
+    Raises DataError if no row has an image.
     """
     written = 0
 
@@ -76,30 +74,21 @@ def save_hashes(path: Path, columns: Columns, keep: NDArray[np.bool_] | None = N
     save_atomically(path, write)
     if written == 0:
         path.unlink()
-        raise DataError(f"no picture could be read for {path}: check the source (statuses {', '.join(BROKEN)} or missing)")
+        raise DataError(f"no image could be read for {path}: check the source (statuses {', '.join(BROKEN)} or missing)")
     return {"written": written, "left_out": columns.num_rows - written}
 
 
 def load_hashes(name: str, path: Path) -> HashSet:
-    """Read a hash file.
-
-    Raises:
-        DataError: it is missing, damaged or not a hash file.
-    """
+    """Reads a hash file. Raises DataError if it is missing, damaged or not a hash file."""
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: write it with `albef-data hashes`") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(
-            f"{path} is not a hash file ({str(error).splitlines()[0][:100]}): write it with `albef-data hashes`"
-        ) from None
+        reason = str(error).splitlines()[0][:100]
+        raise DataError(f"{path} is not a hash file ({reason}): write it with `albef-data hashes`") from None
     if not set(SCHEMA.names) <= set(table.column_names):
         raise DataError(f"{path} lacks columns of a hash file: write it with `albef-data hashes`")
-    return HashSet(
-        name,
-        table["id"].to_pylist(),
-        table["image_id"].to_pylist(),
-        {number: table[number].to_numpy() for number in _NUMBERS},
-        colour_array(table["colours"]),
-    )
+    ids, image_ids = table["id"].to_pylist(), table["image_id"].to_pylist()
+    numbers = {name: table[name].to_numpy() for name in _NUMBERS}
+    return HashSet(name, ids, image_ids, numbers, colour_array(table["colours"]))

@@ -1,7 +1,7 @@
-"""The shard plan: which sample goes where, fixed before a byte is written, and the table of all decisions.
+"""Plans the shards, fixing the place of every sample before a byte is written, and writes the table of all decisions.
 
-The order of samples is a pure function of seed and row number (a keyed hash, sorted). The plan is spilled into one
-file of JSON lines per shard, which holds all that a task needs to write that shard, so tasks need nothing else.
+The order of samples is a pure function of seed and row number (a keyed hash, sorted). The plan is one file of JSON lines per
+shard, which holds everything that the task writing that shard needs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from albef_ds.common.errors import ConfigError
 from albef_ds.data.shards.format import BLOCK
 from data_tools.config import PlanConfig
 from data_tools.content.captions import mix
-from data_tools.execution.stage_folder import Stage, load_stage, open_stage
+from data_tools.execution.stage_folder import StageFolder, load_stage, open_stage
 from data_tools.files.storage import save_array, save_atomically, writing_to
 from data_tools.readers.source import Record
 from data_tools.stages.decisions import KEPT, Decisions
@@ -36,14 +36,14 @@ _SPILL_BYTES = 64 << 20
 
 
 def permutation(rows: I64, seed: int) -> I64:
-    """`rows` in the order that `seed` gives, whatever machine or library version computes it."""
+    """`rows` permuted by `seed`, identically on every machine and library version."""
     keys = mix(mix(rows.astype(np.uint64) + np.uint64(1)) ^ mix(np.array([seed], np.uint64) + np.uint64(0x9E3779B97F4A7C15)))
     order: I64 = rows[np.lexsort((rows, keys))]
     return order
 
 
 def shard_bounds(order: I64, num_bytes: NDArray[np.int64], config: PlanConfig) -> I64:
-    """Places in `order` where shards begin, and its length at the end; `num_bytes` is over all rows."""
+    """Positions in `order` where shards begin, followed by its length; `num_bytes` covers all rows."""
     if config.samples_per_shard and not config.even:
         return np.append(np.arange(0, len(order), config.samples_per_shard), len(order))
     if config.samples_per_shard:
@@ -57,57 +57,48 @@ def shard_bounds(order: I64, num_bytes: NDArray[np.int64], config: PlanConfig) -
     return bounds
 
 
-def plan_stage(work: Path, config: PlanConfig) -> Stage:
-    """Write the plan, the decisions and the fingerprints of what is kept to `work/plan`.
+def plan_stage(work: Path, config: PlanConfig) -> StageFolder:
+    """Writes the plan, the decisions and the fingerprints of the kept images to `work/plan`.
 
-    Raises:
-        ConfigError: the decontaminate stage is not finished, or nothing was kept.
+    Raises ConfigError if the decontaminate stage is not finished or nothing was kept.
     """
     columns, before = Columns(work), load_stage(work, "decontaminate")
     stage = open_stage(work, "plan", {"decontaminate": before.digest, **asdict(config)}, is_map=False)
     if stage.done:
         return stage
     decisions = Decisions.load(before.folder)
-    rows = np.flatnonzero(decisions.picture == KEPT)
+    rows = np.flatnonzero(decisions.image == KEPT)
     if not len(rows):
         raise ConfigError(f"nothing was kept: see the counts in {work}/report.html or choose a milder preset")
     order = permutation(rows, config.seed) if config.shuffle else rows
-    bounds = shard_bounds(order, columns.picture("num_bytes"), config)
+    bounds = shard_bounds(order, columns.image("num_bytes"), config)
     place = np.full(columns.num_rows, -1, np.int64)
     place[order] = np.arange(len(order))
     owners = decisions.owners(columns.caption_rows())
     with writing_to(stage.folder):
         _spill(columns, decisions, owners, place, bounds, stage.folder)
     save_decisions(columns, decisions, stage.folder / DECISIONS_NAME)
-    save_hashes(stage.folder / FINGERPRINTS_NAME, columns, decisions.picture == KEPT)
+    save_hashes(stage.folder / FINGERPRINTS_NAME, columns, decisions.image == KEPT)
     save_array(stage.folder / "bounds.npy", bounds)
     names, sources = columns.sources()
     kept = np.bincount(names[rows], minlength=len(sources))
     captions = np.bincount(names[owners[(decisions.caption == KEPT) & (owners >= 0)]], minlength=len(sources))
-    stage.finish(
-        {
-            "num_samples": len(order),
-            "num_shards": len(bounds) - 1,
-            "config": asdict(config),
-            "counts": decisions.counts(),
-            "funnel": funnel(columns, decisions),
-            "kept": dict(zip(sources, kept.tolist(), strict=True)),
-            "kept_captions": dict(zip(sources, captions.tolist(), strict=True)),
-        }
-    )
+    summary = {"num_samples": len(order), "num_shards": len(bounds) - 1, "config": asdict(config), "counts": decisions.counts()}
+    summary |= {"funnel": funnel(columns, decisions), "kept": dict(zip(sources, kept.tolist(), strict=True))}
+    stage.finish(summary | {"kept_captions": dict(zip(sources, captions.tolist(), strict=True))})
     return stage
 
 
 def funnel(columns: Columns, decisions: Decisions) -> dict[str, dict[str, int]]:
-    """Per source: pictures dropped by each reason, in the order of the reasons."""
+    """Number of images dropped, per source and reason, in the order of the reasons."""
     names, sources = columns.sources()
     table = np.zeros((len(sources), len(decisions.reasons) + 1), np.int64)
-    np.add.at(table, (names, decisions.picture), 1)
+    np.add.at(table, (names, decisions.image), 1)
     return {source: dict(zip(decisions.reasons, table[i, 1:].tolist(), strict=True)) for i, source in enumerate(sources)}
 
 
 def bucket_name(shard: int) -> str:
-    """File of the plan for shard `shard`, counted from the first of this plan."""
+    """Name of the plan's file for shard `shard`, counted from the first of this plan."""
     return f"shard-{shard:05d}.jsonl"
 
 
@@ -134,7 +125,7 @@ def _spill(columns: Columns, decisions: Decisions, owners: I64, place: I64, boun
 def _lines(
     columns: Columns, decisions: Decisions, owners: I64, place: I64, bounds: I64
 ) -> Iterator[tuple[list[bytes], list[int]]]:
-    """Per chunk: a line per kept picture, a line per dropped one whose captions live on, and the shard of each."""
+    """Yields per chunk: a line for each kept image and each dropped one whose captions remain, and the shard of each line."""
     first = 0
     for chunk in columns.catalog.chunks:
         hashes = pq.read_table(columns.stage.folder / f"{chunk.name}.parquet", columns=["bytes_lo"])["bytes_lo"]
@@ -143,7 +134,7 @@ def _lines(
         counts = pc.list_value_length(texts).to_numpy()
         starts = first + np.concatenate(([0], np.cumsum(counts)))
         rows = np.arange(chunk.first_row, chunk.first_row + chunk.num_rows)
-        kept = decisions.picture[rows] == KEPT
+        kept = decisions.image[rows] == KEPT
         via = np.full(len(rows), -1, np.int64)
         via[counts > 0] = owners[starts[:-1][counts > 0]]
         target = np.where(kept, rows, via)
@@ -186,17 +177,17 @@ def _only(texts: pa.ListArray, alive: NDArray[np.bool_]) -> pa.ListArray:
 
 @dataclass(frozen=True)
 class PlannedSample:
-    """One sample of a shard: where its picture lies, and all its captions."""
+    """One sample of a shard: the location of its image, and all its captions."""
 
     source: str
     record: Record
     captions: list[str]
     content_hash: int
-    """Lower 64 bits of the xxh3_128 of its bytes, as scanned."""
+    """Lower 64 bits of the xxh3_128 of the bytes, as scanned."""
 
 
 def planned_samples(folder: Path, shard: int) -> list[PlannedSample]:
-    """The samples of a shard of the plan in `folder`, in order."""
+    """The samples of shard `shard` of the plan in `folder`, in order."""
     samples: dict[int, PlannedSample] = {}
     merged: list[tuple[int, int, list[str]]] = []
     with open(folder / bucket_name(shard), "rb") as file:
@@ -214,19 +205,11 @@ def planned_samples(folder: Path, shard: int) -> list[PlannedSample]:
 
 
 def save_decisions(columns: Columns, decisions: Decisions, path: Path) -> None:
-    """Write one row per dropped picture or caption: row, source, id, caption (its number on the picture; -1: the picture
-    itself), reason, kept row (-1: none) and its source and id, distance in bits (-1: not by look)."""
-    schema = pa.schema(
-        [
-            ("row", pa.int64()),
-            ("source", pa.string()),
-            ("id", pa.string()),
-            ("caption", pa.int32()),
-            ("reason", pa.dictionary(pa.int16(), pa.string())),
-            ("kept_row", pa.int64()),
-            ("distance", pa.int16()),
-        ]
-    )
+    """Writes one row per dropped image or caption: row, source, id, caption (its number on the image; -1: the image itself),
+    reason, kept row (-1: none) and its source and id, distance in bits (-1: not compared by look)."""
+    text, reason = pa.string(), pa.dictionary(pa.int16(), pa.string())
+    types = [pa.int64(), text, text, pa.int32(), reason, pa.int64(), pa.int16()]
+    schema = pa.schema(list(zip(("row", "source", "id", "caption", "reason", "kept_row", "distance"), types, strict=True)))
     reasons = pa.array(["", *decisions.reasons], pa.string())
     caption_rows = columns.caption_rows()
 
@@ -235,20 +218,20 @@ def save_decisions(columns: Columns, decisions: Decisions, path: Path) -> None:
             for chunk in columns.catalog.chunks:
                 last = chunk.first_row + chunk.num_rows
                 low, high = np.searchsorted(caption_rows, [chunk.first_row, last])
-                pictures = np.flatnonzero(decisions.picture[chunk.first_row : last]) + chunk.first_row
+                images = np.flatnonzero(decisions.image[chunk.first_row : last]) + chunk.first_row
                 captions = np.flatnonzero(decisions.caption[low:high]) + low
-                rows = np.concatenate((pictures, caption_rows[captions]))
+                rows = np.concatenate((images, caption_rows[captions]))
                 number = captions - np.searchsorted(caption_rows, caption_rows[captions])
                 nothing = np.full(len(captions), -1, np.int64)
-                codes = np.concatenate((decisions.picture[pictures], decisions.caption[captions])).astype(np.int16)
+                codes = np.concatenate((decisions.image[images], decisions.caption[captions])).astype(np.int16)
                 table = {
                     "row": rows,
                     "source": pa.array([chunk.source] * len(rows), pa.string()),
                     "id": columns.catalog.read(chunk, ["id"])["id"].take(pa.array(rows - chunk.first_row)),
-                    "caption": np.concatenate((np.full(len(pictures), -1), number)).astype(np.int32),
+                    "caption": np.concatenate((np.full(len(images), -1), number)).astype(np.int32),
                     "reason": pa.DictionaryArray.from_arrays(pa.array(codes), reasons),
-                    "kept_row": np.concatenate((decisions.kept[pictures], nothing)),
-                    "distance": np.concatenate((decisions.detail[pictures], nothing)).astype(np.int16),
+                    "kept_row": np.concatenate((decisions.kept[images], nothing)),
+                    "distance": np.concatenate((decisions.detail[images], nothing)).astype(np.int16),
                 }
                 writer.write_table(pa.table(table, schema=schema))
 

@@ -1,4 +1,4 @@
-"""The report: one HTML file without scripts or outside links, from what the stages wrote."""
+"""Writes the report of a corpus: one HTML file without scripts or external links."""
 
 from __future__ import annotations
 
@@ -48,11 +48,7 @@ figcaption{font-size:.7rem;line-height:1.25;color:var(--soft);overflow:hidden;ma
 
 
 def write_report(work: Path, path: Path) -> None:
-    """Write the report of a working folder whose plan is finished.
-
-    Raises:
-        UserError: a stage is not finished.
-    """
+    """Writes the report of a working folder. Raises UserError if a stage up to the plan is not finished."""
     columns = Columns(work)
     decisions = Decisions.load(load_stage(work, "decontaminate").folder)
     gallery = _Gallery(columns)
@@ -74,17 +70,17 @@ def _head(work: Path, columns: Columns, decisions: Decisions) -> str:
     plan, dedup = load_stage(work, "plan").summary, load_stage(work, "dedup").summary
     kept_captions = sum(plan["kept_captions"].values())
     tiles = [
-        (columns.num_rows, "pictures listed"),
-        (plan["num_samples"], "pictures kept"),
+        (columns.num_rows, "images listed"),
+        (plan["num_samples"], "images kept"),
         (columns.num_captions, "captions listed"),
         (kept_captions, "captions kept"),
         (plan["num_shards"], "shards"),
-        (dedup["groups_of_equal_bytes_with_other_captions"], "equal pictures, other captions"),
-        (dedup["flat_pictures"], "flat pictures (bytes and pixels only)"),
+        (dedup["groups_of_equal_bytes_with_other_captions"], "equal images, other captions"),
+        (dedup["flat_pictures"], "flat images (bytes and pixels only)"),
     ]
     cells = "".join(f"<div class=tile><b>{value:,}</b><span>{html.escape(name)}</span></div>" for value, name in tiles)
     bounded = dedup.get("near_duplicates_unexamined", 0)
-    note = f"<p class=note>{bounded:,} pictures lie in clusters too large to compare fully and were kept.</p>" if bounded else ""
+    note = f"<p class=note>{bounded:,} images are in clusters too large to compare fully and were kept.</p>" if bounded else ""
     return f"<h1>Corpus report</h1><div class=tiles>{cells}</div>{note}"
 
 
@@ -109,7 +105,7 @@ _SOURCE_FIGURES = {
     "broken": "broken",
     "kept": "kept",
     "kept_captions": "captions kept",
-    "paper_pictures": "paper: pictures",
+    "paper_pictures": "paper: images",
     "paper_captions": "paper: captions",
 }
 
@@ -120,13 +116,13 @@ def _sources(work: Path) -> str:
         problems = ", ".join(f"{html.escape(reason)} {count:,}" for reason, count in entry["problems"].items())
         rows.append([html.escape(name), *(entry[key] for key in _SOURCE_FIGURES), problems])
     head = ["source", *_SOURCE_FIGURES.values(), "reader's notes"]
-    told = [place for place in range(len(head)) if any(row[place] not in (None, "") for row in rows)]
-    return f"<h2>Sources</h2>{_table([head[place] for place in told], [[row[place] for place in told] for row in rows])}"
+    filled = [column for column in range(len(head)) if any(row[column] not in (None, "") for row in rows)]
+    return f"<h2>Sources</h2>{_table([head[column] for column in filled], [[row[column] for column in filled] for row in rows])}"
 
 
 def _funnel(work: Path) -> str:
     plan = load_stage(work, "plan").summary
-    parts = ["<h2>What was dropped, per source and reason</h2>"]
+    parts = ["<h2>Dropped images per source and reason</h2>"]
     for source, reasons in plan["funnel"].items():
         total = sum(reasons.values()) + plan["kept"][source]
         rows: list[list[str | int | None]] = [["listed", total, _bar(total, total, "kept")]]
@@ -136,10 +132,10 @@ def _funnel(work: Path) -> str:
                 left -= count
                 rows.append([html.escape(reason), -count, f"{_bar(left, total, 'kept')}{_bar(count, total, '')}"])
         rows.append(["<b>kept</b>", left, _bar(left, total, "kept")])
-        parts.append(f"<h3>{html.escape(source)}</h3>{_table(['reason', 'pictures', ''], rows)}")
+        parts.append(f"<h3>{html.escape(source)}</h3>{_table(['reason', 'images', ''], rows)}")
     captions = [[html.escape(r), c["captions"]] for r, c in plan["counts"].items() if c["captions"]]
     if captions:
-        parts.append(f"<h3>Captions dropped by themselves</h3>{_table(['reason', 'captions'], captions)}")
+        parts.append(f"<h3>Captions dropped by caption rules</h3>{_table(['reason', 'captions'], captions)}")
     return "".join(parts)
 
 
@@ -148,10 +144,10 @@ def _bar(count: int, total: int, kind: str) -> str:
 
 
 def _histograms(columns: Columns, decisions: Decisions) -> str:
-    width, height = columns.picture("width"), columns.picture("height")
+    width, height = columns.image("width"), columns.image("height")
     side, long = np.minimum(width, height), np.maximum(width, height)
     read = side > 0
-    kept = (decisions.picture == KEPT) & read
+    kept = (decisions.image == KEPT) & read
     owners = decisions.owners(columns.caption_rows())
     words = columns.caption("num_words")
     caption_kept = (decisions.caption == KEPT) & (owners >= 0)
@@ -162,7 +158,7 @@ def _histograms(columns: Columns, decisions: Decisions) -> str:
         ),
         _chart("words in a caption", words, np.ones(len(words), np.bool_), caption_kept, [0, 1, 2, 3, 5, 8, 12, 20, 30, 50, 100]),
     ]
-    legend = "<p class=note>Grey: all that could be read. Green: kept.</p>"
+    legend = "<p class=note>Grey: all readable images and their captions. Green: kept.</p>"
     return f"<h2>Sizes and captions</h2>{legend}<div class=charts>{''.join(charts)}</div>"
 
 
@@ -188,18 +184,18 @@ def _short(edge: float) -> str:
 
 @dataclass
 class _Gallery:
-    """Thumbnails with captions, read again from the sources; what is gone by now shows as a dashed field."""
+    """Thumbnails with captions, read again from the sources; a missing image shows as a dashed field."""
 
     columns: Columns
 
     def figure(self, row: int, note: str = "", *, kept: bool = False) -> str:
         _, record = self.columns.catalog.record(row)
-        image = "<div class=none>no picture</div>"
+        image = "<div class=none>no image</div>"
         try:
             content = ByteReader().read(record.path, record.offset, record.size) if not record.missing else b""
             data = base64.b64encode(_thumbnail(content)).decode()
             image = f"<img alt='' src='data:image/jpeg;base64,{data}'>"
-        except (OSError, images.BrokenPicture):
+        except (OSError, images.BrokenImage):
             pass
         text = html.escape("; ".join(record.captions)[:110])
         label = f"<b>{html.escape(note)}</b> " if note else ""
@@ -208,8 +204,8 @@ class _Gallery:
 
 
 def _thumbnail(content: bytes) -> bytes:
-    picture = images.decode(content)
-    image = Image.fromarray(images.turn(picture.pixels, picture.orientation))
+    decoded = images.decode(content)
+    image = Image.fromarray(images.turn(decoded.pixels, decoded.orientation))
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
@@ -219,13 +215,12 @@ def _thumbnail(content: bytes) -> bytes:
 
 
 def _clusters(decisions: Decisions, gallery: _Gallery) -> str:
-    parts = [
-        "<h2>Largest clusters of duplicates</h2><p class=note>The outlined picture is kept; bits are the distance to it.</p>"
-    ]
+    note = "<p class=note>The outlined image is kept; bits are the distance to it.</p>"
+    parts = [f"<h2>Largest clusters of duplicates</h2>{note}"]
     for number, reason in enumerate(decisions.reasons, start=1):
         if not reason.startswith(DUPLICATE):
             continue
-        rows = np.flatnonzero(decisions.picture == number)
+        rows = np.flatnonzero(decisions.image == number)
         leaders, counts = np.unique(decisions.kept[rows], return_counts=True)
         parts.append(f"<h3>{html.escape(reason)}: {len(rows):,} dropped for {len(leaders):,} kept</h3>")
         for place in np.argsort(-counts, kind="stable")[:_CLUSTERS]:
@@ -248,7 +243,7 @@ def _contamination(work: Path, gallery: _Gallery) -> str:
         [html.escape(name), entry["pictures"], entry["set_pictures_found"], *(entry["ways"].get(way, 0) for way in ways)]
         for name, entry in sets.items()
     ]
-    parts = [_table(["evaluation set", "its pictures", "of them found", *ways], rows)]
+    parts = [_table(["evaluation set", "its images", "of them found", *ways], rows)]
     for name, entry in sets.items():
         figures = [gallery.figure(e["row"], f"{e['how']}, {e['bits']} bits, as {e['id']}") for e in entry["examples"]]
         if figures:
@@ -257,9 +252,9 @@ def _contamination(work: Path, gallery: _Gallery) -> str:
 
 
 def _drops(decisions: Decisions, gallery: _Gallery) -> str:
-    parts = ["<h2>A few of what each reason dropped</h2>"]
+    parts = ["<h2>Examples of dropped images per reason</h2>"]
     for number, reason in enumerate(decisions.reasons, start=1):
-        dropped = np.flatnonzero(decisions.picture == number)
+        dropped = np.flatnonzero(decisions.image == number)
         if len(dropped):
             rows = np.sort(np.random.default_rng(number).choice(dropped, min(_MEMBERS, len(dropped)), replace=False))
             figures = "".join(gallery.figure(row) for row in rows.tolist())

@@ -1,7 +1,7 @@
-"""The scan: one pass over each picture's bytes and each caption, one task per chunk of the catalog.
+"""The scan: one pass over each image's bytes and each caption, one task per chunk of the catalog.
 
-Each task writes two Parquet files: `NAME.captions.parquet` (a row per caption) and then `NAME.parquet` (a row per
-picture), whose presence marks it as done. Nothing is decided here; `status` only says what could not be read.
+Each task writes `NAME.captions.parquet` (a row per caption) and then `NAME.parquet` (a row per image), whose presence marks
+the task as done. The scan drops nothing; `status` only records what could not be read.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from data_tools.config import MAX_PIXELS
 from data_tools.content import captions as text
 from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
-from data_tools.execution.stage_folder import Stage, open_stage
+from data_tools.execution.stage_folder import StageFolder, open_stage
 from data_tools.files.storage import ByteReader, save_table
 from data_tools.readers.source import Record
 from data_tools.stages.catalog import Catalog, Chunk
 
 RETRIED = ("missing file", "unreadable")
-"""Statuses that another attempt may change."""
-_BATCH = 256  # thumbnails whose signatures are taken together
+"""Statuses that a retry may change."""
+_BATCH = 256  # thumbnails whose signatures are computed together
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,11 @@ def scan(
     fast: bool = False,
     restart: bool = False,
     retry: bool = False,
-) -> Stage | None:
-    """Scan every chunk of the catalog into `work/scan`; None while other array tasks have not done their share.
+) -> StageFolder | None:
+    """Scans every chunk of the catalog into `work/scan`; None while other array tasks have not done their share.
 
-    `fast` decodes JPEGs at a reduced scale and leaves their pixel hash out. `retry` scans chunks again that hold
-    files which were missing or unreadable.
-
-    Raises:
-        ConfigError: the catalog is not finished, a setting is wrong, or the stage has other settings.
+    `fast` decodes JPEGs at a reduced scale, without a pixel hash. `retry` scans chunks with missing or unreadable files again.
+    Raises UserError if the catalog is not finished, a setting is wrong, or the stage has other settings.
     """
     if max_pixels < 1:
         raise ConfigError(f"max_pixels is {max_pixels}: give 1 or more")
@@ -73,7 +70,7 @@ def scan(
     if stage.done:
         return stage
     tasks = [_Task(work, stage.folder, chunk, max_pixels, fast) for chunk in catalog.chunks]
-    run_tasks(_scan_chunk, tasks, parallel, "scan", size_of=lambda task: task.chunk.num_rows, unit="picture", is_done=_is_done)
+    run_tasks(_scan_chunk, tasks, parallel, "scan", size_of=lambda task: task.chunk.num_rows, unit="image", is_done=_is_done)
     if not all(_is_done(task) for task in tasks):
         return None
     stage.finish(_summary(stage, catalog))
@@ -84,7 +81,7 @@ def _is_done(task: _Task) -> bool:
     return (task.folder / f"{task.chunk.name}.parquet").exists()
 
 
-def _summary(stage: Stage, catalog: Catalog) -> dict[str, Any]:
+def _summary(stage: StageFolder, catalog: Catalog) -> dict[str, Any]:
     status: dict[str, Counter[str]] = {name: Counter() for name in catalog.sources}
     captions, contents = 0, xxhash.xxh3_128()
     for chunk in catalog.chunks:
@@ -92,23 +89,20 @@ def _summary(stage: Stage, catalog: Catalog) -> dict[str, Any]:
         status[chunk.source].update(table["status"].to_pylist())
         contents.update(table["bytes_lo"].to_numpy().tobytes())
         captions += pq.read_metadata(stage.folder / f"{chunk.name}.captions.parquet").num_rows
-    # The digest of what was read makes later stages run again after a retry, or when files changed under the catalog.
-    return {
-        "num_captions": captions,
-        "status": {name: dict(counts) for name, counts in status.items()},
-        "contents": contents.hexdigest(),
-    }
+    # With the digest of what was read, later stages run again after a retry, or when files have changed since the catalog.
+    counts = {name: dict(found) for name, found in status.items()}
+    return {"num_captions": captions, "status": counts, "contents": contents.hexdigest()}
 
 
 def _scan_chunk(task: _Task) -> int:
     records = list(Catalog(task.work).records(task.chunk))
     save_table(task.folder / f"{task.chunk.name}.captions.parquet", describe_captions([record.captions for record in records]))
-    save_table(task.folder / f"{task.chunk.name}.parquet", describe_pictures(records, max_pixels=task.max_pixels, fast=task.fast))
+    save_table(task.folder / f"{task.chunk.name}.parquet", describe_images(records, max_pixels=task.max_pixels, fast=task.fast))
     return len(records)
 
 
-def describe_pictures(records: list[Record], *, max_pixels: int = MAX_PIXELS, fast: bool = False) -> pa.Table:
-    """Read and decode the picture of each record; one row each, with `status` empty where all went well."""
+def describe_images(records: list[Record], *, max_pixels: int = MAX_PIXELS, fast: bool = False) -> pa.Table:
+    """Reads and decodes the image of each record; a row each, with an empty `status` if all went well."""
     size = len(records)
     status = [""] * size
     formats, modes = [""] * size, [""] * size
@@ -133,23 +127,23 @@ def describe_pictures(records: list[Record], *, max_pixels: int = MAX_PIXELS, fa
             content = b"" if record.missing else reader.read(record.path, record.offset, record.size)
             num_bytes[i] = len(content)
             hashes[i, :2] = _halves(xxhash.xxh3_128_digest(content))
-            picture = images.decode(content, max_pixels=max_pixels, fast=fast) if not record.missing else None
+            decoded = images.decode(content, max_pixels=max_pixels, fast=fast) if not record.missing else None
         except FileNotFoundError:
             status[i] = "missing file"
         except OSError:
             status[i] = "unreadable"
-        except images.BrokenPicture as problem:
+        except images.BrokenImage as problem:
             status[i] = str(problem)
         else:
-            if picture is None:
+            if decoded is None:
                 status[i] = record.missing
                 continue
-            formats[i], modes[i], orientation[i] = picture.format, picture.mode, picture.orientation
-            shape[i] = picture.width, picture.height
-            if not fast or picture.pixels.shape[:2] == (picture.height, picture.width):
-                hashes[i, 2:] = _halves(picture.pixel_hash())
+            formats[i], modes[i], orientation[i] = decoded.format, decoded.mode, decoded.orientation
+            shape[i] = decoded.width, decoded.height
+            if not fast or decoded.pixels.shape[:2] == (decoded.height, decoded.width):
+                hashes[i, 2:] = _halves(decoded.pixel_hash())
             rows.append(i)
-            thumbnails.append(picture.thumbnail())
+            thumbnails.append(decoded.thumbnail())
             if len(rows) == _BATCH:
                 flush()
     flush()
@@ -181,7 +175,7 @@ def _halves(digest: bytes) -> tuple[int, int]:
 
 
 def describe_captions(captions: list[list[str]]) -> pa.Table:
-    """One row per caption: `row` of its picture in the chunk, statistics, hash of its words, MinHash bands."""
+    """A row per caption: `row` of its image in the chunk, statistics, hash of its words, MinHash bands."""
     owners = np.repeat(np.arange(len(captions), dtype=np.int32), [len(texts) for texts in captions])
     flat = [caption for texts in captions for caption in texts]
     batch = text.words([text.normalise(caption) for caption in flat])

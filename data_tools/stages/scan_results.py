@@ -1,4 +1,4 @@
-"""Columns of the scan over all chunks as numpy arrays, one at a time, so that reductions hold only what they use."""
+"""Reads columns of the scan over all chunks as numpy arrays, one at a time, so that reductions hold only what they use."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ from data_tools.stages.catalog import Catalog, Chunk
 
 
 class Columns:
-    """The scan of a working folder.
-
-    Raises:
-        UserError: catalog or scan is not finished.
-    """
+    """The scan of a working folder. Raises UserError if catalog or scan is not finished."""
 
     def __init__(self, work: Path) -> None:
         self.catalog = Catalog(work)
@@ -32,12 +28,12 @@ class Columns:
         self.digest = self.stage.digest + summary["contents"]
 
     def tables(self, columns: list[str], *, captions: bool = False) -> Iterator[tuple[Chunk, pa.Table]]:
-        """Chunk by chunk, `columns` of the pictures or of the captions."""
+        """Yields each chunk with `columns` of its images or captions."""
         suffix = ".captions.parquet" if captions else ".parquet"
         for chunk in self.catalog.chunks:
             yield chunk, pq.read_table(self.stage.folder / f"{chunk.name}{suffix}", columns=columns)
 
-    def picture(self, name: str) -> NDArray[Any]:
+    def image(self, name: str) -> NDArray[Any]:
         """Numeric column `name`, one value per row."""
         return self._numbers(name, self.num_rows, captions=False)
 
@@ -58,7 +54,7 @@ class Columns:
         return out
 
     def caption_rows(self) -> NDArray[np.int64]:
-        """Row of the picture each caption was listed with, int64 (num_captions,), ascending."""
+        """Row of each caption's listed image, int64 (num_captions,), ascending."""
         out = np.empty(self.num_captions, np.int64)
         filled = 0
         for chunk, table in self.tables(["row"], captions=True):
@@ -67,7 +63,7 @@ class Columns:
         return out
 
     def labels(self, name: str, *, captions: bool = False) -> tuple[NDArray[np.uint8], list[str]]:
-        """Text column `name` with few distinct values: a code per row or caption, and the texts the codes stand for."""
+        """Text column `name` with few distinct values: a code per row or caption, and the text of each code."""
         texts: dict[str, int] = {}
         codes: list[NDArray[np.uint8]] = [np.zeros(0, np.uint8)]
         for _, table in self.tables([name], captions=captions):

@@ -32,36 +32,33 @@ class _Task:
 @dataclass(frozen=True)
 class _Found:
     problems: list[str]
-    pictures: NDArray[np.uint64]
-    """A hash of each sample's picture and its id."""
+    hashes: NDArray[np.uint64]
+    """A hash of each sample's image and id."""
 
 
 def verify(folder: Path, parallel: Parallel, *, decode: bool = False) -> list[str]:
-    """Problems of the corpus in `folder`, one line each; none: it is sound.
+    """Problems of the corpus in `folder`, one line each; an empty list if it is sound.
 
-    Checks that every listed file is there with its size and checksum, that every header, key, offset, padding byte
-    and JSON member is what this package would write, that no picture is there twice, and that no other tar lies there.
-    `decode` also decodes every picture.
-
-    Raises:
-        UserError: the manifest cannot be read.
+    Checks the presence, size and checksum of every listed file; that every header, key, offset, padding byte and JSON member
+    is as this package writes it; that no image occurs twice; that there is no other tar; with `decode`, that every image
+    decodes. Raises UserError if the manifest cannot be read.
     """
     manifest = Manifest.load(folder)
     tasks, first = [], 0
     for entry in manifest.shards:
         tasks.append(_Task(folder, entry, first, decode))
         first += entry.num_samples
-    found = run_tasks(_verify_shard, tasks, parallel, "verify", size_of=lambda task: task.entry.num_samples, unit="picture")
+    found = run_tasks(_verify_shard, tasks, parallel, "verify", size_of=lambda task: task.entry.num_samples, unit="image")
     problems = sorted(problem for result in found for problem in result.problems)
-    pictures = np.concatenate([result.pictures for result in found])
-    if repeated := len(pictures) - len(distinct(pictures)):
-        problems.append(f"{repeated} samples hold the picture and image_id of another: run albef-data again from the sources")
+    hashes = np.concatenate([result.hashes for result in found])
+    if repeated := len(hashes) - len(distinct(hashes)):
+        problems.append(f"{repeated} samples repeat the image and image_id of another: run albef-data again from the sources")
     listed = {name for entry in manifest.shards for name in (entry.name, index_name(entry.name))}
     for name in sorted(os.listdir(folder)):
         if name.endswith((".tar", ".tmp", ".index.npy")) and name not in listed:
             problems.append(f"{name}: not in the manifest, left by an interrupted run or another program: remove it")
     if (folder / WRITING_NAME).exists():
-        problems.append(f"{WRITING_NAME}: a run that writes here has not finished: finish it")
+        problems.append(f"{WRITING_NAME}: a run that writes to this folder is unfinished: finish it")
     return problems
 
 
@@ -79,13 +76,13 @@ def _verify_shard(task: _Task) -> _Found:
         problems.append(f"{entry.name}: its checksum differs from the manifest's: copy it again")
     if xxhash.xxh3_128_hexdigest((task.folder / index_name(entry.name)).read_bytes()) != entry.index_checksum:
         problems.append(f"{index_name(entry.name)}: its checksum differs from the manifest's: copy it again")
-    pictures, position, counts = [], 0, Counter[str]()
+    hashes, position, counts = [], 0, Counter[str]()
     for number, (offset, size, meta_offset, meta_size) in enumerate(index.tolist(), start=task.first_sample):
         key = sample_key(number)
         content, meta = raw[offset : offset + size].tobytes(), raw[meta_offset : meta_offset + meta_size].tobytes()
         headers = [tar_header(f"{key}.{extension}", size) for extension in IMAGE_EXTENSIONS]
         if offset != position + BLOCK or raw[position:offset].tobytes() not in headers:
-            counts["picture not where or what the index says"] += 1
+            counts["image not where or what the index says"] += 1
         position = offset + -(-size // BLOCK) * BLOCK
         if meta_offset != position + BLOCK or raw[position:meta_offset].tobytes() != tar_header(f"{key}.json", meta_size):
             counts["JSON not where or what the index says"] += 1
@@ -94,25 +91,24 @@ def _verify_shard(task: _Task) -> _Found:
             value = json.loads(meta)
             if encode_meta(value) != meta:
                 counts["JSON is not in our form"] += 1
-            pictures.append(xxhash.xxh3_64_intdigest(content, xxhash.xxh3_64_intdigest(str(value["image_id"]).encode())))
+            hashes.append(xxhash.xxh3_64_intdigest(content, xxhash.xxh3_64_intdigest(str(value["image_id"]).encode())))
         except (ValueError, AttributeError):
             counts["JSON cannot be read or lacks a field"] += 1
         if task.decode:
             try:
                 images.decode(content)
-            except images.BrokenPicture as error:
-                counts[f"picture: {error}"] += 1
+            except images.BrokenImage as error:
+                counts[f"image: {error}"] += 1
     if position + 2 * BLOCK != len(raw) or raw[position:].any():
         counts["tar does not end after its last sample"] += 1
     problems += [f"{entry.name}: {count} x {reason}: write the corpus again" for reason, count in counts.items()]
-    return _Found(problems, np.array(pictures, np.uint64))
+    return _Found(problems, np.array(hashes, np.uint64))
 
 
 def rebuild_index(folder: Path) -> int:
-    """Write the member offsets of every listed tar again; return how many shards there are.
+    """Writes the member offsets of every listed tar again; returns the number of shards.
 
-    Raises:
-        UserError: a tar is missing, damaged, or does not hold the samples that the manifest lists.
+    Raises UserError if a tar is missing, damaged, or lacks a sample that the manifest lists.
     """
     manifest, entries = Manifest.load(folder), []
     first = 0
@@ -133,8 +129,8 @@ def _read_offsets(path: Path, first: int, num_samples: int) -> NDArray[np.int64]
     rows = []
     for number in range(first, first + num_samples):
         key = sample_key(number)
-        picture = next((members[name] for e in IMAGE_EXTENSIONS if (name := f"{key}.{e}") in members), None)
-        if picture is None or f"{key}.json" not in members:
+        image = next((members[name] for e in IMAGE_EXTENSIONS if (name := f"{key}.{e}") in members), None)
+        if image is None or f"{key}.json" not in members:
             raise DataError(f"{path} lacks sample {key}: copy it again or write the corpus again")
-        rows.append((*picture, *members[f"{key}.json"]))
+        rows.append((*image, *members[f"{key}.json"]))
     return np.array(rows, np.int64).reshape(-1, 4)

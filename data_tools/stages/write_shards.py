@@ -1,7 +1,6 @@
-"""The shard stage: writes the planned shards, each a task of its own, and the manifest.
+"""The shard stage: writes the planned shards, one task each, and then the manifest.
 
-A task leaves `shard/NNNNN.json` in the working folder once its tar is whole; the manifest comes last. Where a shard's
-samples come from and in which order was decided by the plan.
+A task writes `shard/NNNNN.json` in the working folder when its tar is complete. The plan fixes each shard's samples and order.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry
 from data_tools.config import ResizeConfig
 from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
-from data_tools.execution.stage_folder import Stage, load_stage, open_stage
+from data_tools.execution.stage_folder import StageFolder, load_stage, open_stage
 from data_tools.files.shard_writer import WRITING_NAME, Sample, finish_folder, open_folder, write_shard
 from data_tools.files.storage import ByteReader, load_json, save_atomically, save_json, writing_to
 from data_tools.stages.catalog import Catalog
@@ -41,7 +40,7 @@ PAPER_COUNTS = {
     "cc3m": (2_950_000, 2_950_000),
     "cc12m": (10_060_000, 10_060_000),
 }
-"""Pictures and captions per source that the paper trained on (arXiv 2107.07651, appendix)."""
+"""Images and captions per source that the paper trained on (arXiv 2107.07651, appendix)."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
@@ -57,12 +56,10 @@ class _Task:
 
 
 def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConfig, *, restart: bool = False) -> Manifest | None:
-    """Write the shards of `work/plan` to `folder`; None while other array tasks have not done their share.
+    """Writes the shards of `work/plan` to `folder`; None while other array tasks have not done their share.
 
-    A plan that starts above shard 0 adds to the corpus in `folder`.
-
-    Raises:
-        UserError: the plan is not finished, `folder` holds something else, a source has changed, or the disk is full.
+    A plan that starts above shard 0 adds to the corpus in `folder`. Raises UserError if the plan is not finished, `folder`
+    holds something else, a source has changed, or the disk is full.
     """
     plan = load_stage(work, "plan")
     summary = plan.summary
@@ -87,7 +84,7 @@ def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConf
     else:
         open_folder(folder)
     sizes = np.diff(bounds)
-    run_tasks(_write, tasks, parallel, "shard", size_of=lambda task: int(sizes[task.number]), unit="picture", is_done=_is_done)
+    run_tasks(_write, tasks, parallel, "shard", size_of=lambda task: int(sizes[task.number]), unit="image", is_done=_is_done)
     if not all(_is_done(task) for task in tasks):
         return None
     entries = tuple(ShardEntry(**load_json(task.marker)) for task in tasks)
@@ -96,7 +93,7 @@ def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConf
 
 
 def _written_before(folder: Path, tasks: list[_Task]) -> Manifest | None:
-    """The manifest over all of `tasks`, where a run was killed after writing it and before saying so."""
+    """The manifest over all of `tasks` if a run was killed after writing it and before finishing the stage, else None."""
     if not (folder / MANIFEST_NAME).exists() or not all(_is_done(task) for task in tasks):
         return None
     manifest = Manifest.load(folder)
@@ -104,7 +101,7 @@ def _written_before(folder: Path, tasks: list[_Task]) -> Manifest | None:
     return manifest if manifest.shards[tasks[0].first_shard :] == entries else None
 
 
-def _close(folder: Path, stage: Stage, manifest: Manifest) -> None:
+def _close(folder: Path, stage: StageFolder, manifest: Manifest) -> None:
     (folder / WRITING_NAME).unlink(missing_ok=True)
     stage.finish({"num_samples": manifest.num_samples, "num_shards": len(manifest.shards)})
 
@@ -133,9 +130,7 @@ def _content(samples: list[PlannedSample], resize: ResizeConfig) -> Iterator[Sam
         try:
             content = reader.read(record.path, record.offset, record.size)
         except OSError as error:
-            raise DataError(
-                f"{record.path} was there when it was scanned and is not now ({error}): bring it back and run again"
-            ) from None
+            raise DataError(f"{record.path} has gone since it was scanned ({error}): bring it back and run again") from None
         if xxhash.xxh3_128_intdigest(content) & (1 << 64) - 1 != sample.content_hash:
             raise DataError(f"{record.path} has changed since it was scanned: run again with restart")
         image, extension = _encoded(content, resize)
@@ -150,22 +145,21 @@ def _encoded(content: bytes, resize: ResizeConfig) -> tuple[bytes, str]:
     extension = _EXTENSIONS.get(image.format or "")
     if extension is not None:
         return content, extension
-    # Formats that the shards do not hold (GIF, BMP, TIFF) become PNG, which loses nothing of the first frame.
+    # Formats that shards do not support (GIF, BMP, TIFF) become PNG, which keeps the first frame losslessly.
     return images.encode(image.convert("RGBA" if "transparency" in image.info or image.mode == "RGBA" else "RGB"), "png", 0)
 
 
 def _meta(sample: PlannedSample) -> dict[str, Any]:
     extra, record = dict(sample.record.extra), sample.record
     fixed: dict[str, Any] = {"captions": list(dict.fromkeys(sample.captions))}
-    if "source" in extra:  # from shards of ours or a table that says so: the identity it was given there stays
-        return extra | fixed | {"image_id": record.image_id or record.id}
-    return (
-        extra | fixed | {"source": sample.source, "image_id": f"{sample.source}/{record.image_id or record.id}", "id": record.id}
-    )
+    image_id = record.image_id or record.id
+    if "source" in extra:  # from our shards or a table with this column: the identity it has there stays
+        return extra | fixed | {"image_id": image_id}
+    return extra | fixed | {"source": sample.source, "image_id": f"{sample.source}/{image_id}", "id": record.id}
 
 
 def source_table(work: Path) -> dict[str, dict[str, Any]]:
-    """Per source: pictures listed, present, broken, kept, captions kept, and the paper's counts where known."""
+    """Counts per source: images listed, present, broken and kept, captions kept, and the paper's counts if known."""
     catalog, plan = Catalog(work), load_stage(work, "plan").summary
     status = load_stage(work, "scan").summary["status"]
     table = {}
@@ -190,8 +184,8 @@ def source_table(work: Path) -> dict[str, dict[str, Any]]:
 def _finish(
     work: Path,
     folder: Path,
-    stage: Stage,
-    plan: Stage,
+    stage: StageFolder,
+    plan: StageFolder,
     entries: tuple[ShardEntry, ...],
     before: Manifest | None,
     resize: ResizeConfig,

@@ -20,7 +20,7 @@ from data_tools.cli import main
 from data_tools.execution.stage_folder import load_stage
 from data_tools.readers import reader_for
 from data_tools.readers.source import Problems, SourceSpec
-from tests.data_tools.pictures import encoded, folder_corpus, jpeg, tar_of
+from tests.data_tools.sample_images import encoded, folder_corpus, jpeg, tar_of
 
 SIZE = ["--samples-per-shard", "50", "--workers", "1"]
 

@@ -19,7 +19,7 @@ import webdataset
 
 from albef_ds.data.shards.format import Manifest
 from data_tools.cli import main
-from tests.data_tools.pictures import encoded, folder_corpus, jpeg, scene
+from tests.data_tools.sample_images import encoded, folder_corpus, jpeg, scene
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ import torch
 from data_tools.files.shard_writer import ShardWriter
 from tests.checkpoint.formats.released_files import state_dict
 from tests.data.conftest import sample
-from tests.data_tools.pictures import jpeg, tar_of
+from tests.data_tools.sample_images import jpeg, tar_of
 from tests.inference.tiny_models import model_folder, picture
 
 TINY_ENCODERS = (

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_tools.cli import main as albef_data
-from tests.data_tools.pictures import folder_corpus, jpeg
+from tests.data_tools.sample_images import folder_corpus, jpeg
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import ROOT, Job
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data_tools.content import images
-from tests.data_tools.pictures import encoded, jpeg, scene
+from tests.data_tools.sample_images import encoded, jpeg, scene
 
 
 def distance(a: Image.Image, b: Image.Image) -> int:
@@ -44,14 +44,14 @@ def test_equal_pixels_in_other_formats_have_equal_pixel_hashes() -> None:
     ],
 )
 def test_broken_files_are_found_by_reason(content: bytes, reason: str) -> None:
-    with pytest.raises(images.BrokenPicture, match=reason):
+    with pytest.raises(images.BrokenImage, match=reason):
         images.decode(content)
 
 
 def test_a_bomb_is_refused_from_its_header() -> None:
     bomb = encoded(Image.new("1", (20_000, 20_000)), "PNG")
     assert len(bomb) < 100_000
-    with pytest.raises(images.BrokenPicture, match="too many pixels"):
+    with pytest.raises(images.BrokenImage, match="too many pixels"):
         images.decode(bomb)
 
 

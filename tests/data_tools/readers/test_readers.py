@@ -20,7 +20,7 @@ from data_tools.readers.openclipart import read_rdf
 from data_tools.readers.source import Problems, Record, SourceSpec
 from data_tools.readers.url_lists import fill_pattern
 from data_tools.stages.catalog import to_table
-from tests.data_tools.pictures import jpeg, tar_of
+from tests.data_tools.sample_images import jpeg, tar_of
 
 
 def read(text: str) -> tuple[list[Record], Problems]:

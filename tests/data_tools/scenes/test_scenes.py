@@ -143,9 +143,9 @@ def test_the_same_settings_give_the_same_bytes_and_others_are_refused(scenes: Pa
 def test_noisy_captions_tell_another_scene_and_are_no_known_positives(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from data_tools.scenes.corpus import Counts
+    from data_tools.scenes.corpus import SceneCounts
 
-    counts = Counts(pretrain=100, retrieval=1, questions=1, nlvr=2, entailment=3, expressions=1, evaluation=3, gallery=4)
+    counts = SceneCounts(pretrain=100, retrieval=1, questions=1, nlvr=2, entailment=3, expressions=1, evaluation=3, gallery=4)
     write_scenes(tmp_path, replace(SETTINGS, caption_noise=0.5, counts=counts))
     reader = ShardReader(tmp_path / "pretrain" / "train")
     ids = [json.loads(reader.read_meta(0, row))["image_id"] for row in range(100)]
@@ -155,9 +155,9 @@ def test_noisy_captions_tell_another_scene_and_are_no_known_positives(tmp_path: 
 def test_noisy_labels_are_in_training_alone(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from data_tools.scenes.corpus import Counts
+    from data_tools.scenes.corpus import SceneCounts
 
-    counts = Counts(pretrain=8, retrieval=1, questions=60, nlvr=2, entailment=60, expressions=1, evaluation=60, gallery=4)
+    counts = SceneCounts(pretrain=8, retrieval=1, questions=60, nlvr=2, entailment=60, expressions=1, evaluation=60, gallery=4)
     for noise, folder in ((0.0, tmp_path / "clean"), (1.0, tmp_path / "noisy")):
         write_scenes(folder, replace(SETTINGS, label_noise=noise, counts=counts))
 
@@ -174,7 +174,7 @@ def test_emoji_serve_as_nouns(tmp_path: Path) -> None:
 
     nouns = emoji_nouns(emoji_corpus(tmp_path / "cache"), seed=0)
     assert len(set(nouns.names.values())) == len(THINGS) == 24
-    ceilings = write_emoji_scenes(tmp_path / "scenes", nouns, seed=0, pictures=10, side=32)
+    ceilings = write_emoji_scenes(tmp_path / "scenes", nouns, seed=0, num_images=10, side=32)
     assert ceilings == pytest.approx({"everything": 100.0, "objects, no relation": 25.0})
     rows = json.loads((tmp_path / "scenes" / "retrieval_test.json").read_text())
     assert len({row["caption"][0] for row in rows}) == len(MEANINGS)

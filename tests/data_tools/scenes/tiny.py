@@ -9,10 +9,10 @@ from typing import Any
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import RunConfig
-from data_tools.scenes.corpus import Counts, SceneSettings, write_scenes
+from data_tools.scenes.corpus import SceneCounts, SceneSettings, write_scenes
 from tests.tiny import tiny_model
 
-COUNTS = Counts(pretrain=60, retrieval=20, questions=20, nlvr=12, entailment=18, expressions=20, evaluation=15, gallery=12)
+COUNTS = SceneCounts(pretrain=60, retrieval=20, questions=20, nlvr=12, entailment=18, expressions=20, evaluation=15, gallery=12)
 SETTINGS = SceneSettings(side=32, counts=COUNTS)
 MODEL = tiny_model(
     vision={"image_size": 32, "width": 16, "depth": 1, "stem": "convolution"},

@@ -26,7 +26,7 @@ from data_tools.stages.filter import filter_stage
 from data_tools.stages.hash_files import load_hashes
 from data_tools.stages.plan import permutation, plan_stage, planned_samples, shard_bounds
 from data_tools.stages.scan_results import Columns
-from tests.data_tools.pictures import encoded, folder_corpus, jpeg, scene
+from tests.data_tools.sample_images import encoded, folder_corpus, jpeg, scene
 
 ONE = Parallel(workers=1)
 Pictures = dict[str, tuple[bytes, list[str]]]
@@ -50,7 +50,7 @@ def deduped(tmp_path: Path, pictures: Pictures, **settings: Any) -> tuple[dict[s
     stage = dedup_stage(work, DedupConfig(**settings))
     decisions, columns = Decisions.load(stage.folder), Columns(work)
     reasons = ["", *decisions.reasons]
-    dropped = {name: reasons[code] for name, code in zip(ids, decisions.picture, strict=True) if code}
+    dropped = {name: reasons[code] for name, code in zip(ids, decisions.image, strict=True) if code}
     owners = decisions.owners(columns.caption_rows())
     flat = [caption for name in ids for caption in pictures[name][1]]
     kept: dict[str, list[str]] = {name: [] for name in ids if name not in dropped}
@@ -206,7 +206,7 @@ def test_filter_rules_count_each_reason(tmp_path: Path) -> None:
         "no caption left": (15, 0),
     }
     kept = filter_stage(work, PRESETS["albef-paper"][0])
-    assert int((Decisions.load(kept.folder).picture == 0).sum()) == len(pictures) - 4
+    assert int((Decisions.load(kept.folder).image == 0).sum()) == len(pictures) - 4
 
 
 def test_evaluation_pictures_are_found_in_every_way_from_a_file_without_pictures(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_evaluation_pictures_are_found_in_every_way_from_a_file_without_pictures
     stage = decontaminate_stage(work, known, {"listed": str(tmp_path / "ids.txt")})
     decisions = Decisions.load(stage.folder)
     reasons = ["", *decisions.reasons]
-    assert {name: reasons[code] for name, code in zip(ids, decisions.picture, strict=True)} == {
+    assert {name: reasons[code] for name, code in zip(ids, decisions.image, strict=True)} == {
         "1.jpg": "contaminated: test: same bytes",
         "2.bmp": "contaminated: test: same pixels",
         "3.jpg": "contaminated: test: looks the same",
