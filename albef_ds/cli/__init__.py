@@ -1,1 +1,1 @@
-"""The `albef-ds` command line: `main.py` finds the subcommand, one module per subcommand has `main(argv) -> int`."""
+"""The `albef-ds` command line: `main.py` calls the subcommand's module, which has `main(argv) -> int`."""

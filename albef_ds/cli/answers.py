@@ -1,4 +1,4 @@
-"""`albef-ds answers`: builds the list of answers that VQA ranks from training questions."""
+"""`albef-ds answers`: builds from training questions the list of answers that VQA ranks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ EXAMPLES = """\
 
 
 def main(argv: list[str]) -> int:
-    """Build the list as `argv` says. Raises `UserError` for files that cannot be used."""
+    """Builds the list. Raises `UserError` if a file cannot be used."""
     command = CommandParser("answers", "Build the list of answers that VQA ranks: the frequent ones, normalised.", EXAMPLES)
     command.add_argument("output", type=Path, metavar="OUT", help="the JSON list to write")
     command.add_argument(
-        "questions", nargs="+", metavar="FILE", help="training questions; an official pair as QUESTIONS+ANNOTATIONS"
+        "questions", nargs="+", metavar="FILE", help="training questions; official ones as QUESTIONS+ANNOTATIONS"
     )
-    command.add_argument(
-        "--min-count", type=whole_number(1), metavar="N", default=9, help="questions that an answer is given to at least (9)"
-    )
+    command.add_argument("--min-count", type=whole_number(1), metavar="N", default=9, help="fewest questions with the answer (9)")
     arguments = command.parse_args(argv)
     check_target(arguments.output)
     from albef_ds.data.annotations.vqa import build_answer_list, read_vqa  # start-up time

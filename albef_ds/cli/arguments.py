@@ -1,4 +1,4 @@
-"""What subcommands share: a parser whose errors are `ConfigError`, and the arguments that make a `RunConfig`."""
+"""Shared by subcommands: a parser that raises `ConfigError`, argument types, and the arguments of a `RunConfig`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from albef_ds.config.settings import all_settings, nearest_path
 _inspected: ContextVar[bool] = ContextVar("inspected", default=False)
 
 
-class ParserFound(Exception):  # noqa: N818 (no error: what was looked for)
-    """Ends a command that was called within `inspecting`; carries its parser."""
+class ParserFound(Exception):  # noqa: N818 (not an error)
+    """Raised within `inspecting` by a command that would parse its arguments; carries its parser."""
 
     def __init__(self, parser: CommandParser) -> None:
         super().__init__(parser.prog)
@@ -33,7 +33,7 @@ class ParserFound(Exception):  # noqa: N818 (no error: what was looked for)
 
 @contextlib.contextmanager
 def inspecting() -> Iterator[None]:
-    """Commands called within the block raise `ParserFound` in place of parsing: for completion and the documentation."""
+    """Commands called within the block raise `ParserFound` instead of parsing. Used by completion and the documentation."""
     token = _inspected.set(True)
     try:
         yield
@@ -42,7 +42,7 @@ def inspecting() -> Iterator[None]:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """`argparse` for one subcommand: keeps the line breaks of texts, never abbreviates, reports errors as `ConfigError`."""
+    """`argparse` parser of one subcommand: keeps line breaks, takes no abbreviations, raises `ConfigError`."""
 
     def __init__(self, command: str, description: str, examples: str) -> None:
         super().__init__(
@@ -54,30 +54,30 @@ class CommandParser(argparse.ArgumentParser):
         )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, which all its other ways to parse come through; within `inspecting` it gives the parser away."""
+        """Every argparse entry point ends here. Within `inspecting` it raises `ParserFound` instead of parsing."""
         if _inspected.get():
             raise ParserFound(self)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raise `ConfigError` in place of printing the usage and leaving the process."""
+        """Raises `ConfigError` instead of printing the usage and exiting."""
         unknown = re.fullmatch(r"unrecognized arguments: --([^ =]+).*", message, re.DOTALL)
         hint = self._hint(unknown.group(1)) if unknown else ""
         raise ConfigError(f"{message}: {hint or f'`{self.prog} --help` shows the arguments'}")
 
     def _hint(self, option: str) -> str:
-        """What was meant by the unknown `--option`: another option, or a setting, which takes no dashes."""
+        """A suggestion for the unknown `--option`: another option, or a setting, which has no dashes."""
         if close := difflib.get_close_matches(f"--{option}", self._option_string_actions, n=1, cutoff=0.7):
             return f"did you mean {close[0]}?"
         takes_settings = any(action.dest == "overrides" for action in self._actions)
         path = option.replace("-", "_")
         if takes_settings and (path in all_settings() or (path := nearest_path(path))):
-            return f"settings stand without dashes, write {path}=VALUE"
+            return f"settings have no dashes, write {path}=VALUE"
         return ""
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """A `type=` for arguments: whole numbers from `least` on."""
+    """An argument `type=` for whole numbers from `least` on."""
 
     def read(text: str) -> int:
         if not re.fullmatch(r"-?\d{1,18}", text) or int(text) < least:
@@ -88,7 +88,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def number_between(low: float, high: float) -> Callable[[str], float]:
-    """A `type=` for arguments: numbers from `low` to `high`."""
+    """An argument `type=` for numbers from `low` to `high`."""
 
     def read(text: str) -> float:
         try:
@@ -102,9 +102,20 @@ def number_between(low: float, high: float) -> Callable[[str], float]:
     return read
 
 
+def positive_number(text: str) -> float:
+    """An argument `type=` for numbers above 0 and below a million."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} cannot be used: give a number above 0")
+    return value
+
+
 @contextlib.contextmanager
 def naming(option: str) -> Iterator[None]:
-    """Put `option` before the text of a `UserError` that the block raises: what is called does not know the command line."""
+    """Prefixes a `UserError` raised in the block with `option`, since the called code does not know the command line."""
     try:
         yield
     except UserError as error:
@@ -112,18 +123,21 @@ def naming(option: str) -> Iterator[None]:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add `--recipe | --config` and the positional overrides; `required` refuses a command line with neither."""
+    """Adds `--recipe | --config` and positional overrides; `required` refuses a command line with neither option."""
     parser.set_defaults(source_required=required)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--recipe", metavar="NAME", help="start from a recipe (`albef-ds recipes` lists them)")
     source.add_argument("--config", metavar="FILE", type=Path, help="start from a JSON file, such as a run's config.json")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.field=value", help="change a setting (`albef-ds config` lists them)"
-    )
+    add_overrides(parser, "change a setting (`albef-ds config` lists them)")
+
+
+def add_overrides(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """Adds the positional overrides."""
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help=help_text)
 
 
 def config_from(arguments: argparse.Namespace, extra: list[str]) -> RunConfig:
-    """The configuration that `add_config_arguments` describes, with `extra` overrides applied last.
+    """The configuration from the arguments of `add_config_arguments`, with `extra` overrides applied last.
 
     Raises:
         ConfigError: an unknown recipe, a file or override that cannot be used, or a ZeRO file that does not fit.

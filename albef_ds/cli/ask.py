@@ -1,4 +1,4 @@
-"""`albef-ds ask`: an answer to a question about a picture, from a model fine-tuned on VQA."""
+"""`albef-ds ask`: answers questions about an image with a model fine-tuned on VQA."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from albef_ds.cli.arguments import CommandParser
 from albef_ds.cli.progress_bar import waiting
 
 EXAMPLES = """\
-  written freely
+  generate the answer
       albef-ds ask --model runs/vqa --image kitchen.jpg --question "how many cups are on the table"
-  chosen from a list
+  choose it from a list
       albef-ds ask --model runs/vqa --image kitchen.jpg --question "what color is the cup" --answers answer_list.json"""
 
 
 def main(argv: list[str]) -> int:
-    """Print the answer. Raises `UserError` for a model, picture or list that cannot be used."""
-    command = CommandParser("ask", "Answer questions about a picture.", EXAMPLES)
+    """Prints the answers. Raises `UserError` if the model, image or list cannot be used."""
+    command = CommandParser("ask", "Answer questions about an image.", EXAMPLES)
     command.add_argument("--model", required=True, metavar="PATH", help="a run, checkpoint or file of a VQA model")
-    command.add_argument("--image", required=True, metavar="FILE", help="the picture")
+    command.add_argument("--image", required=True, metavar="FILE", help="the image")
     command.add_argument("--question", required=True, action="append", metavar="TEXT", help="may be given again")
-    command.add_argument("--answers", metavar="FILE", type=Path, help="JSON list to choose from; without it answers are written")
+    command.add_argument(
+        "--answers", metavar="FILE", type=Path, help="JSON list to choose from; without it answers are generated"
+    )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--json", action="store_true", help="print a JSON object of questions and answers")
     arguments = command.parse_args(argv)

@@ -1,4 +1,4 @@
-"""`albef-ds compare-curve`: is a run's loss where it should be?"""
+"""`albef-ds compare-curve`: compares a run's loss with the band of its recipe or with another run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from albef_ds.config.files import load
 from albef_ds.training.loss_band import Band, BandMonitor, band_of, largest_difference, make_band, read_curve
 
 EXAMPLES = """\
-  a run against the band that comes with its recipe
+  compare a run with the band of its recipe
       albef-ds compare-curve runs/demo
-  against another run: the largest relative difference at the steps they share
+  with another run: the largest relative difference at shared steps
       albef-ds compare-curve runs/new --against runs/old --tolerance 0.001
-  make a band from runs that went well, and use it
+  make a band from good runs, and use it
       albef-ds compare-curve runs/a runs/b --write-band band.json
       albef-ds compare-curve runs/c --against band.json
 
-Exit codes: 0 within, 1 outside, 2 a mistake in what was given."""
+Exit codes: 0 within, 1 outside, 2 a user's mistake."""
 
 
 def parser() -> CommandParser:
@@ -29,17 +29,15 @@ def parser() -> CommandParser:
     command = CommandParser("compare-curve", "Compare a run's loss with a band or with another run.", EXAMPLES)
     command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run; several for --write-band")
     command.add_argument("--against", type=Path, metavar="RUN|BAND.json", help="default: the band of the run's recipe")
-    command.add_argument("--loss", default="loss", metavar="NAME", help="number of the log to compare (loss)")
-    command.add_argument(
-        "--tolerance", type=float, default=0.02, metavar="SHARE", help="largest relative difference to another run (0.02)"
-    )
-    command.add_argument("--write-band", type=Path, metavar="FILE", help="write the band around the runs instead")
-    command.add_argument("--margin", type=float, default=0.08, metavar="SHARE", help="width beyond the runs of a band (0.08)")
+    command.add_argument("--loss", default="loss", metavar="NAME", help="logged number to compare (loss)")
+    command.add_argument("--tolerance", type=float, default=0.02, metavar="SHARE", help="largest relative difference (0.02)")
+    command.add_argument("--write-band", type=Path, metavar="FILE", help="write a band around the runs instead")
+    command.add_argument("--margin", type=float, default=0.08, metavar="SHARE", help="margin of the band around the runs (0.08)")
     return command
 
 
 def main(argv: list[str]) -> int:
-    """Compare as `argv` says and return the exit code. Raises `ConfigError` for anything the user can mend."""
+    """Compares the curves and returns the exit code. Raises `ConfigError` for a user's mistake."""
     arguments = parser().parse_args(argv)
     if arguments.write_band is not None:
         return _write(arguments.runs, arguments.loss, arguments.margin, arguments.write_band)
@@ -55,12 +53,12 @@ def main(argv: list[str]) -> int:
     band = Band.load(against or _own_band(run))
     monitor = BandMonitor(band)
     for point in curve:
-        if said := monitor.look(point):
-            print(said)
+        if remark := monitor.look(point):
+            print(remark)
     inside = sum(bounds is not None for bounds in (band.at(point.epoch) for point in curve))
     if not inside:
         raise ConfigError(f"the band covers epochs {band.epochs[0]} to {band.epochs[-1]}, where {run} has no log line")
-    print(f"{inside} log lines compared with the band of recipe {band.recipe}: {'left it' if monitor.left else 'within'}")
+    print(f"{inside} log lines compared with the band of recipe {band.recipe}: {'outside' if monitor.left else 'within'}")
     return CHECK_FAILED if monitor.left else 0
 
 
@@ -68,9 +66,7 @@ def _own_band(run: Path) -> Path:
     recipe = load(run / CONFIG_NAME).recipe
     path = band_of(recipe)
     if path is None:
-        raise ConfigError(
-            f"there is no measured band for the recipe {recipe or '(none)'} of {run}: give --against RUN or BAND.json"
-        )
+        raise ConfigError(f"there is no measured band for recipe {recipe or '(none)'} of {run}: give --against RUN or BAND.json")
     return path
 
 
@@ -79,5 +75,5 @@ def _write(runs: list[Path], loss: str, margin: float, path: Path) -> int:
     source = {"runs": len(runs), "written": date.today().isoformat(), "margin": margin, "batch": config.train.global_batch_size}
     band = make_band([read_curve(run, loss) for run in runs], config.recipe, loss, margin, source)
     band.save(path)
-    print(f"wrote {path}: {len(band.epochs)} places up to epoch {band.epochs[-1]:g}")
+    print(f"wrote {path}: {len(band.epochs)} points up to epoch {band.epochs[-1]:g}")
     return 0

@@ -1,6 +1,6 @@
-"""`albef-ds completion`: what a shell completes: commands, options, recipes, settings and their values.
+"""`albef-ds completion`: completes commands, options, recipes, settings and their values in a shell.
 
-The shell's function asks this program at every tab, so nothing it offers can go stale. Loads no torch.
+The shell calls this program at every tab, so candidates are never out of date. Does not import torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _albef_ds() {
     local line=${COMP_LINE:0:COMP_POINT} IFS=$'\\n'
     local word=${line##* }
     COMPREPLY=($(albef-ds completion --candidates "$line" 2>/dev/null))
-    # bash cuts words at =, so what stands before it is there already.
+    # bash splits words at =, so the part before it is already on the line.
     if [[ $word == *=* && $COMP_WORDBREAKS == *=* ]]; then COMPREPLY=("${COMPREPLY[@]#"${word%=*}="}"); fi
     if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace 2>/dev/null; fi
 }
@@ -56,7 +56,7 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 def main(argv: list[str]) -> int:
-    """Print a shell's script, or the candidates of a line. Raises `UserError` for an unknown shell."""
+    """Prints a shell's script, or the candidates for a line. Raises `UserError` for an unknown shell."""
     command = CommandParser("completion", "Print the script that completes albef-ds in a shell.", EXAMPLES)
     command.add_argument("shell", nargs="?", choices=tuple(SCRIPTS), help="which shell")
     command.add_argument("--candidates", metavar="LINE", help=argparse.SUPPRESS)
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
 
 
 def parser_of(name: str) -> CommandParser:
-    """The parser of the command `name`, which is not run."""
+    """The parser of the command `name`, without running it."""
     with inspecting():
         try:
             importlib.import_module(COMMANDS[name][0]).main([])
@@ -82,10 +82,10 @@ def parser_of(name: str) -> CommandParser:
 
 
 def candidates(line: str) -> list[str]:
-    """What the last word of `line`, a command line up to the cursor, may become; empty: file names.
+    """Completions of the last word of `line`; empty: file names.
 
     Args:
-        line: from the program's name on; a space at the end begins a new word.
+        line: command line from the program's name to the cursor; a space at the end begins a new word.
     """
     words = line.split(" ")[1:]
     if len(words) < 2:
@@ -120,13 +120,13 @@ def _values(action: argparse.Action) -> list[str]:
 
 
 def _settings(word: str, before: list[str]) -> list[str]:
-    """Settings as `path=`, and once that is written its values; those of the task of the recipe that the line names."""
+    """Settings as `path=`, and after it their values, for the task of the recipe on the line."""
     recipe = before[before.index("--recipe") + 1] if "--recipe" in before[:-1] else ""
     task: type = type(get_recipe(recipe).task) if recipe in RECIPES else PretrainConfig
     settings = all_settings(task)
     path, equals, _ = word.partition("=")
     if not equals:
-        return [f"{path}=" for path in settings if path not in ("recipe", "task.kind")]  # those come with --recipe alone
+        return [f"{path}=" for path in settings if path not in ("recipe", "task.kind")]  # set by --recipe only
     return [f"{path}={value}" for value in _choices(settings[path])] if path in settings else []
 
 

@@ -1,4 +1,4 @@
-"""`albef-ds config`: prints a configuration, for people or as the JSON that `--config` reads."""
+"""`albef-ds config`: prints a configuration as a table, or as JSON for `--config`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from albef_ds.config.files import to_dict
 EXAMPLES = """\
   every setting and its default
       albef-ds config
-  what a recipe sets (marked *), with a change on top
+  settings of a recipe (marked *), with one changed
       albef-ds config --recipe pretrain_4m engine.stage=3
-  a file to edit and to train from
+  write a file to edit and train from
       albef-ds config --recipe debug --json > my.json"""
 
 
 def main(argv: list[str]) -> int:
-    """Print the configuration that `argv` describes. Raises `UserError` if it cannot be built."""
+    """Prints the configuration. Raises `UserError` if it cannot be built."""
     command = CommandParser("config", "Print every setting: value, unit, meaning, the paper's value.", EXAMPLES)
     add_config_arguments(command, required=False)
     command.add_argument("--json", action="store_true", help="print the JSON that --config reads")

@@ -1,4 +1,4 @@
-"""`albef-ds doctor`: what of this machine and its packages is fine, and how to mend the rest."""
+"""`albef-ds doctor`: checks this machine and its packages, with a fix for every problem."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from albef_ds.common.exit_codes import CHECK_FAILED
 EXAMPLES = """\
   this machine
       albef-ds doctor
-  for a program, with the disk that runs will be written to
+  as JSON, with the disk that runs will be written to
       albef-ds doctor --json --folder /scratch/me
 
-ok: fine. note: it runs, but slower or with less than it could. mend: it does not run, or not as asked for.
-Exit codes: 0 nothing must be mended, 1 something must, 2 a mistake in what was given. The nodes of a job and a run's own
-files are checked by `albef-ds preflight`."""
+ok: no problem. note: it works, but slower or with fewer features. mend: it does not work and must be fixed.
+Exit codes: 0 nothing must be fixed, 1 something must, 2 a user's mistake. `albef-ds preflight` checks the nodes of a job and a
+run's files."""
 
 
 def main(argv: list[str]) -> int:
-    """Print the findings and return the exit code. Raises `ConfigError` for a folder that is not there."""
-    command = CommandParser("doctor", "Look at versions, GPUs, kernels, compilers, network, disk and Slurm.", EXAMPLES)
-    command.add_argument("--folder", type=Path, default=Path("."), metavar="DIR", help="whose disk is measured (this one)")
+    """Prints the findings and returns the exit code. Raises `ConfigError` if the folder does not exist."""
+    command = CommandParser("doctor", "Check versions, GPUs, kernels, compilers, network, disk and Slurm.", EXAMPLES)
+    command.add_argument("--folder", type=Path, default=Path("."), metavar="DIR", help="folder on the disk to check (this one)")
     command.add_argument("--json", action="store_true", help="print a JSON list")
     arguments = command.parse_args(argv)
     if not arguments.folder.is_dir():
-        raise ConfigError(f"--folder {arguments.folder} is no folder: give one that runs will be written to")
+        raise ConfigError(f"--folder {arguments.folder} is not a folder: give one that runs will be written to")
     from albef_ds.launch.checks.doctor import machine, software  # start-up time
     from albef_ds.launch.checks.doctor.finding import findings
 
@@ -50,5 +50,5 @@ def main(argv: list[str]) -> int:
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in found], indent=1))
     else:
-        print(f"{bad} of {len(found)} must be mended" if bad else f"{len(found)} looked at, nothing must be mended")
+        print(f"{bad} of {len(found)} must be fixed" if bad else f"{len(found)} looked at, nothing must be fixed")
     return CHECK_FAILED if bad else 0

@@ -1,4 +1,4 @@
-"""`albef-ds evaluate`: the task's official measure on validation and test, written to metrics.json."""
+"""`albef-ds evaluate`: scores a model on validation and test by its task's official metric; writes metrics.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.arguments import CommandParser, add_overrides
 from albef_ds.cli.progress_bar import Bars
 from albef_ds.common.errors import ConfigError
 from albef_ds.common.run_files import RESULTS_NAME
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 EXAMPLES = """\
-  a fine-tuned run: its checkpoints on validation, the best one on test
+  a fine-tuned run: all checkpoints on validation, the best on test
       albef-ds evaluate runs/vqa data.test_annotations=test-dev=v2_OpenEnded_mscoco_test-dev2015_questions.json
   on several GPUs
       torchrun --nproc-per-node 8 -m albef_ds.cli.main evaluate runs/retrieval_coco
@@ -26,12 +26,12 @@ EXAMPLES = """\
           data.test_annotations=flickr30k_test.json data.image_root=flickr30k data.eval_annotations=
   a released file
       albef-ds evaluate ALBEF_4M.pth --protocol flickr30k_pretrained data.test_annotations=... data.image_root=...
-  check a file of answers before it is sent in
+  check a file of answers before submitting it
       albef-ds evaluate --validate vqa_test_answers.json --questions v2_OpenEnded_mscoco_test2015_questions.json"""
 
 
 def main(argv: list[str]) -> int:
-    """Evaluate as `argv` says. Raises `ConfigError` for anything the user can mend."""
+    """Evaluates the model. Raises `ConfigError` for a user's mistake."""
     arguments = _parser().parse_intermixed_args(argv)
     if arguments.validate:
         return _validate(arguments)
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
 
 
 def _start_ranks(device: torch.device) -> bool:
-    """Join the other ranks where a launcher started several; whether it did."""
+    """Joins the other ranks if a launcher started several; returns True if it did."""
     if int(os.environ.get("WORLD_SIZE") or "1") < 2:
         return False
     import torch  # start-up time
@@ -79,29 +79,25 @@ def _validate(arguments: argparse.Namespace) -> int:
     from albef_ds.metrics.vqa_submission import validate_submission  # start-up time
 
     if not arguments.questions:
-        raise ConfigError("--validate needs the questions that the answers are for: add --questions FILE")
+        raise ConfigError("--validate needs the official questions: add --questions FILE")
     count = validate_submission(Path(arguments.validate), Path(arguments.questions))
     print(f"{arguments.validate}: {count} answers, every question of {arguments.questions} once")
     return 0
 
 
 def _parser() -> CommandParser:
-    command = CommandParser("evaluate", "Score a model by its task's official measure.", EXAMPLES)
-    command.add_argument(
-        "path", nargs="?", metavar="PATH", help="a run (its best checkpoint on validation), a checkpoint, or a model"
-    )
-    command.add_argument("overrides", nargs="*", metavar="section.field=value", help="change a setting, such as the test files")
-    command.add_argument(
-        "--protocol", default="", metavar="NAME", help="a named zero-shot protocol (docs/evaluation.md lists them)"
-    )
-    command.add_argument("--weights", choices=("student", "momentum"), default="student", help="which of the two to score")
-    command.add_argument("--generate", action="store_true", help="VQA: write answers freely instead of ranking the list")
+    command = CommandParser("evaluate", "Score a model by its task's official metric.", EXAMPLES)
+    command.add_argument("path", nargs="?", metavar="PATH", help="run (its best checkpoint on validation), checkpoint or model")
+    add_overrides(command, "change a setting, such as the test files")
+    command.add_argument("--protocol", default="", metavar="NAME", help="zero-shot protocol (docs/evaluation.md lists them)")
+    command.add_argument("--weights", choices=("student", "momentum"), default="student", help="weights to score (student)")
+    command.add_argument("--generate", action="store_true", help="VQA: generate answers instead of ranking the list")
     command.add_argument("--layer", type=int, metavar="N", help="grounding: layer of Grad-CAM, from 0 (the middle one)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--output", metavar="DIR", help="folder of metrics.json; default: the run's")
-    command.add_argument("--json", action="store_true", help="print what is written to metrics.json in place of lines")
-    command.add_argument("--validate", metavar="FILE", help="only check a file of VQA answers")
-    command.add_argument("--questions", metavar="FILE", help="the official questions that --validate checks against")
+    command.add_argument("--json", action="store_true", help="print the content of metrics.json instead of lines")
+    command.add_argument("--validate", metavar="FILE", help="only check this file of VQA answers")
+    command.add_argument("--questions", metavar="FILE", help="official questions for --validate")
     # The deepspeed launcher passes it to every rank; the rank itself is read from the environment.
     command.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     return command

@@ -1,10 +1,10 @@
-"""`albef-ds export`: the two towers and the matcher of a model as ONNX and `torch.export` programs."""
+"""`albef-ds export`: writes a model's two towers and its matcher as ONNX and `torch.export` programs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.arguments import CommandParser, add_overrides
 from albef_ds.cli.progress_bar import waiting
 
 EXAMPLES = """\
@@ -17,13 +17,13 @@ Every program is compared with the model on another batch and text length before
 
 
 def main(argv: list[str]) -> int:
-    """Export as `argv` says. Raises `UserError` for anything the user can mend."""
+    """Exports the model. Raises `UserError` for a user's mistake."""
     command = CommandParser("export", "Write a model's image tower, text tower and matcher as programs.", EXAMPLES)
     command.add_argument("model", metavar="MODEL", help="file or folder, as for `albef-ds convert`")
     command.add_argument("folder", metavar="FOLDER", help="folder to write")
     command.add_argument("--format", choices=("onnx", "torch", "both"), default="both", help="which programs (both)")
     command.add_argument("--weights", choices=("student", "momentum"), default="student", help="which weights (student)")
-    command.add_argument("overrides", nargs="*", metavar="section.field=value", help="what a released file does not say")
+    add_overrides(command, "settings that a released file does not hold")
     arguments = command.parse_intermixed_args(argv)
     from albef_ds.checkpoint.formats.read import read_model  # start-up time
     from albef_ds.inference.export.programs import FORMATS, export

@@ -1,10 +1,10 @@
-"""`albef-ds inspect`: what a file or folder of weights is."""
+"""`albef-ds inspect`: describes a file or folder of weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.arguments import CommandParser, add_overrides
 from albef_ds.cli.progress_bar import waiting
 
 EXAMPLES = """\
@@ -15,11 +15,11 @@ EXAMPLES = """\
 
 
 def main(argv: list[str]) -> int:
-    """Print what `argv` names. Raises `UserError` where it holds no model."""
-    command = CommandParser("inspect", "Say what a file is: kind, sizes, lineage, hash, what it converts to.", EXAMPLES)
+    """Prints the description. Raises `UserError` if there is no model."""
+    command = CommandParser("inspect", "Describe a file of weights: kind, sizes, lineage, hash, possible conversions.", EXAMPLES)
     command.add_argument("file", metavar="FILE", help="file or folder")
     command.add_argument("--tensors", action="store_true", help="list every tensor")
-    command.add_argument("overrides", nargs="*", metavar="section.field=value", help="what a released file does not say")
+    add_overrides(command, "settings that a released file does not hold")
     arguments = command.parse_intermixed_args(argv)
     from albef_ds.checkpoint.formats.inspect import inspect  # start-up time
 

@@ -1,7 +1,7 @@
-"""Entry point of `albef-ds`: finds the subcommand, and turns what goes wrong into a line and an exit code.
+"""Entry point of `albef-ds`: calls the subcommand and turns errors into one line and an exit code.
 
-A subcommand is a row of `COMMANDS` and a module with `main(argv: list[str]) -> int`. Modules are imported when asked
-for, so `albef-ds --help` loads neither torch nor DeepSpeed.
+A subcommand is a row of `COMMANDS` and a module with `main(argv: list[str]) -> int`. The module is imported when the command is
+called, so `albef-ds --help` imports neither torch nor DeepSpeed.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from albef_ds.common.errors import ConfigError, UserError
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("albef_ds.cli.demo.command", "train on the shipped emoji corpus in minutes and retrieve by words"),
     "train": ("albef_ds.cli.train", "pretrain from a recipe or a configuration file"),
-    "evaluate": ("albef_ds.cli.evaluate", "score a model by its task's official measure, on validation and test"),
-    "search": ("albef_ds.cli.search", "rank a folder of pictures by a text"),
-    "ask": ("albef_ds.cli.ask", "answer a question about a picture"),
-    "ground": ("albef_ds.cli.ground", "show where a text is in a picture"),
+    "evaluate": ("albef_ds.cli.evaluate", "score a model by its task's official metric, on validation and test"),
+    "search": ("albef_ds.cli.search", "rank a folder of images by a text"),
+    "ask": ("albef_ds.cli.ask", "answer questions about an image"),
+    "ground": ("albef_ds.cli.ground", "show where a text is in an image"),
     "answers": ("albef_ds.cli.answers", "build the list of answers that VQA ranks"),
     "scenes": ("data_tools.scenes.command", "write generated scenes for all tasks, with known ceilings"),
     "runs": ("albef_ds.cli.runs", "list runs with their state, step, loss, speed and last metric"),
     "report": ("albef_ds.cli.report", "write one page about a run: curves, evaluations, data, configuration"),
-    "compare-curve": ("albef_ds.cli.compare_curve", "is a run's loss where its recipe's band or another run has it"),
+    "compare-curve": ("albef_ds.cli.compare_curve", "compare a run's loss with its recipe's band or with another run"),
     "plan": ("albef_ds.cli.plan", "count the memory of one GPU and choose settings that fit"),
-    "doctor": ("albef_ds.cli.doctor", "what of this machine and its packages is fine, and how to mend the rest"),
+    "doctor": ("albef_ds.cli.doctor", "check this machine and its packages, with a fix for every problem"),
     "preflight": ("albef_ds.cli.preflight", "check every node of a job, or this machine, before a run"),
     "submit": ("albef_ds.cli.submit", "submit a job to Slurm after showing its plan"),
-    "convert": ("albef_ds.cli.convert", "write a model in another form: released file, safetensors, model folder"),
+    "convert": ("albef_ds.cli.convert", "write a model in another format: released file, safetensors, model folder"),
     "export": ("albef_ds.cli.export", "write a model's two towers and its matcher as ONNX or torch programs"),
-    "inspect": ("albef_ds.cli.inspect", "say what a file of weights is and what it converts to"),
+    "inspect": ("albef_ds.cli.inspect", "describe a file of weights and its possible conversions"),
     "config": ("albef_ds.cli.config", "print every setting with its unit, the paper's value and its meaning"),
     "completion": ("albef_ds.cli.completion", "print the script that completes albef-ds in bash, zsh or fish"),
     "recipes": ("albef_ds.cli.recipes", "list the recipes that train takes"),
@@ -45,29 +45,21 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def usage() -> str:
     """The text of `albef-ds --help`."""
     width = max(map(len, COMMANDS))
-    rows = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: albef-ds COMMAND [ARGUMENTS]",
-            "",
-            "ALBEF vision-language pretraining on DeepSpeed.",
-            "",
-            "commands:",
-            *rows,
-            "",
-            "`albef-ds COMMAND --help` explains one command; `albef-ds --version` prints the version.",
-        ]
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    return (
+        "usage: albef-ds COMMAND [ARGUMENTS]\n\nALBEF vision-language pretraining on DeepSpeed.\n\n"
+        f"commands:\n{rows}\n\n`albef-ds COMMAND --help` explains one command; `albef-ds --version` prints the version."
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit code: 0, or 2 after a user's mistake (one line), or 130 after Ctrl-C."""
+    """Runs one subcommand and returns its exit code: 0, 2 after a user's mistake (one line), 130 after Ctrl-C, or its own."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: _dispatch(arguments))
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """`command()`, with a `UserError` as one line on standard error and Ctrl-C without a traceback."""
+    """Runs `command` and returns its exit code. Prints a `UserError` as one line on standard error, Ctrl-C without traceback."""
     try:
         code = command()
         sys.stdout.flush()
@@ -79,7 +71,7 @@ def guarded(command: Callable[[], int]) -> int:
         print(f"albef-ds{_rank_label()}: interrupted", file=sys.stderr)
         return exit_codes.INTERRUPTED
     except BrokenPipeError:
-        # The reader (such as `head`) has gone; without this the interpreter complains once more while closing.
+        # The reader (such as `head`) has exited; without this the interpreter reports it again while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.BROKEN_PIPE
 
@@ -95,9 +87,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name == "help":
         name, rest = rest[0], ["--help"]
     if name.startswith("-"):
-        raise ConfigError(
-            f"{name} stands before a command: write `albef-ds COMMAND {name} ...`, for example albef-ds train {name}"
-        )
+        raise ConfigError(f"{name} is before the command: write `albef-ds COMMAND {name} ...`, for example albef-ds train {name}")
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"

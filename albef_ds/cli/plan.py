@@ -1,4 +1,4 @@
-"""`albef-ds plan`: what a run needs of each GPU's memory, the settings that fit, and how fast it will be."""
+"""`albef-ds plan`: counts the memory a run needs on each GPU, finds settings that fit, and estimates its speed."""
 
 from __future__ import annotations
 
@@ -6,82 +6,56 @@ import argparse
 import json
 from dataclasses import replace
 
-from albef_ds.cli.arguments import CommandParser, add_config_arguments, config_from
+from albef_ds.cli.arguments import CommandParser, add_config_arguments, config_from, positive_number, whole_number
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
 
 EXAMPLES = """\
-  the paper's run on 8 GPUs of 40 GB: settings that fit, to copy
+  settings for the paper's run that fit 8 GPUs of 40 GB
       albef-ds plan --recipe pretrain_4m --preset 8x40
   one rank's memory as configured
       albef-ds plan --recipe pretrain_large --gpus 8
-  is there room with a setting of one's own
+  check settings of your own
       albef-ds plan --recipe pretrain_4m --gpus 4 --memory 24 engine.stage=2 train.micro_batch_size=16
-  images per second, hours and efficiency on 1 to 1,024 GPUs, by a measured rate of one GPU
+  images per second, hours and efficiency on 1 to 1,024 GPUs, from the measured rate of one GPU
       albef-ds plan --recipe pretrain_14m --gpus 64 --throughput --hardware h100 --rate 310 train.micro_batch_size=8
 
-With --memory, what is not set here (engine.stage, compute.checkpoint_*, train.micro_batch_size) is chosen: the simplest
-that fits. Exit codes: 0 fits or no --memory given, 2 a mistake in what was given or nothing fits (one line says which)."""
+With --memory, the simplest fitting values are chosen for engine.stage, compute.checkpoint_* and train.micro_batch_size unless
+given here. Exit codes: 0 fits or no --memory given, 2 a user's mistake or nothing fits (one line says which)."""
 
 _PRESETS = ("1x24", "4x24", "8x40", "8x80", "32x80")
 _HARDWARE = ("a100", "a100-ethernet", "h100")
 _GIGABIT = 1e9 / 8
 
 
-def _gpus(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of GPUs: give 1 or more")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    return value if 0.0 < value < 1e6 else 0.0
-
-
-def _gigabytes(text: str) -> float:
-    if value := _number(text):
-        return value
-    raise argparse.ArgumentTypeError(f"{text} is not a size: give the GB of one GPU, such as 24")
-
-
-def _speed(text: str) -> float:
-    if value := _number(text):
-        return value
-    raise argparse.ArgumentTypeError(f"{text} is not a speed: give a number above 0, such as 300")
-
-
 def parser() -> CommandParser:
     """The arguments of `albef-ds plan`."""
-    command = CommandParser("plan", "Count what a run needs of each GPU's memory and choose settings that fit.", EXAMPLES)
+    command = CommandParser("plan", "Count the memory a run needs on each GPU and choose settings that fit.", EXAMPLES)
     add_config_arguments(command, required=True)
-    command.add_argument("--gpus", type=_gpus, metavar="N", help="number of GPUs, one rank each (default 1)")
-    command.add_argument("--memory", type=_gigabytes, metavar="GB", help="memory of one GPU, 1 GB = 2^30 bytes")
-    command.add_argument("--preset", choices=_PRESETS, help="GPUs x GB in place of --gpus and --memory")
+    command.add_argument("--gpus", type=whole_number(1), metavar="N", help="number of GPUs, one rank each (default 1)")
+    command.add_argument("--memory", type=positive_number, metavar="GB", help="memory of one GPU, 1 GB = 2^30 bytes")
+    command.add_argument("--preset", choices=_PRESETS, help="GPUs x GB, instead of --gpus and --memory")
     command.add_argument("--json", action="store_true", help="print JSON, sizes in bytes")
     speed = command.add_argument_group("throughput", "by a model of compute, network and loader (docs/performance.md)")
     speed.add_argument("--throughput", action="store_true", help="print images per second, hours and efficiency, not memory")
     speed.add_argument("--hardware", choices=_HARDWARE, default="h100", help="kind of cluster (default %(default)s)")
-    speed.add_argument("--rate", type=_speed, metavar="TFLOP/s", help="what one GPU reaches, where it was measured")
-    speed.add_argument("--network", type=_speed, metavar="Gbit/s", help="per GPU between nodes, in place of the preset's")
-    speed.add_argument("--loader", type=_speed, metavar="IMAGES/s", help="of one GPU's loader processes")
+    speed.add_argument("--rate", type=positive_number, metavar="TFLOP/s", help="measured rate of one GPU")
+    speed.add_argument("--network", type=positive_number, metavar="Gbit/s", help="per GPU between nodes, instead of the preset's")
+    speed.add_argument("--loader", type=positive_number, metavar="IMAGES/s", help="of one GPU's loader processes")
     speed.add_argument("--fixed-batch", action="store_true", help="keep the global batch at every number of GPUs")
     return command
 
 
 def _check_speeds(arguments: argparse.Namespace) -> None:
     if arguments.throughput and arguments.memory:
-        raise ConfigError("--memory chooses settings by memory: leave it out, or --throughput")
+        raise ConfigError("--memory does not apply to --throughput: leave one of them out")
     given = [name for name in ("rate", "network", "loader", "fixed_batch") if getattr(arguments, name)]
     if given and not arguments.throughput:
-        raise ConfigError(f"--{given[0].replace('_', '-')} says something about speed: add --throughput")
+        raise ConfigError(f"--{given[0].replace('_', '-')} is for speed only: add --throughput")
 
 
 def main(argv: list[str]) -> int:
-    """Print the plan. Raises `ConfigError` for anything the user can mend, too little memory included."""
+    """Prints the plan. Raises `ConfigError` for a user's mistake or too little memory."""
     arguments = parser().parse_intermixed_args(argv)
     if arguments.preset and (arguments.gpus or arguments.memory):
         raise ConfigError("--preset gives both: leave --gpus and --memory out")
@@ -107,10 +81,8 @@ def main(argv: list[str]) -> int:
         planning.check_micro_batch(config, gpus)
         plan = planning.make_plan(config, gpus, counts)
     largest = None if memory is None else planning.largest_micro_batch(plan.config, gpus, memory, counts)
-    if arguments.json:
-        print(json.dumps(to_json(plan, memory, largest, choice), indent=1))
-    else:
-        print(render(plan, memory, largest, choice))
+    shown = plan, memory, largest, choice
+    print(json.dumps(to_json(*shown), indent=1) if arguments.json else render(*shown))
     if memory is not None and plan.total > memory:
         room = f"train.micro_batch_size={largest} fits" if largest else "no micro-batch fits: raise engine.stage"
         raise ConfigError(f"the run needs {(plan.total - memory) / planning.GB:.1f} GB more than {gigabytes:g} GB: {room}")
@@ -137,7 +109,4 @@ def _print_throughput(config: RunConfig, arguments: argparse.Namespace) -> None:
     counts = count(config)
     one = forecast(config, counts, hardware, gpus)
     rows = scaling(config, counts, hardware, arguments.fixed_batch)
-    if arguments.json:
-        print(json.dumps(to_json(one, rows), indent=1))
-    else:
-        print(render(one, rows, arguments.fixed_batch))
+    print(json.dumps(to_json(one, rows), indent=1) if arguments.json else render(one, rows, arguments.fixed_batch))

@@ -1,4 +1,4 @@
-"""Progress of what takes longer than two seconds: a bar on a terminal, nothing elsewhere."""
+"""Shows progress on a terminal for work that takes longer than two seconds; prints nothing elsewhere."""
 
 from __future__ import annotations
 
@@ -13,30 +13,27 @@ DELAY = 2.0  # seconds
 
 
 class Bars:
-    """A bar per stage on standard error, from the third second of a stage on, gone when it ends.
-
-    Called as `evaluators.dealing.Progress`: (stage, done, total).
-    """
+    """One bar per stage on standard error, from its third second until it ends. Callable as `common.progress.Progress`."""
 
     def __init__(self) -> None:
         self._stage = ""
         self._bar: Any = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Say that `done` of `total` of `stage` are done."""
+        """Shows that `done` of `total` of `stage` are done."""
         if stage != self._stage or self._bar is None:
-            from tqdm import tqdm  # start-up time: most commands end before there is anything to show
+            from tqdm import tqdm  # start-up time: most commands end before a bar is due
 
             self.close()
             self._stage = stage
-            # disable=None: nothing where standard error is no terminal.
+            # disable=None: no bar unless standard error is a terminal.
             self._bar = tqdm(total=total, desc=stage, disable=None, delay=DELAY, leave=False, dynamic_ncols=True)
         self._bar.update(done - self._bar.n)
         if done >= total:
             self.close()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Removes the bar."""
         if self._bar is not None:
             self._bar.close()
         self._bar = None
@@ -44,15 +41,15 @@ class Bars:
 
 @contextlib.contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """A line on a terminal's standard error, from the third second of the block on: `what` is going on, and for how long.
+    """Shows `what` and the elapsed time on one line of standard error, from the third second of the block on.
 
-    For one step that cannot count itself; nothing else may be printed meanwhile. Nothing elsewhere.
+    For one step that cannot be counted; the block must not print.
     """
     if not sys.stderr.isatty():
         yield
         return
     ended = threading.Event()
-    thread = threading.Thread(target=_tell, args=(what, ended), daemon=True)
+    thread = threading.Thread(target=_show_time, args=(what, ended), daemon=True)
     thread.start()
     try:
         yield
@@ -61,9 +58,8 @@ def waiting(what: str) -> Iterator[None]:
         thread.join()
 
 
-def _tell(what: str, ended: threading.Event) -> None:
-    started = time.monotonic()
-    pause = DELAY
+def _show_time(what: str, ended: threading.Event) -> None:
+    started, pause = time.monotonic(), DELAY
     while not ended.wait(pause):
         pause = 1.0
         print(f"\r{what} ... {time.monotonic() - started:.0f} s", end="", file=sys.stderr, flush=True)

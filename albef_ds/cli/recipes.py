@@ -1,4 +1,4 @@
-"""`albef-ds recipes`: lists the recipes, or prints what is known about one."""
+"""`albef-ds recipes`: lists the recipes, or prints the documentation of one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from albef_ds.config.recipes import RECIPES, get_recipe, summary
 EXAMPLES = """\
   all of them, one line each
       albef-ds recipes
-  one of them: the paper's figure, hours, the exact command
+  one of them: the paper's figure, hours, exact command
       albef-ds recipes pretrain_4m"""
 
 
 def main(argv: list[str]) -> int:
-    """Print the list, or one recipe's documentation. Raises `UserError` for an unknown name."""
+    """Prints the list, or one recipe's documentation. Raises `UserError` for an unknown name."""
     command = CommandParser("recipes", "List the recipes that `albef-ds train --recipe` takes.", EXAMPLES)
     command.add_argument("name", nargs="?", help="print this recipe's figure, hours and command")
     command.add_argument("--json", action="store_true", help="print a JSON object of names and summaries")

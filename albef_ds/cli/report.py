@@ -1,4 +1,4 @@
-"""`albef-ds report`: one HTML page about a run."""
+"""`albef-ds report`: writes one HTML page about a run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from albef_ds.common.atomic_files import check_target, write_output
 EXAMPLES = """\
   the page in the run's folder
       albef-ds report runs/demo
-  elsewhere, to send to someone: everything is inside the file
+  another file, to send to someone: it contains everything
       albef-ds report runs/vqa --output vqa.html"""
 
 
 def main(argv: list[str]) -> int:
-    """Write the page. Raises `UserError` where there is no run, or the page cannot be written."""
+    """Writes the page. Raises `UserError` if there is no run or the page cannot be written."""
     command = CommandParser("report", "Write one page about a run: curves, evaluations, data, configuration.", EXAMPLES)
     command.add_argument("run", type=Path, metavar="RUN", help="folder of a run, which may still be running")
     command.add_argument("--output", type=Path, metavar="FILE", help="the page (RUN/report.html)")

@@ -1,4 +1,4 @@
-"""`albef-ds runs`: the runs below a folder, one line each."""
+"""`albef-ds runs`: lists the runs below a folder, one line each."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from albef_ds.common.errors import UserError
 from albef_ds.training.report.state import RunState, find_runs, state_of
 
 EXAMPLES = """\
-  those in runs/
+  the runs in runs/
       albef-ds runs
-  those of somebody else, for a program
+  another folder, as JSON
       albef-ds runs /scratch/them --json
 
-running: a log line came lately. finished: the planned length is reached and saved. stopped: `albef-ds train --config
-RUN/config.json --resume auto` goes on. broken off: there is no checkpoint to go on from."""
+running: the last log line is recent. finished: the planned length is reached and saved. stopped: `albef-ds train --config
+RUN/config.json --resume auto` continues. broken off: there is no checkpoint to continue from."""
 DEFAULT = Path("runs")
 
 
 def main(argv: list[str]) -> int:
-    """Print the list. Raises `UserError` where there is no such folder."""
+    """Prints the list. Raises `UserError` if there is no such folder."""
     command = CommandParser("runs", "List runs with their state, step, loss, speed and last metric.", EXAMPLES)
-    command.add_argument("folder", nargs="?", type=Path, default=DEFAULT, metavar="FOLDER", help="where they are (runs)")
+    command.add_argument("folder", nargs="?", type=Path, default=DEFAULT, metavar="FOLDER", help="folder of the runs (runs)")
     command.add_argument("--json", action="store_true", help="print a JSON list")
     arguments = command.parse_args(argv)
     found = []
@@ -39,12 +39,12 @@ def main(argv: list[str]) -> int:
     elif found:
         print(table(found))
     else:
-        print(f"no run below {arguments.folder}: `albef-ds train --output {arguments.folder}/NAME ...` makes one")
+        print(f"no run below {arguments.folder}: `albef-ds train --output {arguments.folder}/NAME ...` creates one")
     return 0
 
 
 def table(runs: list[RunState]) -> str:
-    """The list as text: a heading and one line per run."""
+    """The list as text: a header and one line per run."""
     rows = [("run", "recipe", "state", "step", "loss", "img/s", "last metric", "written")]
     for run in runs:
         total = f"/{run.total_steps:,}" if run.total_steps else ""

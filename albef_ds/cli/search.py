@@ -1,4 +1,4 @@
-"""`albef-ds search`: ranks a folder of pictures by a text, with ITC over all and ITM over the best, and writes a page."""
+"""`albef-ds search`: ranks the images of a folder by a text (ITC for all, ITM for the best) and writes a page."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from albef_ds.cli.progress_bar import Bars, waiting
 from albef_ds.common.atomic_files import check_target
 
 EXAMPLES = """\
-  the first time indexes the folder, later only what is new in it
+  the first call indexes the folder, later calls only its new images
       albef-ds search --model runs/retrieval_coco --images photos --text "a dog on a beach"
-  more pictures, more of them judged by ITM
+  show more images, re-rank more of them by ITM
       albef-ds search --model runs/retrieval_coco --images photos --text "a dog on a beach" --top 50 --rerank 256"""
 
 
 def main(argv: list[str]) -> int:
-    """Print the ranking and write the page. Raises `UserError` for a model or folder that cannot be used."""
-    command = CommandParser("search", "Rank a folder of pictures by a text.", EXAMPLES)
+    """Prints the ranking and writes the page. Raises `UserError` if the model or folder cannot be used."""
+    command = CommandParser("search", "Rank a folder of images by a text.", EXAMPLES)
     command.add_argument("--model", required=True, metavar="PATH", help="a run, checkpoint or file with ITC and ITM")
     command.add_argument("--images", required=True, type=Path, metavar="FOLDER", help="JPEG, PNG and WebP files, subfolders too")
     command.add_argument("--text", required=True, metavar="TEXT", help="what to look for")
-    command.add_argument("--top", type=whole_number(1), default=12, metavar="N", help="pictures shown (12)")
-    command.add_argument("--rerank", type=whole_number(0), default=64, metavar="N", help="pictures judged by ITM (64)")
+    command.add_argument("--top", type=whole_number(1), default=12, metavar="N", help="images shown (12)")
+    command.add_argument("--rerank", type=whole_number(0), default=64, metavar="N", help="images re-ranked by ITM (64)")
     command.add_argument("--output", type=Path, default=Path("search.html"), metavar="FILE", help="the page (search.html)")
     command.add_argument("--index", type=Path, metavar="FILE", help="file of features (FOLDER/.albef-index.safetensors)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
 
     with waiting("reading the model"):
         model = load(arguments.model, device=arguments.device)
-    model.encode_text(arguments.text)  # what is wrong with model or text is said before all pictures are looked at
+    model.encode_text(arguments.text)  # report problems of model or text before all images are read
     index = index_folder(model, arguments.images, arguments.index, Bars())
     hits = search(model, index, arguments.text, top=arguments.top, rerank=arguments.rerank)
     write_page(arguments.output, arguments.text, hits)
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
         return 0
     for path, reason in index.unreadable:
         print(f"left out: {path} ({reason})")
-    print(f"{len(index.paths)} pictures, {index.added} of them new in the index")
+    print(f"{len(index.paths)} images, {index.added} of them new in the index")
     for number, hit in enumerate(hits, start=1):
         match = "" if hit.match is None else f", match {hit.match:.3f}"
         print(f"{number:3d}. {hit.path}  similarity {hit.similarity:.3f}{match}")

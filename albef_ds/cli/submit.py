@@ -1,56 +1,54 @@
-"""`albef-ds submit`: shows what a job would be, asks Slurm whether it would take it, submits it, follows its log."""
+"""`albef-ds submit`: shows a job, lets Slurm check it, submits it and follows its log."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.arguments import CommandParser, whole_number
 from albef_ds.cli.slurm.data_chain import chain
 from albef_ds.cli.slurm.job import run_config
 from albef_ds.launch.slurm.site import Site
 from albef_ds.launch.slurm.submit import Submission, follow, plan_text, scripts_folder
 
 EXAMPLES = """\
-  what would be submitted, with its plan, and whether Slurm would take it
+  show the job, its plan and Slurm's check, without submitting
       albef-ds submit --dry-run --nodes 4 --gpus-per-node 8 --time 24:00:00 --recipe pretrain_14m data.shards=SHARDS \\
           init.visual_encoder=VIT_FILE init.text_encoder=BERT_FOLDER output=runs/14m
   submit it and watch
       albef-ds submit --follow --nodes 4 ...
   check the nodes only
       albef-ds submit --job preflight --nodes 4 --recipe pretrain_14m data.shards=SHARDS output=runs/14m
-  the data chain, arrays of 64 tasks, each stage after the one before
+  the data chain in arrays of 64 tasks, each stage after the previous one
       albef-ds submit --job data --tasks 64 --time 8:00:00 --sbatch=--cpus-per-task=16 --work work --out corpus \\
           --samples-per-shard 10000 --source cc12m=img2dataset:/data/cc12m
 
-What submit does not know itself goes to the job: the arguments of `albef-ds train` or `evaluate`, or of `albef-data build`.
-Partition, account and the like are in slurm/site.env. Exit codes: 0, 1 a followed job failed, 2 a mistake in what was given."""
+All other arguments are passed to the job: those of `albef-ds train`, `evaluate` or `albef-data build`. Partition, account and
+the like are in slurm/site.env. Exit codes: 0, 1 a followed job failed, 2 a user's mistake."""
 
 _JOBS = ("pretrain", "finetune", "evaluate", "preflight", "data")
 
 
 def parser() -> CommandParser:
-    """The arguments of `albef-ds submit`; all others are the job's."""
+    """The arguments of `albef-ds submit`; all others are passed to the job."""
     command = CommandParser("submit", "Submit a job to Slurm after showing its plan.", EXAMPLES)
     command.add_argument("--job", choices=_JOBS, default="pretrain", help="which script of slurm/ (pretrain)")
-    command.add_argument("--nodes", type=_count, default=1, metavar="N", help="nodes (1)")
-    command.add_argument("--gpus-per-node", type=_count, default=8, metavar="N", help="GPUs of each, one rank per GPU (8)")
-    command.add_argument("--tasks", type=_count, default=8, metavar="N", help="array tasks of the data chain (8)")
-    command.add_argument("--time", metavar="TIME", help="time limit of one attempt, as sbatch takes it; the job goes on after it")
+    command.add_argument("--nodes", type=whole_number(1), default=1, metavar="N", help="nodes (1)")
     command.add_argument(
-        "--memory", type=float, metavar="GB", help="memory of one GPU: refuse a run that is planned to need more"
+        "--gpus-per-node", type=whole_number(1), default=8, metavar="N", help="GPUs of each, one rank per GPU (8)"
     )
+    command.add_argument("--tasks", type=whole_number(1), default=8, metavar="N", help="array tasks of the data chain (8)")
+    command.add_argument("--time", metavar="TIME", help="time limit of one attempt, as for sbatch; the job continues after it")
+    command.add_argument("--memory", type=float, metavar="GB", help="memory of one GPU; a run that needs more is refused")
     command.add_argument("--site", type=Path, metavar="FILE", help="site file (slurm/site.env)")
-    command.add_argument(
-        "--sbatch", action="append", default=[], metavar="OPTION", help="option of sbatch, as --sbatch=--exclusive"
-    )
+    command.add_argument("--sbatch", action="append", default=[], metavar="OPTION", help="sbatch option: --sbatch=--exclusive")
     command.add_argument("--follow", action="store_true", help="print the log until the job has ended; Ctrl-C leaves it running")
     command.add_argument("--dry-run", action="store_true", help="show and check, do not submit")
     return command
 
 
 def main(argv: list[str]) -> int:
-    """Submit as `argv` says. Raises `UserError` for anything the user can mend, a refusal by Slurm included."""
+    """Submits the job. Raises `UserError` for a user's mistake or a refusal by Slurm."""
     arguments, passed = parser().parse_known_args(argv)
     site = _site(arguments.site)
     if arguments.job == "data":
@@ -70,7 +68,7 @@ def main(argv: list[str]) -> int:
 
 
 def _submit_chain(arguments: argparse.Namespace, passed: list[str], site: Site) -> int:
-    """Submit the stages, each to start when the one before has ended well."""
+    """Submits the stages, each to start when the previous one has succeeded."""
     jobs = chain(passed, arguments.tasks)
     before = ""
     for number, stage in enumerate(jobs):
@@ -100,9 +98,3 @@ def _site(given: Path | None) -> Site:
     if given is not None:
         return Site.load(given)
     return Site.load(default) if default.exists() else Site()
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number: give 1 or more")
-    return int(text)

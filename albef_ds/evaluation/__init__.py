@@ -1,1 +1,1 @@
-"""Scoring runs and models: splits, checkpoints, protocols. Measures are in `metrics/`, each task's way to them in `tasks/`."""
+"""Scores runs and models: splits, checkpoints, protocols. Metrics are in `metrics/`, their choice per task in `tasks/`."""

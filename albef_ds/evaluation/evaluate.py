@@ -1,6 +1,6 @@
-"""Evaluates a task on one split of its annotations, in the way that the task's record names (`tasks/registry.py`).
+"""Evaluates a task on one split of its annotations, as `tasks/registry.py` defines for its kind.
 
-Used by the trainer for the validation split and by `albef-ds evaluate` for every other. All ranks call it together.
+The trainer uses it for the validation split, `albef-ds evaluate` for every split. All ranks call it together.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from albef_ds.tasks.registry import evaluation_of
 
 
 def check_validation(config: RunConfig) -> None:
-    """Open what `evaluate_validation` will read, so that a wrong path is met before the training and not after it.
+    """Opens the files that `evaluate_validation` will read, so that a wrong path is reported before the training.
 
     Raises:
-        UserError: files or pictures that are missing, damaged or of another form.
+        UserError: files or images are missing, damaged or of another format.
     """
     data = config.data
     if data.eval_annotations:
@@ -38,7 +38,7 @@ def check_validation(config: RunConfig) -> None:
 
 
 def evaluate_validation(task: Task, config: RunConfig, device: torch.device) -> dict[str, float]:
-    """What the trainer reports: of `data.eval_annotations`, or of `data.eval_shards`; empty if neither is evaluated."""
+    """Metrics on `data.eval_annotations`, else on `data.eval_shards`; empty if neither is evaluated."""
     if config.data.eval_annotations:
         return evaluate(task, config, device, config.data.eval_annotations, "val", limit=config.train.eval_samples).metrics
     if has_corpus(config):
@@ -49,7 +49,7 @@ def evaluate_validation(task: Task, config: RunConfig, device: torch.device) -> 
 
 
 def has_corpus(config: RunConfig) -> bool:
-    """Whether the task is evaluated on a corpus, and `data.eval_shards` names one."""
+    """True if the task is evaluated on a corpus and `data.eval_shards` names one."""
     evaluation = evaluation_of(config)
     return bool(config.data.eval_shards) and evaluation is not None and evaluation.corpus_set is not None
 
@@ -64,19 +64,19 @@ def evaluate(
     *,
     limit: int = 0,
 ) -> Scores:
-    """Evaluate `task` on the files `annotations`.
+    """Evaluates `task` on the files `annotations`.
 
     Args:
-        task: on `device`, as an engine holds it or plain.
+        task: on `device`, owned by an engine or not.
         config: the run's configuration.
-        device: where to compute.
-        annotations: comma-separated files, as `data.eval_annotations`.
-        split: which part of a file that holds several (Karpathy's).
+        device: device to compute on.
+        annotations: comma-separated files, as in `data.eval_annotations`.
+        split: part of a file that holds several (Karpathy's).
         options: see `EvaluationOptions`.
-        limit: take the first so many records; 0 takes all.
+        limit: number of records to take from the start; 0 takes all.
 
     Raises:
-        UserError: a file that is missing or of another form, missing pictures, or a task without an evaluation.
+        UserError: a file is missing or of another format, images are missing, or the task has no evaluation.
     """
     evaluation = _evaluation(config)
     records = read_records(evaluation.read, config, annotations, split)[: limit or None]

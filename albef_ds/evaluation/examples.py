@@ -1,8 +1,7 @@
-"""What a model sees at an evaluation, as pictures for TensorBoard: examples with their texts, what captions retrieve, Grad-CAM.
+"""Images for TensorBoard at every evaluation: examples with their texts, the images that captions retrieve, and Grad-CAM.
 
-A look at a few samples beside the measure that `evaluation/evaluate.py` takes: the first of the validation split, the same
-at every evaluation. Nothing random, nothing kept in the model: a run's losses are the same with and without. The grid is ordered
-by ITC among at most GALLERY pictures and is no recall.
+They show the first samples of the validation split, the same at every evaluation. Nothing is random and the model keeps nothing,
+so a run's losses do not change. The grid is ordered by ITC among at most GALLERY images and is not a recall.
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ from albef_ds.tasks.contrastive import ContrastiveTask
 from albef_ds.tasks.registry import evaluation_of
 
 GALLERY = 64
-"""Pictures that captions choose from."""
+"""Largest number of images that captions choose from."""
 SHOWN = 5
-"""Answers per caption."""
-_SIDE, _TEXT = 112, 170  # pixels of a picture and of the column of texts
+"""Images shown per caption."""
+_SIDE, _TEXT = 112, 170  # pixels: height of an image, width of the column of texts
 _RIGHT = (26, 127, 55)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """N pictures with a text each; `num_shown` of them are drawn, all are candidates of the grid."""
+    """N images with one text each; the first `num_shown` are drawn, all are candidates of the grid."""
 
     images: Tensor
     """float32 (N, 3, S, S)."""
@@ -51,14 +50,14 @@ class Examples:
     texts: list[str]
     num_shown: int
     boxes: list[Box] | None = None
-    """Where each text's object is, as shares of width and height; None where nobody says."""
+    """Box of each text's object, as shares of width and height; None if not annotated."""
 
 
 def read_examples(config: RunConfig) -> Examples | None:
-    """The first samples of the validation split; None where there is none.
+    """The first samples of the validation split; None without one.
 
     Raises:
-        UserError: files or pictures that cannot be used.
+        UserError: files or images cannot be used.
     """
     data, side, shown, evaluation = config.data, config.model.vision.image_size, config.train.eval_pictures, evaluation_of(config)
     if data.eval_annotations and evaluation is not None:
@@ -67,7 +66,7 @@ def read_examples(config: RunConfig) -> Examples | None:
             return _pairs(PairSet(cast(list[CaptionRecord], records), data, side, limit=GALLERY), shown)
         chosen: list[Any] = records[:shown]
         batch = TextImageSet(chosen, data, side).batch(range(len(chosen)))
-        # NLVR2 has two pictures per sentence, side by side.
+        # NLVR2 has two images per sentence: put them side by side.
         images = batch.images if batch.images.dim() == 4 else torch.cat(list(batch.images.unbind(1)), dim=-1)
         boxes = [_share(record.box, record.width, record.height) for record in chosen if isinstance(record, ExpressionRecord)]
         texts = [record_text(record) for record in chosen]
@@ -78,7 +77,7 @@ def read_examples(config: RunConfig) -> Examples | None:
 
 
 def _pairs(data: RetrievalSet | PairSet, shown: int) -> Examples:
-    """Every picture with its first caption."""
+    """Every image with its first caption."""
     owners = data.caption_image.tolist()
     first = [owners.index(number) for number in range(data.num_images)]
     [(ids, mask)] = list(data.text_batches(len(owners)))
@@ -87,9 +86,9 @@ def _pairs(data: RetrievalSet | PairSet, shown: int) -> Examples:
 
 
 def draw(task: Task, examples: Examples, device: torch.device, batch_size: int) -> tuple[dict[str, Image.Image], str]:
-    """Pictures by name, and a remark where one cannot be made; empty on ranks other than 0.
+    """Images by name, and a remark if one cannot be drawn; both empty on ranks other than 0.
 
-    With sharded parameters all ranks call it together, else rank 0 may call it alone.
+    All ranks must call it together if parameters are sharded, otherwise rank 0 may call it alone.
     """
     named = {"examples": _sheet(examples)}
     remark = ""
@@ -97,20 +96,20 @@ def draw(task: Task, examples: Examples, device: torch.device, batch_size: int) 
         with eval_mode(task.model, task.itm_head):
             named["retrieval_grid"] = _grid(task, examples, device, batch_size)
             if is_sharded(task):
-                remark = "Grad-CAM needs whole parameters, which engine.stage=3 does not keep: it is not drawn"
+                remark = "Grad-CAM is not drawn: it needs whole parameters, which engine.stage=3 does not keep"
             else:
                 named["gradcam"] = _heat(task, examples, device)
     return (named, remark) if comm.rank() == 0 else ({}, "")
 
 
 def is_sharded(task: Task) -> bool:
-    """Whether this rank holds parts of parameters only (ZeRO-3)."""
+    """True if this rank holds only parts of the parameters (ZeRO-3)."""
     return any(parameter.numel() == 0 for parameter in task.parameters())
 
 
 @torch.no_grad()
 def _grid(task: ContrastiveTask, examples: Examples, device: torch.device, batch_size: int) -> Image.Image:
-    """A row per caption: the pictures closest to it, best first, its own outlined."""
+    """One row per caption with its closest images, best first; its own is outlined."""
     model = task.model
     starts = range(0, len(examples.images), batch_size)
     batches = (examples.images[start : start + batch_size].to(device) for start in starts)
@@ -120,13 +119,12 @@ def _grid(task: ContrastiveTask, examples: Examples, device: torch.device, batch
     best = (queries @ torch.cat(features).t()).topk(min(SHOWN, len(examples.images)), dim=1).indices.tolist()
     rows = []
     for query, answers in enumerate(best):
-        cells = [(to_pil_image(examples.images[answer]), answer == query) for answer in answers]
-        rows.append((examples.texts[query], cells))
+        rows.append((examples.texts[query], [(to_pil_image(examples.images[answer]), answer == query) for answer in answers]))
     return _table(rows)
 
 
 def _heat(task: ContrastiveTask, examples: Examples, device: torch.device) -> Image.Image:
-    """A row per text: its picture, and where the matching score finds it; the box that is meant where one is known."""
+    """One row per text: its image, and the image under the Grad-CAM of the matching score with the annotated box, if any."""
     shown = slice(examples.num_shown)
     images, ids, mask = (part[shown].to(device) for part in (examples.images, examples.token_ids, examples.token_mask))
     with torch.no_grad():
@@ -134,20 +132,20 @@ def _heat(task: ContrastiveTask, examples: Examples, device: torch.device) -> Im
     cam = itm_gradcam(task.model, task.itm_head, image_embeds, text_embeds, mask)
     rows = []
     for number, (text, heat) in enumerate(zip(examples.texts, cam.sentence.float().cpu(), strict=False)):
-        picture = to_pil_image(examples.images[number])
-        boxes = [] if examples.boxes is None else [_corners(examples.boxes[number], picture)]
-        rows.append((f"{text} ({float(cam.scores[number]):.2f})", [(picture, False), (overlay(picture, heat, boxes), False)]))
+        image = to_pil_image(examples.images[number])
+        boxes = [] if examples.boxes is None else [_corners(examples.boxes[number], image)]
+        rows.append((f"{text} ({float(cam.scores[number]):.2f})", [(image, False), (overlay(image, heat, boxes), False)]))
     return _table(rows)
 
 
 def _sheet(examples: Examples) -> Image.Image:
-    """The pictures with their texts."""
+    """The shown images with their texts."""
     texts = examples.texts[: examples.num_shown]
     return _table([(text, [(to_pil_image(examples.images[number]), False)]) for number, text in enumerate(texts)])
 
 
 def _table(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, bool]]]]) -> Image.Image:
-    """Rows of a text and pictures of one height; those marked are outlined."""
+    """A sheet with one row per text and its images at one height; marked images are outlined."""
     widths = [sum(_width(image) + 6 for image, _ in cells) for _, cells in rows]
     sheet = Image.new("RGB", (_TEXT + max(widths, default=0), max(1, len(rows)) * (_SIDE + 6)), "white")
     canvas = ImageDraw.Draw(sheet)
@@ -170,6 +168,6 @@ def _share(box: Box, width: int, height: int) -> Box:
     return box[0] / width, box[1] / height, box[2] / width, box[3] / height
 
 
-def _corners(box: Box, picture: Image.Image) -> tuple[float, float, float, float]:
-    left, top = box[0] * picture.width, box[1] * picture.height
-    return left, top, left + box[2] * picture.width, top + box[3] * picture.height
+def _corners(box: Box, image: Image.Image) -> tuple[float, float, float, float]:
+    left, top = box[0] * image.width, box[1] * image.height
+    return left, top, left + box[2] * image.width, top + box[3] * image.height

@@ -1,4 +1,4 @@
-"""Heat maps laid over a picture, as one PNG. Computes no maps."""
+"""Draws heat maps over an image. Computes no maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NARROWEST = 160
 
 
 def overlay(image: Image.Image, heat: Tensor, boxes: Sequence[tuple[float, float, float, float]] = ()) -> Image.Image:
-    """`image` under a map (h, w) from blue over yellow to red, scaled to its largest value; boxes in pixels, the first thick."""
+    """`image` under a map (h, w) from blue over yellow to red, scaled by its maximum, with boxes in pixels, the first thick."""
     scaled = F.interpolate(heat[None, None].float(), (image.height, image.width), mode="bilinear", align_corners=False)[0, 0]
     values = (scaled / scaled.max().clamp(min=torch.finfo(scaled.dtype).tiny)).clamp(0, 1).numpy()[..., None]
     cold, warm, hot = (np.array(colour, np.float32) for colour in ((40, 60, 160), (250, 220, 60), (220, 30, 30)))
@@ -34,7 +34,7 @@ def overlay(image: Image.Image, heat: Tensor, boxes: Sequence[tuple[float, float
 
 
 def panels(entries: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Pictures side by side, each under its name."""
+    """The images side by side, each under its name."""
     wide = [
         (name, image.resize((max(_NARROWEST, image.width), round(image.height * max(_NARROWEST, image.width) / image.width))))
         for name, image in entries
@@ -49,7 +49,7 @@ def panels(entries: Sequence[tuple[str, Image.Image]]) -> Image.Image:
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write `image`. Raises `UserError` where it cannot be written."""
+    """Writes `image`. Raises `UserError` if it cannot be written."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     write_output(path, buffer.getvalue())

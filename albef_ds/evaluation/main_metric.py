@@ -1,4 +1,4 @@
-"""The metric that a run's checkpoints are chosen by. Needs no torch: a list of runs shows it."""
+"""The main metric of a task, by which checkpoints are chosen. Does not import torch: `albef-ds runs` uses it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from albef_ds.config.schema import RunConfig
 
 
 def main_metric_name(config: RunConfig, metrics: Mapping[str, object]) -> str | None:
-    """The name of the task's main metric among `metrics`, None if it is not there."""
+    """The name of the task's main metric in `metrics`; None if it is missing."""
     for name in config.task.main_metrics:
         if name in metrics:
             return name
-        # Without re-ranking or proposals the next of the same beginning serves.
-        similar = [key for key in metrics if key.startswith(name.rsplit("_", 1)[0])]
-        if similar:
+        # Without re-ranking or proposals, take the first metric with the same beginning.
+        if similar := [key for key in metrics if key.startswith(name.rsplit("_", 1)[0])]:
             return similar[0]
     return None
 
@@ -24,7 +23,7 @@ def main_metric(config: RunConfig, metrics: Mapping[str, float]) -> tuple[str, f
     """Name and value of the task's main metric.
 
     Raises:
-        DataError: the split has none, such as questions without answers.
+        DataError: the split has no main metric, for example questions without answers.
     """
     name = main_metric_name(config, metrics)
     if name is None:

@@ -1,4 +1,4 @@
-"""Named protocols of zero-shot evaluation: what a model may have been trained on for a score to go by that name."""
+"""Named zero-shot protocols: the training data that a model must and must not have seen for a score of that name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from albef_ds.tasks.registry import kind_of
 
 @dataclass(frozen=True)
 class Protocol:
-    """One named protocol. `needs` and `forbids` are recipes; `paper` says what the paper reports under it."""
+    """One protocol. `needs` and `forbids` are recipes; `paper` is the figure that the paper reports."""
 
     data: str
     needs: tuple[str, ...]
@@ -24,43 +24,43 @@ class Protocol:
 
 PROTOCOLS: dict[str, Protocol] = {
     "flickr30k_zero_shot": Protocol(
-        "Flickr30K test (Karpathy), 1,000 pictures",
+        "Flickr30K test (Karpathy), 1,000 images",
         ("retrieval_coco",),
         ("retrieval_flickr",),
         128,
         "R@1 90.5 / 76.8 (4M), of the model fine-tuned on COCO",
     ),
     "flickr30k_pretrained": Protocol(
-        "Flickr30K test (Karpathy), 1,000 pictures",
+        "Flickr30K test (Karpathy), 1,000 images",
         (),
         ("retrieval_flickr", "retrieval_coco"),
         128,
         "R@1 84.9 / 68.18 (4M), of the pretraining checkpoint",
     ),
     "coco_pretrained": Protocol(
-        "COCO test (Karpathy), 5,000 pictures", (), ("retrieval_coco", "retrieval_flickr"), 256, "not reported"
+        "COCO test (Karpathy), 5,000 images", (), ("retrieval_coco", "retrieval_flickr"), 256, "not reported"
     ),
 }
-"""Every protocol by its name."""
+"""Every protocol by name."""
 
 
 def check_protocol(name: str, config: RunConfig, lineage: list[dict[str, Any]]) -> Protocol:
-    """The protocol `name`, if a model of `lineage` may be scored under it.
+    """The protocol `name`, if a model trained as `lineage` says may be scored under it.
 
     Raises:
-        ConfigError: an unknown name, a model that cannot retrieve, or a lineage that the protocol excludes.
+        ConfigError: the name is unknown, the model cannot retrieve, or the protocol excludes its training.
     """
     if name not in PROTOCOLS:
         raise ConfigError(f"there is no protocol {name}: choose one of {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[name]
     if "match" not in kind_of(config.task).uses:
-        raise ConfigError(f"protocol {name} is retrieval, the model's task is {config.task.kind}: give a retrieval model")
+        raise ConfigError(f"protocol {name} is for retrieval, but the model's task is {config.task.kind}: give a retrieval model")
     recipes = recipes_in(lineage)
     for needed in protocol.needs:
         if needed not in recipes:
             behind = " > ".join(recipes) or "unknown"
             raise ConfigError(
-                f"protocol {name} scores a model fine-tuned with {needed}, this one's lineage is {behind}: fine-tune with "
+                f"protocol {name} needs a model fine-tuned with {needed}, but this one's lineage is {behind}: fine-tune with "
                 f"the recipe {needed} first, or use the protocol flickr30k_pretrained"
             )
     for forbidden in protocol.forbids:

@@ -1,4 +1,4 @@
-"""Scores of a run: a checkpoint chosen on validation, the test splits scored once with it, and `metrics.json`."""
+"""Scores a run: chooses a checkpoint on validation, scores the test splits once with it, writes `metrics.json`."""
 
 from __future__ import annotations
 
@@ -33,40 +33,39 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be scored, and how."""
+    """Model to score, and options."""
 
     path: Path
-    """A run, a checkpoint or any whole model."""
+    """A run, a checkpoint or any complete model."""
     overrides: Sequence[str] = ()
     weights: Weights = "student"
     protocol: str = ""
     generate: bool = False
     layer: int | None = None
     splits: dict[str, str] = field(default_factory=dict)
-    """Name to annotation files; empty: those of `data.test_annotations`."""
+    """Split name to annotation files; empty: `data.test_annotations`."""
 
 
 def score(request: Request, output: Path, device: torch.device, say: Say = print, progress: Progress = silent) -> dict[str, Any]:
-    """Choose a checkpoint on validation if the path is a run with several, score the splits, write `output`/metrics.json.
+    """Chooses a checkpoint on validation if the path is a run with several, scores the splits, writes `output`/metrics.json.
 
     Raises:
-        ConfigError: no model, nothing to score, a protocol that excludes the model, or annotations that cannot be used.
+        ConfigError: no model, nothing to score, the protocol excludes the model, or annotations cannot be used.
     """
     candidates = _candidates(request.path)
     config = _config(candidates[0], request)
     validation: dict[str, dict[str, float]] = {}
     if config.data.eval_annotations and (len(candidates) > 1 or not request.protocol):
         for candidate in candidates:
-            validation[candidate.name] = _scores(
-                candidate, request, device, config.data.eval_annotations, "val", progress
-            ).metrics
+            scores = _scores(candidate, request, device, config.data.eval_annotations, "val", progress)
+            validation[candidate.name] = scores.metrics
             name, value = main_metric(config, validation[candidate.name])
             say(f"{candidate.name}: validation {name} {value:.2f}")
     chosen = candidates[-1]
     if validation:
         chosen = max(candidates, key=lambda candidate: main_metric(config, validation[candidate.name])[1])
     elif len(candidates) > 1:
-        say(f"data.eval_annotations is empty, so no checkpoint can be chosen by validation: taking the last, {chosen.name}")
+        say(f"data.eval_annotations is empty, so validation cannot choose a checkpoint: taking the last, {chosen.name}")
     found = read_model(chosen, request.overrides)
     lineage = lineage_of(found)
     if request.protocol:
@@ -88,7 +87,7 @@ def score(request: Request, output: Path, device: torch.device, say: Say = print
         "validation": validation,
         "splits": {},
     }
-    say(f"overlap of the pretraining pictures with evaluation sets: {record['overlap']}")
+    say(f"overlap of the pretraining images with evaluation sets: {record['overlap']}")
     for split, files in splits.items():
         scores = _scores(chosen, request, device, files, "test", progress)
         record["splits"][split] = scores.metrics
@@ -104,7 +103,7 @@ def score(request: Request, output: Path, device: torch.device, say: Say = print
 
 
 def named_files(setting: str) -> dict[str, str]:
-    """`NAME=FILE` or FILE, comma-separated -> name to file; a file's own stem where it has no name."""
+    """Name to file, from comma-separated `NAME=FILE` or FILE; without a name, the file's stem is used."""
     found: dict[str, str] = {}
     for part in filter(None, (piece.strip() for piece in setting.split(","))):
         name, equals, path = part.partition("=")
@@ -113,12 +112,12 @@ def named_files(setting: str) -> dict[str, str]:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write `record` as JSON. Raises `UserError` where it cannot be written."""
+    """Writes `record` as JSON. Raises `UserError` if it cannot be written."""
     write_output(path, json.dumps(record, indent=1) + "\n")
 
 
 def _candidates(path: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first, or the one model that `path` is."""
+    """The checkpoints of a run, oldest first; `[path]` if it is a model itself."""
     root = path / CHECKPOINTS_FOLDER
     if not root.is_dir():
         return [path]

@@ -1,4 +1,4 @@
-"""Where a model's weights come from: the runs behind a checkpoint, oldest first, each with a hash of its weights."""
+"""Lineage of a model: the runs that its weights come from, oldest first, each with a hash of its weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from albef_ds.data.shards.format import Manifest
 
 
 def weights_hash(found: Found) -> str:
-    """SHA-256 of the file that holds the student; of a model in several files, of the first."""
+    """SHA-256 of the file that holds the student; if it is split into several files, of the first."""
     if found.path.is_file():
         return digest(found.path).sha256
     chosen = found.path / STUDENT_NAME
@@ -22,9 +22,9 @@ def weights_hash(found: Found) -> str:
 
 
 def lineage_of(found: Found) -> list[dict[str, Any]]:
-    """The steps that led to a model, oldest first: for a run its recipe, task and weights, for other files what they say.
+    """The steps that led to a model, oldest first: recipe, task and weights of a run; the stored lineage of other files.
 
-    A run whose initial weights are gone says so; nothing is guessed.
+    If a run's initial weights are gone, a step says so.
     """
     steps = list(found.model.lineage) if found.form != "checkpoint" else []
     if found.form == "checkpoint":
@@ -43,14 +43,14 @@ def lineage_of(found: Found) -> list[dict[str, Any]]:
 
 
 def recipes_in(lineage: list[dict[str, Any]]) -> list[str]:
-    """Names of the recipes in a lineage, those in the lineages of model folders included."""
+    """Names of the recipes in a lineage."""
     return [str(step["recipe"]) for step in lineage if step.get("recipe")]
 
 
 def overlap_of(found: Found) -> dict[str, Any]:
-    """What decontamination found of each evaluation set in the corpora behind a model; empty where that is not known.
+    """Overlap of the model's training corpora with evaluation sets, as decontamination found it; empty if unknown.
 
-    Set name to {pictures, found}, as the manifest of the pretraining shards records it.
+    Maps set name to {pictures, found}, as in the manifest of the pretraining shards.
     """
     config = found.model.config
     sets: dict[str, Any] = {}

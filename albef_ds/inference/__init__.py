@@ -1,1 +1,1 @@
-"""Using a trained model: the Python interface, search, export."""
+"""Uses a trained model: the Python interface, search and export."""

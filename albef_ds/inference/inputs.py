@@ -1,4 +1,4 @@
-"""Pictures and texts as people have them: paths, PIL pictures, tensors, one or many. Knows no model."""
+"""Reads images and texts from paths, PIL images, strings or tensors, one or many. Knows no model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import decode
 
 ImageInput = str | Path | Image.Image | Tensor
-"""A path, a PIL picture, or a tensor: uint8 (3, H, W) of any size, or float (3, S, S) normalised and of the model's size."""
+"""A path, a PIL image, or a tensor: uint8 (3, H, W) of any size, or normalised float (3, S, S) of the model's size."""
 Images = ImageInput | Sequence[ImageInput]
 Texts = str | Sequence[str]
 
@@ -24,23 +24,23 @@ _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def pixels_of(image: ImageInput, size: int, max_pixels: int) -> Tensor:
-    """One picture as the model takes it, float32 (3, size, size): the evaluation view of `data.transforms`.
+    """One image as the model takes it: float32 (3, size, size), the evaluation view of `data.images.decode`.
 
     Raises:
-        DataError: it cannot be read, has more than `max_pixels`, or is a tensor of another form.
+        DataError: it cannot be read, has more than `max_pixels` pixels, or is a tensor of another shape or type.
     """
     if isinstance(image, Tensor) and image.is_floating_point() and image.shape == (3, size, size):
         return image.float().cpu()
     try:
         return decode.resize(_bytes_of(image, size), max_pixels, size)
     except OSError as error:
-        raise DataError(f"{image} cannot be read ({error.strerror}): give the path of a picture") from None
+        raise DataError(f"{image} cannot be read ({error.strerror}): give the path of an image") from None
     except BrokenSampleError as error:
-        raise DataError(f"{image} is no picture that can be used ({error}): give a JPEG, PNG or WebP file") from None
+        raise DataError(f"{image} is not a usable image ({error}): give a JPEG, PNG or WebP file") from None
 
 
 def size_of(image: ImageInput, max_pixels: int) -> tuple[int, int]:
-    """Width and height of a picture in its own pixels, upright; it is one that `pixels_of` takes."""
+    """Width and height in pixels of an image that `pixels_of` takes, after EXIF rotation."""
     if isinstance(image, Tensor):
         return image.shape[2], image.shape[1]
     if isinstance(image, Image.Image):
@@ -49,17 +49,17 @@ def size_of(image: ImageInput, max_pixels: int) -> tuple[int, int]:
 
 
 def many(items: Any) -> list[Any]:
-    """One thing as a list of it; a tensor (B, 3, H, W) as its pictures. Raises `ConfigError` where there is none."""
+    """One or many items as a list; a tensor (B, 3, H, W) as its images. Raises `ConfigError` if it is empty."""
     if isinstance(items, str | Path | Image.Image) or (isinstance(items, Tensor) and items.dim() == 3):
         return [items]
     listed = list(items)
     if not listed:
-        raise ConfigError("no picture or text was given: give one or more")
+        raise ConfigError("no image or text was given: give one or more")
     return listed
 
 
 def batches(items: Any, size: int) -> Iterator[list[Any]]:
-    """`many(items)` in lists of at most `size`."""
+    """Yields `many(items)` in lists of at most `size`. Raises `ConfigError` if `size` is below 1."""
     listed = many(items)
     if size < 1:
         raise ConfigError(f"batch_size is {size}: give 1 or more")
@@ -68,20 +68,20 @@ def batches(items: Any, size: int) -> Iterator[list[Any]]:
 
 
 def paired(images: list[Any], texts: list[str]) -> tuple[list[Any], list[str]]:
-    """As many texts as pictures, a single text repeated; a single picture stays one. Raises `ConfigError` otherwise."""
+    """Repeats a single text for every image; a single image stays one. Raises `ConfigError` if numbers differ otherwise."""
     if len(texts) == 1 < len(images):
         texts = texts * len(images)
     if len(images) not in (1, len(texts)):
-        raise ConfigError(f"{len(images)} pictures do not go with {len(texts)} texts: give as many, or one of either")
+        raise ConfigError(f"{len(images)} images do not fit {len(texts)} texts: give as many, or one of either")
     return images, texts
 
 
 def _bytes_of(image: ImageInput, size: int) -> bytes:
-    """A file's content; a picture in memory as that of a PNG file, so that it takes the same way as any file."""
+    """A file's content; an image in memory is encoded as PNG, so that it is processed like a file."""
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
             raise DataError(
-                f"a picture is a tensor of {image.dtype} and shape {list(image.shape)}: give uint8 (3, H, W), "
+                f"an image is a tensor of type {image.dtype} and shape {list(image.shape)}: give uint8 (3, H, W), "
                 f"or normalised floats (3, {size}, {size})"
             )
         image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

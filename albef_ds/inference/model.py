@@ -1,10 +1,10 @@
-"""A trained model in a few lines: `albef_ds.load(path)` gives an `AlbefModel` that takes pictures and texts as they are.
+"""Python interface: `albef_ds.load(path)` returns an `AlbefModel`, whose methods take images and texts.
 
 >>> import albef_ds
 >>> from PIL import Image
 >>> red, blue = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (64, 48), "blue")
 
-Features, whose products are similarities (a small model of 8 features, in the model folder `folder`):
+Features, whose products are similarities (here 8 features, from a small model in `folder`):
 
 >>> model = albef_ds.load(folder)
 >>> model.encode_image([red, blue]).shape
@@ -12,7 +12,7 @@ torch.Size([2, 8])
 >>> (model.encode_text(["a red cup", "a blue cup", "the table"]) @ model.encode_image([red, blue]).T).shape
 torch.Size([3, 2])
 
-The probability that picture and text belong together, which looks at both at once, and where in the picture a text is:
+The matching probability, for which the model sees image and text together, and the place of a text in the image:
 
 >>> matches = model.match(red, ["a red cup", "a blue cup"])
 >>> bool((0 <= matches).all() and (matches <= 1).all())
@@ -21,17 +21,17 @@ True
 >>> found.heatmap.shape, [word for word, _ in found.words], len(found.boxes)
 (torch.Size([48, 64]), ['[CLS]', 'red', 'cup'], 2)
 
-Answers, from a list or written freely, by a model that was trained for VQA:
+Answers, chosen from a list or generated, by a model trained for VQA:
 
 >>> vqa = albef_ds.load(vqa_folder)
 >>> vqa.answer(red, "what is on the table", answers=["cup", "ball"])[0] in ("cup", "ball")
 True
 >>> vqa.match(red, "a red cup")
 Traceback (most recent call last):
-albef_ds.common.errors.WeightsError: match needs a model of kind pretrain or retrieval, this one is of kind vqa: load such a model
+albef_ds.common.errors.WeightsError: match needs a model of kind pretrain or retrieval, but this one is of kind vqa: load another
 
-Everything runs in eval mode, without gradients and without random numbers: the same call gives the same result. Not
-responsible for training, evaluation over a corpus (`albef-ds evaluate`) or serving.
+Everything runs in eval mode, without gradients and random numbers: the same call gives the same result. Not responsible for
+training, evaluation over a corpus (`albef-ds evaluate`) or serving.
 """
 
 from __future__ import annotations
@@ -67,19 +67,19 @@ _T = TypeVar("_T")
 Corners = tuple[float, float, float, float]
 """left, top, right, bottom in pixels."""
 BATCH_SIZE = 32
-"""Pictures or texts per forward pass unless a call says otherwise."""
+"""Default number of images or texts per forward pass."""
 
 
 @dataclass(frozen=True)
 class Grounding:
-    """Where a text is in a picture."""
+    """Place of a text in an image."""
 
     heatmap: Tensor
-    """float32 (H, W) in pixels of the picture, bicubic between patches: evidence for the whole text."""
+    """float32 (H, W) over pixels of the image, bicubic between patches: evidence for the whole text."""
     words: tuple[tuple[str, Tensor], ...]
-    """Each token and its own map (h, w), one cell per patch."""
+    """Each token and its map (h, w), one cell per patch."""
     boxes: tuple[tuple[float, Corners], ...]
-    """(score, corners) of the boxes that were given, best first: heat inside over the square root of the area."""
+    """(score, corners) of the given boxes, best first; the score is the heat inside over the square root of the area."""
 
 
 def load(
@@ -90,33 +90,31 @@ def load(
     weights: Weights = "student",
     overrides: Sequence[str] = (),
 ) -> AlbefModel:
-    """The model at `path`, ready for use.
+    """Loads the model at `path`.
 
     Args:
         path: model folder, run or checkpoint folder, one of our safetensors files, or a released or LAVIS file.
         device: `auto` takes the GPU if there is one.
         dtype: precision to compute in, such as `torch.bfloat16` or "bf16"; None: float32.
-        weights: `student`, or `momentum` for the averaged copy.
-        overrides: `section.field=value` for what a released file does not say.
+        weights: `student`, or `momentum` for the momentum model.
+        overrides: `section.field=value` for settings that a released file does not hold.
 
     Raises:
-        UserError: no model at `path`, a damaged one, or no such device or precision.
+        UserError: `path` holds no model or a damaged one, or the device or precision cannot be used.
     """
     found = read_model(Path(path), overrides)
     return AlbefModel(found.model.select(weights, queues=False), device=_device(device), dtype=_dtype(dtype))
 
 
 class AlbefModel:
-    """A model of any kind; a method that its training does not serve raises `UserError` and names the kinds that do.
+    """A model of any kind; a method that it was not trained for raises `UserError` and names the kinds that support it.
 
-    `task` is the torch module, `config` its settings, `kind` what it was trained for, `lineage` where it comes from.
+    `task` is the torch module, `config` its settings, `kind` its training task, `lineage` the runs its weights come from.
     """
 
     def __init__(self, model: WholeModel, *, device: torch.device, dtype: torch.dtype) -> None:
-        """Build the task of `model` on `device` in `dtype`; `load` is the usual way here."""
-        self.config = model.config
-        self.kind = model.kind
-        self.lineage = model.lineage
+        """Builds the task of `model` on `device` in `dtype`; usually called by `load`."""
+        self.config, self.kind, self.lineage = model.config, model.kind, model.lineage
         self.device, self.dtype = device, dtype
         self.task: Task = build_for_inference(model, device, dtype)
 
@@ -125,18 +123,18 @@ class AlbefModel:
         tokenizer, size = CaptionTokenizer.from_config(self.config.data), self.config.model.text.vocab_size
         if tokenizer.vocab_size != size:
             raise ConfigError(
-                f"the model has {size} word pieces, its vocabulary file {tokenizer.vocab_size}: "
+                f"the model has {size} word pieces, but its vocabulary file {tokenizer.vocab_size}: "
                 "give the file it was trained with, data.vocab_file=FILE"
             )
         return tokenizer
 
     def prepare_images(self, images: Images) -> Tensor:
-        """Pictures as the model takes them: float32 (B, 3, S, S), resized (bicubic) and normalised. Raises `UserError`."""
+        """Resizes (bicubic) and normalises images to float32 (B, 3, S, S). Raises `UserError` if one cannot be read."""
         size, most = self.config.model.vision.image_size, self.config.data.max_pixels
         return torch.stack([pixels_of(image, size, most) for image in many(images)])
 
     def prepare_texts(self, texts: Texts) -> tuple[Tensor, Tensor]:
-        """Ids int64 (B, L) and mask bool (B, L) of cleaned texts. Raises `ConfigError`: nothing is left of a text."""
+        """Ids int64 (B, L) and mask bool (B, L) of cleaned texts. Raises `ConfigError` if cleaning leaves nothing of a text."""
         rows = []
         for text in many(texts):
             rows.append(clean_caption(text, self.config.data.max_words))
@@ -146,14 +144,10 @@ class AlbefModel:
 
     @torch.no_grad()
     def encode_image(self, images: Images, *, batch_size: int = BATCH_SIZE) -> Tensor:
-        """ITC features of pictures, float32 (B, embed_dim) of length 1; their products with texts' are similarities.
-
-        Args:
-            images: one or many, of any size.
-            batch_size: pictures per forward pass.
+        """ITC features of images of any size, float32 (B, embed_dim) of unit length; products with texts' are similarities.
 
         Raises:
-            UserError: a picture that cannot be read, or a model without ITC features.
+            UserError: an image cannot be read, or the model has no ITC features.
         """
         albef = self._contrastive("encode_image").model
         pixels = (self._to(self.prepare_images(part)) for part in batches(images, batch_size))
@@ -162,7 +156,7 @@ class AlbefModel:
 
     @torch.no_grad()
     def encode_text(self, texts: Texts, *, batch_size: int = BATCH_SIZE) -> Tensor:
-        """ITC features of texts, float32 (B, embed_dim) of length 1. Arguments and errors as `encode_image`."""
+        """ITC features of texts, float32 (B, embed_dim) of unit length. Raises as `encode_image` does."""
         albef = self._contrastive("encode_text").model
         parts = []
         for part in batches(texts, batch_size):
@@ -172,27 +166,22 @@ class AlbefModel:
 
     @torch.no_grad()
     def match(self, images: Images, texts: Texts, *, batch_size: int = BATCH_SIZE) -> Tensor:
-        """Probability that picture and text belong together (ITM), float32 (B,).
-
-        Args:
-            images: as many as texts, or one for all of them.
-            texts: as many as pictures, or one for all of them.
-            batch_size: pairs per forward pass.
+        """Probability that image and text match (ITM), float32 (B,). A single image or text goes with all of the others.
 
         Raises:
-            UserError: numbers that do not go together, a picture that cannot be read, or a model without ITM head.
+            UserError: the numbers of images and texts differ, an image cannot be read, or the model has no ITM head.
         """
         task = self._contrastive("match")
-        pictures, words = paired(many(images), many(texts))
-        alone = len(pictures) == 1 < len(words)
+        listed, words = paired(many(images), many(texts))
+        alone = len(listed) == 1 < len(words)
         parts = []
-        shared = task.model.encode_image(self._to(self.prepare_images(pictures))) if alone else None
+        shared = task.model.encode_image(self._to(self.prepare_images(listed))) if alone else None
         for start in range(0, len(words), batch_size):
             ids, mask = self._tokens(words[start : start + batch_size])
-            index = (None,) * (len(ids) if alone else 1)  # one picture meets each text
+            index = (None,) * (len(ids) if alone else 1)  # one image for every text
             embeds = shared
             if embeds is None:
-                embeds = task.model.encode_image(self._to(self.prepare_images(pictures[start : start + batch_size])))
+                embeds = task.model.encode_image(self._to(self.prepare_images(listed[start : start + batch_size])))
             cls = torch.zeros(len(ids), 1, dtype=torch.int64, device=self.device)
             [hidden] = task.model.fuse(embeds, [FusionPass(task.model.encode_text(ids, mask), mask, index, cls)])
             parts.append(F.softmax(task.itm_head(hidden[:, 0]).float(), dim=-1)[:, 1])
@@ -208,25 +197,25 @@ class AlbefModel:
         batch_size: int = BATCH_SIZE,
         max_tokens: int = 10,
     ) -> list[str]:
-        """An answer per question.
+        """One answer per question.
 
         Args:
             images: as many as questions, or one for all of them.
             questions: one or many.
-            answers: choose among these, as the released code ranks them; None: write freely.
+            answers: candidates, ranked as in the released code; None: generate the answer.
             batch_size: questions per forward pass.
-            max_tokens: longest free answer.
+            max_tokens: longest generated answer.
 
         Raises:
-            UserError: numbers that do not go together, a picture that cannot be read, or a model without answer decoder.
+            UserError: the numbers of images and questions differ, an image cannot be read, or the model has no answer decoder.
         """
         task = self._of(VqaTask, "answer")
-        pictures, words = paired(many(images), many(questions))
-        pictures = pictures * len(words) if len(pictures) == 1 else pictures
+        listed, words = paired(many(images), many(questions))
+        listed = listed * len(words) if len(listed) == 1 else listed
         given: list[str] = []
         for start in range(0, len(words), batch_size):
             part = slice(start, start + batch_size)
-            batch = self._batch(self._to(self.prepare_images(pictures[part])), words[part])
+            batch = self._batch(self._to(self.prepare_images(listed[part])), words[part])
             embeds = task.fuse_question(batch)
             if answers is None:
                 given += self._written(task, embeds, batch.token_mask, max_tokens)
@@ -236,24 +225,24 @@ class AlbefModel:
 
     @torch.no_grad()
     def classify(self, images: Images, texts: Texts, *, batch_size: int = BATCH_SIZE) -> Tensor:
-        """Probability of each class, float32 (B, num_classes): entailment per pair, NLVR2 per text and two pictures.
+        """Probability of each class, float32 (B, num_classes).
 
         Args:
-            images: as many as texts times the pictures per text, those of a text in a row.
+            images: one per text for entailment, two for NLVR2, where the images of a text follow each other.
             texts: one or many.
             batch_size: texts per forward pass.
 
         Raises:
-            UserError: numbers that do not go together, a picture that cannot be read, or a model without classes.
+            UserError: the numbers of images and texts do not fit, an image cannot be read, or the model has no classes.
         """
         task = self._of(ClassificationTask, "classify")
-        pictures, words, each = many(images), many(texts), task.config.num_images
-        if len(pictures) != each * len(words):
-            raise ConfigError(f"{len(pictures)} pictures do not go with {len(words)} texts: give {each} per text")
+        listed, words, each = many(images), many(texts), task.config.num_images
+        if len(listed) != each * len(words):
+            raise ConfigError(f"{len(listed)} images do not fit {len(words)} texts: give {each} per text")
         parts = []
         for start in range(0, len(words), batch_size):
             part = words[start : start + batch_size]
-            pixels = self._to(self.prepare_images(pictures[start * each : (start + len(part)) * each]))
+            pixels = self._to(self.prepare_images(listed[start * each : (start + len(part)) * each]))
             batch = self._batch(pixels.view(len(part), each, *pixels.shape[1:]), part)
             labels = torch.zeros(len(part), dtype=torch.int64, device=self.device)
             logits = task.logits(ClassificationBatch(**vars(batch), labels=labels))
@@ -261,23 +250,18 @@ class AlbefModel:
         return torch.cat(parts)
 
     def ground(
-        self,
-        image: ImageInput,
-        text: str,
-        boxes: Sequence[Sequence[float]] | None = None,
-        *,
-        layer: int | None = None,
+        self, image: ImageInput, text: str, boxes: Sequence[Sequence[float]] | None = None, *, layer: int | None = None
     ) -> Grounding:
-        """Where `text` is in `image`: Grad-CAM of the ITM score over cross-attention (paper section 5, grounding).
+        """Locates `text` in `image` by Grad-CAM of the ITM score over cross-attention (paper section 5, grounding).
 
         Args:
-            image: one picture.
+            image: one image.
             text: one expression.
-            boxes: (left, top, right, bottom) in pixels of the picture, to be ranked by the map.
+            boxes: (left, top, right, bottom) in pixels of the image, to be ranked by the map.
             layer: multimodal layer, from 0; None: the middle one, the paper's third of six.
 
         Raises:
-            UserError: a picture or box that cannot be used, no such layer, or a model without ITM head.
+            UserError: an image or box cannot be used, there is no such layer, or the model has no ITM head.
         """
         task = self._contrastive("ground")
         depth = self.config.model.text.num_fusion_layers
@@ -304,7 +288,7 @@ class AlbefModel:
         return [" ".join(pieces).replace(" ##", "") for pieces in words]
 
     def _with_end(self) -> CaptionTokenizer:
-        """Answers end with [SEP], as in training."""
+        """Tokenizer of answers, which end with [SEP] as in training."""
         data = self.config.data
         return CaptionTokenizer(data.vocab_file, data.max_tokens, sep_token=True)
 
@@ -325,19 +309,19 @@ class AlbefModel:
     def _of(self, task_type: type[_T], method: str) -> _T:
         if not isinstance(self.task, task_type):
             kinds = " or ".join(kind.name for kind in TASKS.values() if method in kind.uses)
-            raise WeightsError(f"{method} needs a model of kind {kinds}, this one is of kind {self.kind}: load such a model")
+            raise WeightsError(f"{method} needs a model of kind {kinds}, but this one is of kind {self.kind}: load another")
         return self.task
 
 
 def _ranked_boxes(heatmap: Tensor, boxes: Sequence[Sequence[float]]) -> tuple[tuple[float, Corners], ...]:
-    """(score, corners) of boxes, the parts outside of the picture left out, best first."""
+    """(score, corners) of boxes, best first; parts outside the image do not count."""
     height, width = heatmap.shape
     given: list[Corners] = [(float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in boxes]
     inside = []
     for left, top, right, bottom in given:
         left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
         if int(left) >= int(right) or int(top) >= int(bottom):
-            raise ConfigError(f"a box covers no pixel of the {width} x {height} picture: give left, top, right, bottom")
+            raise ConfigError(f"a box covers no pixel of the {width} x {height} image: give left, top, right, bottom")
         inside.append((left, top, right - left, bottom - top))
     scores = score_boxes(heatmap, inside).tolist() if inside else []
     return tuple(sorted(zip(scores, given, strict=True), key=lambda item: -item[0]))
@@ -353,12 +337,9 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 _DTYPES: dict[str, torch.dtype] = {
-    "fp32": torch.float32,
-    "float32": torch.float32,
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "fp16": torch.float16,
-    "float16": torch.float16,
+    **dict.fromkeys(("fp32", "float32"), torch.float32),
+    **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
+    **dict.fromkeys(("fp16", "float16"), torch.float16),
     "fp64": torch.float64,
 }
 
@@ -368,5 +349,5 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
         return torch.float32
     chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or not chosen.is_floating_point:
-        raise ConfigError(f"dtype {dtype} cannot be used: give one of {', '.join(_DTYPES)}, or a torch dtype of floats")
+        raise ConfigError(f"dtype {dtype} cannot be used: give one of {', '.join(_DTYPES)}, or a torch floating-point dtype")
     return chosen

@@ -1,4 +1,4 @@
-"""Search in a folder of pictures: features kept in one file, ITC over all of them, ITM over the best."""
+"""Searches a folder of images: ITC over all features, which are kept in one index file, then ITM over the best."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ figure { margin: 0; } figure img { width: 100%; height: 200px; object-fit: conta
 
 @dataclass(frozen=True)
 class Index:
-    """Features of the pictures of a folder."""
+    """Features of the images in a folder."""
 
     folder: Path
     paths: list[str]
-    """Below the folder, sorted."""
+    """Paths relative to the folder, sorted."""
     features: Tensor
     """float32 (N, embed_dim), unit length."""
     added: int
-    """Pictures that were encoded now."""
+    """Number of images encoded in this call."""
     unreadable: list[tuple[str, str]]
-    """Files that are no pictures, with the reason."""
+    """(path, reason) of files that cannot be read as images."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One picture of the ranking; `match` is the ITM probability, None where only similarity was computed."""
+    """One image of the ranking; `match` is the ITM probability, None if it was not re-ranked."""
 
     path: Path
     similarity: float
@@ -57,19 +57,19 @@ class Hit:
 
 
 def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, progress: Progress = silent) -> Index:
-    """Encode the pictures of `folder` that the index file does not hold unchanged, and write it anew.
+    """Encodes the images of `folder` that are new or changed since the index file was written, and updates it.
 
     Args:
-        model: with ITC features.
-        folder: with pictures, in subfolders too.
+        model: has ITC features.
+        folder: is searched with its subfolders.
         index: the index file; None: INDEX_NAME in `folder`.
-        progress: told about every batch of new pictures.
+        progress: called after every batch of new images.
 
     Raises:
-        UserError: no such folder, no picture in it, or an index that cannot be written.
+        UserError: there is no such folder, no image in it, or the index cannot be written.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder: give one with pictures")
+        raise DataError(f"{folder} is not a folder: give one with images")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names = [path.relative_to(folder).as_posix() for path in found]
     stamps = {name: f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for name, path in zip(names, found, strict=True)}
@@ -86,30 +86,31 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
                 unreadable.append((name, encoded))
             else:
                 features[name] = encoded
-        progress("pictures", min(start + _BATCH, len(fresh)), len(fresh))
+        progress("images", min(start + _BATCH, len(fresh)), len(fresh))
     kept = sorted(features)
     if not kept:
-        raise DataError(f"{folder} holds no readable picture: give a folder with {', '.join(SUFFIXES)} files")
+        raise DataError(f"{folder} holds no readable image: give a folder with {', '.join(SUFFIXES)} files")
+    stacked = torch.stack([features[name] for name in kept])
     if fresh or set(known) != set(kept):
-        _write(target, identity, {name: stamps[name] for name in kept}, torch.stack([features[name] for name in kept]))
-    return Index(folder, kept, torch.stack([features[name] for name in kept]), len(fresh) - len(unreadable), unreadable)
+        _write(target, identity, {name: stamps[name] for name in kept}, stacked)
+    return Index(folder, kept, stacked, len(fresh) - len(unreadable), unreadable)
 
 
 def search(model: AlbefModel, index: Index, text: str, *, top: int, rerank: int) -> list[Hit]:
-    """The `top` pictures for `text`: by ITC, the first `rerank` of them by the ITM probability, then by similarity."""
+    """The `top` images for `text`: the `rerank` most similar are ordered by ITM probability, the rest follow by similarity."""
     similarity = (index.features @ model.encode_text(text).float().cpu().t())[:, 0]
     order = similarity.argsort(descending=True, stable=True).tolist()
     shortlist = order[:rerank]
     matches: dict[int, float] = {}
     if shortlist:
-        pictures = [index.folder / index.paths[row] for row in shortlist]
-        matches = dict(zip(shortlist, model.match(pictures, [text] * len(pictures)).tolist(), strict=True))
+        paths = [index.folder / index.paths[row] for row in shortlist]
+        matches = dict(zip(shortlist, model.match(paths, [text] * len(paths)).tolist(), strict=True))
     ranked = sorted(shortlist, key=lambda row: (-matches[row], -float(similarity[row]))) + order[rerank:]
     return [Hit(index.folder / index.paths[row], float(similarity[row]), matches.get(row)) for row in ranked[:top]]
 
 
 def write_page(path: Path, text: str, hits: list[Hit]) -> None:
-    """An HTML page with the pictures inside. Raises `UserError` where it cannot be written."""
+    """Writes an HTML page that contains the images. Raises `UserError` if it cannot be written."""
     cards = []
     for number, hit in enumerate(hits, start=1):
         match = "" if hit.match is None else f" &middot; match {hit.match:.3f}"
@@ -117,13 +118,11 @@ def write_page(path: Path, text: str, hits: list[Hit]) -> None:
             f'<figure><img src="data:image/jpeg;base64,{_thumbnail(hit.path)}" alt="{html.escape(hit.path.name)}">'
             f"<figcaption>{number}. {html.escape(hit.path.name)}<br>similarity {hit.similarity:.3f}{match}</figcaption></figure>"
         )
-    body = [f"<h1>{html.escape(text)}</h1>", f"<main>{''.join(cards)}</main>"]
-    page = document(text, body, _STYLE)
-    write_output(path, page)
+    write_output(path, document(text, [f"<h1>{html.escape(text)}</h1>", f"<main>{''.join(cards)}</main>"], _STYLE))
 
 
 def _encode(model: AlbefModel, folder: Path, names: list[str]) -> list[tuple[str, Tensor | str]]:
-    """Features of each picture, or why there are none."""
+    """(name, features) of each image; a reason instead of features if it cannot be read."""
     try:
         return list(zip(names, model.encode_image([folder / name for name in names]).float().cpu(), strict=True))
     except UserError as error:
@@ -133,7 +132,7 @@ def _encode(model: AlbefModel, folder: Path, names: list[str]) -> list[tuple[str
 
 
 def _identity(model: AlbefModel) -> str:
-    """What features depend on: the weights of the visual side and the size of the pictures."""
+    """Hash of what image features depend on: the image size and the weights of the visual encoder and its projection."""
     digest = hashlib.sha256(str(model.config.model.vision.image_size).encode())
     for name, parameter in sorted(model.task.named_parameters()):
         if "visual_encoder" in name or "vision_proj" in name:
@@ -142,7 +141,7 @@ def _identity(model: AlbefModel) -> str:
 
 
 def _read(path: Path, identity: str) -> dict[str, tuple[str, Tensor]]:
-    """Name to (stamp, feature); empty where there is no index of this model. A damaged index is made anew."""
+    """Name to (stamp, feature); empty if there is no index of this model or a damaged one, which is then replaced."""
     try:
         with safe_open(path, "pt") as stored:
             metadata = stored.metadata() or {}
@@ -155,8 +154,7 @@ def _read(path: Path, identity: str) -> dict[str, tuple[str, Tensor]]:
 
 
 def _write(path: Path, identity: str, stamps: dict[str, str], features: Tensor) -> None:
-    metadata = {"model": identity, "stamps": json.dumps(stamps)}
-    write_output(path, save({"features": features}, metadata))
+    write_output(path, save({"features": features}, {"model": identity, "stamps": json.dumps(stamps)}))
 
 
 def _thumbnail(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""Measures of a model on a set, over all ranks. Evaluators are constructed with what they need, `run()` yields (name, value)."""
+"""Metrics of a model on an evaluation set, computed by all ranks together."""

@@ -1,4 +1,4 @@
-"""From a heat map to a box: ranking proposals, or cutting out the hottest region. Knows no model."""
+"""Turns a heat map into a box: ranks proposals, or finds the hottest region. Knows no model."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from albef_ds.data.annotations.records import Box
 AREA_POWER = 0.5
 """A proposal's heat is divided by its area to this power (paper's released code)."""
 THRESHOLD = 0.5
-"""Without proposals: the share of the highest value that a patch of the region has at least."""
+"""Without proposals: smallest value of a patch in the region, as a share of the highest value."""
 RIGHT_IOU = 0.5
+"""Smallest intersection over union of a right box."""
 
 
 def upscale(heat: Tensor, width: int, height: int) -> Tensor:
-    """A map (h, w) over patches -> (height, width) over pixels, bicubic as in the released evaluation."""
+    """Map (h, w) over patches -> (height, width) over pixels, bicubic as in the released evaluation."""
     return F.interpolate(heat[None, None].float(), size=(height, width), mode="bicubic")[0, 0]
 
 
 def score_boxes(heat: Tensor, boxes: Sequence[Box], area_power: float = AREA_POWER) -> Tensor:
-    """Heat inside each box over its area to `area_power`, (len(boxes),); `heat` (height, width) over pixels."""
+    """Heat inside each box divided by area ** `area_power`, (len(boxes),); `heat` is (height, width) over pixels."""
     scores = []
     for left, top, width, height in boxes:
         inside = heat[int(top) : int(top + height), int(left) : int(left + width)]
@@ -33,14 +34,12 @@ def score_boxes(heat: Tensor, boxes: Sequence[Box], area_power: float = AREA_POW
 
 
 def hottest_region(heat: Tensor, threshold: float = THRESHOLD) -> Box:
-    """The box around the patches connected to the hottest one whose value is at least `threshold` of its; (h, w) patches.
+    """The box (left, top, width, height, in patches) around the region of the hottest patch of `heat` (h, w).
 
-    In patches: left, top, width, height. Patches touch at sides.
+    The region holds the patches of at least `threshold` times the highest value that connect to it over sides.
     """
     rows, columns = heat.shape
-    peak = int(heat.argmax())
-    limit = float(heat.max()) * threshold
-    start = divmod(peak, columns)
+    limit, start = float(heat.max()) * threshold, divmod(int(heat.argmax()), columns)
     seen, queue = {start}, deque([start])
     while queue:
         row, column = queue.popleft()

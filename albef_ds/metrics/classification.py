@@ -1,4 +1,4 @@
-"""Accuracy of statements about pictures: visual entailment, and NLVR2 with its consistency (paper section 5)."""
+"""Accuracy on statements about images: visual entailment, and NLVR2 with its consistency (paper section 5)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from albef_ds.data.annotations.read import check_labels
 from albef_ds.data.annotations.records import StatementRecord
 from albef_ds.data.batch import ClassificationBatch
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
-from albef_ds.metrics.over_ranks import Modules, deal, eval_mode
+from albef_ds.metrics.over_ranks import Modules, compute_over_ranks, eval_mode
 from albef_ds.metrics.scores import EvaluationOptions, Scores
 
 
 def accuracy(predictions: Sequence[int], labels: Sequence[int]) -> float:
-    """Per cent of right predictions."""
+    """Right predictions in per cent."""
     return 100.0 * sum(p == label for p, label in zip(predictions, labels, strict=True)) / len(labels)
 
 
 def consistency(predictions: Sequence[int], labels: Sequence[int], groups: Sequence[str]) -> float:
-    """Per cent of groups of which every prediction is right: NLVR2's measure over the pairs that share a sentence."""
+    """Groups with only right predictions, in per cent: NLVR2's metric over the image pairs that share a sentence."""
     right: dict[str, bool] = defaultdict(lambda: True)
     for prediction, label, group in zip(predictions, labels, groups, strict=True):
         right[group] &= prediction == label
@@ -36,21 +36,17 @@ class Classifier(Modules, Protocol):
     """A module that scores classes; `ClassificationTask` is one."""
 
     def logits(self, batch: ClassificationBatch, *, momentum: bool = False) -> Tensor:
-        """(B, num_classes), by the student or its momentum copy."""
+        """Class logits (B, num_classes) of the student or its momentum copy."""
 
 
 @torch.no_grad()
 def evaluate_classification(
-    task: Classifier,
-    data: TextImageSet[StatementRecord],
-    config: RunConfig,
-    device: torch.device,
-    options: EvaluationOptions,
+    task: Classifier, data: TextImageSet[StatementRecord], config: RunConfig, device: torch.device, options: EvaluationOptions
 ) -> Scores:
-    """Per cent of right classes, `consistency` where there are groups, the most frequent class; and each statement's class.
+    """Accuracy, `consistency` if there are groups, and the share of the most frequent class, in per cent; all predicted classes.
 
     Raises:
-        ConfigError: a label that the task has no class for.
+        ConfigError: a label for which the task has no class.
     """
     check_labels(data.records, config)
 
@@ -60,7 +56,9 @@ def evaluate_classification(
         return (task.logits(batch, momentum=options.momentum).float(),)
 
     with eval_mode(task):
-        [logits] = deal(len(data), config.train.micro_batch_size, compute, device, partial(options.progress, "statements"))
+        [logits] = compute_over_ranks(
+            len(data), config.train.micro_batch_size, compute, device, partial(options.progress, "statements")
+        )
     predictions: list[int] = logits.argmax(dim=1).tolist()
     labels, groups = [record.label for record in data.records], [record.group for record in data.records]
     metrics = {"classification/accuracy": accuracy(predictions, labels)}

@@ -1,7 +1,7 @@
 """Weakly supervised grounding: Grad-CAM of the matching score picks a box (paper section 5, RefCOCO+).
 
-With a detector's proposals the box with the most heat for its size is taken; without, the box around the hottest region,
-and whether the hottest point lies in the right box. A box is right at an intersection over union of 0.5.
+With a detector's proposals, the box with the most heat for its size is chosen. Always measured are the box around the hottest
+region and whether the hottest point is inside the right box. A box is right at an intersection over union of 0.5.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from albef_ds.data.annotations.records import Box, ExpressionRecord
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
 from albef_ds.metrics.boxes import RIGHT_IOU, hottest_region, iou, score_boxes, upscale
-from albef_ds.metrics.over_ranks import deal, eval_mode
+from albef_ds.metrics.over_ranks import compute_over_ranks, eval_mode
 from albef_ds.metrics.scores import EvaluationOptions, Scores
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.gradcam import itm_gradcam, middle_layer
@@ -24,14 +24,14 @@ from albef_ds.models.gradcam import itm_gradcam, middle_layer
 
 @dataclass(frozen=True)
 class FoundBoxes:
-    """What was found for one expression."""
+    """Boxes found for one expression."""
 
     from_proposals: Box | None
     """The chosen proposal; None without proposals."""
     region: Box
-    """Around the hottest patches, in pixels."""
+    """Box around the hottest patches, in pixels."""
     peak: tuple[float, float]
-    """The middle of the hottest patch, (x, y) in pixels."""
+    """Centre of the hottest patch, (x, y) in pixels."""
 
 
 def evaluate_grounding(
@@ -42,9 +42,9 @@ def evaluate_grounding(
     device: torch.device,
     options: EvaluationOptions,
 ) -> Scores:
-    """Grounds every expression, on ranks that hold whole parameters (not ZeRO-3); gives what was found for each.
+    """Grounds every expression, on ranks that hold whole parameters (not ZeRO-3); predictions are the `FoundBoxes` of each.
 
-    By split, in per cent: `SPLIT_accuracy` from proposals, `_region`, `_pointing`, chance, and the number of each.
+    Metrics per split, in per cent: `SPLIT_accuracy` from proposals, `_region`, `_pointing`, `_chance`; `_num` counts expressions.
     """
     layer = middle_layer(albef) if options.layer is None else options.layer
 
@@ -55,7 +55,7 @@ def evaluate_grounding(
         return (itm_gradcam(albef, itm_head, images, texts, batch.token_mask, layer).sentence.float(),)
 
     with eval_mode(albef, itm_head):
-        [maps] = deal(len(data), batch_size, compute, device, partial(options.progress, "expressions"))
+        [maps] = compute_over_ranks(len(data), batch_size, compute, device, partial(options.progress, "expressions"))
     found = [ground(heat, record) for heat, record in zip(maps.cpu(), data.records, strict=True)]
     metrics: dict[str, float] = {}
     for split in sorted({record.split for record in data.records}):
@@ -83,7 +83,7 @@ def _percent(shares: Iterable[float]) -> float:
 
 
 def ground(heat: Tensor, record: ExpressionRecord) -> FoundBoxes:
-    """Boxes of one expression from its map (h, w) over patches."""
+    """The boxes of one expression, from its map (h, w) over patches."""
     rows, columns = heat.shape
     across, down = record.width / columns, record.height / rows
     chosen: Box | None = None

@@ -1,7 +1,7 @@
-"""Work dealt out to the ranks in batches whose content does not depend on their number.
+"""Splits work over ranks in batches whose content does not depend on the number of ranks.
 
-So every world size gets the same numbers to the last digit. A rank that runs out computes a row again, since every rank
-must enter the same collectives (sharded weights are gathered in forward passes); what was computed twice counts once.
+Every world size therefore gives bitwise equal results. A rank without rows left repeats the last row, since every rank must enter
+the same collectives (sharded weights are gathered in forward passes); repeated rows are dropped.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from albef_ds.common import comm
 
 
 class Modules(Protocol):
-    """What `eval_mode` asks of a module."""
+    """The part of a module that `eval_mode` uses."""
 
     def modules(self) -> Iterator[nn.Module]:
-        """The module and all below it."""
+        """Yields the module and all its submodules."""
 
     def eval(self) -> object:
-        """Switch to eval mode."""
+        """Switches to eval mode."""
 
 
-def deal(
+def compute_over_ranks(
     num_rows: int,
     size: int,
     compute: Callable[[Tensor], tuple[Tensor, ...]],
     device: torch.device,
     report: Callable[[int, int], None],
 ) -> list[Tensor]:
-    """`compute` over the rows 0 .. `num_rows` - 1, all ranks together.
+    """Runs `compute` on the rows 0 .. `num_rows` - 1, split over all ranks, and gathers the outputs.
 
     Args:
-        num_rows: rows in all, 1 or more.
-        size: rows per call; the last call is filled up with its last row.
-        compute: rows int64 (size,) on `device` -> outputs (size, ...), of the same shapes in every call.
-        device: where the outputs are.
-        report: told (batches done, batches in all).
+        num_rows: total number of rows, at least 1.
+        size: rows per call; the last call repeats the last row to have as many.
+        compute: rows int64 (size,) on `device` -> outputs (size, ...), with the same shapes in every call.
+        device: device of the rows and outputs.
+        report: called with (batches done, total batches).
 
     Returns:
         Each output (num_rows, ...), on every rank.
@@ -50,7 +50,7 @@ def deal(
     outputs = []
     for first in range(0, batches, world_size):
         start = size * (first + comm.rank())
-        # What lies behind the last row is that row again: equal shapes give equal rounding and can be gathered.
+        # Beyond the end the last row is repeated: equal shapes give equal rounding and can be gathered.
         rows = torch.arange(start, start + size, device=device).clamp(max=num_rows - 1)
         outputs.append(compute(rows))
         report(min(first + world_size, batches), batches)
@@ -65,7 +65,7 @@ def _gather(local: Tensor, num_rows: int) -> Tensor:
 
 @contextlib.contextmanager
 def eval_mode(*modules: Modules) -> Iterator[None]:
-    """Each submodule gets its own mode back: frozen parts and momentum copies differ from their parents."""
+    """Eval mode within the block. Afterwards every submodule has its own mode again: frozen parts differ from their parents."""
     before = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:
         module.eval()

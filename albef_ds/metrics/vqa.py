@@ -1,4 +1,4 @@
-"""Visual question answering by the official accuracy (Antol et al., ICCV 2015): ranking a list of answers, or writing freely."""
+"""Official VQA accuracy (Antol et al., ICCV 2015) of answers that are ranked in a list or generated."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from albef_ds.data.annotations.vqa_text import normalize_answer, strip_breaks
 from albef_ds.data.batch import Batch
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
-from albef_ds.metrics.over_ranks import Modules, deal, eval_mode
+from albef_ds.metrics.over_ranks import Modules, compute_over_ranks, eval_mode
 from albef_ds.metrics.scores import EvaluationOptions, Scores
 
 MOST_GENERATED = 10
-"""Tokens of a freely written answer."""
+"""Longest generated answer, in tokens."""
 
 
 def official_accuracy(prediction: str, humans: Sequence[str]) -> float:
-    """From 0 to 1: min(1, matches / 3) averaged over every choice of all annotators but one.
+    """Accuracy from 0 to 1: min(1, matches / 3), averaged over every choice of all annotators but one.
 
-    Where all annotators agree to the letter the texts are compared as they are, else all are normalised first: so the
-    published evaluation does.
+    As in the official evaluation, texts are normalised first unless all annotators gave exactly the same answer.
     """
     answers = [strip_breaks(answer) for answer in humans]
     prediction = strip_breaks(prediction)
@@ -41,30 +40,30 @@ def official_accuracy(prediction: str, humans: Sequence[str]) -> float:
 
 
 class Answerer(Modules, Protocol):
-    """A module that answers questions; `VqaTask` is one and says more of these methods."""
+    """A module that answers questions; `VqaTask` is one and documents these methods."""
 
     def fuse_question(self, batch: Batch, *, momentum: bool = False) -> Tensor:
-        """The questions fused with their images (B, L, D)."""
+        """Embeddings (B, L, D) of the questions fused with their images."""
 
     def rank_answers(
         self, embeds: Tensor, mask: Tensor, answer_ids: Tensor, answer_mask: Tensor, k: int, /, *, momentum: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """The k best answers to each question (B, k), best first, and their probabilities."""
+        """Rows of the k best answers to each question (B, k), best first, and their probabilities."""
 
     def generate(
         self, embeds: Tensor, mask: Tensor, /, *, start_id: int, end_id: int, max_tokens: int, momentum: bool = False
     ) -> Tensor:
-        """Written answers (B, L), padded with 0."""
+        """Ids of generated answers (B, L), padded with 0."""
 
 
 @torch.no_grad()
 def evaluate_vqa(
     task: Answerer, data: TextImageSet[QuestionRecord], config: RunConfig, device: torch.device, options: EvaluationOptions
 ) -> Scores:
-    """`accuracy` in per cent where answers are known, the share of them that the list holds, counts; and each answer by id.
+    """`accuracy` and the share of questions answerable from the list, in per cent, if answers are known; counts; answers by id.
 
     Raises:
-        UserError: a list of answers that cannot be ranked.
+        UserError: the list of answers cannot be ranked.
     """
     tokenizer = CaptionTokenizer(config.data.vocab_file, config.data.max_tokens, sep_token=True)
     answers = [] if options.generate else answer_list(config)
@@ -86,7 +85,9 @@ def evaluate_vqa(
         return (torch.nn.functional.pad(tokens, (0, MOST_GENERATED - tokens.shape[1])),)
 
     with eval_mode(task):
-        [found] = deal(len(data), config.train.micro_batch_size, compute, device, partial(options.progress, "questions"))
+        [found] = compute_over_ranks(
+            len(data), config.train.micro_batch_size, compute, device, partial(options.progress, "questions")
+        )
     texts = [answers[row] for row in found.tolist()] if answers else [_text(tokenizer, row) for row in found.tolist()]
     judged = [(record, text) for record, text in zip(data.records, texts, strict=True) if record.humans]
     metrics = {}
@@ -103,12 +104,12 @@ def evaluate_vqa(
 
 
 def answer_list(config: RunConfig) -> list[str]:
-    """The answers to rank. Raises `UserError` without a usable `data.answer_list`."""
+    """The answers to rank. Raises `UserError` if `data.answer_list` cannot be used."""
     if not config.data.answer_list:
-        raise ConfigError("data.answer_list is empty: give the JSON list of answers to rank, `albef-ds answers` makes one")
+        raise ConfigError("data.answer_list is empty: give the JSON list of answers to rank, which `albef-ds answers` writes")
     return read_answer_list(Path(config.data.answer_list))
 
 
 def _text(tokenizer: CaptionTokenizer, ids: list[int]) -> str:
-    """Word pieces joined: `##` pieces continue a word."""
+    """Joins word pieces; those that begin with `##` continue a word."""
     return " ".join(tokenizer.decode([i for i in ids if i])).replace(" ##", "")

@@ -1,4 +1,4 @@
-"""The file that the VQA challenge server (EvalAI) takes: a JSON list of {question_id, answer}, every question once."""
+"""The submission file of the VQA challenge server (EvalAI): a JSON list of {question_id, answer}, every question once."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from albef_ds.data.annotations.json_files import read_json
 
 
 def write_submission(path: Path, answers: Mapping[int, str]) -> None:
-    """Write `answers` (question id to answer) in the order of the ids. Raises `MachineError` where `path` cannot be written."""
+    """Writes `answers` (question id to answer), sorted by id. Raises `MachineError` if `path` cannot be written."""
     rows = [{"question_id": number, "answer": answers[number]} for number in sorted(answers)]
     write_output(path, json.dumps(rows) + "\n")
 
 
 def validate_submission(path: Path, questions: Path) -> int:
-    """Check a file against the official questions it has to cover; returns the number of answers.
+    """Checks that a file answers every official question once; returns the number of answers.
 
     Raises:
-        DataError: not a list of {question_id: int, answer: text}, or questions that are missing, unknown or answered twice.
+        DataError: not a list of {question_id: int, answer: text}, or a question is missing, unknown or answered twice.
     """
     rows: Any = read_json(path)
     if not isinstance(rows, list):
-        raise DataError(f"{path} is no list: write one {{question_id, answer}} per question")
+        raise DataError(f"{path} is not a list: write one {{question_id, answer}} per question")
     for number, row in enumerate(rows):
         good = isinstance(row, dict) and row.keys() == {"question_id", "answer"}
         if not (good and type(row["question_id"]) is int and isinstance(row["answer"], str)):
@@ -37,11 +37,11 @@ def validate_submission(path: Path, questions: Path) -> int:
     try:
         wanted = {entry["question_id"] for entry in entries}
     except (TypeError, KeyError):
-        raise DataError(f"{questions} is no list of questions: give the file that the answers are for") from None
+        raise DataError(f"{questions} is not a list of questions: give the official questions file") from None
     given = Counter(row["question_id"] for row in rows)
     for problem, found in (
         ("questions are missing", wanted - given.keys()),
-        ("answers are to no question", given.keys() - wanted),
+        ("answers have an unknown question", given.keys() - wanted),
         ("questions are answered twice", {number for number, count in given.items() if count > 1}),
     ):
         if found:

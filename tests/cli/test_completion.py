@@ -1,4 +1,4 @@
-"""What a shell is offered, and that docs/commands.md knows every command and exit code."""
+"""Completion in shells; docs/commands.md lists every command and exit code."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_every_command_gives_its_options_without_torch() -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`albef-ds` on the search path of shells."""
+    """Puts `albef-ds` on the search path of shells."""
     program = tmp_path / "albef-ds"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m albef_ds.cli.main "$@"\n')
     program.chmod(0o755)
@@ -115,7 +115,7 @@ def test_a_shell_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The cells of the table whose first line begins with `heading`."""
+    """Cells of the table whose first line begins with `heading`."""
     text = DOCUMENT.read_text(encoding="utf-8")
     table = text[text.index(f"| {heading} |") :].partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
@@ -129,11 +129,11 @@ def test_the_document_has_a_row_for_every_command() -> None:
         expected.append(
             [f"`{name}`", text, "yes" if settings else "", "yes" if "--json" in parser._option_string_actions else ""]
         )
-    assert rows("command") == expected, "mend the table in docs/commands.md"
+    assert rows("command") == expected, "fix the table in docs/commands.md"
 
 
 _OF_JOBS = ("REQUEUE", "STOP")
-"""What the batch scripts are answered; no command ends so."""
+"""Exit codes for the batch scripts, which no command returns."""
 
 
 def test_the_document_has_every_exit_code() -> None:

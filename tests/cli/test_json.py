@@ -1,4 +1,4 @@
-"""`--json`: one value on standard output and nothing else there, with what the lines for people say."""
+"""`--json` prints one value and nothing else on standard output, with the same content as the text output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`albef-ds` as a process: texts, exit codes, and how launchers start it."""
+"""`albef-ds` as a process: output, exit codes, and its start by launchers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress is for terminals: seen there, gone when its work is done, and never in a file or a pipe."""
+"""Progress is shown on terminals until the work is done, and never in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ bars.DELAY = 0.05
 show = bars.Bars()
 for done in (1, 2, 3):
     time.sleep(0.15)
-    show("pictures", done, 4)
-show("pictures", 4, 4)
+    show("images", done, 4)
+show("images", 4, 4)
 with bars.waiting("reading the model"):
     time.sleep(0.4)
 with bars.waiting("too short to be seen"):
@@ -28,7 +28,7 @@ print("done")
 def test_a_terminal_sees_bars_and_waiting_and_is_left_clean() -> None:
     printed, text = run_on_terminal(PROGRAM, 120)
     assert printed == "done\n"
-    assert "pictures" in text and "/4" in text and "reading the model ... 0 s" in text
+    assert "images" in text and "/4" in text and "reading the model ... 0 s" in text
     assert "too short" not in text and text.endswith("\r\x1b[K")
 
 

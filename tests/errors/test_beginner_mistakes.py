@@ -26,7 +26,7 @@ SEARCH = ["search", "--images", "photos", "--text", "a cup"]
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     # what went wrong: (command line, words of the one line: the thing, then the fix)
-    "an option before the command": (["--recipe", "debug"], ["--recipe stands before a command", "albef-ds train --recipe"]),
+    "an option before the command": (["--recipe", "debug"], ["--recipe is before the command", "albef-ds train --recipe"]),
     "a command that does not exist": (["finetune"], ["no command finetune", "choose one of"]),
     "a recipe without --recipe": (["train", "debug", CORPUS], ["--recipe", "add --recipe debug"]),
     "spaces around =": ([*DEBUG, "data.shards", "=", "corpus"], ["`data.shards` is not a setting", "data.shards=VALUE without"]),
@@ -55,9 +55,9 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "a download that broke off": (["inspect", "empty.safetensors"], ["it is empty", "fetch"]),
     "pictures that are not there": (
         [*SEARCH, "--model", "models/pretrain", "--images", "notes"],
-        ["no readable picture", ".jpg"],
+        ["no readable image", ".jpg"],
     ),
-    "a model of another task": ([*SEARCH, "--model", "models/vqa"], ["a model of kind pretrain or retrieval", "load such"]),
+    "a model of another task": ([*SEARCH, "--model", "models/vqa"], ["a model of kind pretrain or retrieval", "load another"]),
     "no picture asked for": ([*SEARCH, "--model", "models/pretrain", "--top", "0"], ["--top: 0", "a whole number from 1 on"]),
     "a folder as the page": (
         [*SEARCH, "--model", "models/pretrain", "--output", "notes"],
@@ -65,11 +65,11 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a text as picture": (
         ["ask", "--model", "models/vqa", "--image", "notes/todo.txt", "--question", "what is on the table"],
-        ["todo.txt is no picture", "give a JPEG"],
+        ["todo.txt is not a usable image", "give a JPEG"],
     ),
     "a box with its corners changed": (
         ["ground", "--model", "models/pretrain", "--image", "photos/a.png", "--text", "cup", "--box", "30,20,5,5"],
-        ["a box covers no pixel of the 40 x 30 picture", "give left, top, right, bottom"],
+        ["a box covers no pixel of the 40 x 30 image", "give left, top, right, bottom"],
     ),
     "scenes into a folder of other things": (["scenes", "notes", "--scale", "0.001"], ["notes holds other files", "new folder"]),
     "a curve of no run": (["compare-curve", "notes"], ["not the log of a run", "give the folder of a run"]),

@@ -1,4 +1,4 @@
-"""Pictures at evaluations: what they show, and that a run with them is the run without them, bit for bit."""
+"""Images at evaluations show the right samples, and a run with them is bitwise equal to the run without them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def log(run: Path) -> list[dict[str, Any]]:
 
 
 def tags(run: Path) -> dict[str, list[int]]:
-    """Names of the pictures in TensorBoard, with their steps."""
+    """Names of the images in TensorBoard, with their steps."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0})
@@ -57,7 +57,7 @@ def test_a_run_with_pictures_is_the_run_without_them(corpus: Path, tmp_path: Pat
     assert main(arguments(corpus, tmp_path / "without", "train.eval_pictures=0")) == 0
     assert log(tmp_path / "with") == log(tmp_path / "without")
     assert len(log(tmp_path / "with")) == 5 + 3
-    # Time for pictures is left out of the speed once, not twice.
+    # Time for images is excluded from the speed once, not twice.
     lines = (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()
     assert all(record.get("images_per_second", 0.0) < 1e6 for record in map(json.loads, lines))
     names = ("examples", "gradcam", "retrieval_grid")
@@ -106,5 +106,5 @@ def test_sharded_parameters_get_the_grid_and_a_line_about_the_rest(corpus: Path,
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("Grad-CAM needs whole parameters") == 1
+    assert done.stderr.count("Grad-CAM is not drawn: it needs whole parameters") == 1
     assert set(tags(tmp_path / "run")) == {"evaluation/examples", "evaluation/retrieval_grid"}

@@ -1,4 +1,4 @@
-"""Scores of a run: the checkpoint that validation chose, test once, lineage, and protocols that refuse."""
+"""Scores of a run: validation chooses the checkpoint, test is scored once, lineage is recorded, protocols refuse models."""
 
 from __future__ import annotations
 
@@ -124,12 +124,12 @@ def test_search_ranks_a_folder_and_indexes_only_what_is_new(
     arguments += ["--rerank", "3", "--top", "4", "--output", str(tmp_path / "page.html")]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "left out: broken.png" in shown and "5 pictures, 5 of them new" in shown
+    assert "left out: broken.png" in shown and "5 images, 5 of them new" in shown
     assert shown.count("match") == 3 and shown.count("similarity") == 4
     assert (tmp_path / "page.html").read_text().count("<figure>") == 4
     (photos / "new.png").write_bytes(pictures[5].read_bytes())
     assert main(arguments) == 0
-    assert "6 pictures, 1 of them new" in capsys.readouterr().out
+    assert "6 images, 1 of them new" in capsys.readouterr().out
 
 
 def test_ask_answers_from_a_list_or_freely(runs: dict[str, Path], scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +155,7 @@ def test_ground_writes_an_overlay_and_ranks_boxes_by_layer(
     assert main([*arguments, *boxes, "--sweep", "--output", str(tmp_path / "layers.png")]) == 0
     assert capsys.readouterr().out.count("layer 1") == 2
     assert Image.open(tmp_path / "layers.png").width == 160 * 2
-    with pytest.raises(ConfigError, match="is no box"):
+    with pytest.raises(ConfigError, match="is not a box"):
         from albef_ds.cli.ground import main as ground
 
         ground([*arguments[1:], "--box", "1,2"])
@@ -165,7 +165,7 @@ def test_a_protocol_sets_how_many_candidates_are_reranked(runs: dict[str, Path],
     request = Request(runs["pretrain"], protocol="flickr30k_pretrained", splits={"test": f"{scenes}/retrieval_test.json"})
     record = score(request, tmp_path, torch.device("cpu"), lambda line: None)
     assert record["protocol"]["name"] == "flickr30k_pretrained" and record["protocol"]["k_test"] == 128
-    assert record["splits"]["test"]["retrieval/k_test_t2i"] == 12  # all pictures there are
+    assert record["splits"]["test"]["retrieval/k_test_t2i"] == 12  # all images
 
 
 def test_a_validation_split_without_answers_cannot_choose() -> None:

@@ -1,4 +1,4 @@
-"""Every task's measure is the same to the last digit on 1, 2 and 4 ranks, and counts each sample once."""
+"""Every task's metrics are bitwise equal on 1, 2 and 4 ranks and count each sample once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NUM_TEST = {
     "scenes_nlvr": ("classification/num_samples", 14),
     "scenes_entailment": ("classification/num_samples", 15),
 }
-"""Sizes of the test files, most of which batches of 4 do not divide."""
+"""Sizes of the test files, most of them not divisible by the batch size 4."""
 
 
 def scores(scenes: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`albef_ds.load` and what its models do with pictures and texts."""
+"""Tests of `albef_ds.load` and of the methods of its models."""
 
 from __future__ import annotations
 
@@ -150,7 +150,9 @@ def test_grounding_gives_a_map_per_word_and_ranks_boxes(load: Load) -> None:
 
 
 def test_a_method_that_the_training_does_not_serve_names_the_kinds_that_do(load: Load) -> None:
-    with pytest.raises(WeightsError, match="encode_image needs a model of kind pretrain or retrieval, this one is of kind vqa"):
+    with pytest.raises(
+        WeightsError, match="encode_image needs a model of kind pretrain or retrieval, but this one is of kind vqa"
+    ):
         load("vqa").encode_image(picture(1))
     with pytest.raises(WeightsError, match="answer needs a model of kind vqa"):
         load("pretrain").answer(picture(1), "what")
@@ -161,11 +163,11 @@ def test_input_that_cannot_be_used_is_named(load: Load, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     for call, message in (
         (lambda: model.encode_image(tmp_path / "absent.png"), "absent.png cannot be read"),
-        (lambda: model.encode_image(tmp_path / "text.png"), "text.png is no picture"),
+        (lambda: model.encode_image(tmp_path / "text.png"), "text.png is not a usable image"),
         (lambda: model.encode_image(torch.zeros(3, 8, 8)), r"shape \[3, 8, 8\]"),
-        (lambda: model.encode_image([]), "no picture or text was given"),
+        (lambda: model.encode_image([]), "no image or text was given"),
         (lambda: model.encode_text("?!"), "nothing is left of the text"),
-        (lambda: model.match([picture(1), picture(2)], TEXTS), "2 pictures do not go with 3 texts"),
+        (lambda: model.match([picture(1), picture(2)], TEXTS), "2 images do not fit 3 texts"),
         (lambda: model.ground(picture(1), "cup", [(50, 50, 60, 60)]), "covers no pixel"),
         (lambda: model.ground(picture(1), "cup", layer=9), "layer 9"),
         (lambda: interface.load(tmp_path / "nothing"), "does not exist"),

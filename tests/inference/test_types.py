@@ -24,7 +24,7 @@ albef_ds.laod("runs/pretrain")
 
 
 def test_mypy_knows_what_load_and_match_return(tmp_path: Path) -> None:
-    """Under the settings and in the cache of `make lint`, whose strict check has read torch already."""
+    """Runs mypy with the settings and the cache of `make lint`, whose strict check has already read torch."""
     (tmp_path / "use.py").write_text(USE)
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(tmp_path / "use.py")]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True)

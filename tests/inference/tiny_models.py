@@ -1,4 +1,4 @@
-"""Small models in folders, as `albef_ds.load` takes them, and pictures to show them."""
+"""Small models in folders, as `albef_ds.load` takes them, and random images as inputs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def vocabulary(folder: Path) -> Path:
 
 
 def tiny_config(kind: str, vocab_file: Path) -> RunConfig:
-    """32 px, patches of 8, two layers of everything, and a vocabulary of its own."""
+    """A configuration with images of 32 px, patches of 8, two layers of each kind and a small vocabulary."""
     text = {"vocab_size": 5 + len(WORDS), "width": 24, "intermediate_width": 48, "max_positions": 25, "dropout": 0.1}
     model = tiny_model(vision={"image_size": 32}, text=text)
     return replace(RunConfig(), model=model, task=TASKS[kind], data=DataConfig(vocab_file=str(vocab_file)))
@@ -64,7 +64,7 @@ def tiny_task(config: RunConfig) -> Task:
 
 
 def found(task: Task, config: RunConfig) -> Found:
-    """The task as a source of conversions."""
+    """The task as `read_model` would return it, for conversions."""
     tensors = {name: LazyTensor.of(parameter.detach()) for name, parameter in task.named_parameters()}
     return Found(WholeModel(config, tensors, ({"what": "made for a test"},)), "encoders", Path("test"))
 

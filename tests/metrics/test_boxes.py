@@ -1,4 +1,4 @@
-"""Heat maps to boxes."""
+"""Boxes found in heat maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks, recall and chance against their definitions; ties and broken numbers count against the model."""
+"""Compares ranks, recall and chance with their definitions; ties and NaN count against the model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_chance_is_the_recall_of_random_orders() -> None:
 
 
 def direction() -> DirectionScores:
-    """Two queries, four candidates; the multimodal encoder has judged the first two of each."""
+    """Two queries, four candidates; the multimodal encoder has scored the first two of each."""
     return DirectionScores(
         similarity=torch.tensor([[0.9, 0.8, 0.1, 0.2], [0.3, 0.1, 0.6, 0.5]]),
         query_image=torch.tensor([0, 1]),

@@ -1,4 +1,4 @@
-"""The retrieval evaluator against a brute-force reference, over ranks, and on a real corpus folder."""
+"""Compares the retrieval evaluator with a brute-force reference, on several ranks and on a real corpus folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MODEL = tiny_model(
 
 
 class Pairs:
-    """13 pictures, the last a copy of the first; 1 to 3 captions each, some the same for several pictures."""
+    """13 images, the last a copy of the first; 1 to 3 captions each, some of them shared by several images."""
 
     num_images = 13
 
@@ -79,7 +79,7 @@ def evaluator(**arguments: Any) -> RetrievalEvaluator:
 
 @torch.no_grad()
 def brute_force(k_test: int) -> dict[str, float]:
-    """One pair at a time, ranks by counting."""
+    """Reference that scores one pair at a time and counts ranks."""
     albef, head = model()
     albef.eval()
     data = Pairs()
@@ -177,7 +177,7 @@ def _forward_calls() -> int:
 
 
 def test_every_rank_makes_the_same_number_of_forward_passes() -> None:
-    """Sharded weights are gathered in forward passes: an odd one out would hang the others."""
+    """Sharded weights are gathered in forward passes, so a rank that ran fewer of them would hang the others."""
     assert len(set(run_ranks(_forward_calls, 2))) == 1
 
 
@@ -199,7 +199,7 @@ def test_dropout_is_off_during_evaluation() -> None:
 def test_progress_counts_every_stage_to_its_end() -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
     evaluator(progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total))).score()
-    assert list(seen) == ["captions", "pictures", "pairs"]
+    assert list(seen) == ["captions", "images", "pairs"]
     for steps in seen.values():
         assert [done for done, _ in steps] == list(range(1, steps[-1][1] + 1))
 
@@ -208,7 +208,7 @@ def test_picture_without_a_caption_is_refused() -> None:
     data = Pairs()
     data.caption_image = data.caption_image.clamp(max=11)
     albef, head = model()
-    with pytest.raises(DataError, match="picture 12 of the evaluation has no caption"):
+    with pytest.raises(DataError, match="image 12 of the evaluation has no caption"):
         RetrievalEvaluator(albef, head, data, CPU)
 
 

@@ -37,12 +37,12 @@ def test_a_submission_that_covers_every_question_once_passes(tmp_path: Path) -> 
     ("rows", "message"),
     [
         ([{"question_id": 1, "answer": "a"}], "1 questions are missing, such as 2"),
-        ([{"question_id": n, "answer": "a"} for n in (1, 2, 9)], "1 answers are to no question, such as 9"),
+        ([{"question_id": n, "answer": "a"} for n in (1, 2, 9)], "1 answers have an unknown question, such as 9"),
         ([{"question_id": n, "answer": "a"} for n in (1, 2, 2)], "1 questions are answered twice, such as 2"),
         ([{"question_id": "1", "answer": "a"}], "entry 0"),
         ([{"question_id": 1, "answer": 5}], "entry 0"),
         ([{"question_id": 1, "answer": "a", "score": 1}], "entry 0"),
-        ({"1": "a"}, "is no list"),
+        ({"1": "a"}, "is not a list"),
     ],
 )
 def test_a_faulty_submission_is_refused(tmp_path: Path, rows: object, message: str) -> None:

@@ -1,1 +1,1 @@
-"""The demonstration behind `albef-ds demo`: start the ranks, evaluate what they learned, show it on a page and a picture."""
+"""`albef-ds demo`: trains, evaluates the model on held-out concepts, and shows the results on a page and an image."""

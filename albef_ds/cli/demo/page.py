@@ -1,4 +1,4 @@
-"""The demonstration's page: one HTML file with everything inside it, readable without a network or scripts."""
+"""Writes the demonstration's page: one self-contained HTML file, which needs no network or scripts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from albef_ds.cli.demo.plots import DARK, LIGHT, curves_png
-from albef_ds.cli.demo.results import SPLITS, Example, Item, Report, table
+from albef_ds.cli.demo.results import SPLITS, DemoReport, Example, Item, table
 from albef_ds.common.atomic_files import write_output
 from albef_ds.common.html import data_url, document, facts, note, text_table
 
@@ -18,7 +18,7 @@ tr.chance td { color: var(--muted); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(31rem, 1fr)); gap: .5rem 2rem; }
 .answers { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 1rem; align-items: center; }
 .query { text-align: right; line-height: 1.25; } .rank { display: block; font-size: .8rem; }
-.pictures { display: flex; gap: .3rem; }
+.images { display: flex; gap: .3rem; }
 img.emoji { width: 56px; height: 56px; background: #fff; border: 3px solid transparent; border-radius: 6px; display: block; }
 img.right { border-color: var(--right); }
 .words { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1.25rem 1.5rem; }
@@ -30,34 +30,34 @@ li.right { color: var(--right); font-weight: 600; }
 """
 
 
-def write_page(report: Report, path: Path) -> None:
-    """Write the page to `path`: temporary name, then rename."""
+def write_page(report: DemoReport, path: Path) -> None:
+    """Writes the page to `path`. Raises `UserError` if it cannot be written."""
     write_output(path, build_page(report))
 
 
-def build_page(report: Report) -> str:
-    """The HTML of `report`."""
+def build_page(report: DemoReport) -> str:
+    """The page as HTML."""
     return document("ALBEF on the emoji corpus", _body(report), _STYLE)
 
 
-def _body(report: Report) -> Iterator[str]:
+def _body(report: DemoReport) -> Iterator[str]:
     yield "<h1>ALBEF on the emoji corpus</h1>"
-    yield "<p>A small ALBEF, trained on pictures and their names, is asked for concepts that were held out of the training.</p>"
+    yield "<p>A small ALBEF, trained on images and their names, retrieves concepts that were held out of the training.</p>"
     yield facts(report.facts)
-    yield "<h2>Words to pictures</h2>"
-    yield note(report.words_to_pictures.caption("queries") + f" The right picture is outlined. Examples are {report.order}.")
-    yield '<div class="grid">' + "".join(map(_words_example, report.words_to_pictures.examples)) + "</div>"
-    yield "<h2>Pictures to words</h2>"
-    yield note(report.pictures_to_words.caption("pictures") + " The right name is green.")
-    yield '<div class="words">' + "".join(map(_picture_example, report.pictures_to_words.examples)) + "</div>"
+    yield "<h2>Text to image</h2>"
+    yield note(report.text_to_image.caption("queries") + f" The right image is outlined. Examples are {report.order}.")
+    yield '<div class="grid">' + "".join(map(_text_example, report.text_to_image.examples)) + "</div>"
+    yield "<h2>Image to text</h2>"
+    yield note(report.image_to_text.caption("images") + " The right name is green.")
+    yield '<div class="words">' + "".join(map(_image_example, report.image_to_text.examples)) + "</div>"
     yield "<h2>Recall beside chance</h2>"
     yield note("Per cent of queries with the right answer among the first 1, 5, 10. Ties count against the model.")
     for split, metrics in sorted(report.metrics.items(), key=lambda item: ("test", "flags", "val").index(item[0])):
         yield _table(split, metrics)
     yield "<h2>Training</h2>"
     yield note(
-        "The dashed lines are what a model reaches that has learned only that two of three matching pairs are wrong. "
-        "Matching accuracy above 2/3 says that the multimodal encoder has begun to compare words with pictures. The contrastive "
+        "The dashed lines show a model that has learned only that two of three matching pairs are wrong. "
+        "Matching accuracy above 2/3 says that the multimodal encoder has begun to compare words with images. The contrastive "
         "loss rises at first because the queue of further negatives fills up."
     )
     yield _curves(report)
@@ -66,9 +66,9 @@ def _body(report: Report) -> Iterator[str]:
 
 
 def _emoji(item: Item, *, alt: str, outlined: bool) -> str:
-    assert item.picture is not None
+    assert item.image is not None
     buffer = io.BytesIO()
-    item.picture.save(buffer, "PNG", optimize=True)
+    item.image.save(buffer, "PNG", optimize=True)
     name = "emoji right" if outlined else "emoji"
     return f'<img class="{name}" alt="{escape(alt)}" title="{escape(alt)}" src="{data_url(buffer.getvalue())}">'
 
@@ -77,32 +77,31 @@ def _rank(example: Example) -> str:
     return f'<span class="rank">right one: rank {example.rank}</span>'
 
 
-def _words_example(example: Example) -> str:
-    pictures = "".join(_emoji(item, alt=item.text, outlined=item.right) for item in example.answers)
+def _text_example(example: Example) -> str:
+    images = "".join(_emoji(item, alt=item.text, outlined=item.right) for item in example.answers)
     query = f'<div class="query">{escape(example.query.text)}{_rank(example)}</div>'
-    return f'<div class="answers">{query}<div class="pictures">{pictures}</div></div>'
+    return f'<div class="answers">{query}<div class="images">{images}</div></div>'
 
 
-def _picture_example(example: Example) -> str:
+def _image_example(example: Example) -> str:
     items = "".join(f"<li{' class=right' if item.right else ''}>{escape(item.text)}</li>" for item in example.answers)
     return f"<div>{_emoji(example.query, alt='query', outlined=False)}<div><ol>{items}</ol>{_rank(example)}</div></div>"
 
 
 def _table(split: str, metrics: dict[str, float]) -> str:
-    sizes = f"{metrics['retrieval/num_images']:.0f} pictures, {metrics['retrieval/num_captions']:.0f} names"
-    sides = "".join(f'<th colspan="3">{side}</th>' for side in ("picture to words", "words to picture"))
+    sizes = f"{metrics['retrieval/num_images']:.0f} images, {metrics['retrieval/num_captions']:.0f} names"
+    sides = "".join(f'<th colspan="3">{side}</th>' for side in ("image to text", "text to image"))
     head = f"<tr><th></th>{sides}</tr><tr><th></th>{'<th>R@1</th><th>R@5</th><th>R@10</th>' * 2}</tr>"
     rows = "".join(
         f"<tr{' class=chance' if name == 'chance' else ''}><td>{escape(name)}</td>"
-        + "".join(f"<td>{value:.1f}</td>" for value in values)
-        + "</tr>"
+        f"{''.join(f'<td>{value:.1f}</td>' for value in values)}</tr>"
         for name, values in table(metrics)
     )
     title = f"<h3>{split}: {sizes} ({escape(SPLITS[split])})</h3>"
     return f'{title}<div class="wide"><table>{head}{rows}</table></div>'
 
 
-def _curves(report: Report) -> str:
+def _curves(report: DemoReport) -> str:
     light, dark = (data_url(curves_png(report.history, theme)) for theme in (LIGHT, DARK))
     alt = "Losses and matching accuracy over the steps of the run"
     return (

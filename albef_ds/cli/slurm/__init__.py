@@ -1,1 +1,1 @@
-"""The processes of a Slurm job: batch script, one per node, one per rank."""
+"""The processes of a Slurm job: those of the batch script, of each node and of each rank."""

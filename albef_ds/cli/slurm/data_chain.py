@@ -1,6 +1,6 @@
-"""The stages of `albef-data build` as Slurm jobs: arrays for those that share work, one node for the reductions between them.
+"""Plans `albef-data build` as Slurm jobs: arrays for stages that split work, one node for the reductions between them.
 
-Which stages there are and which options they take, `albef-data stages` says.
+`albef-data stages` lists the stages and their options.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ from albef_ds.common.processes import python_path
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A command of `albef-data`."""
+class DataStage:
+    """One stage, a command of `albef-data`."""
 
     name: str
     array: bool
-    """Whether an array of tasks shares it."""
+    """True if an array of tasks splits its work."""
     options: list[str]
-    """With a value."""
+    """Options with a value."""
     flags: list[str]
-    """Without one."""
+    """Options without a value."""
     folders: dict[str, str]
-    """Option of `albef-data build` that names a folder -> this command's option for it, empty if it is positional."""
+    """Folder option of `albef-data build` -> this command's option for it, '' if it is positional."""
 
 
 @dataclass(frozen=True)
 class StageJob:
-    """One job of the chain: the arguments of `albef-data`, and the number of array tasks or None."""
+    """One job: the arguments of `albef-data`, and the number of array tasks (None without an array)."""
 
-    stage: Stage
+    stage: DataStage
     arguments: list[str] = field(default_factory=list)
     num_tasks: int | None = None
 
 
-def read_stages() -> list[Stage]:
-    """The stages in the order in which each needs the one before, as `albef-data` lists them.
+def read_stages() -> list[DataStage]:
+    """The stages in the order of `albef-data stages`, in which each depends on the previous one.
 
     Raises:
-        MachineError: it does not run here.
+        MachineError: `albef-data` does not run on this machine.
     """
     command = [sys.executable, "-m", "data_tools.cli", "stages"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": python_path()}, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise MachineError(f"`albef-data` does not run on this machine ({reason}): install it with `pip install albef-ds[data]`")
-    return [Stage(**entry) for entry in json.loads(done.stdout)]
+    return [DataStage(**entry) for entry in json.loads(done.stdout)]
 
 
 def chain(arguments: Sequence[str], num_tasks: int) -> list[StageJob]:
-    """The jobs that do what `albef-data build ARGUMENTS` does, `num_tasks` tasks per array.
+    """The jobs equivalent to `albef-data build ARGUMENTS`, with `num_tasks` tasks per array.
 
     Raises:
-        ConfigError: an option that no stage knows, a missing value, or neither --work nor --out.
+        ConfigError: an unknown option, a missing value, or a missing --work or --out.
         MachineError: as `read_stages`.
     """
     stages = read_stages()
@@ -66,20 +66,19 @@ def chain(arguments: Sequence[str], num_tasks: int) -> list[StageJob]:
     values = dict(given)
     for name in dict.fromkeys(name for stage in stages for name in stage.folders):
         if not values.get(name):
-            raise ConfigError(f"{name} is not given: name the folder, as for `albef-data build`")
+            raise ConfigError(f"{name} is missing: give the folder, as for `albef-data build`")
     jobs = []
     for stage in stages:
         own = [pair for pair in given if pair[0] in (*stage.options, *stage.flags)]
         words = [word for pair in own for word in pair if word is not None]
         folders = [word for name, own_name in stage.folders.items() for word in (own_name, str(values[name])) if word]
-        tasks = num_tasks if stage.array else None
         share = ["--num-tasks", str(num_tasks)] if stage.array else []
-        jobs.append(StageJob(stage, [stage.name, *folders, *words, *share], tasks))
+        jobs.append(StageJob(stage, [stage.name, *folders, *words, *share], num_tasks if stage.array else None))
     return jobs
 
 
-def _given_options(arguments: Sequence[str], stages: Sequence[Stage]) -> list[tuple[str, str | None]]:
-    """Options with their values, None for flags."""
+def _given_options(arguments: Sequence[str], stages: Sequence[DataStage]) -> list[tuple[str, str | None]]:
+    """The given options with their values, None for flags."""
     with_value = {option for stage in stages for option in (*stage.options, *stage.folders)}
     flags = {flag for stage in stages for flag in stage.flags}
     found: list[tuple[str, str | None]] = []
@@ -95,10 +94,10 @@ def _given_options(arguments: Sequence[str], stages: Sequence[Stage]) -> list[tu
             found.append((option, text))
         elif option == "--evaluate":
             raise ConfigError(
-                "--evaluate cannot be shared out: write the set's hash file with `albef-data hashes`, then give --against"
+                "--evaluate does not work in a job: write the set's hash file with `albef-data hashes`, then give --against"
             )
         else:
             raise ConfigError(
-                f"{word} is no option of a stage: `albef-data build --help` lists them (--workers follows from the job)"
+                f"{word} is not an option of a stage: `albef-data build --help` lists them (the job sets --workers)"
             )
     return found

@@ -1,8 +1,7 @@
-"""`python -m albef_ds.cli.slurm.job begin|end|bad-nodes ... COMMAND ARGS`: what a batch script asks before and after the ranks.
+"""`python -m albef_ds.cli.slurm.job begin|end|bad-nodes ... COMMAND ARGS`: called by batch scripts before and after the ranks.
 
-`begin` notes a new attempt and refuses it when the restarts are used up or the job crashes in a loop. `end` reads how
-the ranks ended and says what follows by its exit code; `bad-nodes` does so where preflight has named nodes. Starting jobs
-again is the batch script's business.
+`begin` records a new attempt and refuses it when the restarts are used up or the job crashes in a loop. `end` reads how the ranks
+ended; `bad-nodes` is called if preflight has named unfit nodes. The exit code of both tells the batch script whether to requeue.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _CODES: dict[Action, int] = {"go": 0, "finish": 0, "requeue": REQUEUE, "stop": S
 
 
 def begin(argv: list[str]) -> int:
-    """Note an attempt of `argv`; 0, or STOP where there must be none."""
+    """Records a new attempt of `argv`; returns 0, or STOP if there must be no other attempt."""
     record = _record()
     step = _newest_step(argv)
     outcome_file(record).unlink(missing_ok=True)
@@ -39,14 +38,14 @@ def begin(argv: list[str]) -> int:
 
 
 def end(argv: list[str], launcher_code: int) -> int:
-    """Note how the attempt ended; 0 when the run is finished, REQUEUE, or STOP (2 after a user's mistake)."""
+    """Records how the attempt ended; returns 0 if the run is finished, REQUEUE, STOP, or 2 after a user's mistake."""
     how, reason = outcome.read(outcome_file(_record()), launcher_code)
     code = _conclude(how, reason, argv)
     return MISTAKE if how == "mistake" else code
 
 
 def bad_nodes(argv: list[str], names: str) -> int:
-    """Note that the attempt ended because the nodes `names` are unfit; REQUEUE or STOP."""
+    """Records that the attempt ended because the nodes `names` are unfit; returns REQUEUE or STOP."""
     return _conclude("bad node", names, argv)
 
 
@@ -57,7 +56,7 @@ def _conclude(how: Outcome, reason: str, argv: list[str]) -> int:
 
 
 def run_config(argv: list[str]) -> RunConfig | None:
-    """The configuration of `albef-ds COMMAND ARGS`; None for commands that do not train."""
+    """The configuration of `albef-ds COMMAND ARGS`; None unless COMMAND is train."""
     command, *arguments = argv
     if command != "train":
         return None
@@ -71,7 +70,7 @@ def _newest_step(argv: list[str]) -> int:
 
 
 def outcome_file(record: str) -> Path:
-    """Where the ranks say how they ended."""
+    """File in which the ranks record how they ended."""
     return Path(f"{record}.outcome.json")
 
 
@@ -82,7 +81,7 @@ def _history(record: str) -> History:
 def _record() -> str:
     record = os.environ.get("ALBEF_RECORD")
     if not record:
-        raise MachineError("ALBEF_RECORD is not set: this is called by the scripts in slurm/, submit one of those")
+        raise MachineError("ALBEF_RECORD is not set: submit one of the scripts in slurm/, which call this program")
     return record
 
 
@@ -93,7 +92,7 @@ def _max_restarts() -> int:
 def _number(name: str, default: int) -> int:
     text = os.environ.get(name) or str(default)
     if not text.isdecimal():
-        raise ConfigError(f"{name}={text} is no number: give 0 or more")
+        raise ConfigError(f"{name}={text} is not a whole number: give 0 or more")
     return int(text)
 
 
@@ -104,7 +103,7 @@ def _answer(decision: Decision) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Run `begin`, `end CODE` or `bad-nodes NAMES`; its exit code."""
+    """Runs `begin`, `end CODE` or `bad-nodes NAMES`; returns the exit code."""
     what, *rest = argv
     if what == "begin":
         return guarded(lambda: begin(rest))

@@ -1,7 +1,7 @@
 """`python -m albef_ds.cli.slurm.node COMMAND ARGS`: the one task that srun starts on each node.
 
-Stages shards where the site has node-local scratch, then becomes torchrun, which starts one rank per GPU of the allocation. The
-address and port of the meeting point come from the batch script, everything about training from the arguments.
+Stages shards if the site has node-local scratch, then becomes torchrun, which starts one rank per GPU of the allocation. The
+batch script sets the rendezvous address and port; the arguments are those of the command.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def torchrun_arguments(environment: Mapping[str, str], argv: Sequence[str]) -> l
     """Arguments of `torch.distributed.run` for this node.
 
     Raises:
-        UserError: a variable that Slurm or the batch script should have set is missing.
+        UserError: a variable that Slurm or the batch script sets is missing.
     """
     nodes, number = _needed(environment, "SLURM_JOB_NUM_NODES"), _needed(environment, "SLURM_NODEID")
-    meeting = f"{_needed(environment, 'MASTER_ADDR')}:{_needed(environment, 'MASTER_PORT')}"
+    rendezvous = f"{_needed(environment, 'MASTER_ADDR')}:{_needed(environment, 'MASTER_PORT')}"
     return [
         f"--nnodes={nodes}",
         f"--nproc-per-node={ranks_per_node(environment)}",
         "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={meeting}",
+        f"--rdzv-endpoint={rendezvous}",
         f"--rdzv-id={_needed(environment, 'SLURM_JOB_ID')}.{environment.get('SLURM_RESTART_COUNT', '0')}",
-        # Told, not guessed: torchrun compares host names, which differ on machines with several interfaces.
+        # Explicit, because torchrun compares host names, which differ on machines with several interfaces.
         f"--rdzv-conf=is_host={int(number == '0')}",
         f"--local-addr={_needed(environment, 'SLURMD_NODENAME')}",
         "--max-restarts=0",
@@ -51,25 +51,25 @@ def torchrun_arguments(environment: Mapping[str, str], argv: Sequence[str]) -> l
 
 
 def ranks_per_node(environment: Mapping[str, str]) -> int:
-    """One per GPU of the allocation, or ALBEF_RANKS_PER_NODE, or one where there is no GPU.
+    """ALBEF_RANKS_PER_NODE, else one rank per GPU of the allocation, else 1.
 
     Raises:
-        ConfigError: ALBEF_RANKS_PER_NODE is no number.
+        ConfigError: ALBEF_RANKS_PER_NODE is not a number from 1.
     """
     text = environment.get("ALBEF_RANKS_PER_NODE") or environment.get("SLURM_GPUS_ON_NODE") or "1"
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"ALBEF_RANKS_PER_NODE={text} is no number of ranks: give 1 or more, or leave it out")
+        raise ConfigError(f"ALBEF_RANKS_PER_NODE={text} is not a number of ranks: give 1 or more, or leave it out")
     return int(text)
 
 
 def shards_here(config: RunConfig, environment: Mapping[str, str]) -> str:
-    """What this node reads for `data.shards`: variables of the node put in, and its copy in ALBEF_SCRATCH if there is one.
+    """`data.shards` for this node, with variables expanded; stages the shards in ALBEF_SCRATCH if that is set.
 
-    ALBEF_SCRATCH may hold variables too, ALBEF_SCRATCH_GB bounds all copies together. Where the scratch cannot be used, training
-    reads the shared file system as before, and a line says so.
+    ALBEF_SCRATCH may contain variables; ALBEF_SCRATCH_GB limits the total size of all copies. If the scratch folder cannot be
+    used, training reads the shared file system and a line is printed.
 
     Raises:
-        UserError: a shard that is not what the manifest says, or a size that is no number.
+        UserError: a shard differs from the manifest, or ALBEF_SCRATCH_GB is not a number.
     """
     shards = os.path.expandvars(config.data.shards)
     scratch, source = environment.get("ALBEF_SCRATCH"), Path(shards)
@@ -96,20 +96,20 @@ def shards_here(config: RunConfig, environment: Mapping[str, str]) -> str:
     except OSError as error:
         print(f"slurm: {node}: {folder} cannot be used ({error}): reading {source} from the shared file system", flush=True)
         return shards
-    os.set_inheritable(mark, True)  # torchrun takes this process over and keeps the view in use until it ends
+    os.set_inheritable(mark, True)  # torchrun replaces this process and must keep the staged folder marked as in use
     print(f"slurm: {node}: {staged}; reading {staged.folder}", flush=True)
     return str(staged.folder)
 
 
 def time_limit(environment: Mapping[str, str]) -> list[str]:
-    """`--stop-after` for a job with a time limit: what is left, after staging, until ALBEF_STOP_AT (seconds since 1970)."""
+    """`--stop-after` with the time left after staging until ALBEF_STOP_AT (seconds since 1970); empty without a time limit."""
     stop_at = environment.get("ALBEF_STOP_AT") or ""
     if not stop_at.isdecimal():
         return []
     left = int(stop_at) - int(time.time())
     if left > 0:
         return ["--stop-after", f"{left}s"]
-    # Too short a limit to leave that much room: the signal that Slurm sends before it must do.
+    # The limit is too short for the margin: training stops at the signal that Slurm sends before the limit.
     print("slurm: the time limit is shorter than ALBEF_STOP_MARGIN: training stops at Slurm's signal", flush=True)
     return []
 
@@ -122,18 +122,20 @@ def _scratch_bytes(environment: Mapping[str, str], folder: Path) -> int:
     try:
         return int(float(text) * 1e9)
     except (ValueError, OverflowError):
-        raise ConfigError(f"ALBEF_SCRATCH_GB={text} is no number: give GB, or leave it out for nine tenths of the disk") from None
+        raise ConfigError(
+            f"ALBEF_SCRATCH_GB={text} is not a number: give GB, or leave it out for nine tenths of the disk"
+        ) from None
 
 
 def _needed(environment: Mapping[str, str], name: str) -> str:
     value = environment.get(name)
     if not value:
-        raise MachineError(f"{name} is not set: submit a script of slurm/, which sets it, in place of starting this by hand")
+        raise MachineError(f"{name} is not set: submit a script of slurm/, which sets it, instead of starting this program")
     return value
 
 
 def too_few_cores(cores: int, ranks: int, workers: int) -> str:
-    """What to say where a rank and its `workers` loader processes have not two cores (without any, one); else nothing."""
+    """A warning if there are fewer than two cores per rank (one if it has no loader `workers`), else ''."""
     if cores >= ranks * (1 + bool(workers)):
         return ""
     asked = "ask sbatch for more, such as --cpus-per-gpu=8 in ALBEF_SBATCH_OPTIONS of slurm/site.env"
@@ -141,9 +143,9 @@ def too_few_cores(cores: int, ranks: int, workers: int) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Stage, then replace this process by torchrun; comes back only with the exit code of a mistake."""
-    # torchrun would pass a signal on and kill its ranks half a minute later, saved or not. Slurm signals every process of a
-    # task, so the ranks hear it themselves; they set their own handlers, torchrun keeps ignoring.
+    """Stages shards, then replaces this process by torchrun. Returns only with the exit code of a mistake."""
+    # torchrun would forward a signal and kill its ranks half a minute later, even while they save. Slurm signals every process
+    # of a task, so ranks receive it directly with handlers of their own; torchrun keeps ignoring it.
     for number in LEFT_TO_THE_RANKS:
         signal.signal(number, signal.SIG_IGN)
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGINT"
@@ -152,8 +154,7 @@ def main(argv: list[str]) -> int:
         argv = [*argv, f"data.shards={shards}"]
     argv = [*argv, *time_limit(os.environ)]
     os.environ["PYTHONPATH"] = python_path()
-    ranks = ranks_per_node(os.environ)
-    cores = len(os.sched_getaffinity(0))
+    ranks, cores = ranks_per_node(os.environ), len(os.sched_getaffinity(0))
     if note := too_few_cores(cores, ranks, config.data.num_workers if config is not None else 0):
         print(note, flush=True)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))

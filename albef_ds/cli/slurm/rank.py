@@ -1,6 +1,6 @@
 """`python -m albef_ds.cli.slurm.rank COMMAND ARGS`: one rank of a job, as torchrun starts it.
 
-Runs the subcommand and leaves word of how it ended (`outcome.py`). Being stopped is no failure: see there for why.
+Runs the subcommand and records how it ended (`outcome.py`, which explains why being stopped is not a failure).
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from albef_ds.launch.slurm.attempts import Outcome
 
 
 def main(argv: list[str]) -> int:
-    """Run the subcommand; 0 if it finished or stopped as asked, else its exit code."""
+    """Runs the subcommand; returns 0 if it finished or stopped as requested, else its exit code."""
     if argv[0] != "train":
-        for number in LEFT_TO_THE_RANKS:  # ignored since `node.py`; only training can save, so others end at once
+        for (
+            number
+        ) in LEFT_TO_THE_RANKS:  # ignored since `node.py`; only training saves on a signal, so other commands end at once
             signal.signal(number, signal.SIG_DFL)
     try:
         code = command_line(argv)
     except BaseException as error:
-        _tell("crashed", f"{type(error).__name__}: {error}")
+        _record("crashed", f"{type(error).__name__}: {error}")
         raise
     how = outcome.outcome_of(code)
     if code == exit_codes.BAD_NUMBERS:
-        _tell(how, "losses or gradients are not finite, see the log of the node")
+        _record(how, "losses or gradients are not finite, see the log of the node")
     elif how == "mistake":
-        _tell(how, "a mistake in what was given, see the log of the node")
+        _record(how, "a user's mistake, see the log of the node")
     elif how == "crashed" or _rank() == 0:
-        _tell(how, "" if how == "finished" else f"exit code {code}")
+        _record(how, "" if how == "finished" else f"exit code {code}")
     return 0 if how == "stopped" else code
 
 
-def _tell(how: Outcome, reason: str) -> None:
-    path = os.environ.get(outcome.VARIABLE)
-    if path:
+def _record(how: Outcome, reason: str) -> None:
+    if path := os.environ.get(outcome.VARIABLE):
         outcome.write(Path(path), how, " ".join(f"rank {_rank()}: {reason}".split()) if reason else "")
 
 

@@ -1,1 +1,1 @@
-"""A trained model as programs that run without this package: ONNX and `torch.export`."""
+"""Exports a trained model as ONNX and `torch.export` programs, which run without this package."""

@@ -1,4 +1,4 @@
-"""The parts of a model that are exported, as plain modules of tensors in and tensors out."""
+"""The exported programs as modules that take and return tensors."""
 
 from __future__ import annotations
 
@@ -12,38 +12,37 @@ from albef_ds.models.fusion_pass import FusionPass
 
 
 class ImageTower(nn.Module):
-    """Pictures to ITC features and to the embeddings that the matcher takes."""
+    """Maps images to ITC features and to the embeddings that the matcher takes."""
 
     def __init__(self, albef: ALBEF) -> None:
         super().__init__()
         self.albef = albef
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """float32 (B, 3, S, S), normalised -> features (B, E) of length 1, embeddings (B, N, W)."""
+        """Normalised float32 (B, 3, S, S) -> features (B, E) of unit length, embeddings (B, N, W)."""
         embeds = self.albef.encode_image(images)
         return self.albef.project_image(embeds), embeds
 
 
 class TextTower(nn.Module):
-    """Token ids to ITC features and to the embeddings that the matcher takes."""
+    """Maps token ids to ITC features and to the embeddings that the matcher takes."""
 
     def __init__(self, albef: ALBEF) -> None:
         super().__init__()
         self.albef = albef
 
     def forward(self, token_ids: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 (B, L), bool (B, L) true at tokens -> features (B, E) of length 1, embeddings (B, L, D)."""
+        """int64 (B, L), bool (B, L) true at tokens -> features (B, E) of unit length, embeddings (B, L, D)."""
         embeds = self.albef.encode_text(token_ids, token_mask)
         return self.albef.project_text(embeds, token_mask), embeds
 
 
 class Matcher(nn.Module):
-    """The ITM scorer: pairs of embeddings to the probability that they belong together."""
+    """Maps pairs of embeddings to the ITM probability that they match."""
 
     def __init__(self, albef: ALBEF, itm_head: nn.Module) -> None:
         super().__init__()
-        self.albef = albef
-        self.itm_head = itm_head
+        self.albef, self.itm_head = albef, itm_head
 
     def forward(self, image_embeds: Tensor, text_embeds: Tensor, token_mask: Tensor) -> Tensor:
         """(B, N, W), (B, L, D), bool (B, L) -> probability (B,)."""
@@ -53,7 +52,7 @@ class Matcher(nn.Module):
 
 
 @dataclass(frozen=True)
-class Part:
+class ProgramSpec:
     """One exported program."""
 
     name: str
@@ -62,10 +61,10 @@ class Part:
     outputs: tuple[str, ...]
 
 
-def parts_of(albef: ALBEF, itm_head: nn.Module) -> tuple[Part, ...]:
+def program_specs(albef: ALBEF, itm_head: nn.Module) -> tuple[ProgramSpec, ...]:
     """The two towers and the matcher."""
     return (
-        Part("image", ImageTower(albef), ("images",), ("image_features", "image_embeds")),
-        Part("text", TextTower(albef), ("token_ids", "token_mask"), ("text_features", "text_embeds")),
-        Part("match", Matcher(albef, itm_head), ("image_embeds", "text_embeds", "token_mask"), ("match",)),
+        ProgramSpec("image", ImageTower(albef), ("images",), ("image_features", "image_embeds")),
+        ProgramSpec("text", TextTower(albef), ("token_ids", "token_mask"), ("text_features", "text_embeds")),
+        ProgramSpec("match", Matcher(albef, itm_head), ("image_embeds", "text_embeds", "token_mask"), ("match",)),
     )

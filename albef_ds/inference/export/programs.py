@@ -1,11 +1,11 @@
-"""Exporting a model: `torch.export` programs, ONNX files made of them, both checked against the model before they stay.
+"""Exports a model as `torch.export` programs and ONNX files made from them; both are compared with the model first.
 
     FOLDER/
-        image.onnx  text.onnx  match.onnx     with their weights; batch and text length are free
+        image.onnx  text.onnx  match.onnx     with their weights; any batch size and text length
         image.pt2   text.pt2   match.pt2      the same for torch.export.load
         config.json  preprocessor_config.json  vocab.txt  README.md
 
-Texts must be cleaned and tokenised, pictures resized and normalised as `AlbefModel.prepare_texts` and `prepare_images` do.
+Inputs must be prepared as `AlbefModel.prepare_texts` (clean, tokenise) and `prepare_images` (resize, normalise) do.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ from albef_ds.common.atomic_files import atomic_path
 from albef_ds.common.errors import MachineError, WeightsError
 from albef_ds.common.run_files import CONFIG_NAME
 from albef_ds.config import files
-from albef_ds.inference.export.modules import Part, parts_of
+from albef_ds.inference.export.modules import ProgramSpec, program_specs
 from albef_ds.inference.model import AlbefModel
 from albef_ds.tasks.contrastive import ContrastiveTask
 
 FORMATS = ("onnx", "torch")
 OPSET = 18
 TOLERANCE = 1e-4
-"""Largest difference between an exported program and the model, absolute."""
+"""Largest absolute difference allowed between an exported program and the model."""
 _BATCH, _LENGTH, _TRACED = 3, 7, 2
 
 
 def export(model: WholeModel, folder: Path, formats: Sequence[str] = FORMATS) -> dict[str, float]:
-    """Write the programs of `model` to the new `folder`.
+    """Writes the programs of `model` to the new `folder`.
 
     Args:
-        model: with a student that has ITC features and an ITM head.
-        folder: must not exist; it appears whole or not at all.
-        formats: of `FORMATS`.
+        model: has a student with ITC features and an ITM head.
+        folder: must not exist; it is renamed into place when complete.
+        formats: some of `FORMATS`.
 
     Returns:
-        File name -> largest absolute difference from the model, on a batch and a text length other than those traced.
+        File name -> largest absolute difference from the model, for another batch size and text length than were traced.
 
     Raises:
-        UserError: a model of another kind, `onnx` is not installed, or the folder exists or cannot be written.
+        UserError: the model is of another kind, `onnx` is not installed, or the folder exists or cannot be written.
     """
     if folder.exists():
         raise MachineError(f"{folder} exists: give another name")
     if "onnx" in formats:
         check_onnx()
-    parts = _parts(model)
+    specs = _specs(model)
     try:
         with atomic_path(folder) as room:
             room.mkdir()
-            differences = _write_all(parts, model, room, formats)
+            differences = _write_all(specs, model, room, formats)
             _describe(model, room)
     except OSError as error:
         raise MachineError(f"{folder} cannot be written ({error.strerror}): give another place") from None
@@ -69,17 +69,19 @@ def export(model: WholeModel, folder: Path, formats: Sequence[str] = FORMATS) ->
 
 
 def check_onnx() -> None:
-    """Raise `MachineError` unless what ONNX files need is installed."""
+    """Raises `MachineError` if a package for ONNX export is not installed."""
     try:
         import onnx  # noqa: F401 (optional package)
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise MachineError(f"{error.name} is not installed: run `pip install albef-ds[onnx]`, or take the format torch") from None
+        raise MachineError(
+            f"{error.name} is not installed: run `pip install albef-ds[onnx]`, or choose the format torch"
+        ) from None
 
 
 def run_onnx(path: Path, inputs: dict[str, Tensor]) -> list[Tensor]:
-    """What onnxruntime gives for `inputs` on the CPU."""
+    """Outputs of onnxruntime for `inputs`, on the CPU."""
     import onnxruntime  # optional package
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -87,61 +89,58 @@ def run_onnx(path: Path, inputs: dict[str, Tensor]) -> list[Tensor]:
     return [torch.from_numpy(output) for output in outputs]
 
 
-def _parts(model: WholeModel) -> tuple[Part, ...]:
-    # The plain form of attention decides nothing by shapes, so one traced program serves them all.
+def _specs(model: WholeModel) -> tuple[ProgramSpec, ...]:
+    # Plain attention does not branch on shapes, so one traced program works for all of them.
     config = replace(model.config, compute=replace(model.config.compute, attention="plain", itm_cls_only=False))
     loaded = AlbefModel(replace(model, config=config), device=torch.device("cpu"), dtype=torch.float32)
     task = loaded.task
     if not isinstance(task, ContrastiveTask):
-        raise WeightsError(f"a model of kind {loaded.kind} has no two towers: export one of kind pretrain or retrieval")
-    return parts_of(task.model, task.itm_head)
+        raise WeightsError(f"a model of kind {loaded.kind} has no image and text tower: export one of kind pretrain or retrieval")
+    return program_specs(task.model, task.itm_head)
 
 
-def _write_all(parts: Sequence[Part], model: WholeModel, room: Path, formats: Sequence[str]) -> dict[str, float]:
+def _write_all(specs: Sequence[ProgramSpec], model: WholeModel, room: Path, formats: Sequence[str]) -> dict[str, float]:
     differences = {}
-    for part in parts:
+    for spec in specs:
         with torch.no_grad(), _quiet():
-            program = _trace(part, model)
+            program = _trace(spec, model)
         if "torch" in formats:
-            path = room / f"{part.name}.pt2"
+            path = room / f"{spec.name}.pt2"
             torch.export.save(program, path)
             loaded = torch.export.load(path).module()
-            differences[path.name] = _difference(part, model, lambda *inputs, loaded=loaded: _many(loaded(*inputs)))
+            differences[path.name] = _difference(spec, model, lambda *inputs, loaded=loaded: _many(loaded(*inputs)))
         if "onnx" in formats:
-            path = room / f"{part.name}.onnx"
+            path = room / f"{spec.name}.onnx"
             with _quiet():
                 made = torch.onnx.export(
-                    program, (), input_names=part.inputs, output_names=part.outputs, opset_version=OPSET, dynamo=True
+                    program, (), input_names=spec.inputs, output_names=spec.outputs, opset_version=OPSET, dynamo=True
                 )
             assert made is not None
-            made.save(path, external_data=_nbytes(part) > 1_500_000_000)  # protobuf's limit is 2 GB
+            made.save(path, external_data=_nbytes(spec) > 1_500_000_000)  # protobuf's limit is 2 GB
 
-            def run(*inputs: Tensor, part: Part = part, path: Path = path) -> list[Tensor]:
-                return run_onnx(path, dict(zip(part.inputs, inputs, strict=True)))
+            def run(*inputs: Tensor, spec: ProgramSpec = spec, path: Path = path) -> list[Tensor]:
+                return run_onnx(path, dict(zip(spec.inputs, inputs, strict=True)))
 
-            differences[path.name] = _difference(part, model, run)
+            differences[path.name] = _difference(spec, model, run)
     for name, difference in differences.items():
         if not difference <= TOLERANCE:
-            raise MachineError(f"{name} differs from the model by {difference:.1e}: take another version of torch or onnxruntime")
+            raise MachineError(
+                f"{name} differs from the model by {difference:.1e}: install another version of torch or onnxruntime"
+            )
     return differences
 
 
-def _trace(part: Part, model: WholeModel) -> torch.export.ExportedProgram:
+def _trace(spec: ProgramSpec, model: WholeModel) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1, max=4096)
     length = torch.export.Dim("length", min=2, max=model.config.model.text.max_positions)
-    shapes = {
-        "images": {0: batch},
-        "image_embeds": {0: batch},
-        "token_ids": {0: batch, 1: length},
-        "token_mask": {0: batch, 1: length},
-        "text_embeds": {0: batch, 1: length},
-    }
-    inputs = _inputs(part, model, _TRACED, _TRACED + 3)
-    return torch.export.export(part.module, inputs, dynamic_shapes=tuple(shapes[name] for name in part.inputs), strict=False)
+    image, text = {0: batch}, {0: batch, 1: length}
+    shapes = {"images": image, "image_embeds": image, "token_ids": text, "token_mask": text, "text_embeds": text}
+    inputs = _inputs(spec, model, _TRACED, _TRACED + 3)
+    return torch.export.export(spec.module, inputs, dynamic_shapes=tuple(shapes[name] for name in spec.inputs), strict=False)
 
 
-def _inputs(part: Part, model: WholeModel, batch: int, length: int) -> tuple[Tensor, ...]:
-    """Random inputs; the texts of different lengths."""
+def _inputs(spec: ProgramSpec, model: WholeModel, batch: int, length: int) -> tuple[Tensor, ...]:
+    """Random inputs, with texts of different lengths."""
     config = model.config.model
     generator = torch.Generator().manual_seed(batch)
     length = min(length, config.text.max_positions)
@@ -152,14 +151,13 @@ def _inputs(part: Part, model: WholeModel, batch: int, length: int) -> tuple[Ten
         "token_mask": torch.arange(length)[None] < length - torch.arange(batch)[:, None] % (length - 1),
         "text_embeds": torch.randn(batch, length, config.text.width, generator=generator),
     }
-    return tuple(made[name] for name in part.inputs)
+    return tuple(made[name] for name in spec.inputs)
 
 
-def _difference(part: Part, model: WholeModel, program: Any) -> float:
-    inputs = _inputs(part, model, _BATCH, _LENGTH)
+def _difference(spec: ProgramSpec, model: WholeModel, program: Any) -> float:
+    inputs = _inputs(spec, model, _BATCH, _LENGTH)
     with torch.no_grad():
-        expected = _many(part.module(*inputs))
-        got = program(*inputs)
+        expected, got = _many(spec.module(*inputs)), program(*inputs)
     return max(float((left - right).abs().max()) for left, right in zip(got, expected, strict=True))
 
 
@@ -167,31 +165,26 @@ def _many(outputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
-def _nbytes(part: Part) -> int:
-    return sum(parameter.nbytes for parameter in part.module.parameters())
+def _nbytes(spec: ProgramSpec) -> int:
+    return sum(parameter.nbytes for parameter in spec.module.parameters())
 
 
 def _describe(model: WholeModel, room: Path) -> None:
     native.save_preparation(model, room)
     config = portable(model.config)
     files.save(replace(config, data=replace(config.data, vocab_file=native.VOCAB_NAME)), room / CONFIG_NAME)
-    text = "\n".join(
-        [
-            "# Exported ALBEF",
-            "",
-            *[f"{number}. {json.dumps(step)}" for number, step in enumerate(model.lineage, start=1)],
-            "",
-            "`image`: images -> image_features, image_embeds. `text`: token_ids, token_mask -> text_features, text_embeds.",
-            "`match`: image_embeds, text_embeds, token_mask -> probability. Similarity is the product of features.",
-            "",
-        ]
-    )
-    (room / "README.md").write_text(text, encoding="utf-8")
+    lines = [
+        "# Exported ALBEF\n",
+        *[f"{number}. {json.dumps(step)}" for number, step in enumerate(model.lineage, start=1)],
+        "\n`image`: images -> image_features, image_embeds. `text`: token_ids, token_mask -> text_features, text_embeds.",
+        "`match`: image_embeds, text_embeds, token_mask -> probability. Similarity is the product of features.\n",
+    ]
+    (room / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters report their progress on standard output."""
+    """Hides warnings and standard output, on which the exporters report progress."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

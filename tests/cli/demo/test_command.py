@@ -1,4 +1,4 @@
-"""`albef-ds demo` from the command line to the page, with a model small enough for a test, and its mistakes."""
+"""`albef-ds demo` from the command line to the page, with a tiny model, and its error messages."""
 
 from __future__ import annotations
 
@@ -47,10 +47,8 @@ def test_demo_trains_on_two_ranks_and_shows_what_was_learned(tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     output = tmp_path / "demo-2"
-    assert f"{tmp_path / 'demo'} is taken: this run goes to {output}" in done.stdout
-    assert (
-        "test: 300 pictures" in done.stdout and "flags: 267 pictures" in done.stdout and str(output / "demo.html") in done.stdout
-    )
+    assert f"{tmp_path / 'demo'} is in use: this run is written to {output}" in done.stdout
+    assert "test: 300 images" in done.stdout and "flags: 267 images" in done.stdout and str(output / "demo.html") in done.stdout
     document = json.loads((output / "demo_metrics.json").read_text())
     assert document["training"]["step"] == 3 and document["training"]["world_size"] == 2
     assert set(document["metrics"]) == {"val", "test", "flags"}
@@ -62,8 +60,8 @@ def test_demo_trains_on_two_ranks_and_shows_what_was_learned(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--minutes", "0"], "give a number of minutes above 0"),
-        (["--minutes", "soon"], "soon is no length"),
+        (["--minutes", "0"], "give a number above 0"),
+        (["--minutes", "soon"], "soon cannot be used"),
         (["--ranks", "0"], "give auto or a number from 1"),
         (["--ranks", "3", *TINY], "train.global_batch_size 8 is not a multiple"),
         (["model.text.hight=3"], "there is no setting model.text.hight"),

@@ -1,4 +1,4 @@
-"""The emoji corpus unpacks whole, its splits share no concept, and damage is an error."""
+"""The emoji corpus unpacks completely, its splits share no concept, and damage is an error."""
 
 from __future__ import annotations
 

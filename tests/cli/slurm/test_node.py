@@ -1,4 +1,4 @@
-"""What a node's torchrun is told, from the variables of the allocation."""
+"""Arguments of a node's torchrun, from the variables of the allocation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_missing_variable_is_named_and_never_guessed(name: str) -> None:
         torchrun_arguments({**JOB, name: ""}, ["train"])
 
 
-def test_training_is_told_to_stop_before_the_time_limit(capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_stops_before_the_time_limit(capsys: pytest.CaptureFixture[str]) -> None:
     option, value = time_limit({"ALBEF_STOP_AT": str(int(time.time()) + 3600)})
     assert option == "--stop-after" and 3000 < int(value.removesuffix("s")) <= 3600
     assert time_limit({}) == time_limit({"ALBEF_STOP_AT": ""}) == []

@@ -1,4 +1,4 @@
-"""Exported towers and matcher against the model itself, and a retrieval with them over the demonstration's corpus."""
+"""Compares exported towers and matcher with the model itself, and retrieves with them in the demonstration's corpus."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.inference.tiny_models import found, model_folder, picture, tiny_confi
 
 TEXTS = ["a red cup", "the blue ball is left of the dog", "two cats", "the table"]
 SIZE, SHORTLIST = 60, 8
-"""Pictures of the retrieval, and how many of them the matcher judges per caption."""
+"""Number of images in the retrieval, and of those that the matcher re-ranks per caption."""
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A model folder and what `albef-ds export` made of it."""
+    """A model folder and its output of `albef-ds export`."""
     room = tmp_path_factory.mktemp("export")
     small = tiny_config("retrieval", vocabulary(room))
     shallow = ModelConfig(
@@ -75,7 +75,7 @@ def test_the_folder_says_how_inputs_are_prepared(folders: tuple[Path, Path]) -> 
 
 def test_what_cannot_be_exported_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vqa = read_model(model_folder(tmp_path, "vqa")).model
-    with pytest.raises(WeightsError, match="of kind vqa has no two towers"):
+    with pytest.raises(WeightsError, match="of kind vqa has no image and text tower"):
         export(vqa, tmp_path / "out", ["torch"])
     with pytest.raises(MachineError, match="exists: give another name"):
         export(vqa, tmp_path, ["torch"])
@@ -86,7 +86,7 @@ def test_what_cannot_be_exported_is_one_clear_line(tmp_path: Path, monkeypatch: 
 
 
 def _scores(image_feat: Tensor, text_feat: Tensor, margins: Tensor, shortlist: Tensor, owner: Tensor) -> DirectionScores:
-    """Captions ask, pictures answer."""
+    """Retrieves images with captions as queries."""
     return DirectionScores(text_feat @ image_feat.T, owner, torch.arange(len(image_feat)), 0.07, shortlist, margins)
 
 

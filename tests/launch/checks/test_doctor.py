@@ -79,7 +79,7 @@ def test_a_mend_sets_the_exit_code_and_a_broken_check_hides_no_other(
     monkeypatch.setattr(machine, "disk", lambda folder: fine())
     assert main(["doctor"]) == CHECK_FAILED
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "note  last: slow: get a faster one" and lines[-1] == "3 of 10 must be mended"
+    assert lines[0] == "note  last: slow: get a faster one" and lines[-1] == "3 of 10 must be fixed"
 
 
 def test_settings_that_cannot_work_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,4 +103,4 @@ def test_a_slow_disk_and_little_room_are_said_in_seconds(tmp_path: Path, monkeyp
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--folder", str(tmp_path / "none")]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err

@@ -110,9 +110,9 @@ def test_a_stage_that_other_settings_do_not_allow_is_left_out_and_said_so(capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rate", "300"], "--rate says something about speed: add --throughput"),
-        (["--throughput", "--memory", "40"], "--memory chooses settings by memory"),
-        (["--throughput", "--rate", "fast"], "fast is not a speed"),
+        (["--rate", "300"], "--rate is for speed only: add --throughput"),
+        (["--throughput", "--memory", "40"], "--memory does not apply to --throughput"),
+        (["--throughput", "--rate", "fast"], "fast cannot be used"),
         (["--throughput", "--gpus", "7"], "train.global_batch_size"),
     ],
 )
