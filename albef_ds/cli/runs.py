@@ -49,17 +49,9 @@ def table(runs: list[RunState]) -> str:
     for run in runs:
         total = f"/{run.total_steps:,}" if run.total_steps else ""
         metric = f"{run.metric} {run.value:.2f}" if run.metric and run.value is not None else "-"
-        rows.append(
-            (
-                run.run,
-                run.recipe or "-",
-                run.state,
-                f"{run.step:,}{total}",
-                "-" if run.loss is None else f"{run.loss:.3f}",
-                "-" if run.images_per_second is None else f"{run.images_per_second:.1f}",
-                metric,
-                run.last_written.replace("T", " ") or "-",
-            )
-        )
+        loss = "-" if run.loss is None else f"{run.loss:.3f}"
+        speed = "-" if run.images_per_second is None else f"{run.images_per_second:.1f}"
+        written = run.last_written.replace("T", " ") or "-"
+        rows.append((run.run, run.recipe or "-", run.state, f"{run.step:,}{total}", loss, speed, metric, written))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)

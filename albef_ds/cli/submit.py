@@ -50,7 +50,8 @@ def parser() -> CommandParser:
 def main(argv: list[str]) -> int:
     """Submits the job. Raises `UserError` for a user's mistake or a refusal by Slurm."""
     arguments, passed = parser().parse_known_args(argv)
-    site = _site(arguments.site)
+    site_file = arguments.site or scripts_folder() / "site.env"
+    site = Site.load(site_file) if arguments.site or site_file.exists() else Site()
     if arguments.job == "data":
         return _submit_chain(arguments, passed, site)
     options = [f"--nodes={arguments.nodes}", f"--gpus-per-node={arguments.gpus_per_node}", *_common(arguments)]
@@ -91,10 +92,3 @@ def _submit_chain(arguments: argparse.Namespace, passed: list[str], site: Site) 
 
 def _common(arguments: argparse.Namespace) -> list[str]:
     return [*([f"--time={arguments.time}"] if arguments.time else []), *arguments.sbatch]
-
-
-def _site(given: Path | None) -> Site:
-    default = scripts_folder() / "site.env"
-    if given is not None:
-        return Site.load(given)
-    return Site.load(default) if default.exists() else Site()

@@ -90,7 +90,8 @@ def draw(task: Task, examples: Examples, device: torch.device, batch_size: int) 
 
     All ranks must call it together if parameters are sharded, otherwise rank 0 may call it alone.
     """
-    named = {"examples": _sheet(examples)}
+    shown = enumerate(examples.texts[: examples.num_shown])
+    named = {"examples": _table([(text, [(to_pil_image(examples.images[number]), False)]) for number, text in shown])}
     remark = ""
     if isinstance(task, ContrastiveTask):
         with eval_mode(task.model, task.itm_head):
@@ -136,12 +137,6 @@ def _heat(task: ContrastiveTask, examples: Examples, device: torch.device) -> Im
         boxes = [] if examples.boxes is None else [_corners(examples.boxes[number], image)]
         rows.append((f"{text} ({float(cam.scores[number]):.2f})", [(image, False), (overlay(image, heat, boxes), False)]))
     return _table(rows)
-
-
-def _sheet(examples: Examples) -> Image.Image:
-    """The shown images with their texts."""
-    texts = examples.texts[: examples.num_shown]
-    return _table([(text, [(to_pil_image(examples.images[number]), False)]) for number, text in enumerate(texts)])
 
 
 def _table(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, bool]]]]) -> Image.Image:

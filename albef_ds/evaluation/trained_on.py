@@ -26,20 +26,16 @@ def lineage_of(found: Found) -> list[dict[str, Any]]:
 
     If a run's initial weights are gone, a step says so.
     """
-    steps = list(found.model.lineage) if found.form != "checkpoint" else []
-    if found.form == "checkpoint":
-        initial = found.model.config.init.checkpoint
-        if initial:
-            try:
-                steps = lineage_of(read_model(initial))
-            except UserError:
-                steps = [{"what": "initial weights that are no longer there", "name": Path(initial).name}]
-        config = found.model.config
-        steps.append(
-            {"what": "run", "recipe": config.recipe, "task": config.task.kind, "resolution": config.model.vision.image_size}
-        )
-        steps[-1] |= {"checkpoint": found.path.name, "sha256": weights_hash(found)}
-    return steps
+    if found.form != "checkpoint":
+        return list(found.model.lineage)
+    config, steps = found.model.config, []
+    if initial := config.init.checkpoint:
+        try:
+            steps = lineage_of(read_model(initial))
+        except UserError:
+            steps = [{"what": "initial weights that are no longer there", "name": Path(initial).name}]
+    run = {"what": "run", "recipe": config.recipe, "task": config.task.kind, "resolution": config.model.vision.image_size}
+    return [*steps, run | {"checkpoint": found.path.name, "sha256": weights_hash(found)}]
 
 
 def recipes_in(lineage: list[dict[str, Any]]) -> list[str]:

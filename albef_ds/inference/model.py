@@ -151,18 +151,14 @@ class AlbefModel:
         """
         albef = self._contrastive("encode_image").model
         pixels = (self._to(self.prepare_images(part)) for part in batches(images, batch_size))
-        parts = [albef.project_image(albef.encode_image(part)) for part in pixels]
-        return torch.cat(parts).float()
+        return torch.cat([albef.project_image(albef.encode_image(part)) for part in pixels]).float()
 
     @torch.no_grad()
     def encode_text(self, texts: Texts, *, batch_size: int = BATCH_SIZE) -> Tensor:
         """ITC features of texts, float32 (B, embed_dim) of unit length. Raises as `encode_image` does."""
         albef = self._contrastive("encode_text").model
-        parts = []
-        for part in batches(texts, batch_size):
-            ids, mask = self._tokens(part)
-            parts.append(albef.project_text(albef.encode_text(ids, mask), mask))
-        return torch.cat(parts).float()
+        tokens = (self._tokens(part) for part in batches(texts, batch_size))
+        return torch.cat([albef.project_text(albef.encode_text(ids, mask), mask) for ids, mask in tokens]).float()
 
     @torch.no_grad()
     def match(self, images: Images, texts: Texts, *, batch_size: int = BATCH_SIZE) -> Tensor:
@@ -216,11 +212,11 @@ class AlbefModel:
         for start in range(0, len(words), batch_size):
             part = slice(start, start + batch_size)
             batch = self._batch(self._to(self.prepare_images(listed[part])), words[part])
-            embeds = task.fuse_question(batch)
+            embeds, mask = task.fuse_question(batch), batch.token_mask
             if answers is None:
-                given += self._written(task, embeds, batch.token_mask, max_tokens)
+                given += self._generated(task, embeds, mask, max_tokens)
             else:
-                given += self._ranked(task, embeds, batch.token_mask, answers)
+                given += self._ranked(task, embeds, mask, answers)
         return given
 
     @torch.no_grad()
@@ -277,20 +273,17 @@ class AlbefModel:
         return Grounding(heatmap, words, _ranked_boxes(heatmap, boxes or ()))
 
     def _ranked(self, task: VqaTask, embeds: Tensor, mask: Tensor, answers: Sequence[str]) -> list[str]:
-        ids, answer_mask = (part.to(self.device) for part in self._with_end()(list(answers)))
+        # Answers end with [SEP], as in training.
+        tokenizer = CaptionTokenizer(self.config.data.vocab_file, self.config.data.max_tokens, sep_token=True)
+        ids, answer_mask = (part.to(self.device) for part in tokenizer(list(answers)))
         best, _ = task.rank_answers(embeds, mask, ids, answer_mask, task.config.k_test)
         return [answers[row] for row in best[:, 0].tolist()]
 
-    def _written(self, task: VqaTask, embeds: Tensor, mask: Tensor, max_tokens: int) -> list[str]:
+    def _generated(self, task: VqaTask, embeds: Tensor, mask: Tensor, max_tokens: int) -> list[str]:
         tokenizer = self._tokenizer
         rows = task.generate(embeds, mask, start_id=tokenizer.cls_id, end_id=tokenizer.sep_id, max_tokens=max_tokens)
         words = [tokenizer.decode([token for token in row if token != tokenizer.pad_id]) for row in rows.tolist()]
         return [" ".join(pieces).replace(" ##", "") for pieces in words]
-
-    def _with_end(self) -> CaptionTokenizer:
-        """Tokenizer of answers, which end with [SEP] as in training."""
-        data = self.config.data
-        return CaptionTokenizer(data.vocab_file, data.max_tokens, sep_token=True)
 
     def _batch(self, images: Tensor, texts: Sequence[str]) -> Batch:
         ids, mask = self._tokens(texts)

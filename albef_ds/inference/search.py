@@ -92,7 +92,8 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
         raise DataError(f"{folder} holds no readable image: give a folder with {', '.join(SUFFIXES)} files")
     stacked = torch.stack([features[name] for name in kept])
     if fresh or set(known) != set(kept):
-        _write(target, identity, {name: stamps[name] for name in kept}, stacked)
+        metadata = {"model": identity, "stamps": json.dumps({name: stamps[name] for name in kept})}
+        write_output(target, save({"features": stacked}, metadata))
     return Index(folder, kept, stacked, len(fresh) - len(unreadable), unreadable)
 
 
@@ -151,10 +152,6 @@ def _read(path: Path, identity: str) -> dict[str, tuple[str, Tensor]]:
             return {name: (stamp, row) for (name, stamp), row in zip(stamps.items(), stored.get_tensor("features"), strict=True)}
     except (OSError, SafetensorError, ValueError, KeyError):
         return {}
-
-
-def _write(path: Path, identity: str, stamps: dict[str, str], features: Tensor) -> None:
-    write_output(path, save({"features": features}, {"model": identity, "stamps": json.dumps(stamps)}))
 
 
 def _thumbnail(path: Path) -> str:

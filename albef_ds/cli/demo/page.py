@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 
 from albef_ds.cli.demo.plots import DARK, LIGHT, curves_png
 from albef_ds.cli.demo.results import SPLITS, DemoReport, Example, Item, table
-from albef_ds.common.atomic_files import write_output
 from albef_ds.common.html import data_url, document, facts, note, text_table
 
 _STYLE = """
@@ -28,11 +26,6 @@ li.right { color: var(--right); font-weight: 600; }
 @media (max-width: 36rem) { .grid { grid-template-columns: 1fr; } .answers { grid-template-columns: 1fr; gap: .25rem; }
   .query { text-align: left; } img.emoji { width: 48px; height: 48px; } }
 """
-
-
-def write_page(report: DemoReport, path: Path) -> None:
-    """Writes the page to `path`. Raises `UserError` if it cannot be written."""
-    write_output(path, build_page(report))
 
 
 def build_page(report: DemoReport) -> str:
@@ -74,7 +67,7 @@ def _emoji(item: Item, *, alt: str, outlined: bool) -> str:
 
 
 def _rank(example: Example) -> str:
-    return f'<span class="rank">right one: rank {example.rank}</span>'
+    return f'<span class="rank">{example.rank_text}</span>'
 
 
 def _text_example(example: Example) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from albef_ds.cli.demo.results import DemoReport, Example, Item, Panel, table
+from albef_ds.cli.demo.results import DemoReport, Item, Panel, table
 from albef_ds.common.errors import MachineError
 from albef_ds.training.report.metrics_log import MetricsLog
 
@@ -91,10 +91,8 @@ def _heading(area: Any, title: str, note: str, theme: Theme, *, top: float) -> N
 
 
 def _bare(axes: Any) -> Any:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
     return axes
 
 
@@ -103,18 +101,11 @@ def _show_image(axes: Any, item: Item, colour: str | None) -> None:
     assert item.image is not None
     axes.imshow(item.image)
     if colour is not None:
-        for spine in axes.spines.values():
-            spine.set_visible(True)
-            spine.set_color(colour)
-            spine.set_linewidth(3.0)
+        axes.spines[:].set(visible=True, color=colour, linewidth=3.0)
 
 
 def _shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _rank(example: Example) -> str:
-    return f"right one: rank {example.rank}"
 
 
 def _draw_text_to_image(area: Any, panel: Panel, theme: Theme) -> None:
@@ -126,7 +117,7 @@ def _draw_text_to_image(area: Any, panel: Panel, theme: Theme) -> None:
         row, column = number % rows, 7 * (number // rows)
         label = _bare(area.add_subplot(grid[row, column]))
         label.text(0.94, 0.58, _shorten(example.query.text, 26), ha="right", va="center", fontsize=10.5, color=theme.ink)
-        label.text(0.94, 0.26, _rank(example), ha="right", va="center", fontsize=8.5, color=theme.muted)
+        label.text(0.94, 0.26, example.rank_text, ha="right", va="center", fontsize=8.5, color=theme.muted)
         for place, item in enumerate(example.answers):
             axes = area.add_subplot(grid[row, column + 1 + place])
             _show_image(axes, item, theme.right if item.right else None)
@@ -145,7 +136,7 @@ def _draw_image_to_text(area: Any, panel: Panel, theme: Theme) -> None:
         for place, item in enumerate(example.answers):
             style = {"color": theme.right, "fontweight": "bold"} if item.right else {"color": theme.ink}
             axes.text(0.0, 1.0 - 0.155 * place, _shorten(item.text, 28), fontsize=9.5, va="top", **style)
-        axes.text(0.0, 1.0 - 0.155 * len(example.answers) - 0.02, _rank(example), fontsize=8.5, va="top", color=theme.muted)
+        axes.text(0.0, 1.0 - 0.155 * len(example.answers) - 0.02, example.rank_text, fontsize=8.5, va="top", color=theme.muted)
 
 
 def _draw_recall(area: Any, report: DemoReport, theme: Theme) -> None:

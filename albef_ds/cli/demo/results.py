@@ -49,6 +49,11 @@ class Example:
     answers: tuple[Item, ...]
     rank: int
 
+    @property
+    def rank_text(self) -> str:
+        """The rank as text."""
+        return f"right one: rank {self.rank}"
+
 
 @dataclass(frozen=True)
 class Panel:

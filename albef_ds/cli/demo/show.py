@@ -9,7 +9,7 @@ import torch
 
 from albef_ds.checkpoint.find import find_checkpoint
 from albef_ds.checkpoint.formats.read import fill_task, read_model
-from albef_ds.cli.demo.page import write_page
+from albef_ds.cli.demo.page import build_page
 from albef_ds.cli.demo.plots import overview_png
 from albef_ds.cli.demo.results import PREFIX, SPLITS, DemoReport, best_ranking, make_panels, score_split, table
 from albef_ds.common.atomic_files import write_output
@@ -71,7 +71,7 @@ def show_run(output: Path) -> str:
     document = {"metrics": metrics, "ranking": ranking, "k_test": K_TEST, "training": state}
     write_output(output / FIGURES_NAME, json.dumps(document, indent=1, allow_nan=False) + "\n")
     write_output(output / OVERVIEW_NAME, overview_png(report))
-    write_page(report, output / PAGE_NAME)
+    write_output(output / PAGE_NAME, build_page(report))
     return _closing(output, metrics)
 
 

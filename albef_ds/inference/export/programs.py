@@ -116,12 +116,11 @@ def _write_all(specs: Sequence[ProgramSpec], model: WholeModel, room: Path, form
                     program, (), input_names=spec.inputs, output_names=spec.outputs, opset_version=OPSET, dynamo=True
                 )
             assert made is not None
-            made.save(path, external_data=_nbytes(spec) > 1_500_000_000)  # protobuf's limit is 2 GB
-
-            def run(*inputs: Tensor, spec: ProgramSpec = spec, path: Path = path) -> list[Tensor]:
-                return run_onnx(path, dict(zip(spec.inputs, inputs, strict=True)))
-
-            differences[path.name] = _difference(spec, model, run)
+            size = sum(parameter.nbytes for parameter in spec.module.parameters())
+            made.save(path, external_data=size > 1_500_000_000)  # protobuf's limit is 2 GB
+            differences[path.name] = _difference(
+                spec, model, lambda *inputs, spec=spec, path=path: run_onnx(path, dict(zip(spec.inputs, inputs, strict=True)))
+            )
     for name, difference in differences.items():
         if not difference <= TOLERANCE:
             raise MachineError(
@@ -163,10 +162,6 @@ def _difference(spec: ProgramSpec, model: WholeModel, program: Any) -> float:
 
 def _many(outputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
-
-
-def _nbytes(spec: ProgramSpec) -> int:
-    return sum(parameter.nbytes for parameter in spec.module.parameters())
 
 
 def _describe(model: WholeModel, room: Path) -> None:

@@ -65,7 +65,7 @@ def test_the_chain_in_order_with_shares() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--work", "w"], "--out is not given"),
+        (["--work", "w"], "--out is missing"),
         (["--work", "w", "--out", "c", "--colour", "red"], "--colour is not an option"),
         (["--work", "w", "--out"], "--out has no value"),
         (["--work", "w", "--out", "c", "--evaluate", "a=folder:x"], "albef-data hashes"),
