@@ -72,7 +72,7 @@ class CommandParser(argparse.ArgumentParser):
         takes_settings = any(action.dest == "overrides" for action in self._actions)
         path = option.replace("-", "_")
         if takes_settings and (path in all_settings() or (path := nearest_path(path))):
-            return f"settings have no dashes, write {path}=VALUE"
+            return f"settings are given without dashes, write {path}=VALUE"
         return ""
 
 
