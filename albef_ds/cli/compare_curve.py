@@ -44,13 +44,17 @@ def main(argv: list[str]) -> int:
     if len(arguments.runs) > 1:
         raise ConfigError("several runs make a band with --write-band: to compare two, use --against")
     [run] = arguments.runs
-    curve = read_curve(run, arguments.loss)
-    against = arguments.against
+    curve, against = read_curve(run, arguments.loss), arguments.against
     if against is not None and (against.is_dir() or against.suffix == ".jsonl"):
         difference, point, shared = largest_difference(curve, read_curve(against, arguments.loss))
         print(f"{shared} log lines at the same steps: largest relative difference {difference:.3g}, at step {point.step}")
         return 0 if difference <= arguments.tolerance else CHECK_FAILED
-    band = Band.load(against or _own_band(run))
+    if against is None:
+        recipe = load(run / CONFIG_NAME).recipe
+        against = band_of(recipe)
+    if against is None:
+        raise ConfigError(f"there is no measured band for recipe {recipe or '(none)'} of {run}: give --against RUN or BAND.json")
+    band = Band.load(against)
     monitor = BandMonitor(band)
     for point in curve:
         if remark := monitor.look(point):
@@ -60,14 +64,6 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"the band covers epochs {band.epochs[0]} to {band.epochs[-1]}, where {run} has no log line")
     print(f"{inside} log lines compared with the band of recipe {band.recipe}: {'outside' if monitor.left else 'within'}")
     return CHECK_FAILED if monitor.left else 0
-
-
-def _own_band(run: Path) -> Path:
-    recipe = load(run / CONFIG_NAME).recipe
-    path = band_of(recipe)
-    if path is None:
-        raise ConfigError(f"there is no measured band for recipe {recipe or '(none)'} of {run}: give --against RUN or BAND.json")
-    return path
 
 
 def _write(runs: list[Path], loss: str, margin: float, path: Path) -> int:

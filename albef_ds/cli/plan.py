@@ -25,7 +25,6 @@ given here. Exit codes: 0 fits or no --memory given, 2 a user's mistake or nothi
 
 _PRESETS = ("1x24", "4x24", "8x40", "8x80", "32x80")
 _HARDWARE = ("a100", "a100-ethernet", "h100")
-_GIGABIT = 1e9 / 8
 
 
 def parser() -> CommandParser:
@@ -103,7 +102,7 @@ def _print_throughput(config: RunConfig, arguments: argparse.Namespace) -> None:
     if arguments.rate:
         hardware = replace(hardware, rate=arguments.rate * 1e12)
     if arguments.network:
-        hardware = replace(hardware, between=Link(arguments.network * _GIGABIT, hardware.between.latency))
+        hardware = replace(hardware, between=Link(arguments.network * 1e9 / 8, hardware.between.latency))
     if arguments.loader:
         hardware = replace(hardware, images=arguments.loader)
     counts = count(config)

@@ -70,9 +70,8 @@ def main(argv: list[str]) -> int:
 
 def _submit_chain(arguments: argparse.Namespace, passed: list[str], site: Site) -> int:
     """Submits the stages, each to start when the previous one has succeeded."""
-    jobs = chain(passed, arguments.tasks)
     before = ""
-    for number, stage in enumerate(jobs):
+    for number, stage in enumerate(chain(passed, arguments.tasks)):
         options = [f"--job-name=albef-data-{stage.stage.name}", *_common(arguments)]
         if stage.num_tasks is not None:
             options.append(f"--array=0-{stage.num_tasks - 1}")

@@ -34,9 +34,7 @@ def parser() -> CommandParser:
     command = CommandParser("train", "Pretrain ALBEF from a recipe or a configuration file.", EXAMPLES)
     add_config_arguments(command, required=True)
     command.add_argument("--output", metavar="DIR", help="folder of the run, the same as output=DIR")
-    command.add_argument(
-        "--checkpoint", metavar="PATH", help="initial weights of the whole model, the same as init.checkpoint=PATH"
-    )
+    command.add_argument("--checkpoint", metavar="PATH", help="initial weights of the whole model, as init.checkpoint=PATH")
     resume_help = "continue from a checkpoint folder; auto: the newest complete one in the output folder"
     command.add_argument("--resume", metavar="PATH|auto", help=resume_help)
     stop_help = "save and exit with code 75 after this time, start-up included, such as 3h50m"

@@ -122,10 +122,10 @@ def _candidates(path: Path) -> list[Path]:
     if not root.is_dir():
         return [path]
     folders = [root / step_folder(step) for step in complete_steps(root)]
-    whole = [folder for folder in folders if not problem_of(folder)]
-    if not whole:
+    undamaged = [folder for folder in folders if not problem_of(folder)]
+    if not undamaged:
         raise WeightsError(f"{path} has no undamaged checkpoint: train first")
-    return whole
+    return undamaged
 
 
 def _config(path: Path, request: Request) -> RunConfig:

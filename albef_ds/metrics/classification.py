@@ -15,7 +15,7 @@ from albef_ds.data.annotations.read import check_labels
 from albef_ds.data.annotations.records import StatementRecord
 from albef_ds.data.batch import ClassificationBatch
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
-from albef_ds.metrics.over_ranks import Modules, compute_over_ranks, eval_mode
+from albef_ds.metrics.over_ranks import Modules, eval_mode, map_rows
 from albef_ds.metrics.scores import EvaluationOptions, Scores
 
 
@@ -56,9 +56,7 @@ def evaluate_classification(
         return (task.logits(batch, momentum=options.momentum).float(),)
 
     with eval_mode(task):
-        [logits] = compute_over_ranks(
-            len(data), config.train.micro_batch_size, compute, device, partial(options.progress, "statements")
-        )
+        [logits] = map_rows(len(data), config.train.micro_batch_size, compute, device, partial(options.progress, "statements"))
     predictions: list[int] = logits.argmax(dim=1).tolist()
     labels, groups = [record.label for record in data.records], [record.group for record in data.records]
     metrics = {"classification/accuracy": accuracy(predictions, labels)}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from albef_ds.data.annotations.records import Box, ExpressionRecord
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
 from albef_ds.metrics.boxes import RIGHT_IOU, hottest_region, iou, score_boxes, upscale
-from albef_ds.metrics.over_ranks import compute_over_ranks, eval_mode
+from albef_ds.metrics.over_ranks import eval_mode, map_rows
 from albef_ds.metrics.scores import EvaluationOptions, Scores
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.gradcam import itm_gradcam, middle_layer
@@ -55,7 +55,7 @@ def evaluate_grounding(
         return (itm_gradcam(albef, itm_head, images, texts, batch.token_mask, layer).sentence.float(),)
 
     with eval_mode(albef, itm_head):
-        [maps] = compute_over_ranks(len(data), batch_size, compute, device, partial(options.progress, "expressions"))
+        [maps] = map_rows(len(data), batch_size, compute, device, partial(options.progress, "expressions"))
     found = [ground(heat, record) for heat, record in zip(maps.cpu(), data.records, strict=True)]
     metrics: dict[str, float] = {}
     for split in sorted({record.split for record in data.records}):

@@ -26,14 +26,14 @@ class Modules(Protocol):
         """Switches to eval mode."""
 
 
-def compute_over_ranks(
+def map_rows(
     num_rows: int,
     size: int,
     compute: Callable[[Tensor], tuple[Tensor, ...]],
     device: torch.device,
     report: Callable[[int, int], None],
 ) -> list[Tensor]:
-    """Runs `compute` on the rows 0 .. `num_rows` - 1, split over all ranks, and gathers the outputs.
+    """Maps `compute` over the rows 0 .. `num_rows` - 1, split over all ranks, and gathers the outputs.
 
     Args:
         num_rows: total number of rows, at least 1.

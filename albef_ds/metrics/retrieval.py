@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from albef_ds.common.errors import DataError
 from albef_ds.common.progress import Progress, silent
-from albef_ds.metrics.over_ranks import compute_over_ranks, eval_mode
+from albef_ds.metrics.over_ranks import eval_mode, map_rows
 from albef_ds.metrics.ranking import DirectionScores, Ranking, recall
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.fusion_pass import FusionPass
@@ -130,7 +130,7 @@ class RetrievalEvaluator:
         with eval_mode(self.albef, *([self.itm_head] if self.itm_head else [])):
             ids, mask = self._tokens()
             text_feat, text_embeds = self._text_features(ids, mask)
-            [image_feat] = self._over_ranks("images", self.data.num_images, self.batch_size, self._image_features)
+            [image_feat] = self._map_rows("images", self.data.num_images, self.batch_size, self._image_features)
             similarity = image_feat @ text_feat.t()
             owner = self.data.caption_image.to(self.device)
             own = torch.arange(self.data.num_images, device=self.device)
@@ -153,7 +153,7 @@ class RetrievalEvaluator:
             embeds = self.albef.encode_text(ids[rows], mask[rows])
             return self.albef.project_text(embeds, mask[rows]).float(), embeds
 
-        feat, embeds = self._over_ranks("captions", ids.shape[0], self.batch_size, compute)
+        feat, embeds = self._map_rows("captions", ids.shape[0], self.batch_size, compute)
         return feat, embeds
 
     def _image_features(self, rows: Tensor) -> tuple[Tensor, ...]:
@@ -187,11 +187,11 @@ class RetrievalEvaluator:
 
         # Every image has at least K pairs, so a batch has about `batch_size` images at most.
         size = self.batch_size * min(4, for_image.shape[1])
-        [margins] = self._over_ranks("pairs", pairs.numel(), size, compute)
+        [margins] = self._map_rows("pairs", pairs.numel(), size, compute)
         of_image, of_text = (margins[torch.searchsorted(pairs, wanted)] for wanted in (wanted_i2t, wanted_t2i))
         return RetrievalScores(
             replace(i2t, shortlist=for_image, margins=of_image), replace(t2i, shortlist=for_text, margins=of_text)
         )
 
-    def _over_ranks(self, stage: str, num_rows: int, size: int, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
-        return compute_over_ranks(num_rows, size, compute, self.device, partial(self._progress, stage))
+    def _map_rows(self, stage: str, num_rows: int, size: int, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
+        return map_rows(num_rows, size, compute, self.device, partial(self._progress, stage))

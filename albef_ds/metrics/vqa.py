@@ -18,7 +18,7 @@ from albef_ds.data.annotations.vqa_text import normalize_answer, strip_breaks
 from albef_ds.data.batch import Batch
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
-from albef_ds.metrics.over_ranks import Modules, compute_over_ranks, eval_mode
+from albef_ds.metrics.over_ranks import Modules, eval_mode, map_rows
 from albef_ds.metrics.scores import EvaluationOptions, Scores
 
 MOST_GENERATED = 10
@@ -85,9 +85,7 @@ def evaluate_vqa(
         return (torch.nn.functional.pad(tokens, (0, MOST_GENERATED - tokens.shape[1])),)
 
     with eval_mode(task):
-        [found] = compute_over_ranks(
-            len(data), config.train.micro_batch_size, compute, device, partial(options.progress, "questions")
-        )
+        [found] = map_rows(len(data), config.train.micro_batch_size, compute, device, partial(options.progress, "questions"))
     texts = [answers[row] for row in found.tolist()] if answers else [_text(tokenizer, row) for row in found.tolist()]
     judged = [(record, text) for record, text in zip(data.records, texts, strict=True) if record.humans]
     metrics = {}

@@ -144,8 +144,7 @@ def _draw_recall(area: Any, report: DemoReport, theme: Theme) -> None:
     size = f"{metrics['retrieval/num_images']:.0f} held-out concepts; ties count against the model; recall in per cent"
     order = report.order.partition(",")[0]
     _heading(area, "recall beside chance", f"{size}; examples above {order}", theme, top=0.97)
-    rows = table(metrics)
-    places = np.arange(3.0)
+    rows, places = table(metrics), np.arange(3.0)
     shades = [theme.line, "#7aa5e8", "#b5cdf2"]
     for side, title in enumerate(("image to text", "text to image")):
         axes = area.add_axes((0.05 + 0.48 * side, 0.12, 0.44, 0.64))

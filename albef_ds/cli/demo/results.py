@@ -122,10 +122,8 @@ def make_panels(
         return Item(data.captions[row], None)
 
     panels = []
-    for count, direction, query_item, answer_item in (
-        (counts[0], scores.t2i, text_item, image_item),
-        (counts[1], scores.i2t, image_item, text_item),
-    ):
+    directions = (counts[0], scores.t2i, text_item, image_item), (counts[1], scores.i2t, image_item, text_item)
+    for count, direction, query_item, answer_item in directions:
         ranks, top = direction.ranks(ranking).tolist(), direction.top(ranking, SHOWN).tolist()
         chosen, hits, shown_hits = draw(ranks, count, seed)
         examples = []

@@ -93,11 +93,7 @@ def _given_options(arguments: Sequence[str], stages: Sequence[DataStage]) -> lis
                 raise ConfigError(f"{option} has no value: give one")
             found.append((option, text))
         elif option == "--evaluate":
-            raise ConfigError(
-                "--evaluate does not work in a job: write the set's hash file with `albef-data hashes`, then give --against"
-            )
+            raise ConfigError("--evaluate does not work in jobs: write a hash file with `albef-data hashes` and give --against")
         else:
-            raise ConfigError(
-                f"{word} is not an option of a stage: `albef-data build --help` lists them (the job sets --workers)"
-            )
+            raise ConfigError(f"{word} is not an option of a stage: see `albef-data build --help` (the job sets --workers)")
     return found

@@ -27,8 +27,7 @@ _CODES: dict[Action, int] = {"go": 0, "finish": 0, "requeue": REQUEUE, "stop": S
 
 def begin(argv: list[str]) -> int:
     """Records a new attempt of `argv`; returns 0, or STOP if there must be no other attempt."""
-    record = _record()
-    step = _newest_step(argv)
+    record, step = _record(), _newest_step(argv)
     outcome_file(record).unlink(missing_ok=True)
     history = _history(record)
     decision = before(history.attempts(), _max_restarts())
@@ -42,11 +41,6 @@ def end(argv: list[str], launcher_code: int) -> int:
     how, reason = outcome.read(outcome_file(_record()), launcher_code)
     code = _conclude(how, reason, argv)
     return MISTAKE if how == "mistake" else code
-
-
-def bad_nodes(argv: list[str], names: str) -> int:
-    """Records that the attempt ended because the nodes `names` are unfit; returns REQUEUE or STOP."""
-    return _conclude("bad node", names, argv)
 
 
 def _conclude(how: Outcome, reason: str, argv: list[str]) -> int:
@@ -103,13 +97,13 @@ def _answer(decision: Decision) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Runs `begin`, `end CODE` or `bad-nodes NAMES`; returns the exit code."""
+    """Runs `begin`, `end CODE` or `bad-nodes NAMES` and returns its exit code (REQUEUE or STOP for `bad-nodes`)."""
     what, *rest = argv
     if what == "begin":
         return guarded(lambda: begin(rest))
     if what == "end":
         return guarded(lambda: end(rest[1:], int(rest[0])))
-    return guarded(lambda: bad_nodes(rest[1:], rest[0]))
+    return guarded(lambda: _conclude("bad node", rest[0], rest[1:]))
 
 
 if __name__ == "__main__":
