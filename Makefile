@@ -7,7 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
-JOBS ?= 2
+# Workers of the tests: one more than two cores, since the tests of Slurm mostly wait.
+JOBS ?= 3
 EXTRAS := dev,demo,data,corpus,dask,onnx,docs
 
 # One thread per process: the tests and the demo run several processes side by side.

@@ -29,3 +29,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     tiny_scenes(folder)
     return folder
+
+
+WAITING = ("tests/slurm/", "tests/training/test_watchdog.py", "tests/faults/")
+"""Tests that mostly wait for daemons and clocks: they begin first, while the other workers compute."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that wait before all others; the order within each part stays."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WAITING))
