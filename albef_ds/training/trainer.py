@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 
 from albef_ds.common import exit_codes
+from albef_ds.data.batch import Batch
 from albef_ds.engine.optim import learning_rate
 from albef_ds.training.agreement import Agreement
 from albef_ds.training.bad_steps import BadSteps
@@ -65,7 +66,7 @@ class Trainer:
         """Takes one optimizer step, with the schedule at the samples that the weights have learned from."""
         started = time.perf_counter()
         self.watchdog.at(Phase.DATA, self.progress.step + 1)
-        micro_batches = self.data.next_step()
+        micro_batches = self._fetch()
         waited = time.perf_counter() - started
         self.watchdog.at(Phase.STEP, self.progress.step + 1)
         schedule = self.engine.task.schedule(self.progress.learned_epoch)
@@ -73,6 +74,9 @@ class Trainer:
         result = self.engine.train_step(micro_batches, schedule, rate)
         self.progress.advance(result.skipped)
         return Step(micro_batches, schedule, rate, result, waited)
+
+    def _fetch(self) -> list[Batch]:
+        return self.data.next_step()
 
     def _exit_code(self) -> int:
         number = self.request.agreed
