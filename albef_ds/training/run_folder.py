@@ -90,7 +90,7 @@ def claim(output: Path, resume: str | None, checkpoint: Path | None, *, overwrit
 
 
 def set_aside(root: Path, step: int) -> list[str]:
-    """Renames the checkpoints after `step`, to which the run goes back, so that `--resume auto` does not take them."""
+    """Renames the checkpoints after `step`, to which the run goes back, so that resuming automatically does not take them."""
     lines = []
     for later in complete_steps(root):
         if later > step:
