@@ -113,7 +113,9 @@ RUNS: dict[str, Run] = {
     "albef-ds demo --minutes 20 --output runs/alpha task.alpha=0.2": Run(planned_demo, said="20 minutes"),
     "albef-ds runs": Run(albef_ds, said="alpha"),
     "albef-ds report runs/alpha": Run(albef_ds, said="report.html"),
-    "albef-ds scenes SCENES --scale 0.05": Run(albef_ds, replace=(("0.05", "0.002"), ("SCENES", "S")), said="most that a model"),
+    "albef-ds scenes SCENES --scale 0.05": Run(
+        albef_ds, replace=(("0.05", "0.002"), ("SCENES", "S")), said="highest possible scores of a model"
+    ),
     "albef-ds train --recipe scenes_pretrain data.shards=SCENES/pretrain/train data.vocab_file=SCENES/vocab.txt": Run(
         albef_ds, more=(*SMALL_SCENES, *ONE_STEP)
     ),
