@@ -1,7 +1,6 @@
-"""Writes docs/files.md: every file of the tree with one phrase, a module's being the first sentence of its docstring.
+"""Writes docs/files.md: one phrase per file of the tree, for a module the first sentence of its docstring.
 
-`python -m docs.tools.files` rewrites the page; `tests/docs/test_files.py` fails when it is stale, and when a file has no
-phrase.
+`python -m docs.tools.files` rewrites the page; `tests/docs/test_files.py` fails if it is stale or a file has no phrase.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ PAGE = ROOT / "docs" / "files.md"
 NAME = "files"
 
 FOLDERS = {
-    "albef_ds": "The package: what runs, from the command line down to the mathematics ([architecture.md](architecture.md)).",
+    "albef_ds": "The package, from the command line down to the mathematics ([architecture.md](architecture.md)).",
     "data_tools": "From raw corpora to clean, shuffled shards ([data_tools.md](data_tools.md)).",
-    "benchmarks": "Scripts that measure, each with its record beside it.",
-    "tests": "Mirrors the tree.",
+    "benchmarks": "Benchmark scripts, each with its record beside it.",
+    "tests": "Tests, in the layout of the tree.",
 }
-"""What stands under a heading of the page, by the first part of a path."""
+"""Text under a heading of the page, by the first part of a path."""
 
 UNLISTED = re.compile(
     r"(.*/)?(__init__\.py|py\.typed)|(tests|benchmarks)/.*\.(json|npz)|corpora/.*/LICENSES/.*|.*\.(png|svg)|\..*"
 )
-"""Files without a line of their own: what they are follows from their neighbours."""
+"""Files that the page leaves out: their neighbours explain them."""
 
 PHRASES = {
-    "README.md": "the project on a page",
-    "CHANGELOG.md": "what each version brought",
+    "README.md": "overview of the project",
+    "CHANGELOG.md": "changes of each version",
     "CONTRIBUTING.md": "house rules",
     "LICENSE": "Apache-2.0",
-    "NOTICE": "what is included from elsewhere, and its licences",
+    "NOTICE": "material included from other projects, and its licences",
     "Makefile": "the targets that `make` lists",
     "constraints.txt": "the tested package versions",
     "mkdocs.yml": "the site that `make docs` builds",
@@ -42,37 +41,37 @@ PHRASES = {
     "albef_ds/assets/LICENSE.bert-vocab.txt": "licence of the vocabulary",
     "albef_ds/assets/band-demo_emoji.json": "band of the demonstration's loss, for `albef-ds compare-curve`",
     "albef_ds/assets/bert-base-uncased-vocab.txt": "WordPiece vocabulary of bert-base-uncased",
-    "albef_ds/data/images/pixel_loops_c.c": "RandAugment's loops over the pixels of a picture in C",
+    "albef_ds/data/images/pixel_loops_c.c": "RandAugment's loops over the pixels of an image in C",
     "corpora/emoji/checksums.json": "SHA-256 of the archives",
-    "corpora/emoji/flags.tar.xz": "flags, reported apart",
+    "corpora/emoji/flags.tar.xz": "flags, reported separately",
     "corpora/emoji/test.tar.xz": "300 held-out concepts, for reporting",
-    "corpora/emoji/train.tar.xz": "the training pictures",
+    "corpora/emoji/train.tar.xz": "the training images",
     "corpora/emoji/val.tar.xz": "150 held-out concepts, for choosing settings",
     "docs/style/site.css": "widths of the site's tables",
     "ds_configs/zero1.json": "ZeRO-1",
     "ds_configs/zero2.json": "ZeRO-2",
     "ds_configs/zero3.json": "ZeRO-3",
     "ds_configs/zero3_offload.json": "ZeRO-3 with parameters and optimizer in CPU memory",
-    "slurm/data.sbatch": "a stage of `albef-data`, alone or as an array of tasks",
+    "slurm/data.sbatch": "a stage of `albef-data`, as a single job or an array of tasks",
     "slurm/evaluate.sbatch": "evaluation",
-    "slurm/finetune.sbatch": "fine-tuning that survives what pretraining survives",
+    "slurm/finetune.sbatch": "fine-tuning with the same restarts as pretraining",
     "slurm/lib.sh": "functions of the batch scripts: site, container, head node, requeueing",
-    "slurm/preflight.sbatch": "a check of the nodes alone",
-    "slurm/pretrain.sbatch": "pretraining that goes on after preemption, time limits and dead nodes",
-    "slurm/site.env.example": "what a site is like, to copy to site.env",
+    "slurm/preflight.sbatch": "a check of the nodes without training",
+    "slurm/pretrain.sbatch": "pretraining that resumes after preemption, time limits and dead nodes",
+    "slurm/site.env.example": "settings of a site, to copy to site.env",
     "tests/slurm/install.sh": "installs Slurm on Debian without starting a daemon",
 }
-"""Phrases of files that say none themselves."""
+"""Phrases of files without a docstring or heading."""
 
 
 def tracked() -> list[str]:
-    """Paths of the files under version control that are there."""
+    """Returns the paths of the existing files under version control."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
     return [path for path in listed if path and (ROOT / path).exists()]
 
 
 def phrase(path: str) -> str | None:
-    """One phrase for a file; empty where it needs none, None where none is known."""
+    """Returns one phrase for a file; empty if it needs none, None if none is known."""
     if path in PHRASES:
         return PHRASES[path]
     if UNLISTED.fullmatch(path):
@@ -87,7 +86,7 @@ def phrase(path: str) -> str | None:
 
 
 def first_sentence(docstring: str | None) -> str | None:
-    """Up to the first full stop or semicolon."""
+    """Returns the text up to the first full stop or semicolon."""
     if not docstring:
         return None
     paragraph = " ".join(docstring.split("\n\n")[0].split())
@@ -95,7 +94,7 @@ def first_sentence(docstring: str | None) -> str | None:
 
 
 def page_text(paths: list[str]) -> str:
-    """The generated part of docs/files.md. Raises `ValueError` for files without a phrase."""
+    """Returns the generated part of docs/files.md. Raises `ValueError` for files without a phrase."""
     phrases = {path: phrase(path) for path in paths}
     if unknown := [path for path, text in phrases.items() if text is None]:
         raise ValueError(f"no phrase for {', '.join(unknown)}: start each with a docstring, or add it to docs/tools/files.py")
@@ -112,19 +111,19 @@ def page_text(paths: list[str]) -> str:
         if folder != top:
             parts += [f"### {folder}/", introduction(folder)]
         rows = "\n".join(f"| `{Path(path).name}` | {phrases[path]} |" for path in folders[folder])
-        parts.append(f"| file | what it holds |\n|---|---|\n{rows}")
+        parts.append(f"| file | content |\n|---|---|\n{rows}")
     return "\n\n".join(part for part in parts if part)
 
 
 def introduction(folder: str) -> str:
-    """What a package says of itself."""
+    """Returns the first sentence of a package's docstring, or an empty text."""
     init = ROOT / folder / "__init__.py"
-    said = first_sentence(ast.get_docstring(ast.parse(init.read_text(encoding="utf-8")))) if init.exists() else None
-    return f"{said}." if said else ""
+    sentence = first_sentence(ast.get_docstring(ast.parse(init.read_text(encoding="utf-8")))) if init.exists() else None
+    return f"{sentence}." if sentence else ""
 
 
 def main() -> None:
-    """Write the page."""
+    """Writes the page."""
     rewrite(PAGE, NAME, page_text(tracked()))
 
 

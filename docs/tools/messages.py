@@ -1,7 +1,7 @@
-"""Finds every message for a user in the source and writes the tables of docs/messages.md.
+"""Finds every message for users in the source and writes the tables of docs/messages.md.
 
-`python -m docs.tools.messages` rewrites the page; `tests/docs/test_messages.py` fails when it is stale. Messages are read
-from the syntax trees, so one that is put together elsewhere must be named in `PASSED_ON`.
+`python -m docs.tools.messages` rewrites the page; `tests/docs/test_messages.py` fails if it is stale. Messages are read
+from the syntax trees, so a file that raises a text composed elsewhere must be listed in `PASSED_ON`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ ERRORS = (
 PASSED_ON = {
     "albef_ds/config/files.py": "a message of the settings with the file's name before it",
     "albef_ds/data/stream/loader.py": "a message that a loader process raised",
-    "albef_ds/engine/zero/rendezvous.py": "the ranks that have not come, with their hosts",
+    "albef_ds/engine/zero/rendezvous.py": "the ranks that did not start, with their hosts",
     "albef_ds/training/run_folder.py": "a message that rank 0 raised",
 }
-"""Files that raise a text which stands elsewhere, and whose it is."""
+"""Files that raise a text composed elsewhere, and the origin of the text."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Messages that are mended in the same way."""
+    """Messages with the same kind of fix."""
 
     title: str
     prefixes: tuple[str, ...]
@@ -56,56 +56,56 @@ SUBJECTS = (
     Subject(
         "Slurm",
         ("albef_ds/launch/slurm/", "albef_ds/launch/checks/", "albef_ds/cli/slurm/", "slurm/"),
-        "Site settings are in `slurm/site.env`; [slurm.md](slurm.md) has the checks of preflight and what follows each event.",
+        "Site settings are in `slurm/site.env`; [slurm.md](slurm.md) describes preflight and the reaction to each event.",
     ),
     Subject(
         "The command line and settings",
         ("albef_ds/cli/", "albef_ds/config/", "albef_ds/training/stop.py"),
         "`albef-ds COMMAND --help` shows the arguments, `albef-ds config` every setting with its unit and range "
-        "([configuration.md](configuration.md)). Nothing has been started or written when one of these appears.",
+        "([configuration.md](configuration.md)). These errors appear before anything is started or written.",
     ),
     Subject(
         "Building, starting and reporting a run",
         ("albef_ds/engine/", "albef_ds/training/", "albef_ds/tasks/", "albef_ds/models/", "albef_ds/common/"),
-        "The settings do not fit the machine, the ranks do not find each other, or the output folder is taken. "
-        "`albef-ds doctor` checks the machine, [pretraining.md](pretraining.md) has what to watch.",
+        "The settings do not fit the machine, the ranks do not find each other, or the output folder is in use. "
+        "`albef-ds doctor` checks the machine; [pretraining.md](pretraining.md) lists the numbers to watch.",
     ),
     Subject(
         "Initial weights",
         ("albef_ds/checkpoint/initial/", "albef_ds/checkpoint/fill.py"),
-        "The file is not the one the settings ask for: compare `albef-ds inspect FILE` with the `model.` settings. "
-        "Nothing is loaded in part ([finetuning.md](finetuning.md#where-the-weights-come-from)).",
+        "The file does not match the settings: compare `albef-ds inspect FILE` with the `model.` settings. "
+        "A file is never loaded in part ([finetuning.md](finetuning.md#where-the-weights-come-from)).",
     ),
     Subject(
         "Conversion and files of weights",
         ("albef_ds/checkpoint/formats/", "albef_ds/checkpoint/tensor_files/", "albef_ds/checkpoint/names.py"),
-        "The source is never changed, and a destination is whole or absent ([conversion.md](conversion.md)).",
+        "The source is never changed, and a destination is complete or absent ([conversion.md](conversion.md)).",
     ),
     Subject(
         "Checkpoints and resuming",
         ("albef_ds/checkpoint/",),
-        "Older checkpoints stay until a newer one is whole, so `--resume auto` finds one ([checkpoints.md](checkpoints.md)).",
+        "Older checkpoints stay until a newer one is complete, so `--resume auto` finds one ([checkpoints.md](checkpoints.md)).",
     ),
     Subject(
         "Shards and the stream",
         ("albef_ds/data/",),
-        "`albef-data verify FOLDER` names what is damaged in a corpus; annotation files are described in "
+        "`albef-data verify FOLDER` lists the damage of a corpus; annotation files are described in "
         "[evaluation.md](evaluation.md#annotation-files).",
     ),
     Subject(
-        "Evaluation, and a model on your own pictures",
+        "Evaluation, and a model on your own images",
         ("albef_ds/evaluation/", "albef_ds/metrics/", "albef_ds/inference/"),
         "See [evaluation.md](evaluation.md) and, for calls from Python, [conversion.md](conversion.md#in-python).",
     ),
     Subject(
         "Planning and local ranks",
         ("albef_ds/launch/",),
-        "The plan names its largest part; [memory.md](memory.md) says what makes it smaller.",
+        "The plan names its largest part; [memory.md](memory.md) describes how to reduce it.",
     ),
     Subject(
         "Data tools",
         ("data_tools/",),
-        "The same command goes on where it stopped ([data_tools.md](data_tools.md)).",
+        "The same command continues where it stopped ([data_tools.md](data_tools.md)).",
     ),
     Subject(
         "Installation",
@@ -113,19 +113,19 @@ SUBJECTS = (
         "`make demo` needs git, make and Python 3.10 or later.",
     ),
 )
-"""The headings of the page; a file belongs to the first subject that has a prefix of its path."""
+"""The headings of the page; a file belongs to the first subject with a prefix of its path."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message: the file it stands in and its text, with what is filled in in braces."""
+    """One message: its file, and its text with placeholders in braces."""
 
     path: str
     text: str
 
 
 def collect(root: Path = ROOT) -> list[Message]:
-    """Every message of the packages, the scripts for Slurm and the Makefile, by file and in the order they stand there."""
+    """Returns every message of the packages, the Slurm scripts and the Makefile, by file and in their order there."""
     found = [
         Message(str(path.relative_to(root)), text)
         for package in ("albef_ds", "data_tools")
@@ -138,10 +138,10 @@ def collect(root: Path = ROOT) -> list[Message]:
 
 
 def in_python(source: str, path: str) -> Iterator[str]:
-    """The messages in one module.
+    """Yields the messages of one module.
 
     Raises:
-        ValueError: a message that is no literal, in a file that `PASSED_ON` does not name.
+        ValueError: a message is not a literal, in a file that `PASSED_ON` does not list.
     """
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     for call in sorted(calls, key=lambda node: (node.lineno, node.col_offset)):
@@ -149,7 +149,7 @@ def in_python(source: str, path: str) -> Iterator[str]:
         if name in ERRORS and call.args:
             text = template(call.args[0])
             if text is None and path not in PASSED_ON:
-                raise ValueError(f"{path} line {call.lineno} raises a text from elsewhere: name the file in PASSED_ON")
+                raise ValueError(f"{path} line {call.lineno} raises a text from elsewhere: add the file to PASSED_ON")
             if text is not None:
                 yield text
         elif name == "require" and len(call.args) == 4:
@@ -160,7 +160,7 @@ def in_python(source: str, path: str) -> Iterator[str]:
 
 
 def template(node: ast.expr) -> str | None:
-    """The text of a literal, an f-string or a sum of them; None where it is none of these."""
+    """Returns the text of a literal, an f-string or a sum of them; None for any other expression."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
@@ -174,7 +174,7 @@ def template(node: ast.expr) -> str | None:
 
 
 def placeholder(node: ast.expr) -> str:
-    """What stands for a value in a message: its name in braces, `{number}` for a count, `{...}` for anything longer."""
+    """Returns the placeholder of a value: its name in braces, `{number}` for a count, `{...}` for anything longer."""
     if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "len":
         return "{number}"
     name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else "..."
@@ -182,20 +182,20 @@ def placeholder(node: ast.expr) -> str:
 
 
 def in_shell(source: str) -> list[str]:
-    """What `fail`, `say "stop: ..."` and `echo "make: ..."` say."""
+    """Returns the texts of `fail`, `say "stop: ..."` and `echo "make: ..."`."""
     return re.findall(r'(?:fail|say(?= "stop)|echo(?= "make:)) "([^"\n]*)"', source)
 
 
 def subject_of(path: str) -> Subject:
-    """The subject of a file's messages. Raises `ValueError` where none is named."""
+    """Returns the subject of a file's messages. Raises `ValueError` if there is none."""
     for subject in SUBJECTS:
         if path.startswith(subject.prefixes):
             return subject
-    raise ValueError(f"{path} has messages and no subject: give it one in {Path(__file__).name}")
+    raise ValueError(f"{path} has messages but no subject: add one in {Path(__file__).name}")
 
 
 def page_text(messages: list[Message]) -> str:
-    """The generated part of docs/messages.md."""
+    """Returns the generated part of docs/messages.md."""
     by_subject: dict[str, list[Message]] = {subject.title: [] for subject in SUBJECTS}
     for message in messages:
         by_subject[subject_of(message.path).title].append(message)
@@ -208,7 +208,7 @@ def page_text(messages: list[Message]) -> str:
 
 
 def cell(text: str) -> str:
-    """`text` as code in a table's cell."""
+    """Returns `text` as code in a table's cell."""
     one_line = " ".join(text.split()).replace("|", "\\|")
     fence = "``" if "`" in one_line else "`"
     padding = " " if fence == "``" else ""
@@ -216,7 +216,7 @@ def cell(text: str) -> str:
 
 
 def main() -> None:
-    """Write the page."""
+    """Writes the page."""
     rewrite(PAGE, NAME, page_text(collect()))
 
 

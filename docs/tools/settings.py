@@ -1,4 +1,4 @@
-"""The table of all settings in docs/configuration.md, from the configuration's own classes."""
+"""Writes the table of all settings in docs/configuration.md from the classes of the configuration."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ NAME = "settings"
 
 
 def markdown_table() -> str:
-    """Every setting as a Markdown table: path, type, default, unit, paper's value, meaning; the tasks' own with the tasks."""
+    """Returns a Markdown table of all settings: path (and tasks if not all have it), type, default, unit, paper, meaning."""
     rows = ["| setting | type | default | unit | paper | meaning |", "|---|---|---|---|---|---|"]
     kinds: dict[Setting, list[str]] = {}
     for kind, task in task_types().items():
         for setting in all_settings(task).values():
             kinds.setdefault(setting, []).append(kind)
-    # Settings in the order of their first task, those of a section together.
+    # Settings in the order of their first task, grouped by section.
     sections = list(dict.fromkeys(setting.path.rpartition(".")[0] for setting in kinds))
     for setting in sorted(kinds, key=lambda one: sections.index(one.path.rpartition(".")[0])):
         default = f"`{value_text(setting.default)}`" if setting.default != "" else ""
@@ -28,7 +28,7 @@ def markdown_table() -> str:
 
 
 def main() -> None:
-    """Write the table."""
+    """Writes the table."""
     rewrite(PAGE, NAME, markdown_table())
 
 

@@ -1,7 +1,7 @@
-"""Hooks of the site (mkdocs.yml): links that leave docs/ stay inside the site.
+"""Hooks of the site (mkdocs.yml) that keep links out of docs/ inside the site.
 
-Records and other Markdown files become pages under their own path; any other file that a page links becomes a page that
-shows it, under source/. Nothing is fetched from anywhere.
+Records and other Markdown files become pages under their own path. Any other linked file becomes a page under source/ that
+shows it. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from docs.tools.links import LINK, is_web, resolve, targets, text_of  # noqa: E4
 
 _LANGUAGES = {".py": "python", ".json": "json", ".sh": "bash", ".sbatch": "bash", ".toml": "toml", ".yml": "yaml"}
 _REPOSITORY_PATH: dict[str, str] = {}
-"""Path of a page in the site -> the file of the repository that it is."""
+"""Path of a page in the site -> its file in the repository."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Add the records to the navigation."""
+    """Adds the records to the navigation."""
     titles = {path: _title(path) for path in sorted((ROOT / "benchmarks").glob("*.md"))}
     counts = Counter(titles.values())
     named = {path: f"{title} ({path.stem})" if counts[title] > 1 else title for path, title in titles.items()}
@@ -37,7 +37,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add a page for every file outside docs/ that can be reached by links."""
+    """Adds a page for every file outside docs/ that can be reached by links."""
     pages = {f"docs/{file.src_uri}" for file in files.documentation_pages()}
     waiting = [*pages, *(f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.md"))]
     seen: set[str] = set()
@@ -55,7 +55,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Point links at the pages of the site."""
+    """Rewrites links to the pages of the site."""
     own = _REPOSITORY_PATH[page.file.src_uri]
     if not own.endswith(".md"):
         return markdown
@@ -72,16 +72,16 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def site_path(path: str) -> str:
-    """Where a file of the repository is in the site."""
+    """Returns the path in the site of a file of the repository."""
     if path == "README.md":
-        return "index.md"  # the site has a first page of its own
+        return "index.md"  # the site has its own first page
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     return path if path.endswith(".md") else f"source/{path}.md"
 
 
 def _has_page(path: str) -> bool:
-    # mkdocs itself tells of a link to what is not there.
+    # mkdocs itself reports links to missing files.
     return path != "README.md" and not path.endswith((".png", ".svg")) and (ROOT / path).is_file()
 
 
