@@ -1,11 +1,11 @@
-"""The paper's ablation in small (Table 1): what each part of pretraining adds, on scenes with noisy captions.
+"""Runs the paper's ablation (Table 1) at a small scale, on scenes with noisy captions.
 
     OMP_NUM_THREADS=1 python -m benchmarks.ablation --jobs 2
 
 Five variants, each adding one part: MLM + ITM; + ITC; + hard negatives for ITM; + momentum distillation in pretraining; + in
-fine-tuning. Each is pretrained and fine-tuned on retrieval with every seed by the plain engine; the retrieval score is the
-paper's of Table 1, the mean of recall at 1, 5 and 10. A pretraining that leaves ITM at its base rate of 2/3, or MLM at the
-entropy of single words, says nothing about the parts: both are in the table. What has ended is not run again.
+fine-tuning. Each is pretrained and fine-tuned on retrieval with every seed by the plain engine; the retrieval score is that of
+Table 1, the mean of recall at 1, 5 and 10. A pretraining that leaves ITM at its base rate of 2/3, or MLM at the entropy of
+single words, shows nothing about the parts, so the table has both. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from data_tools.scenes.corpus import SceneCounts, SceneSettings, write_scenes
 NOISE = 0.3
 ITM_BASE_RATE = 2 / 3
 GALLERIES = ("hard", "unseen")
-_TAIL = 10  # log lines that the end of pretraining is averaged over
+_TAIL = 10  # log lines averaged at the end of pretraining
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ VARIANTS = (
     Variant("+ momentum distillation in pretraining", (*_DISTILLED, *_HARD), _PLAIN),
     Variant("+ momentum distillation in fine-tuning", (*_DISTILLED, *_HARD), _DISTILLED),
 )
-"""In the order of the paper's Table 1, whose figures rise from row to row."""
+"""The variants in the order of the paper's Table 1, whose scores rise from row to row."""
 
 
 def last_values(run: Path, name: str) -> float:
@@ -63,7 +63,7 @@ def last_values(run: Path, name: str) -> float:
 
 
 def word_entropy(shards: Path) -> float:
-    """Nats per word of a guess from word frequencies alone: what MLM costs a model that reads nothing."""
+    """Nats per word of a guess from word frequencies alone: the MLM loss of a model that ignores its input."""
     reader = ShardReader(shards)
     words: Counter[str] = Counter()
     for row in range(min(2000, reader.counts[0])):
@@ -79,7 +79,7 @@ class Ablation:
 
     runs: Path
     steps: int
-    """Of pretraining; fine-tuning takes a quarter."""
+    """Steps of pretraining; fine-tuning takes a quarter."""
 
     @property
     def scenes(self) -> Path:
@@ -87,7 +87,7 @@ class Ablation:
         return self.runs / "scenes"
 
     def train(self, number: int, seed: int) -> tuple[Path, Path]:
-        """Pretrain and fine-tune variant `number` with `seed`; both runs."""
+        """Pretrains and fine-tunes variant `number` with `seed`; returns both run folders."""
         variant, scenes = VARIANTS[number], self.scenes
         source = VARIANTS.index(next(other for other in VARIANTS if other.pretrain == variant.pretrain))
         common = [f"data.vocab_file={scenes}/vocab.txt", f"train.seed={seed}", "train.epochs=1000"]
@@ -108,7 +108,7 @@ class Ablation:
         return pretrained, tuned
 
     def train_sharing(self, number: int, seed: int) -> str:
-        """Train every variant that shares the pretraining of variant `number`; says which. For a process of its own."""
+        """Trains all variants that share the pretraining of variant `number`, in a separate process; returns their names."""
         torch.set_num_threads(1)
         alike = [i for i, other in enumerate(VARIANTS) if other.pretrain == VARIANTS[number].pretrain]
         for i in alike:
@@ -116,7 +116,7 @@ class Ablation:
         return f"seed {seed}: {', '.join(VARIANTS[i].name for i in alike)}"
 
     def measure(self, number: int, seed: int) -> dict[str, float]:
-        """What came out of variant `number` with `seed`, which is trained if it was not before."""
+        """The scores of variant `number` with `seed`, which is trained if necessary."""
         pretrained, tuned = self.train(number, seed)
         splits = scored(tuned)["splits"]
         return {
@@ -131,7 +131,7 @@ class Ablation:
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    """One row per variant: mean and standard deviation over the seeds, and with how many of them it passes the row above."""
+    """One row per variant: mean and deviation over the seeds, and the number of seeds that exceed the row above."""
     rows: list[dict[str, Any]] = []
     above: list[dict[str, float]] = []
     for name, values in found.items():
@@ -153,7 +153,7 @@ def _retrieval(value: dict[str, float]) -> float:
 
 
 def main() -> None:
-    """Run all variants; `--record` writes the record beside this file."""
+    """Runs all variants; `--record` writes the record beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder of the runs")
     parser.add_argument("--steps", type=int, default=1200, help="of pretraining; fine-tuning takes a quarter")
@@ -179,10 +179,10 @@ def main() -> None:
         notes = [
             f"Scenes; {NOISE:.0%} of the captions of pretraining are another scene's, those of fine-tuning are clean.",
             f"{arguments.steps} steps of 64, a quarter of them in fine-tuning; {arguments.seeds} seeds: mean ± deviation.",
-            "Retrieval is the mean of recall at 1, 5 and 10 by ITM, as in the paper's Table 1: in the gallery of pictures that",
-            "differ in relations (`hard`), and in one of meanings that no training shows (`unseen`). ITM's base rate is",
+            "Retrieval is the mean of recall at 1, 5 and 10 by ITM, as in the paper's Table 1: in the gallery of images that",
+            "differ in relations (`hard`), and in one of meanings outside training (`unseen`). ITM's base rate is",
             f"{100 * ITM_BASE_RATE:.1f}, the entropy of single words {entropy:.2f} nats: at these nothing has been learned.",
-            "`Seeds above the last row`: those whose sum of the four retrieval scores is higher than in the row before.",
+            "`Seeds above the last row`: seeds whose sum of the four retrieval scores is higher than in the row above.",
             "In the paper's Table 1 retrieval rises from row to row.",
         ]
         facts = {"steps": arguments.steps, "seeds": arguments.seeds, "scale": arguments.scale, "values": found}

@@ -2,29 +2,23 @@
 
     python -m benchmarks.attention --out benchmarks/attention
 
-writes `attention.json` and `attention.md`. On a CPU it counts the process's CPU time on one thread, the two forms in turn
-within each repetition, so that other processes on the machine disturb neither form more than the other.
+On a CPU, time is the process's CPU time on one thread. The two forms take turns within each repetition, so that other
+processes on the machine disturb both equally.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import date
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from albef_ds.common.atomic_files import write_file
 from albef_ds.models.attention import Implementation, attend
+from benchmarks.record import record_parser, write_record
 
 FORMS: tuple[Implementation, ...] = ("sdpa", "plain")
 
@@ -58,24 +52,6 @@ CASES = [
 ]
 
 
-@dataclass(frozen=True)
-class Row:
-    """Milliseconds per call, the least and the median over the repetitions."""
-
-    case: str
-    dtype: str
-    what: str
-    sdpa_ms: float
-    plain_ms: float
-    sdpa_median_ms: float
-    plain_median_ms: float
-
-    @property
-    def ratio(self) -> float:
-        """Time of the fused form over that of the plain form: below 1 the fused form wins."""
-        return self.sdpa_ms / self.plain_ms
-
-
 def _timed(function: Callable[[], None], calls: int, device: torch.device) -> float:
     """Milliseconds per call: CPU time on a CPU, wall time with the queue drained on a GPU."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
@@ -93,7 +69,7 @@ def _call(case: Case, dtype: torch.dtype, device: torch.device, form: Implementa
     generator = torch.Generator().manual_seed(0)
 
     def tensor(length: int) -> Tensor:
-        # Laid out as `split_heads` leaves it: heads are a strided view.
+        # The layout of `split_heads`: heads are a strided view.
         flat = torch.randn(case.rows, length, case.heads, case.head_width, generator=generator)
         return flat.to(device, dtype).transpose(1, 2).requires_grad_(backward)
 
@@ -112,8 +88,8 @@ def _call(case: Case, dtype: torch.dtype, device: torch.device, form: Implementa
     return run
 
 
-def measure(case: Case, dtype: torch.dtype, device: torch.device, backward: bool, repetitions: int) -> Row:
-    """Both forms in turn, `repetitions` times each."""
+def measure(case: Case, dtype: torch.dtype, device: torch.device, backward: bool, repetitions: int) -> dict[str, str]:
+    """A row of the record: both forms in turn, `repetitions` times each; milliseconds per call, least and median."""
     calls = {form: _call(case, dtype, device, form, backward) for form in FORMS}
     times: dict[str, list[float]] = {form: [] for form in FORMS}
     count = 1
@@ -123,76 +99,46 @@ def measure(case: Case, dtype: torch.dtype, device: torch.device, backward: bool
     for _ in range(repetitions):
         for form in FORMS:
             times[form].append(_timed(calls[form], count, device))
-    least = {form: min(times[form]) for form in FORMS}
-    median = {form: statistics.median(times[form]) for form in FORMS}
-    what = "forward+backward" if backward else "forward"
-    return Row(case.name, str(dtype).removeprefix("torch."), what, least["sdpa"], least["plain"], median["sdpa"], median["plain"])
+    size = f"{case.rows} x {case.heads} x {case.queries} x {case.keys} x {case.head_width}"
+    row = {"case": case.name, "rows x heads x queries x keys x width": size, "precision": str(dtype).removeprefix("torch.")}
+    row |= {"pass": "forward+backward" if backward else "forward"}
+    row |= {f"{form}, ms": f"{min(times[form]):.3f}" for form in FORMS}
+    row |= {f"{form}, median ms": f"{statistics.median(times[form]):.3f}" for form in FORMS}
+    return row | {"sdpa / plain": f"{min(times['sdpa']) / min(times['plain']):.2f}"}
 
 
-def _processor(device: torch.device) -> str:
+def _instructions(device: torch.device) -> str:
+    """The GPU's name, or the vector instructions of the CPU that matter here."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    units = [unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in flags.split()]
-    return f"{names[0] if names else platform.processor()}, {len(names)} cores, {' '.join(units)}"
-
-
-def _markdown(record: dict[str, object], rows: list[Row]) -> str:
-    lines = [
-        "# Attention: fused (`sdpa`) against plain",
-        "",
-        f"`{record['command']}`, {record['date']}. {record['processor']}; {record['versions']}; {record['threads']} thread(s).",
-        f"Milliseconds per call, least of {record['repetitions']} repetitions (median in brackets), {record['clock']}.",
-        "A ratio below 1: the fused form wins. Dropout acts in forward+backward only.",
-        "",
-        "| case | rows x heads x queries x keys x width | precision | pass | sdpa | plain | sdpa / plain |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    sizes = {c.name: f"{c.rows} x {c.heads} x {c.queries} x {c.keys} x {c.head_width}" for c in CASES}
-    for row in rows:
-        lines.append(
-            f"| {row.case} | {sizes[row.case]} | {row.dtype} | {row.what} | {row.sdpa_ms:.3f} ({row.sdpa_median_ms:.3f})"
-            f" | {row.plain_ms:.3f} ({row.plain_median_ms:.3f}) | {row.ratio:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    units = [unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in flags]
+    return f"CPU with {', '.join(units) or 'no AVX2'}"
 
 
 def main() -> None:
-    """Measure every case in fp32 and bf16 and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("attention"), help="record without its ending: OUT.json and OUT.md")
+    """Measures every case in fp32 and bf16 and writes the record."""
+    parser = record_parser(__doc__, "attention")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1, help="threads on a CPU")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    rows = []
+    device, rows = torch.device(args.device), []
     for case in CASES:
         for dtype in (torch.float32, torch.bfloat16):
             for backward in (True, False):
-                if case.dropout and not backward:
-                    continue
-                rows.append(measure(case, dtype, device, backward, args.repetitions))
-                print(
-                    f"{rows[-1].case:34s} {rows[-1].dtype:9s} {rows[-1].what:17s} sdpa / plain {rows[-1].ratio:.2f}", flush=True
-                )
-    record: dict[str, object] = {
-        "command": f"python -m benchmarks.attention {shlex.join(sys.argv[1:])}",
-        "date": date.today().isoformat(),
-        "processor": _processor(device),
-        "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
-        "threads": args.threads,
-        "clock": "CPU time" if device.type == "cpu" else "wall time",
-        "repetitions": args.repetitions,
-    }
-    for ending, text in (
-        (".json", json.dumps({**record, "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}, indent=1) + "\n"),
-        (".md", _markdown(record, rows)),
-    ):
-        write_file(args.out.with_name(args.out.name + ending), text)
+                if not case.dropout or backward:
+                    rows.append(measure(case, dtype, device, backward, args.repetitions))
+                    print(rows[-1], flush=True)
+    clock = "CPU time" if device.type == "cpu" else "wall time"
+    notes = [
+        f"{_instructions(device)}; {args.threads} thread(s). Milliseconds per call, least and median of {args.repetitions}",
+        f"repetitions, {clock}. A ratio below 1: the fused form wins. Dropout acts in forward+backward only.",
+    ]
+    facts = {"threads": args.threads, "clock": clock, "repetitions": args.repetitions}
+    write_record(args.out, "Attention: fused (`sdpa`) against plain", notes, rows, ["torch"], facts)
 
 
 if __name__ == "__main__":

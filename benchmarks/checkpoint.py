@@ -2,14 +2,13 @@
 
     python -m benchmarks.checkpoint --model base --ranks 1 2 --stages 2 3 --out benchmarks/checkpoint
 
-Per case: making the engine with random weights, AdamW's state made by a step of gradients of 0, then the copy to CPU memory
-(what training waits for), writing with hashes and reading back (in the background of a run), checking every hash, and
-loading. The same disk serves all ranks.
+Per case: an engine with random weights, whose AdamW state comes from a step with zero gradients; then the copy to CPU memory
+(training waits for it), writing with hashes and reading back (in the background of a run), checking every hash, and loading.
+All ranks share one disk.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import tempfile
@@ -30,7 +29,7 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.engine import build
 from albef_ds.engine.zero import optimizer_state
 from albef_ds.engine.zero.setup import init_distributed
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 from tests.distributed import run_ranks
 from tests.engine.zero.common import tiny_config, with_engine
 
@@ -48,7 +47,7 @@ def config_for(model: str, stage: int, ranks: int) -> RunConfig:
 
 
 def _measure(model: str, stage: int, work: str) -> dict[str, Any]:
-    """One case on this rank."""
+    """Measures one case on this rank."""
     torch.set_num_threads(1)
     init_distributed(CPU)
     config = config_for(model, stage, comm.world_size())
@@ -82,12 +81,11 @@ def _measure(model: str, stage: int, work: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measures all cases and writes the record."""
+    parser = record_parser(__doc__, "benchmarks/checkpoint")
     parser.add_argument("--model", choices=["base", "tiny"], default="base")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--stages", type=int, nargs="+", default=[2, 3])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/checkpoint"))
     args = parser.parse_args()
     rows = []
     for ranks in args.ranks:
@@ -103,10 +101,10 @@ def main() -> None:
 
 
 def write(out: Path, rows: list[dict[str, Any]], model: str) -> None:
-    """The record so far."""
+    """Writes the record of the cases so far."""
     notes = [
-        "One thread per rank, all on one machine and disk. `copy to memory` is what training waits for; the rest up to "
-        "`until whole` (write, fsync, read back, compare) happens beside it.",
+        "One thread per rank, all on one machine and disk. Training waits for `copy to memory`; the rest up to `until whole` "
+        "(write, fsync, read back, compare) overlaps with training.",
     ]
     write_record(out, "Saving and loading a checkpoint", notes, rows, ["torch", "deepspeed"], {"model": model})
 

@@ -1,9 +1,9 @@
-"""Time and memory of converting a base-size ZeRO-3 checkpoint, each form in a process of its own.
+"""Time and memory of converting a base-size ZeRO-3 checkpoint, each form in a separate process.
 
     python -m benchmarks.convert --work FOLDER --out benchmarks/convert
 
-Makes the checkpoint first: two ranks at ZeRO-3 build the paper's model with random weights and save it as training does
-(without a step, which changes no size). The bound is that of one safetensors file: 2 x the student's fp32 weights.
+First, two ranks at ZeRO-3 build the paper's model with random weights and save a checkpoint as in training (without a step,
+which changes no size). The bound is that of one safetensors file: 2 x the student's fp32 weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from albef_ds.common.processes import free_port
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER, STUDENT_NAME
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 
 RANKS = 2
 FORMS = (
@@ -34,7 +34,7 @@ FORMS = (
 
 
 def make(folder: Path) -> None:
-    """One rank's part of making the checkpoint."""
+    """Makes the checkpoint on one rank."""
     import torch
 
     from albef_ds.checkpoint.saver import Saver
@@ -63,7 +63,7 @@ def make(folder: Path) -> None:
 
 
 def launch(folder: Path) -> None:
-    """Make the checkpoint on `RANKS` processes."""
+    """Makes the checkpoint with `RANKS` processes."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.convert", "--work", str(folder), "--make"]
     ranks = []
@@ -75,7 +75,7 @@ def launch(folder: Path) -> None:
 
 
 def measure(name: str, arguments: list[str], source: Path, target: Path) -> dict[str, Any]:
-    """Convert in a process of its own."""
+    """Converts in a separate process; returns a row of the record."""
     started = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "benchmarks.convert", "--work", str(source), "--convert", str(target), "--", *arguments]
@@ -94,7 +94,7 @@ def measure(name: str, arguments: list[str], source: Path, target: Path) -> dict
 
 
 def convert(source: Path, target: Path, arguments: list[str]) -> None:
-    """What the measured process does; its peak resident memory in KiB is the last line."""
+    """Runs the conversion in the measured process; prints its peak resident memory in KiB as the last line."""
     from albef_ds.cli.main import main
 
     code = main(["convert", str(source), str(target), *arguments])
@@ -104,10 +104,9 @@ def convert(source: Path, target: Path, arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Make, measure, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Makes the checkpoint, measures and writes the record."""
+    parser = record_parser(__doc__, "benchmarks/convert")
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint and the results, some 10 GB")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/convert"))
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--convert", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
@@ -131,9 +130,9 @@ def main() -> None:
     for row in rows:
         row["peak / fp32 weights"] = round(row["peak MB"] * 1e6 / weights, 2)
     notes = [
-        f"Source: a checkpoint of the paper's model (fp32 weights {weights / 1e6:,.0f} MB, momentum copy likewise) that "
-        f"{RANKS} ranks at ZeRO-3 wrote; it is checked against its SHA-256 list, converted, read back and compared, all in "
-        "the time given. Peak: resident memory of the process, memory-mapped pages of the file it reads back included.",
+        f"Source: a checkpoint of the paper's model (fp32 weights {weights / 1e6:,.0f} MB, momentum copy as much), written "
+        f"by {RANKS} ranks at ZeRO-3; the time includes checking its SHA-256 list, converting, reading back and comparing. "
+        "Peak: resident memory of the process, including memory-mapped pages of the file it reads back.",
     ]
     sys.argv[1:] = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]  # no path of this machine
     write_record(options.out, "Converting a base-size ZeRO-3 checkpoint", notes, rows, ["torch", "deepspeed", "safetensors"], {})

@@ -1,12 +1,12 @@
-"""The throughput model against measured steps: ranks in network namespaces whose links are throttled.
+"""Compares the throughput model with measured steps of ranks in network namespaces with throttled links.
 
     python -m benchmarks.cost_model --out benchmarks/cost_model
 
-Needs root on Linux, iproute2 and the tbf queueing discipline; everything it makes lies in namespaces of its own. Each rank
-is a process of one thread behind a link of its own to a bridge, throttled in both directions. The computation of a step is
-measured for every stage and number of ranks over links that are not throttled, since ranks share this machine's cores. The
-model predicts what throttling adds from the formula's bytes and the rate that one all-reduce and one all-gather of 4 MB reach
-over the same links. Bytes that really left a rank are read from its interface.
+Needs root on Linux, iproute2 and the tbf queueing discipline; it only changes namespaces that it creates. Each rank is a
+single-threaded process with its own link to a bridge, throttled in both directions. The computation of a step is measured for
+every stage and number of ranks over unthrottled links, because ranks share this machine's cores. The model predicts the time
+added by throttling from the formula's bytes and the measured rate of one all-reduce and one all-gather of 4 MB over the same
+links. The bytes sent by a rank are read from its interface.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from pathlib import Path
 from typing import Any
 
 from albef_ds.config.schema import RunConfig
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 
 PORT = 29500
-"""Of the meeting point: the namespaces are ours, so every port is free."""
+"""Port of the rendezvous: in new namespaces every port is free."""
 SUBNET = "10.77.0"
 _NEW_NETWORK = 0x40000000
 _MICRO_BATCH = 2
 _CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
-"""Of the namespace that a process is in. Reno is in every kernel, and its steps take the same time turn after turn."""
+"""Setting of a process's namespace. Reno is in every kernel, and its step times are reproducible."""
 _SCHEDULE = {"alpha": 0.4}
 
 _PROBE = 4_000_000
-"""Bytes of the tensor whose all-reduce and all-gather give a link's rate."""
+"""Bytes of the tensor whose all-reduce and all-gather measure a link's rate."""
 
 Turn = list[tuple[float, float, float]]
-"""Per round: seconds of a step, bytes that a rank sent in it, bytes a second that the probe sent."""
+"""For each round: seconds of a step, bytes sent by a rank in it, bytes per second sent by the probe."""
 
 
 class Network:
@@ -74,7 +74,7 @@ class Network:
             subprocess.run(["ip", "netns", "del", name], check=False)
 
     def throttle(self, megabit: int | None) -> None:
-        """Let every link carry so much per direction; None: as much as the machine can."""
+        """Limits every link to `megabit` Mbit/s per direction; None removes the limit."""
         links = [(name, "eth0") for name in self.ranks]
         links += [(self.hub, f"port{number}") for number in range(len(self.ranks))]
         for namespace, device in links:
@@ -95,15 +95,13 @@ def _sent_bytes() -> int:
 
 
 def _serve(connection: Connection, namespace: str, rank: int, world_size: int) -> None:
-    """One rank: enter the namespace, then build engines and take steps as told."""
+    """Runs one rank: enters the namespace, then builds engines and takes steps on request."""
     handle = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
     if ctypes.CDLL(None, use_errno=True).setns(handle, _NEW_NETWORK):
         raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {namespace}")
     _CONGESTION.write_text("reno")
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR=f"{SUBNET}.1", MASTER_PORT=str(PORT)
-    )
-    os.environ.update(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="eth0")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), OMP_NUM_THREADS="1")
+    os.environ.update(MASTER_ADDR=f"{SUBNET}.1", MASTER_PORT=str(PORT), GLOO_SOCKET_IFNAME="eth0")
     import torch
 
     from albef_ds.data import mock
@@ -128,7 +126,7 @@ def _serve(connection: Connection, namespace: str, rank: int, world_size: int) -
 
 
 def _probe(world_size: int) -> float:
-    """Bytes a second that this rank sends in an all-reduce and an all-gather."""
+    """Bytes per second sent by this rank in an all-reduce and an all-gather."""
     import torch
 
     from albef_ds.common import comm
@@ -142,7 +140,7 @@ def _probe(world_size: int) -> float:
 
 @contextmanager
 def ranks(network: Network) -> Iterator[list[Connection]]:
-    """One process per rank; they end with the block."""
+    """Connections to one process per rank; the processes end with the block."""
     context = multiprocessing.get_context("spawn")
     world_size = len(network.ranks)
     processes, connections = [], []
@@ -166,14 +164,14 @@ def ranks(network: Network) -> Iterator[list[Connection]]:
 
 
 def ask(connections: list[Connection], order: RunConfig | int) -> list[Any]:
-    """Every rank's answer to the same order."""
+    """Sends `order` to every rank; returns the answers."""
     for connection in connections:
         connection.send(order)
     return [connection.recv() for connection in connections]
 
 
 def measure(config: RunConfig, world_size: int, rates: list[int | None], rounds: int, steps: int) -> dict[int, list[Turn]]:
-    """Stage -> per rate (Mbit/s per link, None: not throttled) its rounds; the rates take turns."""
+    """Stage -> rounds of each rate (Mbit/s per link, None: not throttled); the rates take turns."""
     found: dict[int, list[Turn]] = {}
     with Network(world_size) as network, ranks(network) as connections:
         for stage in (1, 2, 3):
@@ -194,15 +192,14 @@ def measure(config: RunConfig, world_size: int, rates: list[int | None], rounds:
 
 
 def at_stage(config: RunConfig, stage: int, world_size: int) -> RunConfig:
-    """`config` on so many ranks."""
+    """`config` for a stage and a number of ranks."""
     train = replace(config.train, global_batch_size=config.train.micro_batch_size * world_size)
     return replace(config, train=train, engine=replace(config.engine, stage=stage, precision="fp32"))
 
 
 def main() -> None:
-    """Measure, predict and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
+    """Measures, predicts and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rates", type=int, nargs="+", default=[80, 40, 20], help="Mbit/s per link and direction")
     parser.add_argument("--rounds", type=int, default=3, help="turns through the rates (%(default)s)")
@@ -229,27 +226,27 @@ def main() -> None:
             found = measure(config, world_size, rates, arguments.rounds, arguments.steps)
             for stage, turns in found.items():
                 rows += compare(at_stage(config, stage, world_size), world_size, rates, turns)
-            record(arguments, rows)  # what was measured is kept if a larger one is stopped
+            record(arguments, rows)  # keeps these measurements if a larger one is stopped
 
 
 def record(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """Write the rows so far."""
+    """Writes the rows so far."""
     errors = [abs(float(row["predicted / measured"]) - 1) for row in rows if row["predicted / measured"]] or [0.0]
     notes = [
         f"Largest error of a prediction: {max(errors):.0%}; on average {statistics.mean(errors):.0%} over {len(errors)} runs.",
-        f"A model of 2.8M parameters in fp32, micro-batch {_MICRO_BATCH}, gloo; a process of one thread and a network namespace",
-        f"per rank. Each figure is the median of {arguments.rounds} turns of {arguments.steps} step(s), the rates in turn.",
-        "Computation is taken from `not throttled`, since ranks share the cores: that row has no error of its own. A link's",
-        f"rate is what one all-reduce and one all-gather of {_PROBE / 1e6:.0f} MB reach over it, after each step. Gloo makes a",
-        "reduce-scatter of an all-reduce, so ZeRO-3's gradients travel twice. Bandwidth alone is throttled: the latency is",
-        "this machine's. TCP with Reno's congestion control.",
+        f"A model of 2.8M parameters in fp32, micro-batch {_MICRO_BATCH}, gloo; a single-threaded process and network namespace",
+        f"per rank. Each figure is the median of {arguments.rounds} turns of {arguments.steps} step(s); the rates take turns.",
+        "Computation is taken from `not throttled`, because ranks share the cores: that row has no error. A link's rate is that",
+        f"of one all-reduce and one all-gather of {_PROBE / 1e6:.0f} MB after each step. Gloo implements reduce-scatter by",
+        "all-reduce, so ZeRO-3's gradients are sent twice. Only bandwidth is throttled: the latency is this machine's. TCP uses",
+        "Reno's congestion control.",
     ]
     facts = {"largest_error": max(errors), "mean_error": statistics.mean(errors)}
     write_record(arguments.out, "The throughput model against throttled links", notes, rows, ["torch", "deepspeed"], facts)
 
 
 def compare(config: RunConfig, world_size: int, rates: list[int | None], turns: list[Turn]) -> list[dict[str, Any]]:
-    """Rows of one stage and number of ranks."""
+    """The rows of one stage and number of ranks."""
     from albef_ds.launch.planning.hardware import Hardware, Link, Overlap
     from albef_ds.launch.planning.parameter_counts import count
     from albef_ds.launch.planning.throughput import forecast
@@ -259,7 +256,7 @@ def compare(config: RunConfig, world_size: int, rates: list[int | None], turns: 
     rows = []
     for number, rate in enumerate(rates):
         link = Link(reached[number] if rate else math.inf, 0.0)
-        # DeepSpeed on a CPU waits for the collectives it starts; the momentum model's own prefetch runs on.
+        # DeepSpeed on a CPU waits for the collectives it starts; the momentum model's prefetch overlaps.
         overlap = Overlap(gradients=False, parameters=False)
         gloo = Hardware("gloo", 1.0, 1.0, 1.0, 1, link, link, trees=False, scatters=False, overlap=overlap)
         planned = forecast(config, counts, gloo, world_size, compute=measured[0])

@@ -1,15 +1,14 @@
-"""Kills a running chain again and again with `kill -9` and compares what it writes in the end with an undisturbed run.
+"""Kills a running chain repeatedly with `kill -9` and compares its final output with an undisturbed run.
 
     python -m benchmarks.data_tools_kills --kills 30 --work FOLDER --out benchmarks/data_tools_kills
 
-Each attempt starts the same command and is killed, the whole process group, within a stage chosen in turn, a random time
-after that stage began. A log of tasks tells how many were under way, which is what the next attempt has to repeat. When
-an attempt ends by itself the folder is compared with the undisturbed one and a new chain begins, until the kills are spent.
+Each attempt starts the same command; its process group is killed in a stage chosen in turn, a random time after that stage
+began. A log of tasks gives the number of unfinished ones, which the next attempt repeats. When an attempt ends by itself, the
+folder is compared with the undisturbed one and a new chain begins, until the number of kills is reached.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import shutil
@@ -23,17 +22,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 
 STAGES = ("catalog", "scan", "filter", "dedup", "decontaminate", "plan", "shard", "verify")
 TURNS = ("catalog", "scan", "scan", "scan", "filter", "dedup", "decontaminate", "plan", "shard", "shard", "shard", "verify", "")
-"""Stages in which the attempts of one chain are killed, one after the other; the last attempt is left alone."""
+"""Stages in which the successive attempts of one chain are killed; the last attempt runs to its end."""
 WORKERS = 2
 LONG = {"scan": 1.0, "shard": 0.5, "verify": 1.0}  # seconds within which a kill is drawn; the other stages are short
 
 
-def make_pictures(folder: Path, count: int) -> None:
-    """`count` JPEGs with a caption each."""
+def make_images(folder: Path, count: int) -> None:
+    """Writes `count` JPEGs with a caption each."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         coarse = np.random.default_rng(number % (count * 9 // 10)).integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -42,29 +41,29 @@ def make_pictures(folder: Path, count: int) -> None:
 
 
 def command(raw: Path, work: Path, out: Path, log: Path) -> list[str]:
-    """The chain that is killed."""
+    """The command of the chain to kill."""
     options = ["--samples-per-shard", "50", "--chunk-rows", "50", "--workers", str(WORKERS)]
     source = ["--source", f"raw=folder:{raw}", "--work", str(work), "--out", str(out)]
     return [sys.executable, "-m", "benchmarks.data_tools_kills_chain", str(log), "build", *source, *options]
 
 
 def reached(work: Path) -> str:
-    """The stage that is not finished yet."""
+    """The first unfinished stage."""
     return next((stage for stage in STAGES[:-1] if not (work / stage / "done.json").exists()), "verify")
 
 
 def has_begun(work: Path, stage: str) -> bool:
-    """Whether `stage` has begun, or a later one."""
+    """True if `stage` or a later one has begun."""
     return (work / "shard" / "done.json").exists() if stage == "verify" else (work / stage).exists()
 
 
 def tasks_begun(log: Path) -> int:
-    """Tasks of map stages that the attempt has begun so far."""
+    """Number of tasks of map stages that the attempt has begun."""
     return log.read_text().count("begin") if log.exists() else 0
 
 
 def kill_in(process: subprocess.Popen[bytes], work: Path, log: Path, stage: str, draw: random.Random) -> bool:
-    """Kill the process group within `stage`, in map stages once a task of it has begun; False when it ended before."""
+    """Kills the process group in `stage`, for map stages after a task has begun; False if it ended before."""
     begun: int | None = None
     while True:
         if begun is None and has_begun(work, stage):
@@ -84,27 +83,26 @@ def kill_in(process: subprocess.Popen[bytes], work: Path, log: Path, stage: str,
 
 
 def finished(work: Path) -> dict[str, int]:
-    """Result files of the map stages that are done, with the time they were written."""
+    """Result files of finished tasks of map stages, with their modification times."""
     files = [*(work / "scan").glob("*.parquet"), *(work / "shard").glob("0*.json")]
     return {str(path): path.stat().st_mtime_ns for path in files if not path.name.endswith(".captions.parquet")}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder."""
+    """Content of every file in a folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def main() -> None:
-    """Kill and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Kills chains and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--pictures", type=int, default=1500)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
     args = parser.parse_args()
     shutil.rmtree(args.work, ignore_errors=True)
     raw, whole = args.work / "raw", args.work / "whole"
-    make_pictures(raw, args.pictures)
+    make_images(raw, args.pictures)
     subprocess.run(command(raw, whole / "work", whole / "out", whole / "log"), check=True, stdout=subprocess.DEVNULL)
     expected = contents(whole / "out")
     draw = random.Random(0)
@@ -138,9 +136,9 @@ def main() -> None:
     rows = [{"killed in": stage, "times": where[stage]} for stage in STAGES]
     times = ", ".join(f"{count} kills lost {number}" for number, count in sorted(lost.items()))
     notes = [
-        f"{sum(where.values())} kills over {chains} chains of {args.pictures} pictures in chunks of 50, {WORKERS} workers.",
-        f"Every chain ended with the same bytes as an undisturbed run. {rewritten} finished chunks were done again. Tasks under",
-        f"way when killed, which the next attempt repeats: {times}; never more than one per worker.",
+        f"{sum(where.values())} kills over {chains} chains of {args.pictures} images in chunks of 50, {WORKERS} workers.",
+        f"Every chain ended with the same bytes as an undisturbed run. {rewritten} finished chunks were repeated. Tasks",
+        f"unfinished at a kill, which the next attempt repeats: {times}; never more than one per worker.",
     ]
     if max(lost) > WORKERS:
         raise SystemExit(f"a kill cost {max(lost)} tasks of {WORKERS} workers")

@@ -1,4 +1,4 @@
-"""`albef-data` with a line in a log whenever a task begins and ends: what `benchmarks.data_tools_kills` kills.
+"""Runs `albef-data` with a log line at the begin and end of each task, for `benchmarks.data_tools_kills`.
 
 python -m benchmarks.data_tools_kills_chain LOG build --source ... --work ... --out ...
 """
@@ -19,7 +19,7 @@ from data_tools.stages import scan, write_shards
 
 @dataclass(frozen=True)
 class Logged:
-    """A task's function that says when it begins and ends. Picklable."""
+    """A picklable task function that logs when it begins and ends."""
 
     function: Callable[[Any], Any]
     log: Path
@@ -37,7 +37,7 @@ class Logged:
 
 
 def logged_tasks(function: Callable[[Any], Any], *arguments: Any, **settings: Any) -> list[Any]:
-    """`run_tasks` with its function logged."""
+    """`run_tasks` with a logged function."""
     return run_tasks(Logged(function, Path(sys.argv[1]).resolve()), *arguments, **settings)
 
 

@@ -1,4 +1,4 @@
-"""The whole chain on Debian's openclipart, a real and dirty corpus, with one command; then every byte checked.
+"""Runs the whole chain on Debian's openclipart, a real and dirty corpus, with one command, and checks every byte.
 
 apt-get download openclipart-png openclipart-svg && for p in *.deb; do dpkg-deb -x $p tree; done
 python -m benchmarks.data_tools_openclipart --tree tree --work FOLDER --out benchmarks/data_tools_openclipart
@@ -6,38 +6,28 @@ python -m benchmarks.data_tools_openclipart --tree tree --work FOLDER --out benc
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import time
 from pathlib import Path
 
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 from data_tools.cli import main as albef_data
 from data_tools.execution.stage_folder import load_stage
 
-PICTURES = "usr/share/openclipart/png"
+IMAGES = "usr/share/openclipart/png"
 
 
 def main() -> None:
-    """Build, check and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Builds, checks and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--tree", type=Path, required=True, help="folder the two packages were unpacked in")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
     args = parser.parse_args()
     shutil.rmtree(args.work, ignore_errors=True)
     start = time.perf_counter()
-    command = ["build", "--source", f"openclipart=openclipart:{args.tree / PICTURES}", "--set", "max_pictures=50"]
-    command += [
-        "--samples-per-shard",
-        "1000",
-        "--chunk-rows",
-        "500",
-        "--work",
-        str(args.work),
-        "--out",
-        str(args.work / "corpus"),
-    ]
+    command = ["build", "--source", f"openclipart=openclipart:{args.tree / IMAGES}", "--set", "max_pictures=50"]
+    command += ["--samples-per-shard", "1000", "--chunk-rows", "500"]
+    command += ["--work", str(args.work), "--out", str(args.work / "corpus")]
     if albef_data(command) != 0 or albef_data(["verify", str(args.work / "corpus"), "--decode"]) != 0:
         raise SystemExit("the corpus could not be built or does not verify")
     wall = time.perf_counter() - start

@@ -1,14 +1,13 @@
-"""The data tools beside their peers from PyPI, in one run, on one thread: CPU seconds, the least of three turns each.
+"""Compares the data tools with their peers from PyPI in one run on one thread: CPU seconds, the least of three turns each.
 
     pip install imagehash imagededup faiss-cpu datasketch webdataset
     OMP_NUM_THREADS=1 python -m benchmarks.data_tools_peers --out benchmarks/data_tools_peers
 
-Peers and ours take turns, so that a busy machine disturbs neither more. Peers that are not installed are left out.
+Peers and ours take turns, so that a busy machine disturbs both equally. Peers that are not installed are left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import io
 import json
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from albef_ds.data.shards.reader import ShardReader, parse_meta
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 from data_tools.content import captions as text
 from data_tools.content import images
 from data_tools.files.shard_writer import ShardWriter
@@ -37,7 +36,7 @@ TURNS = 3
 
 
 def peer(name: str) -> Any:
-    """A peer's module, or None."""
+    """A peer's module, or None if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -56,22 +55,17 @@ def least(forms: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
 
 
 def rows_of(task: str, unit: str, count: dict[str, float], seconds: dict[str, float], note: dict[str, str]) -> list[Row]:
-    """Table rows of one task; `ours` is the yardstick."""
+    """Table rows of one task, with ratios to `ours`."""
     rates = {name: count[name] / seconds[name] for name in seconds}
-    return [
-        {
-            "task": task,
-            "tool": name,
-            unit: f"{rate:,.0f}",
-            "ours / this": f"{rates['ours'] / rate:.1f}",
-            "note": note.get(name, ""),
-        }
-        for name, rate in rates.items()
-    ]
+    rows = []
+    for name, rate in rates.items():
+        row = {"task": task, "tool": name, unit: f"{rate:,.0f}", "ours / this": f"{rates['ours'] / rate:.1f}"}
+        rows.append(row | {"note": note.get(name, "")})
+    return rows
 
 
 def photograph(rng: np.random.Generator) -> bytes:
-    """A 640 x 480 JPEG of about 165 KB: smooth colours and noise."""
+    """A 640 x 480 JPEG of about 165 KB with smooth colours and noise."""
     coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
     noisy = np.asarray(coarse).astype(np.float32) + rng.normal(0, 18, (480, 640, 3)).astype(np.float32)
     buffer = io.BytesIO()
@@ -80,29 +74,27 @@ def photograph(rng: np.random.Generator) -> bytes:
 
 
 def perceptual_hash(folder: Path) -> list[Row]:
-    """Bytes to perceptual hash."""
+    """Measures the way from file bytes to perceptual hashes."""
     rng = np.random.default_rng(0)
-    pictures = [photograph(rng) for _ in range(80)]
-    paths = [folder / f"{i}.jpg" for i in range(len(pictures))]
-    for path, content in zip(paths, pictures, strict=True):
+    contents = [photograph(rng) for _ in range(80)]
+    paths = [folder / f"{i}.jpg" for i in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
     forms: dict[str, Callable[[], Any]] = {
-        "ours": lambda: images.perceptual_hashes(pictures),
-        "ours, full decode": lambda: images.perceptual_hashes(pictures, fast=False),
+        "ours": lambda: images.perceptual_hashes(contents),
+        "ours, full decode": lambda: images.perceptual_hashes(contents, fast=False),
     }
-    notes = {"ours": "JPEG decoded at reduced scale", "ours, full decode": "and the pixel hash can be taken"}
+    notes = {"ours": "JPEG decoded at reduced scale", "ours, full decode": "also allows the pixel hash"}
     if imagehash := peer("imagehash"):
-        forms["imagehash"] = lambda: [imagehash.phash(Image.open(io.BytesIO(content))) for content in pictures]
+        forms["imagehash"] = lambda: [imagehash.phash(Image.open(io.BytesIO(content))) for content in contents]
         theirs = np.array([int(str(h), 16) for h in forms["imagehash"]()], np.uint64)
-        bits = np.bitwise_count(theirs ^ images.perceptual_hashes(pictures))
+        bits = np.bitwise_count(theirs ^ images.perceptual_hashes(contents))
         notes["ours"] += f"; {bits.mean():.2f} bits from imagehash on average, at most {bits.max()}"
     if methods := peer("imagededup.methods"):
         hasher = methods.PHash(verbose=False)
         forms["imagededup"] = lambda: [hasher.encode_image(image_file=path) for path in paths]
-    size = np.mean([len(content) for content in pictures]) / 1000
-    return rows_of(
-        f"perceptual hash, 640 x 480, {size:.0f} KB", "per CPU second", dict.fromkeys(forms, 80.0), least(forms), notes
-    )
+    title = f"perceptual hash, 640 x 480, {np.mean([len(content) for content in contents]) / 1000:.0f} KB"
+    return rows_of(title, "per CPU second", dict.fromkeys(forms, 80.0), least(forms), notes)
 
 
 def planted_hashes(count: int, seed: int = 0) -> NDArray[np.uint64]:
@@ -118,7 +110,7 @@ def planted_hashes(count: int, seed: int = 0) -> NDArray[np.uint64]:
 
 
 def near_pairs(folder: Path) -> list[Row]:
-    """Pairs within 3 bits among a million hashes."""
+    """Measures the search for pairs within 3 bits among a million hashes."""
     hashes = planted_hashes(1_000_000)
     count, queries = len(hashes), 50_000
     forms: dict[str, Callable[[], Any]] = {"ours": lambda: hamming.near_pairs(hashes, 3)}
@@ -137,15 +129,14 @@ def near_pairs(folder: Path) -> list[Row]:
         ours = forms["ours"]()
         mine = {(a, b) for a, b in zip(ours.left.tolist(), ours.right.tolist(), strict=True) if a < queries}
         counts["faiss MultiHash"] = float(queries)
-        notes["ours"] = (
-            f"recall {len(mine & theirs) / len(theirs):.4f} of faiss's {len(theirs):,} pairs, {len(mine - theirs)} others"
-        )
+        recall = len(mine & theirs) / len(theirs)
+        notes["ours"] = f"recall {recall:.4f} of faiss's {len(theirs):,} pairs, {len(mine - theirs)} others"
         notes["faiss MultiHash"] = f"from {queries:,} queries; building, {build:.1f} s, not counted"
     return rows_of("rows searched for pairs within 3 bits, 1M hashes", "per CPU second", counts, least(forms), notes)
 
 
 def captions(folder: Path) -> list[Row]:
-    """Texts to verified near-duplicate pairs."""
+    """Measures the way from texts to verified near-duplicate pairs."""
     rng = np.random.default_rng(0)
     vocabulary = ["".join(chr(97 + c) for c in rng.integers(0, 26, rng.integers(2, 9))) for _ in range(20_000)]
     frequency = 1 / np.arange(1, 20_001)
@@ -161,9 +152,8 @@ def captions(folder: Path) -> list[Row]:
 
     def run() -> tuple[NDArray[np.int32], SetFile]:
         parts = [texts[i : i + 10_000] for i in range(0, len(texts), 10_000)]
-        keys = np.concatenate(
-            [text.bands(text.signature(text.shingles(text.words([text.normalise(t) for t in p])))) for p in parts]
-        )
+        batches = [text.words([text.normalise(line) for line in part]) for part in parts]
+        keys = np.concatenate([text.bands(text.signature(text.shingles(batch))) for batch in batches])
         file = SetFile(folder)
         for part in parts:
             file.append(part)
@@ -175,10 +165,8 @@ def captions(folder: Path) -> list[Row]:
     alike = similarity(file, left, right) >= 0.7
     recall = float((labels[left] == labels[right])[alike].mean())
     forms: dict[str, Callable[[], Any]] = {"ours": run}
-    counts, notes = (
-        {"ours": float(len(texts))},
-        {"ours": f"recall {recall:.4f} of {int(alike.sum()):,} planted pairs at Jaccard 0.7"},
-    )
+    counts = {"ours": float(len(texts))}
+    notes = {"ours": f"recall {recall:.4f} of {int(alike.sum()):,} planted pairs at Jaccard 0.7"}
     if datasketch := peer("datasketch"):
         sample = texts[: small // 2] + texts[70_000 : 70_000 + small // 2]
 
@@ -198,29 +186,28 @@ def captions(folder: Path) -> list[Row]:
 
 
 def tars(folder: Path) -> list[Row]:
-    """Writing and reading tars of two picture sizes."""
+    """Measures writing and reading tars of two image sizes."""
     webdataset, rows = peer("webdataset"), []
     for size, count in ((9_000, 8000), (168_000, 1000)):
-        picture = np.random.default_rng(0).bytes(size)
+        image = np.random.default_rng(0).bytes(size)
         metas = [{"captions": [f"a caption of picture {i}"], "image_id": f"source/{i}", "source": "source"} for i in range(count)]
 
-        def ours(size: int = size, picture: bytes = picture, metas: list[dict[str, Any]] = metas) -> None:
+        def ours(image: bytes = image, metas: list[dict[str, Any]] = metas) -> None:
             shutil.rmtree(folder / "ours", ignore_errors=True)
             with ShardWriter(folder / "ours", samples_per_shard=1000) as writer:
                 for meta in metas:
-                    writer.add(picture, "jpg", meta)
+                    writer.add(image, "jpg", meta)
 
-        def theirs(size: int = size, picture: bytes = picture, metas: list[dict[str, Any]] = metas) -> None:
+        def theirs(image: bytes = image, metas: list[dict[str, Any]] = metas) -> None:
             (folder / "theirs").mkdir(exist_ok=True)
             with webdataset.ShardWriter(str(folder / "theirs/%05d.tar"), maxcount=1000, verbose=0) as writer:
                 for number, meta in enumerate(metas):
-                    writer.write({"__key__": f"{number:09d}", "jpg": picture, "json": meta})
+                    writer.write({"__key__": f"{number:09d}", "jpg": image, "json": meta})
 
         writers: dict[str, Callable[[], Any]] = {"ours": ours} | ({"webdataset": theirs} if webdataset else {})
         notes = {"ours": "checksums, index and manifest included"}
-        rows += rows_of(
-            f"tar writing, {size // 1000} KB", "per CPU second", dict.fromkeys(writers, float(count)), least(writers), notes
-        )
+        title, counts = f"tar writing, {size // 1000} KB", dict.fromkeys(writers, float(count))
+        rows += rows_of(title, "per CPU second", counts, least(writers), notes)
         order = np.random.default_rng(1).permutation(count)
 
         def read_ours(order: NDArray[np.int64] = order) -> None:
@@ -236,9 +223,7 @@ def tars(folder: Path) -> list[Row]:
 
         readers: dict[str, Callable[[], Any]] = {"ours": read_ours} | ({"webdataset": read_theirs} if webdataset else {})
         notes = {"ours": "`albef_ds.data.shards.reader`, in random order", "webdataset": "in order"}
-        rows += rows_of(
-            f"tar reading, {size // 1000} KB", "per CPU second", dict.fromkeys(readers, float(count)), least(readers), notes
-        )
+        rows += rows_of(title.replace("writing", "reading"), "per CPU second", counts, least(readers), notes)
     return rows
 
 
@@ -246,9 +231,8 @@ TASKS = (perceptual_hash, near_pairs, captions, tars)
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
+    """Measures and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--only", choices=[task.__name__ for task in TASKS], help="measure one task")
     args = parser.parse_args()
     rows: list[Row] = []
@@ -257,11 +241,9 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             rows += task(Path(folder))
-    packages = ["numpy", "pillow", "simplejpeg", "xxhash", "pyarrow"]
-    packages += [
-        name for name in ("imagehash", "imagededup", "faiss-cpu", "datasketch", "webdataset") if peer(name.replace("-cpu", ""))
-    ]
-    notes = ["One thread, synthetic pictures, hashes and texts. CPU seconds, the least of three turns taken in alternation."]
+    peers = ("imagehash", "imagededup", "faiss-cpu", "datasketch", "webdataset")
+    packages = ["numpy", "pillow", "simplejpeg", "xxhash", "pyarrow", *(name for name in peers if peer(name.replace("-cpu", "")))]
+    notes = ["One thread, synthetic images, hashes and texts. CPU seconds, the least of three alternating turns."]
     write_record(args.out, "Data tools beside their peers", notes, rows, packages, {"turns": TURNS})
 
 

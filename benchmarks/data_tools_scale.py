@@ -1,15 +1,13 @@
-"""Dedup, decontamination and shard plan over a synthetic corpus of hashes and captions, without pictures.
+"""Measures dedup, decontamination and shard plan on a synthetic corpus of hashes and captions, without images.
 
     OMP_NUM_THREADS=1 python -m benchmarks.data_tools_scale --rows 14000000 --work FOLDER --out benchmarks/data_tools_scale
 
-The corpus has 3% equal files, 3% near-duplicate pictures, 3% flat pictures and 10% captions said before. Catalog and
-scan are made directly (not measured); every stage after them is the real one and runs in a process of its own, whose
-time and largest memory are recorded.
+The corpus has 3% equal files, 3% near-duplicate images, 3% flat images and 10% repeated captions. Catalog and scan are written
+directly (not measured); the real later stages each run in a separate process, whose time and peak memory are recorded.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import multiprocessing
@@ -25,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.data_tools_peers import planted_hashes
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 from data_tools.config import DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig
 from data_tools.content.images import COLOUR_BYTES
 from data_tools.execution.executors import Parallel, run_tasks
@@ -56,7 +54,7 @@ class Chunk:
 
 
 def base_hash(rows: Any) -> Any:
-    """A hash per row number, the same wherever it is asked for."""
+    """A hash that depends only on the row number."""
     values = (rows.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     values ^= values >> np.uint64(29)
     values *= np.uint64(0xBF58476D1CE4E5B9)
@@ -64,7 +62,7 @@ def base_hash(rows: Any) -> Any:
 
 
 def make_chunk(chunk: Chunk) -> int:
-    """Write the catalog and scan files of one chunk."""
+    """Writes the catalog and scan files of one chunk."""
     rng = np.random.default_rng(chunk.number)
     rows = np.arange(chunk.first, chunk.first + chunk.rows)
     kind = rng.random(chunk.rows)
@@ -105,12 +103,12 @@ def make_chunk(chunk: Chunk) -> int:
 
 
 def is_made(chunk: Chunk) -> bool:
-    """Whether `make_chunk` has finished this chunk."""
+    """True if `make_chunk` has finished this chunk."""
     return (chunk.work / "scan" / f"00000-{chunk.number:05d}.parquet").exists()
 
 
 def make_corpus(work: Path, rows: int, workers: int) -> None:
-    """Write catalog and scan of `rows` pictures and an evaluation set that holds some of them."""
+    """Writes catalog and scan of `rows` images, and an evaluation set that contains some of them."""
     chunks = [Chunk(work, number, first, min(CHUNK, rows - first)) for number, first in enumerate(range(0, rows, CHUNK))]
     run_tasks(make_chunk, chunks, Parallel(workers), "make", size_of=lambda chunk: chunk.rows, is_done=is_made)
     listed = [{"name": f"00000-{c.number:05d}", "source": "cc12m", "first_row": c.first, "num_rows": c.rows} for c in chunks]
@@ -124,21 +122,13 @@ def make_corpus(work: Path, rows: int, workers: int) -> None:
     phash = np.concatenate((base_hash(taken + 10**9), rng.integers(0, 2**64, EVALUATION - len(taken), dtype=np.uint64)))
     other = rng.integers(1, 2**63, (4, EVALUATION), dtype=np.uint64)
     colours = np.repeat((phash >> np.uint64(56)).astype(np.uint8)[:, None] & 0xF0, COLOUR_BYTES, axis=1)
-    names = [str(i) for i in range(EVALUATION)]
-    columns = [
-        ["test"] * EVALUATION,
-        names,
-        names,
-        *other,
-        phash,
-        np.full(EVALUATION, 900, np.float32),
-        [row.tobytes() for row in colours],
-    ]
+    names, variance = [str(i) for i in range(EVALUATION)], np.full(EVALUATION, 900, np.float32)
+    columns = [["test"] * EVALUATION, names, names, *other, phash, variance, [row.tobytes() for row in colours]]
     save_table(work / "test.parquet", pa.table(dict(zip(HASHES_SCHEMA.names, columns, strict=True)), schema=HASHES_SCHEMA))
 
 
 def alone(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Call `function` in a new process; its result with CPU seconds, wall seconds and largest memory."""
+    """Calls `function` in a new process; returns its result with CPU seconds, wall seconds and peak memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measured, (function, arguments))
 
@@ -147,78 +137,66 @@ def _measured(function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...
     cpu, wall = time.process_time(), time.perf_counter()
     found = function(*arguments)
     figures = {"CPU s": f"{time.process_time() - cpu:.1f}", "wall s": f"{time.perf_counter() - wall:.1f}"}
-    return {
-        "stage": function.__name__,
-        **figures,
-        "GB": f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}",
-        **found,
-    }
+    memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}"
+    return {"stage": function.__name__, **figures, "GB": memory, **found}
 
 
 def _counts(stage: StageFolder) -> str:
-    counts = stage.summary["counts"].items()
-    return ", ".join(
-        f"{reason} {c['pictures']:,} pictures {c['captions']:,} captions"
-        for reason, c in counts
-        if c["pictures"] or c["captions"]
-    )
+    counts = [(reason, c["pictures"], c["captions"]) for reason, c in stage.summary["counts"].items()]
+    return ", ".join(f"{reason} {i:,} images {c:,} captions" for reason, i, c in counts if i or c)
 
 
 def filter_rows(work: Path) -> dict[str, Any]:
-    """The filter stage."""
+    """Runs the filter stage."""
     return {"found": _counts(filter_stage(work, FilterConfig(min_words=3)))}
 
 
 def dedup(work: Path) -> dict[str, Any]:
-    """The dedup stage, near-duplicate captions included."""
+    """Runs the dedup stage, including near-duplicate captions."""
     stage = dedup_stage(work, DedupConfig(max_pictures_per_caption=5))
     figures = {key: value for key, value in stage.summary.items() if isinstance(value, int)}
     return {"found": f"{_counts(stage)}; {json.dumps(figures)}"}
 
 
 def decontaminate(work: Path) -> dict[str, Any]:
-    """The decontaminate stage against 40,000 evaluation pictures, 10,000 of them in the corpus."""
+    """Runs the decontaminate stage against 40,000 evaluation images, 10,000 of them in the corpus."""
     stage = decontaminate_stage(work, [Known("test", work / "test.parquet", DecontaminateConfig())], {})
     return {"found": json.dumps(stage.summary["sets"]["test"]["ways"])}
 
 
 def plan(work: Path) -> dict[str, Any]:
-    """The plan stage: permutation, plan per shard, table of decisions, fingerprints."""
+    """Runs the plan stage: permutation, plan per shard, table of decisions, fingerprints."""
     summary = plan_stage(work, PlanConfig(samples_per_shard=10_000)).summary
     return {"found": f"{summary['num_samples']:,} samples in {summary['num_shards']:,} shards"}
 
 
 def near_pairs(path: Path) -> dict[str, Any]:
-    """Pairs within 3 bits among distinct hashes of a file."""
+    """Searches for pairs within 3 bits among the distinct hashes of a file."""
     hashes = distinct(np.load(path))
     found = hamming.near_pairs(hashes, 3)
     return {"found": f"{len(hashes):,} distinct hashes, {len(found.left):,} pairs, {found.bounded_rows:,} rows in bounded runs"}
 
 
 def projected(rows: list[dict[str, Any]], count: int, target: float = 400e6) -> list[str]:
-    """What the stages would take at `target` rows: time grows as n log n (sorting), memory as n."""
+    """Projects time and memory of the stages to `target` rows: time grows as n log n (sorting), memory as n."""
     stages = [row for row in rows if not row["stage"].startswith("near_pairs")] or rows
     seconds, memory = sum(float(row["CPU s"]) for row in stages), max(float(row["GB"]) for row in stages)
     factor = target / count
     hours = seconds * factor * math.log(target) / math.log(count) / 3600
     return [
-        f"{count:,} rows, each stage in a process of its own: {seconds:,.0f} CPU seconds, at most {memory:.2f} GB. Time grows as",
+        f"{count:,} rows, each stage in a separate process: {seconds:,.0f} CPU seconds, at most {memory:.2f} GB. Time grows as",
         f"n log n and memory as n, so {target / 1e6:,.0f} M rows would take about {hours:.1f} CPU hours and",
-        f"{memory * factor:.0f} GB on one node; with less memory the sources are taken in parts, each appended to what is there",
-        "(`albef-data append`).",
+        f"{memory * factor:.0f} GB on one node; with less memory, add the sources in parts (`albef-data append`).",
     ]
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measures and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--rows", type=int, default=14_000_000)
-    parser.add_argument(
-        "--work", type=Path, required=True, help="folder for about 700 bytes a row; the corpus there is made if missing"
-    )
+    parser.add_argument("--work", type=Path, required=True, help="folder of the corpus (700 bytes a row), made if missing")
     parser.add_argument("--workers", type=int, default=2, help="processes that make the corpus")
     parser.add_argument("--only-hashes", action="store_true", help="measure the search for pairs and leave the stages out")
-    parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -240,9 +218,8 @@ def main() -> None:
         rows.append(alone(function, args.work))
         print(rows[-1], flush=True)
     notes = projected(rows, args.rows)
-    write_record(
-        args.out, "Dedup, decontamination and plan at scale", notes, rows, ["numpy", "scipy", "pyarrow"], {"rows": args.rows}
-    )
+    title, packages = "Dedup, decontamination and plan at scale", ["numpy", "scipy", "pyarrow"]
+    write_record(args.out, title, notes, rows, packages, {"rows": args.rows})
 
 
 if __name__ == "__main__":

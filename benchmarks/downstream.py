@@ -1,7 +1,7 @@
-"""All five downstream tasks from one pretrained checkpoint on scenes, through the `deepspeed` launcher: `make downstream`.
+"""Runs all five downstream tasks from one pretrained checkpoint on scenes, through the `deepspeed` launcher: `make downstream`.
 
-Makes the scenes and the pretrained checkpoint, or finds them, fine-tunes each task, scores it, and prints each figure
-beside its ceilings. A stage that has ended is not run again.
+Makes the scenes and the pretrained checkpoint if they are missing, fine-tunes and scores each task, and prints the scores beside
+their ceilings. Finished trainings are not repeated.
 
     python -m benchmarks.downstream --length 0.5
 """
@@ -28,8 +28,8 @@ Launch = Callable[[list[str], int, Path], int]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One training: the stage whose checkpoint it starts from, its optimizer steps, its settings over a scenes folder."""
+class Training:
+    """One training: the training whose checkpoint it starts from, its optimizer steps, its settings over a scenes folder."""
 
     name: str
     start: str
@@ -42,7 +42,7 @@ class Stage:
         return f"scenes_{self.name}"
 
     def overrides(self, scenes: Path) -> list[str]:
-        """The settings with the folder filled in."""
+        """The settings with the folder's path filled in."""
         always = ("data.vocab_file={s}/vocab.txt", "data.image_root={s}/images")
         return [setting.format(s=scenes) for setting in (*always, *self.settings)]
 
@@ -57,18 +57,18 @@ def _annotated(train: str, val: str, test: str) -> tuple[str, ...]:
 
 _BOXES = ("data.refs={s}/refs.json", "data.instances={s}/instances.json", "data.detections={s}/dets.json")
 STAGES = (
-    Stage("pretrain", "", 2400, ("data.shards={s}/pretrain/train", "data.eval_shards={s}/pretrain/val")),
-    Stage("retrieval", "pretrain", 800, _annotated("retrieval_train", "retrieval_val", "retrieval_test retrieval_unseen")),
-    Stage("vqa", "pretrain", 1200, (*_annotated("vqa_train", "vqa_val", "vqa_test"), "data.answer_list={s}/answer_list.json")),
-    Stage("nlvr_pretrain", "pretrain", 120, ("data.shards={s}/pretrain/train",)),
-    Stage("nlvr", "nlvr_pretrain", 800, _annotated("nlvr_train", "nlvr_dev", "nlvr_test")),
-    Stage("entailment", "pretrain", 600, _annotated("ve_train", "ve_dev", "ve_test")),
-    Stage("grounding", "pretrain", 600, (*_annotated("refcoco_train", "refcoco_val", "refcoco_test"), *_BOXES)),
+    Training("pretrain", "", 2400, ("data.shards={s}/pretrain/train", "data.eval_shards={s}/pretrain/val")),
+    Training("retrieval", "pretrain", 800, _annotated("retrieval_train", "retrieval_val", "retrieval_test retrieval_unseen")),
+    Training("vqa", "pretrain", 1200, (*_annotated("vqa_train", "vqa_val", "vqa_test"), "data.answer_list={s}/answer_list.json")),
+    Training("nlvr_pretrain", "pretrain", 120, ("data.shards={s}/pretrain/train",)),
+    Training("nlvr", "nlvr_pretrain", 800, _annotated("nlvr_train", "nlvr_dev", "nlvr_test")),
+    Training("entailment", "pretrain", 600, _annotated("ve_train", "ve_dev", "ve_test")),
+    Training("grounding", "pretrain", 600, (*_annotated("refcoco_train", "refcoco_val", "refcoco_test"), *_BOXES)),
 )
 
 
 def launch_deepspeed(arguments: list[str], ranks: int, log: Path) -> int:
-    """Train through the `deepspeed` launcher on this machine's CPU or GPUs; its output goes to `log`."""
+    """Trains through the `deepspeed` launcher on this machine's CPU or GPUs, with output to `log`; returns the exit code."""
     launcher = Path(sys.executable).with_name("deepspeed")
     head = [str(launcher), "--num_gpus", str(ranks), "--master_port", str(free_port()), str(ROOT / "albef_ds" / "train.py")]
     threads = max(1, visible_cores() // ranks)
@@ -78,8 +78,8 @@ def launch_deepspeed(arguments: list[str], ranks: int, log: Path) -> int:
         return subprocess.run([*head, *arguments], env=environment, stdout=output, stderr=output, check=False).returncode
 
 
-def run_stage(stage: Stage, runs: Path, scenes: Path, ranks: int, extra: Sequence[str], launch: Launch) -> float:
-    """Train one stage unless it has ended before; returns its minutes on the wall clock."""
+def run_stage(stage: Training, runs: Path, scenes: Path, ranks: int, extra: Sequence[str], launch: Launch) -> float:
+    """Runs one training unless it is finished; returns its minutes of wall-clock time."""
     output, ended = runs / stage.name, runs / f"{stage.name}.done"
     if ended.exists():
         return float(ended.read_text())
@@ -98,7 +98,7 @@ def run_stage(stage: Stage, runs: Path, scenes: Path, ranks: int, extra: Sequenc
 
 
 def rows(records: dict[str, dict[str, Any]], ceilings: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per task: the figure, the floor it has to pass, and what models can reach that lack something."""
+    """One row per measure: the score, the floor it has to pass, and the ceilings of models that lack a capability."""
 
     def splits(task: str) -> dict[str, dict[str, float]]:
         return dict(records[task]["splits"])
@@ -109,36 +109,19 @@ def rows(records: dict[str, dict[str, Any]], ceilings: dict[str, Any]) -> list[d
         return {"task": task, "measure": measure, "score": round(value, 2), "floor": floor, "passed": passed, "at most": ladder}
 
     hard, unseen = splits("retrieval")["retrieval_test"], splits("retrieval")["retrieval_unseen"]
-    gallery = ceilings["retrieval"]["hard gallery"]
+    gallery, new = ceilings["retrieval"]["hard gallery"], ceilings["retrieval"]["unseen meanings"]
     grounding = splits("grounding")["refcoco_test"]
+    vqa_floor, floor = round(ceilings["vqa"]["question alone"] + 20.0, 1), round(1.5 * ceilings["grounding"]["random"], 1)
     lowest = min(grounding["grounding/testA_accuracy"], grounding["grounding/testB_accuracy"])
     return [
         row("retrieval", "hard gallery, text to image R@1, ITM", hard["retrieval/t2i_r1_itm"], 30.0, gallery),
         row("retrieval", "hard gallery, image to text R@1, ITM", hard["retrieval/i2t_r1_itm"], 30.0, gallery),
         row("retrieval", "hard gallery, text to image R@1, ITC", hard["retrieval/t2i_r1"], 30.0, gallery),
-        row(
-            "retrieval",
-            "unseen meanings, text to image R@1, ITM",
-            unseen["retrieval/t2i_r1_itm"],
-            30.0,
-            ceilings["retrieval"]["unseen meanings"],
-        ),
-        row(
-            "vqa",
-            "official accuracy",
-            splits("vqa")["vqa_test"]["vqa/accuracy"],
-            round(ceilings["vqa"]["question alone"] + 20.0, 1),
-            ceilings["vqa"],
-        ),
+        row("retrieval", "unseen meanings, text to image R@1, ITM", unseen["retrieval/t2i_r1_itm"], 30.0, new),
+        row("vqa", "official accuracy", splits("vqa")["vqa_test"]["vqa/accuracy"], vqa_floor, ceilings["vqa"]),
         row("nlvr", "accuracy", splits("nlvr")["nlvr_test"]["classification/accuracy"], 60.0, ceilings["nlvr"]),
         row("entailment", "accuracy", splits("entailment")["ve_test"]["classification/accuracy"], 50.0, ceilings["entailment"]),
-        row(
-            "grounding",
-            "accuracy from proposals, the lower of testA and testB",
-            lowest,
-            round(1.5 * ceilings["grounding"]["random"], 1),
-            ceilings["grounding"],
-        ),
+        row("grounding", "accuracy from proposals, the lower of testA and testB", lowest, floor, ceilings["grounding"]),
     ]
 
 
@@ -151,12 +134,12 @@ def downstream(
     extra: Sequence[str] = (),
     launch: Launch = launch_deepspeed,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Everything; returns the table and each stage's minutes."""
+    """Runs everything; returns the table and the minutes of each training."""
     ceilings = write_scenes(scenes, settings)["ceilings"]
     spent, records = {}, {}
     for stage in STAGES:
         steps = max(1, round(stage.steps * length))
-        # Two checkpoints, between which validation chooses.
+        # Two checkpoints, of which validation chooses one.
         budget = [f"train.max_steps={steps}", f"train.save_every={max(1, steps // 2)}", "train.epochs=1000"]
         spent[stage.name] = run_stage(stage, runs, scenes, ranks, [*budget, *extra], launch)
         print(f"{stage.name}: {spent[stage.name]:.1f} minutes", flush=True)
@@ -166,7 +149,7 @@ def downstream(
 
 
 def main() -> None:
-    """Run and print; `--record` writes the record beside this file."""
+    """Runs and prints the scores; `--record` writes the record beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/downstream"), help="folder of the runs")
     parser.add_argument("--length", type=float, default=1.0, help="share of the usual number of steps of every stage")
@@ -187,8 +170,8 @@ def main() -> None:
         from benchmarks.record import write_record
 
         notes = [
-            "Fine-tuned from one pretrained checkpoint through the `deepspeed` launcher on CPU; test scored once, by the",
-            "checkpoint that validation chose. `at most`: what a model that knows only this can score, counted by code.",
+            "Fine-tuned from one pretrained checkpoint through the `deepspeed` launcher on CPU; the test set is scored once,",
+            "with the checkpoint chosen by validation. `at most`: the ceiling of a model that knows only this, counted by code.",
             f"Steps of 64: {', '.join(f'{stage.name} {max(1, round(stage.steps * arguments.length))}' for stage in STAGES)}.",
             f"Minutes on the wall clock by stage: {', '.join(f'{name} {value:.1f}' for name, value in spent.items())}.",
         ]

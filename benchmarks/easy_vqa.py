@@ -1,12 +1,12 @@
-"""An outside check of VQA: the `easy-vqa` package's 5,000 pictures and 48,248 questions with 13 answers.
+"""Checks VQA with external data: the `easy-vqa` package's 5,000 images and 48,248 questions with 13 answers.
 
     pip install --no-deps easy-vqa
     python -m benchmarks.easy_vqa --record
 
-The package's files are turned into the released VQA format. A small model is pretrained on the training pictures with
-captions that its questions give away ("a red circle is present"), fine-tuned on the questions, and scored on the test
-questions by the official accuracy. Without the first stage three quarters of the questions stay at chance: yes or no
-takes the picture, the word asked for and the negation together, and no two of them say anything.
+The package's files are converted to the released VQA format. A small model is pretrained on the training images with captions
+derived from their questions ("a red circle is present"), fine-tuned on the questions, and scored on the test questions by the
+official accuracy. Without pretraining, three quarters of the questions stay at chance: yes or no depends on the image, the
+queried word and the negation together, and no two of them are informative.
 """
 
 from __future__ import annotations
@@ -24,18 +24,14 @@ from data_tools.files.shard_writer import ShardWriter
 
 PACKAGE = "easy-vqa"
 HELD_OUT = 500
-"""Training pictures kept for validation."""
+"""Training images kept for validation."""
 _ANNOTATORS = 10
-SETTINGS = ("optim.learning_rate=7e-4", "task.alpha=0")  # no distillation: its pseudo-answers to yes or no hold on to chance
+SETTINGS = ("optim.learning_rate=7e-4", "task.alpha=0")  # no distillation: its pseudo-answers keep yes or no at chance
 CAPTIONS = ("a {}", "there is a {} in the image", "the image contains a {}", "a {} is present")
 
 
 def package_data() -> Path:
-    """The folder with the package's `train` and `test`; only its files are used, never its code.
-
-    Raises:
-        MachineError: the package is not installed.
-    """
+    """The folder with the package's `train` and `test` files; its code is not run. Raises MachineError if not installed."""
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
@@ -47,7 +43,7 @@ def package_data() -> Path:
 
 
 def convert(data: Path, out: Path) -> dict[str, int]:
-    """Write vqa_{train,val,test}.json, answer_list.json and vocab.txt; returns the number of questions of each."""
+    """Writes vqa_{train,val,test}.json, answer_list.json and vocab.txt; returns the number of questions per split."""
     out.mkdir(parents=True, exist_ok=True)
     counts, answers, number = {}, set[str](), 0
     words = {word for caption in CAPTIONS for word in caption.format("").split()}
@@ -70,32 +66,32 @@ def convert(data: Path, out: Path) -> dict[str, int]:
 
 
 def write_captions(data: Path, questions: Path, out: Path) -> int:
-    """Shards of the training pictures whose colour and shape their questions tell; returns their number."""
+    """Writes shards of the training images whose questions reveal colour and shape; returns their number."""
     known: dict[str, dict[str, str]] = {}
     for row in json.loads(questions.read_text()):
         for kind in ("color", "shape"):
             if row["question"].startswith((f"what {kind}", f"what is the {kind}")):
                 known.setdefault(row["image"], {})[kind] = row["answer"][0]
-    pictures = {image: f"{facts['color']} {facts['shape']}" for image, facts in known.items() if len(facts) == 2}
+    things = {image: f"{facts['color']} {facts['shape']}" for image, facts in known.items() if len(facts) == 2}
     with ShardWriter(out, samples_per_shard=1000) as writer:
-        for image, thing in pictures.items():
-            # Pictures of the same thing are positives of each other: they share the id.
+        for image, thing in things.items():
+            # Images of the same thing are positives of each other, so they share the id.
             meta = {"captions": [caption.format(thing) for caption in CAPTIONS], "image_id": thing, "source": PACKAGE}
             writer.add((data / image).read_bytes(), "png", meta)
-    return len(pictures)
+    return len(things)
 
 
 def length(steps: int) -> list[str]:
-    """Settings of a run of so many steps, with two checkpoints on the way to choose from."""
+    """Settings of a run of `steps` steps with two intermediate checkpoints to choose from."""
     return [f"train.max_steps={steps}", f"train.save_every={max(1, steps // 3)}", "train.epochs=1000"]
 
 
 def run(runs: Path, pretraining: int, steps: int, extra: list[str]) -> dict[str, Any]:
-    """Convert, pretrain, fine-tune and score; the content of metrics.json."""
+    """Converts, pretrains, fine-tunes and scores; returns the content of metrics.json."""
     data, files = package_data(), runs / "data"
     if not (files / "captions" / "manifest.json").exists():
         counts = convert(data, files)
-        print(f"questions: {counts}; captioned pictures: {write_captions(data, files / 'vqa_train.json', files / 'captions')}")
+        print(f"questions: {counts}; captioned images: {write_captions(data, files / 'vqa_train.json', files / 'captions')}")
     words = len((files / "vocab.txt").read_text().splitlines())
     common = [f"data.vocab_file={files}/vocab.txt", f"model.text.vocab_size={words}"]
     captions = [f"data.shards={files}/captions", "data.group_size=1"]
@@ -113,7 +109,7 @@ def run(runs: Path, pretraining: int, steps: int, extra: list[str]) -> dict[str,
 
 
 def main() -> None:
-    """Run; `--record` writes the record beside this file."""
+    """Runs the check; `--record` writes the record beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/easy_vqa"))
     parser.add_argument("--pretraining", type=int, default=1500, metavar="STEPS", help="optimizer steps of 64 captions")
@@ -128,8 +124,8 @@ def main() -> None:
         from benchmarks.record import write_record
 
         notes = [
-            "Pretrained on the training pictures with captions made from their questions, fine-tuned on the training questions;",
-            "the checkpoint was chosen on held-out training pictures.",
+            "Pretrained on the training images with captions made from their questions, fine-tuned on the training questions;",
+            "the checkpoint was chosen on held-out training images.",
         ]
         facts = {"pretraining": arguments.pretraining, "steps": arguments.steps, "settings": [*SETTINGS, *arguments.overrides]}
         write_record(Path(__file__).with_name("easy_vqa"), "easy-vqa", notes, [row], ["torch", PACKAGE], facts)

@@ -1,19 +1,17 @@
-"""AdamW's steps in every engine: stage x precision x clipping x accumulation x a skipped step, against the published algorithm.
+"""Compares AdamW in every engine (stage x precision x clipping x accumulation x a skipped step) with the published algorithm.
 
-A task whose loss is linear in its weights, so that its gradients are known numbers: what an engine makes of them can be compared
-with AdamW as published (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) in fp64. The figure of a cell is the largest
-deviation of a weight's fp32 master after all steps, in learning rates.
+The loss is linear in the weights, so the gradients are known numbers, and an engine's steps can be compared with AdamW as
+published (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) in fp64. A cell is the largest deviation of a weight's fp32
+master after all steps, in learning rates.
 
 python -m benchmarks.engines --out benchmarks/engines
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +21,11 @@ from albef_ds.config.schema import EngineConfig, OptimConfig, RunConfig, TrainCo
 from albef_ds.engine.interface import Engine
 from albef_ds.engine.local import LocalEngine
 from albef_ds.tasks.base import Task
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 
 STEPS = 50
 SKIPPED = 20
-"""The step whose gradients are not finite, where there is one."""
+"""The step with non-finite gradients in runs with a skipped step."""
 RATE = 1e-3
 ENGINES = ("local", 0, 1, 2, 3)
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -37,22 +35,22 @@ _CPU = torch.device("cpu")
 
 
 class LinearTask(Task):
-    """Weights w and the loss sum(w * g), whose gradient is g: the batch."""
+    """Weights w with the loss sum(w * g), whose gradient is the batch g."""
 
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        for name, shape in SHAPES.items():  # numbers that bf16 holds
+        for name, shape in SHAPES.items():  # values that bf16 represents exactly
             self.register_parameter(name, nn.Parameter(torch.randn(shape, generator=generator).bfloat16().float()))
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The one loss, in fp32."""
+        """The loss, in fp32."""
         terms = [(parameter.float() * batch[name]).sum() for name, parameter in self.named_parameters()]
         return {"linear": torch.stack(terms).sum()}, {}
 
 
 def gradients(step: int, parts: int, skipped: bool) -> list[dict[str, Tensor]]:
-    """The gradients of a step's micro-batches: multiples of 1/32 of at most 2, which every precision holds in every sum."""
+    """The gradients of a step's micro-batches: multiples of 1/32 up to 2, whose sums are exact in every precision."""
     generator = torch.Generator().manual_seed(1 + step)
     made = [
         {name: torch.randint(-64, 65, shape, generator=generator) / 32 for name, shape in SHAPES.items()} for _ in range(parts)
@@ -86,7 +84,7 @@ def published(clip_norm: float, parts: int, skipped: bool) -> dict[str, Tensor]:
 
 
 def deviation(kind: str | int, precision: str, clip_norm: float, parts: int, skipped: bool) -> tuple[float, int]:
-    """The largest deviation from `published` in learning rates, and how many steps the engine skipped; on this rank's group."""
+    """Largest deviation from `published` in learning rates, and number of skipped steps, in this rank's group."""
     engine = _engine(kind, precision, clip_norm, parts)
     count = sum(engine.train_step(gradients(step, parts, skipped), {}, RATE).skipped for step in range(STEPS))
     expected, found = published(clip_norm, parts, skipped), engine.full_state_dict()
@@ -97,19 +95,19 @@ def _engine(kind: str | int, precision: str, clip_norm: float, parts: int) -> En
     optim = replace(SETTINGS, clip_norm=clip_norm)
     if kind == "local":
         return LocalEngine(LinearTask(), optim, _CPU, autocast=precision == "bf16")
-    # Here: the plain engine runs where DeepSpeed, an optional package then, is absent.
+    # optional package: the plain engine runs without DeepSpeed
     from deepspeed.accelerator import get_accelerator
 
     from albef_ds.common import comm
     from albef_ds.engine.zero.engine import ZeroEngine
     from albef_ds.engine.zero.setup import deepspeed_config
 
-    # Processors without fp16 arithmetic are refused by DeepSpeed; torch computes fp16 on them all the same.
+    # DeepSpeed refuses processors without fp16 arithmetic, but torch computes fp16 on them.
     get_accelerator().is_fp16_supported = lambda: True
     train = TrainConfig(micro_batch_size=2, global_batch_size=2 * parts * comm.world_size())
     config = RunConfig(optim=optim, train=train, engine=EngineConfig(kind="zero", stage=int(kind), precision=precision))  # type: ignore[arg-type]
     ds_config = deepspeed_config(config, precision, comm.world_size())
-    if precision == "fp16":  # from a scale that these gradients do not overflow, so that every engine takes every step
+    if precision == "fp16":  # a scale at which these gradients do not overflow, so that every engine takes every step
         ds_config["fp16"]["initial_scale_power"] = 8
     return ZeroEngine(LinearTask(), config, ds_config, _CPU)
 
@@ -135,9 +133,8 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
+    """Measures and writes the record."""
+    parser = record_parser(__doc__)
     arguments = parser.parse_args()
     from albef_ds.engine.zero.setup import init_distributed
 
@@ -145,9 +142,9 @@ def main() -> None:
     rows = [{name: _shown(name, value) for name, value in row.items()} for row in cells()]
     notes = [
         f"{STEPS} AdamW steps at a learning rate of {RATE:g}, weight decay {SETTINGS.weight_decay:g}, one rank. Cells: the",
-        "largest deviation of an fp32 weight from AdamW as published in fp64, in learning rates. A skipped step is one whose",
-        "gradients are not finite. The plain engine has no loss scaling and refuses fp16. DeepSpeed refuses fp16 on this",
-        "processor; its check is set aside here, since torch computes fp16 on it.",
+        "largest deviation of an fp32 weight from AdamW as published in fp64, in learning rates. A step with non-finite",
+        "gradients is skipped. The plain engine has no loss scaling and refuses fp16. DeepSpeed refuses fp16 on this processor; its check",
+        "is disabled here, because torch computes fp16 on it.",
     ]
     write_record(arguments.out, "AdamW in every engine", notes, rows, ["torch", "deepspeed"], {"device": "cpu"})
 

@@ -1,15 +1,14 @@
-"""Kills training runs at random moments, again and again, and compares how they end with runs that were left alone.
+"""Kills training runs repeatedly at random moments, and compares their results with undisturbed runs.
 
     python -m benchmarks.faults --kills 40 --out benchmarks/faults
 
-For ZeRO stages 1 to 3 on 1, 2 and 4 ranks, and for one run that changes both with every start: SIGKILL to one rank or to
-all, while starting, between steps and while a checkpoint is written; `--resume auto` until the last step. Samples are
-compared by position and key for every step of every attempt, losses with an undisturbed run of the same stage and ranks.
+For ZeRO stages 1 to 3 on 1, 2 and 4 ranks, and for one run that changes both with every start: SIGKILL to one rank or all,
+during start-up, between steps and while a checkpoint is written; `--resume auto` until the last step. Samples are compared by
+position and key for every step of every attempt, losses with an undisturbed run of the same stage and ranks.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import random
@@ -22,7 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
 from tests.faults import harness
@@ -33,7 +32,7 @@ TIME_LIMIT = 600.0
 
 
 def corpus(folder: Path) -> Path:
-    """40 pairs: a run crosses epochs."""
+    """Writes 40 pairs, so few that a run crosses epochs."""
     with ShardWriter(folder, samples_per_shard=10) as writer:
         for number in range(40):
             writer.add(*sample(number))
@@ -41,24 +40,24 @@ def corpus(folder: Path) -> Path:
 
 
 def finish(output: Path, ranks: int, line: list[str]) -> float:
-    """Run to the end; seconds."""
+    """Runs to the end; returns the seconds."""
     started = time.perf_counter()
     job = harness.start(output, ranks, line)
     codes = job.join(TIME_LIMIT)
     if codes != [0] * ranks:
-        raise SystemExit(f"a run that nobody disturbed ended with {codes}:\n{job.errors()}")
+        raise SystemExit(f"an undisturbed run ended with {codes}:\n{job.errors()}")
     return time.perf_counter() - started
 
 
 def disturbed(
     output: Path, places: Iterator[tuple[int, int]], line: list[str], kills: int, steps: int, seed: int
 ) -> list[harness.Kill]:
-    """A run that is killed `kills` times; `places` are ranks and stage of each attempt."""
+    """Kills a run `kills` times; `places` are ranks and stage of each attempt."""
     chance, done = random.Random(seed), list[harness.Kill]()
     while len(done) < kills:
         ranks, stage = next(places)
         kill = harness.disturb(harness.start(output, ranks, [*line, f"engine.stage={stage}"]), chance, steps, TIME_LIMIT)
-        if kill is None:  # over before its time came
+        if kill is None:  # the run ended before the kill
             break
         done.append(kill)
         print(f"  {kill}", flush=True)
@@ -68,7 +67,7 @@ def disturbed(
 
 
 def compare(output: Path, straight: Path, steps: int) -> dict[str, Any]:
-    """Samples lost, repeated and exchanged, and the largest relative difference of a loss."""
+    """Numbers of samples lost, repeated and exchanged, and the largest relative difference of a loss."""
     given, right = harness.samples(output), harness.samples(straight)
     counted = [position for step in given for position, _ in given[step]]
     ours, theirs = harness.losses(output), harness.losses(straight)
@@ -82,12 +81,11 @@ def compare(output: Path, straight: Path, steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the record, row by row; one that was interrupted goes on after its last row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Writes the record row by row; an interrupted one continues after its last row."""
+    parser = record_parser(__doc__, "benchmarks/faults")
     parser.add_argument("--kills", type=int, default=40, help="in all")
     parser.add_argument("--steps", type=int, default=12, help="of each run")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/faults"))
     args = parser.parse_args()
     rows, kills = earlier(args.out)
     work = Path(tempfile.mkdtemp(prefix="faults-"))
@@ -102,12 +100,11 @@ def main() -> None:
                 continue
             print(name, flush=True)
             straight, killed = work / f"straight-{ranks}-{stage}", work / f"killed-{ranks}-{stage}"
-            # Micro-batches decide the hard negatives: the same ones for all, where all are compared with one.
+            # Micro-batches determine the hard negatives: all runs compared with one must use the same.
             own = [*line, f"train.micro_batch_size={GLOBAL_BATCH // ranks if ranks else 2}"]
             finish(straight, ranks or 1, [*own, f"engine.stage={stage or 1}"])
-            places = (
-                itertools.repeat((ranks, stage)) if ranks else ((chance.choice(RANKS), chance.choice(STAGES)) for _ in count())
-            )
+            drawn = ((chance.choice(RANKS), chance.choice(STAGES)) for _ in count())
+            places = itertools.repeat((ranks, stage)) if ranks else drawn
             new = disturbed(killed, places, own, share if ranks else args.kills - len(kills), args.steps, args.seed + number)
             rows.append({**name, "steps": args.steps, **_summary(new), **compare(killed, straight, args.steps)})
             kills += [asdict(kill) for kill in new]
@@ -117,22 +114,22 @@ def main() -> None:
 
 
 def earlier(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows and kills of a record that was interrupted."""
+    """Rows and kills of an interrupted record."""
     path = out.with_suffix(".json")
     content = json.loads(path.read_text()) if path.exists() else {"rows": [], "kills": []}
     return content["rows"], content["kills"]
 
 
 def write(out: Path, rows: list[dict[str, Any]], kills: list[dict[str, Any]]) -> None:
-    """The record so far."""
+    """Writes the record so far."""
     alone = [kill["others_left_after"] for kill in kills if kill["victims"] < kill["ranks"]]
     moments = [kill["moment"] for kill in kills]
     notes = [
         f"{len(kills)} kills: {moments.count('while saving')} while a checkpoint was written, {moments.count('start-up')} during "
-        f"start-up, {moments.count('between steps')} between steps; a checkpoint every 2 steps. Where one of several ranks was "
-        f"killed ({len(alone)} times), the others had left after at most {max(alone, default=0.0):.1f} s. "
-        "Losses of every step are compared with an undisturbed run on the same ranks and stage, where 0 means equal to the last "
-        "bit; the row that changes ranks and stage with every start is compared with one rank at stage 1.",
+        f"start-up, {moments.count('between steps')} between steps; a checkpoint every 2 steps. When one of several ranks was "
+        f"killed ({len(alone)} times), the others ended after at most {max(alone, default=0.0):.1f} s. "
+        "Losses of every step are compared with an undisturbed run on the same ranks and stage, where 0 means bitwise equal; "
+        "the row that changes ranks and stage with every start is compared with one rank at stage 1.",
     ]
     write_record(out, "Killed runs end as if nothing had happened", notes, rows, ["torch", "deepspeed"], {"kills": kills})
 

@@ -1,16 +1,15 @@
-"""One GPU in under eight minutes, unattended: images per second, utilisation, memory, and which kernels the time goes to.
+"""Profiles one GPU in under eight minutes, unattended: images per second, utilisation, memory, and time by kind of kernel.
 
     python -m benchmarks.gpu_profile --out benchmarks/gpu_profile
 
-Not yet run on a GPU: it is tested with `--device cpu --model tiny`. Sections run in order of worth, and one that would begin
-after `--minutes` is left out and named; one that fails says why, and the record is written after each. Utilisation is the
-model's FLOPs (no recomputation, `albef_ds/launch/planning/flops.py`) over the rate of a bf16 matrix product of 8,192 that is
-measured first, and over `--peak` where that is given.
+Not yet run on a GPU: it is tested with `--device cpu --model tiny`. Sections run in order of importance, and one that would
+begin after `--minutes` is reported as left out; a failed one is reported with its reason, and the record is written after each.
+Utilisation is the model's FLOPs (no recomputation, `albef_ds/launch/planning/flops.py`) over the rate of a bf16 matrix product
+of size 8,192, which is measured first, and over `--peak` if given.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -18,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +37,7 @@ from albef_ds.models.losses.sliced_problem import LogitTeacher, Positives
 from albef_ds.models.losses.wide import SlicedLosses
 from albef_ds.models.momentum import DenseMomentum
 from benchmarks.rates import finish, rate_of_products
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 from benchmarks.step import PLAIN, batch_of
 
 KINDS = {
@@ -49,12 +47,12 @@ KINDS = {
     "optimizer and momentum": ("adam", "multi_tensor", "foreach", "lerp"),
     "copies": ("memcpy", "memset", "copy", "cat", "index", "gather"),
 }
-"""Kind of kernel -> parts of its name; what none names is element-wise or small."""
+"""Kind of kernel -> parts of its name; all other kernels are element-wise or small."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute a step."""
+    """A way to compute a step."""
 
     name: str
     compute: ComputeConfig
@@ -69,7 +67,7 @@ def build(config: RunConfig, compute: ComputeConfig, device: torch.device) -> Lo
 
 
 def with_batch(config: RunConfig, batch: int) -> RunConfig:
-    """`config` at a micro-batch."""
+    """`config` with another micro-batch."""
     return replace(config, train=replace(config.train, micro_batch_size=batch, global_batch_size=batch))
 
 
@@ -107,7 +105,7 @@ def kernel_shares(engine: LocalEngine, batch: Any, device: torch.device) -> dict
 
 
 def triton_rows(device: torch.device, batch: int, queue: int, model: ModelConfig) -> list[dict[str, Any]]:
-    """The fused losses beside torch's forms: largest differences of loss and gradients, and time."""
+    """Compares the fused losses with torch's forms: largest differences of loss and gradients, and time."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -143,7 +141,7 @@ def triton_rows(device: torch.device, batch: int, queue: int, model: ModelConfig
 def compared(
     title: str, forms: dict[str, Callable[..., Any]], inputs: list[Tensor], device: torch.device
 ) -> list[dict[str, Any]]:
-    """One row per form, the first of them being what the others are held against."""
+    """One row per form; the first form is the reference for the others."""
     rows, reference = [], None
     for name, loss_of in forms.items():
         best = float("inf")
@@ -164,9 +162,8 @@ def compared(
 
 
 def main() -> None:
-    """Measure within the time and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
+    """Measures within the time limit and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--model", choices=("base", "tiny"), default="base")
     parser.add_argument("--batch", type=int, default=64, help="micro-batch (%(default)s)")
@@ -204,7 +201,7 @@ def main() -> None:
         write_record(arguments.out, "Profile of one device", notes, rows, ["torch", "timm"], facts, quiet=quiet)
 
     def attempt(part: str, measured: Callable[[], Iterable[dict[str, Any]]]) -> None:
-        """Add a part's rows, or why there are no more; what was measured before is kept whatever happens."""
+        """Adds a part's rows, or the reason why there are no more; earlier measurements are always kept."""
         if time.monotonic() - start > 60 * arguments.minutes:
             rows.append({"part": part, "ms": "", "result": "left out: out of time"})
         else:
@@ -212,7 +209,7 @@ def main() -> None:
             try:
                 for row in measured():
                     rows.append(row)
-            except Exception as error:  # whatever it is, the other parts are worth having
+            except Exception as error:  # any error: the other parts are still useful
                 reason = str(error).strip().partition("\n")[0]
                 rest = ": the rest" if len(rows) > already else ""
                 rows.append({"part": part + rest, "ms": "", "result": f"failed: {type(error).__name__}: {reason}"})

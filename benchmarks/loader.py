@@ -1,20 +1,17 @@
-"""The training loader beside a `webdataset` pipeline and an `ImageFolder`-style one, and beside what decoding alone takes.
+"""Compares the training loader with a `webdataset` pipeline, an `ImageFolder`-style one, and decoding alone.
 
     OMP_NUM_THREADS=1 python -m benchmarks.loader --out benchmarks/loader
 
-All read the same synthetic JPEGs (640 x 480, about 160 KB) and make batches of the same views: random crop, bicubic
-resize, flip, RandAugment(2, 7), normalisation, tokens. The peers decode and augment with Pillow, torchvision and timm.
-Ours is measured three times: whole, whole with RandAugment's loops in numpy as where no C compiler was at hand, and with
-`data.augment_device=model`, which leaves resizing, flip and RandAugment to the device that the model is on. Rates are per
-CPU second of one thread, by the least of the turns that the forms take; ratios are medians of the turns' ratios, so that
-what slows the machine for a while slows both. Batches through loader processes are timed by the clock, since that is what
-they are for. Freed memory is kept, as in loader processes, unless the environment sets the allocator up
-(`GLIBC_TUNABLES`).
+All read the same synthetic JPEGs (640 x 480, about 160 KB) and make batches of the same views: random crop, bicubic resize,
+flip, RandAugment(2, 7), normalisation, tokens. The peers decode and augment with Pillow, torchvision and timm. Ours is measured
+three times: whole, whole with RandAugment's loops in numpy as without a C compiler, and with `data.augment_device=model`, which
+leaves resizing, flip and RandAugment to the model's device. Rates are per CPU second of one thread, the least of all turns;
+ratios are medians of the turns' ratios, so that a temporary slowdown affects both. Batches from loader processes are timed by
+the wall clock. Freed memory is kept, as in loader processes, unless the environment configures the allocator (`GLIBC_TUNABLES`).
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -44,7 +41,7 @@ from albef_ds.data.stream.corpus import ImageTextStream
 from albef_ds.data.stream.loader import Share
 from albef_ds.data.text.tokenizer import CaptionTokenizer
 from benchmarks.data_tools_peers import photograph
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 from data_tools.files.shard_writer import ShardWriter
 
 SIDE, BATCH, TURNS = 256, 32, 24
@@ -68,10 +65,10 @@ class PeerView:
         self.tokenizer = CaptionTokenizer()
 
     def __call__(self, image: bytes, caption: str) -> tuple[torch.Tensor, Any]:
-        picture = self.geometry(Image.open(io.BytesIO(image)).convert("RGB"))
-        for place in torch.randint(len(self.operations), (2,)).tolist():
-            picture = self.operations[place](picture)
-        return self.to_tensor(picture), self.tokenizer.encode(caption)
+        view = self.geometry(Image.open(io.BytesIO(image)).convert("RGB"))
+        for number in torch.randint(len(self.operations), (2,)).tolist():
+            view = self.operations[number](view)
+        return self.to_tensor(view), self.tokenizer.encode(caption)
 
 
 def webdataset_batches(corpus: Path, view: PeerView) -> Iterator[Any]:
@@ -83,7 +80,7 @@ def webdataset_batches(corpus: Path, view: PeerView) -> Iterator[Any]:
 
 
 class Folder(torch.utils.data.Dataset[Any]):
-    """Pictures as files, read, decoded and augmented one by one."""
+    """Image files, read, decoded and augmented one by one."""
 
     def __init__(self, folder: Path, view: PeerView) -> None:
         self.paths, self.view = sorted(folder.glob("*.jpg")), view
@@ -96,7 +93,7 @@ class Folder(torch.utils.data.Dataset[Any]):
 
 
 def stream(corpus: Path, workers: int, device: Literal["cpu", "model"] = "cpu") -> ImageTextStream:
-    """Our stream over the corpus, its processes spawned."""
+    """Our stream over the corpus, with spawned processes."""
     model = ModelConfig(vision=VisionConfig(image_size=SIDE))
     data = DataConfig(shards=str(corpus), num_workers=workers, augment_device=device)
     train = TrainConfig(seed=0, micro_batch_size=BATCH, global_batch_size=BATCH)
@@ -104,12 +101,12 @@ def stream(corpus: Path, workers: int, device: Literal["cpu", "model"] = "cpu") 
 
 
 def drain(batches: Iterator[Any], count: int) -> None:
-    """Take `count` batches."""
+    """Takes `count` batches."""
     assert sum(1 for _ in islice(batches, count)) == count
 
 
 def wall_rate(corpus: Path, workers: int, batches: int, device: Literal["cpu", "model"]) -> float:
-    """Images per second by the clock through spawned loader processes, once they are warm."""
+    """Images per second of wall-clock time through spawned loader processes after a warm-up."""
     source = stream(corpus, workers, device)
     ready = iter(source)
     drain(ready, 4 * workers)
@@ -121,7 +118,7 @@ def wall_rate(corpus: Path, workers: int, batches: int, device: Literal["cpu", "
 
 
 def drain_with(form: Any, batches: Iterator[Any], count: int) -> None:
-    """`drain` with RandAugment's loops as `form` has them."""
+    """`drain` with RandAugment's loops from module `form`."""
     before = rand_augment_numpy.LOOPS
     rand_augment_numpy.LOOPS = form
     drain(batches, count)
@@ -133,25 +130,24 @@ def _ratio(seconds: list[float], ours: list[float]) -> float:
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measures and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as loader processes do
     rng = np.random.default_rng(0)
-    pictures = [photograph(rng) for _ in range(args.pictures)]
+    images = [photograph(rng) for _ in range(args.pictures)]
     batches = args.pictures // BATCH
     with tempfile.TemporaryDirectory() as scratch:
         corpus, folder = Path(scratch) / "corpus", Path(scratch) / "folder"
         folder.mkdir()
         with ShardWriter(corpus, samples_per_shard=64) as writer:
-            for number, picture in enumerate(pictures):
+            for number, image in enumerate(images):
                 meta = {"captions": [CAPTION.format(number)], "image_id": str(number), "source": "synthetic"}
-                writer.add(picture, "jpg", meta)
-                (folder / f"{number:05d}.jpg").write_bytes(picture)
+                writer.add(image, "jpg", meta)
+                (folder / f"{number:05d}.jpg").write_bytes(image)
         view, config = PeerView(), DataConfig()
         files = torch.utils.data.DataLoader(Folder(folder, view), BATCH, shuffle=True)
         ours, plain, decoding = iter(stream(corpus, 0)), iter(stream(corpus, 0)), iter(stream(corpus, 0, "model"))
@@ -159,12 +155,12 @@ def main() -> None:
 
         def crop(number: int) -> Any:
             generator = randomness.generator(0, number, randomness.CROP)
-            return decode.decode_crop(pictures[number], config.max_pixels, Crop(SIDE, config.crop_scale_min, generator))
+            return decode.decode_crop(images[number], config.max_pixels, Crop(SIDE, config.crop_scale_min, generator))
 
         forms: dict[str, Callable[[], Any]] = {
-            DECODE: lambda: [simplejpeg.decode_jpeg(picture) for picture in pictures],
-            "decode alone, Pillow": lambda: [Image.open(io.BytesIO(picture)).load() for picture in pictures],
-            FLOOR: lambda: [decode.scale_to(crop(i), SIDE) for i in range(len(pictures))],
+            DECODE: lambda: [simplejpeg.decode_jpeg(image) for image in images],
+            "decode alone, Pillow": lambda: [Image.open(io.BytesIO(image)).load() for image in images],
+            FLOOR: lambda: [decode.scale_to(crop(i), SIDE) for i in range(len(images))],
             OURS: lambda: drain(ours, batches),
             PLAIN: lambda: drain_with(pixel_loops, plain, batches),
             DECODING: lambda: drain(decoding, batches),
@@ -178,7 +174,7 @@ def main() -> None:
                 start = time.process_time()
                 form()
                 spent[name].append(time.process_time() - start)
-        rates = {name: len(pictures) / min(seconds) for name, seconds in spent.items()}
+        rates = {name: len(images) / min(seconds) for name, seconds in spent.items()}
         rows = [
             {
                 "form": name,
@@ -193,17 +189,16 @@ def main() -> None:
             for workers in args.workers
             for device in DEVICES
         }
-    size = np.mean([len(picture) for picture in pictures]) / 1000
-    loops = "in C" if pixel_loops_c.LIBRARY else "numpy, since no C compiler was at hand"
+    size = np.mean([len(image) for image in images]) / 1000
+    loops = "in C" if pixel_loops_c.LIBRARY else "in numpy, for lack of a C compiler"
     notes = [
-        f"{len(pictures)} JPEGs of 640 x 480, {size:.0f} KB, to {SIDE} x {SIDE}, batches of {BATCH}; one thread, {TURNS} turns.",
-        "Reading, tokens, masks and collation are included in `ours` and `whole`. Ours ends in bytes, which the device",
-        "normalises (`albef_ds/data/images/normalise.py`), or in crops, of which it makes the views",
-        "(`albef_ds/data/images/view.py`); the peers end in floats.",
-        f"RandAugment's loops in `ours, whole` are {loops}.",
+        f"{len(images)} JPEGs of 640 x 480, {size:.0f} KB, to {SIDE} x {SIDE}, batches of {BATCH}; one thread, {TURNS} turns.",
+        "`ours` and `whole` include reading, tokens, masks and collation. Ours returns bytes, which the device normalises",
+        "(`albef_ds/data/images/normalise.py`), or crops, from which it makes the views (`albef_ds/data/images/view.py`);",
+        f"the peers return floats. RandAugment's loops in `ours, whole` are {loops}.",
         "",
-        *(f"- spawned loader processes: {name}: {rate:.0f} pictures per second" for name, rate in by_workers.items()),
-        f"- processors this run may use: {len(os.sched_getaffinity(0))}; others used them at the same time (load average above)",
+        *(f"- spawned loader processes: {name}: {rate:.0f} images per second" for name, rate in by_workers.items()),
+        f"- processors available to this run: {len(os.sched_getaffinity(0))}, shared with other work (load average above)",
     ]
     packages = ["torch", "torchvision", "timm", "webdataset", "pillow", "simplejpeg", "numpy"]
     facts = {"rates": rates, "pictures per second by workers": by_workers}

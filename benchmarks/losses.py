@@ -1,18 +1,16 @@
-"""ITC and MLM losses: whole rows of logits against slices of columns, memory and time, side by side in one run.
+"""Compares memory and time of the ITC and MLM losses by whole rows of logits and by slices of columns, in one run.
 
     python -m benchmarks.losses --out benchmarks/losses
 
-Batch 64, queue 65,536, vocabulary 30,522, width 768, alpha 0.4, forward and backward. The memory is the highest total of live
-tensors beyond the inputs, counted at every allocation through torch's profiler.
+Batch 64, queue 65,536, vocabulary 30,522, width 768, alpha 0.4, forward and backward. The memory is the peak of live tensors
+beyond the inputs, counted at every allocation by torch's profiler.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,13 +23,13 @@ from albef_ds.models.losses.distillation import distilled_cross_entropy
 from albef_ds.models.losses.sliced import TORCH, soft_cross_entropy
 from albef_ds.models.losses.sliced_problem import LogitTeacher, Positives
 from albef_ds.models.losses.wide import SlicedLosses
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 
 ALPHA = 0.4
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
-    """Highest total of bytes allocated and not yet freed while `run` runs."""
+    """Peak of bytes allocated and not yet freed while `run` runs."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     level = peak = 0
@@ -43,7 +41,7 @@ def peak_bytes(run: Callable[[], Any]) -> int:
 
 
 def seconds(run: Callable[[], Any], repetitions: int) -> float:
-    """Median of `repetitions` runs after one that is not counted."""
+    """Median seconds of `repetitions` runs after a warm-up."""
     run()
     found = []
     for _ in range(repetitions):
@@ -56,7 +54,7 @@ def seconds(run: Callable[[], Any], repetitions: int) -> float:
 def losses(
     batch: int, queue: int, vocabulary: int, width: int, tokens: int, matrix_learns: bool
 ) -> dict[str, dict[str, Callable[[], Any]]]:
-    """Per loss the plain and the sliced form, as calls that compute loss and gradients."""
+    """The plain and the sliced form of each loss, as calls that compute loss and gradients."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -73,7 +71,7 @@ def losses(
     bias.requires_grad_()
     labels, momentum_logits = torch.arange(tokens), draw(tokens, vocabulary)
 
-    # Gradients are returned and not kept: what is freed in a measured call was made in it.
+    # Gradients are returned and not kept, so that memory freed in a measured call was allocated in it.
     def itc_plain() -> tuple[Tensor, ...]:
         loss = contrastive_loss(features, teacher, keys, mask, temperature, ALPHA)[0]
         return torch.autograd.grad(loss, [features, temperature])
@@ -97,9 +95,8 @@ def losses(
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
+    """Measures and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -111,25 +108,17 @@ def main() -> None:
             run()
             peak = peak_bytes(run) / 2**20
             totals[form] += peak if forms is not learning["MLM"] else 0.0
-            rows.append(
-                {"loss": name, "form": form, "peak, MB": f"{peak:.0f}", "s": f"{seconds(run, arguments.repetitions):.2f}"}
-            )
+            taken = f"{seconds(run, arguments.repetitions):.2f}"
+            rows.append({"loss": name, "form": form, "peak, MB": f"{peak:.0f}", "s": taken})
     for form, total in totals.items():
         rows.append({"loss": "ITC + MLM", "form": form, "peak, MB": f"{total:.0f}", "s": ""})
     ratio = totals["sliced"] / totals["plain"]
     notes = [
-        f"Sliced over plain, first two losses together: {ratio:.2f} of the memory. 256 masked tokens; the momentum model's",
-        "logits of MLM are given (31 MB, in neither figure). Where the matrix of the vocabulary learns, its gradient (89 MB) is",
-        "counted: the plain form has its peak before there is one. fp32, one thread; seconds are medians.",
+        f"Sliced over plain, first two losses together: {ratio:.2f} of the memory. 256 masked tokens; the momentum model's MLM",
+        "logits are an input (31 MB, in neither figure). If the vocabulary matrix learns, its gradient (89 MB) is counted: the",
+        "plain form reaches its peak before that gradient exists. fp32, one thread; seconds are medians.",
     ]
-    write_record(
-        arguments.out,
-        "ITC and MLM losses by slices of columns",
-        notes,
-        rows,
-        ["torch"],
-        {"ratio": totals["sliced"] / totals["plain"]},
-    )
+    write_record(arguments.out, "ITC and MLM losses by slices of columns", notes, rows, ["torch"], {"ratio": ratio})
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Peak memory per rank: ZeRO stages 0 to 3 with the sharded momentum, beside plain DDP with a whole fp32 momentum model.
+"""Peak memory per rank: ZeRO stages 0 to 3 with sharded momentum, compared with plain DDP and an unsharded fp32 momentum model.
 
     python -m benchmarks.memory --model base --ranks 1 2 --out benchmarks/memory
     python -m benchmarks.memory --model large --ranks 2 --only "stage 3, offload" --out benchmarks/memory_large
 
-Each case starts fresh gloo ranks, makes two optimizer steps (`large`: one) on a mock batch and reads the highest
-resident memory of the process, less what it held before the model was made. Resident memory counts what the allocator
-keeps; a GPU's peak is another number, the ratios are what carries over.
+Each case starts fresh gloo ranks, makes two optimizer steps (`large`: one) on a mock batch and reads the peak resident memory of
+the process, minus the amount before the model was built. Resident memory includes what the allocator keeps; a GPU's peak
+differs, but the ratios carry over.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -33,7 +32,7 @@ from albef_ds.engine import build
 from albef_ds.engine.optim import parameter_groups
 from albef_ds.engine.zero.setup import init_distributed
 from albef_ds.models.momentum import DenseMomentum
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 from tests.distributed import run_ranks
 
 CPU = torch.device("cpu")
@@ -44,7 +43,7 @@ GB = 2**30
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the record. `stage` None is plain DDP."""
+    """One row of the record; `stage` None is plain DDP."""
 
     name: str
     stage: int | None
@@ -53,7 +52,7 @@ class Case:
 
 
 def cases(only: str) -> list[Case]:
-    """All lines whose name contains `only`."""
+    """All cases whose name contains `only`."""
     found = []
     for recompute in (False, True):
         suffix = ", recomputed" if recompute else ""
@@ -64,7 +63,7 @@ def cases(only: str) -> list[Case]:
 
 
 def configuration(case: Case, model: str, micro_batch: int, world_size: int, folder: str) -> RunConfig:
-    """The recipe of `model` with the ZeRO file of `case`, buckets of 20M elements."""
+    """The recipe of `model` with the ZeRO file of `case` and buckets of 20M elements."""
     config = {"base": pretrain_4m, "large": pretrain_large}[model]()
     engine = replace(config.engine, kind="zero", device="cpu", precision=precision(model), stage=case.stage or 0)
     if case.stage:
@@ -90,18 +89,18 @@ def configuration(case: Case, model: str, micro_batch: int, world_size: int, fol
 
 
 def precision(model: str) -> Literal["fp32", "bf16"]:
-    """`base` in fp32, to stand beside plain DDP; `large` as its recipe says."""
+    """fp32 for `base`, for comparison with plain DDP; the recipe's precision for `large`."""
     return "fp32" if model == "base" else "bf16"
 
 
 def _status(name: str) -> int:
-    """A line of /proc/self/status in bytes."""
+    """The value of a line of /proc/self/status in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name + ":"))
     return int(line.split()[1]) * 1024
 
 
 def _ddp_step(config: RunConfig) -> Any:
-    """One step of plain DDP: whole weights, gradients, optimizer state and fp32 momentum model on every rank."""
+    """One step of plain DDP: unsharded weights, gradients, optimizer state and fp32 momentum model on every rank."""
     task = build.build_task(config)
     task.attach_momentum(DenseMomentum(task.base, config.task.momentum))
     wrapped: nn.Module = DistributedDataParallel(task) if comm.world_size() > 1 else task
@@ -128,7 +127,7 @@ def _zero_step(config: RunConfig) -> Any:
 
 
 def measure(case: Case, model: str, micro_batch: int, steps: int, folder: str) -> dict[str, float]:
-    """On each rank: GB at rest, peak of construction and of the steps, bytes of the momentum model, seconds of the last step."""
+    """On each rank, in GB: peak of construction and of the steps, size of the momentum model; and seconds of the last step."""
     init_distributed(CPU)
     gc.collect()
     before = _status("VmRSS")
@@ -152,15 +151,14 @@ def measure(case: Case, model: str, micro_batch: int, steps: int, folder: str) -
 
 
 def main() -> None:
-    """Measure and write the record, anew after each case."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measures, and writes the record after each case."""
+    parser = record_parser(__doc__)
     parser.add_argument("--model", choices=("base", "large"), default="base")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--micro-batch", type=int, default=2)
     parser.add_argument("--only", default="", help="measure the cases whose name contains this")
-    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
     arguments = parser.parse_args()
-    os.environ["MALLOC_TRIM_THRESHOLD_"] = "0"  # freed memory goes back, so that a peak is what is alive
+    os.environ["MALLOC_TRIM_THRESHOLD_"] = "0"  # freed memory is returned, so that a peak counts live memory
     steps = 1 if arguments.model == "large" else 2
     rows: list[dict[str, Any]] = []
     plain: dict[tuple[int, bool], float] = {}
@@ -187,9 +185,8 @@ def main() -> None:
             )
             notes = [
                 f"ALBEF {arguments.model}, micro-batch {arguments.micro_batch}, {precision(arguments.model)}, CPU ranks over",
-                f"gloo, {steps} optimizer step(s);",
-                "the largest over the ranks. Resident memory above what the process held with its libraries loaded. Seconds are",
-                "those of a machine that also did other work.",
+                f"gloo, {steps} optimizer step(s); the largest over the ranks. Resident memory minus that of the process with",
+                "its libraries loaded. Seconds are from a machine that also did other work.",
             ]
             write_record(arguments.out, f"Peak memory per rank, ALBEF {arguments.model}", notes, rows, ["torch", "deepspeed"], {})
 

@@ -1,13 +1,11 @@
-"""Bytes of the momentum model per rank at 1, 2 and 4 ranks, base size, beside a whole fp32 copy.
+"""Bytes of the momentum model per rank at 1, 2 and 4 ranks, base size, compared with an unsharded fp32 copy.
 
 python -m benchmarks.momentum --out benchmarks/momentum
 """
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +15,12 @@ from albef_ds.config.recipes.pretrain import pretrain_4m
 from albef_ds.engine import build
 from albef_ds.engine.zero.momentum import ShardedMomentum
 from albef_ds.engine.zero.setup import init_distributed
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 from tests.distributed import run_ranks
 
 
 def measure() -> dict[str, int]:
-    """On each rank: parameters with a momentum copy, bytes of the shards, bytes of the largest unit while it is whole."""
+    """On each rank: parameters with a momentum copy, bytes of the shards, bytes of the largest gathered unit."""
     init_distributed(torch.device("cpu"))
     config = pretrain_4m()
     train = replace(config.train, micro_batch_size=2, global_batch_size=2 * comm.world_size())
@@ -36,10 +34,9 @@ def measure() -> dict[str, int]:
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measures and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for world_size in arguments.ranks:
@@ -55,8 +52,8 @@ def main() -> None:
             }
         )
     notes = [
-        "fp16 value and fp16 residual, 4 bytes per parameter over all ranks. What exceeds 1 in the third column is padding.",
-        "While the momentum model computes, at most two units are whole at a time (tests/engine/zero/test_momentum.py).",
+        "fp16 value and fp16 residual, 4 bytes per parameter over all ranks. The excess over 1 in the third column is padding.",
+        "While the momentum model computes, at most two units are gathered at a time (tests/engine/zero/test_momentum.py).",
     ]
     write_record(arguments.out, "The momentum model's bytes per rank, ALBEF base", notes, rows, ["torch", "deepspeed"], {})
 

@@ -1,14 +1,12 @@
-"""The momentum model's update: tensor by tensor, all tensors in one call, and the sharded fp16 form, in turn.
+"""Time of the momentum update: tensor by tensor, all tensors in one call, and the sharded fp16 form, in turn.
 
 python -m benchmarks.momentum_update --out benchmarks/momentum_update
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -17,26 +15,25 @@ from albef_ds.config.recipes.pretrain import pretrain_4m
 from albef_ds.engine import build
 from albef_ds.engine.zero.momentum import ShardedMomentum
 from albef_ds.models.momentum import DenseMomentum
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 
 
 class ReleasedMomentum(DenseMomentum):
-    """The dense form, updated as the released code does."""
+    """The dense form, updated as in the released code."""
 
     @torch.no_grad()
     def update(self) -> None:
-        """Tensor by tensor, each sum newly made."""
-        for twin, student in self._pairs():
-            twin.data = twin.data * self.decay + student.data * (1.0 - self.decay)
+        """Updates tensor by tensor, with a new tensor for each sum."""
+        for momentum, student in self._pairs():
+            momentum.data = momentum.data * self.decay + student.data * (1.0 - self.decay)
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measures and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--model", choices=("base", "tiny"), default="base")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(arguments.device)
@@ -66,8 +63,8 @@ def main() -> None:
     ]
     numel = sum(parameter.numel() for parameter in student.parameters())
     notes = [
-        f"{numel / 1e6:.1f}M parameters on one rank (of N ranks each updates 1/N of the third form); {arguments.repetitions} "
-        "turns, one thread. The third keeps 4 bytes per parameter over all ranks, the others 4 on every rank."
+        f"{numel / 1e6:.1f}M parameters on one rank (with N ranks each updates 1/N of the third form); {arguments.repetitions} "
+        "turns, one thread. The third form has 4 bytes per parameter over all ranks, the others 4 on every rank."
     ]
     write_record(arguments.out, "The momentum model's update", notes, rows, ["torch"], {"device": arguments.device})
 

@@ -1,21 +1,19 @@
-"""Where a step of the base model goes: each part by itself, its FLOPs, its time, and the rate that it reaches.
+"""FLOPs, time and rate of each part of a step of the base model.
 
     python -m benchmarks.parts --out benchmarks/parts
 
-The form with the exact savings. FLOPs are the formula's (`albef_ds/launch/planning/flops.py`); the rate is held against that of a
-matrix product. Forward and backward passes are timed apart, each part fed with leaves, so that nothing but itself is
-computed. The optimizer and the momentum average do hardly any arithmetic: their figure is bytes per second.
+Measures the form with the exact savings. FLOPs come from the formula (`albef_ds/launch/planning/flops.py`); the rate is compared
+with that of a matrix product. Forward and backward passes are timed separately, with leaf tensors as inputs of each part, so
+that nothing else is computed. The optimizer and the momentum average do little arithmetic: their rate is in bytes per second.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,33 +28,33 @@ from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.losses.distillation import distilled_cross_entropy
 from albef_ds.tasks.pretrain import PretrainTask
 from benchmarks.rates import finish, rate_of_products
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 from benchmarks.step import Variant, base_config, batch_of, build
 
 _ADAMW_BYTES, _AVERAGE_BYTES = 28, 12
-"""Per parameter in fp32: weight, two moments read and written, gradient read; student read, copy read and written."""
+"""Bytes per fp32 parameter: weight and two moments read and written, gradient read; student read, copy read and written."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the model: what is computed with a gradient, and what the momentum model computes of it."""
+    """One part of the model: its computation with gradients, and that of the momentum model."""
 
     name: str
     student: Callable[[], list[Tensor]]
-    """Outputs whose gradients the backward pass begins with."""
+    """Returns the outputs from which the backward pass starts."""
     momentum: Callable[[], Any] | None = None
-    """None: in `student` already."""
+    """None: included in `student`."""
 
 
 def leaf(tensor: Tensor) -> Tensor:
-    """The values as the beginning of a graph."""
+    """A copy of `tensor` as a leaf that requires a gradient."""
     return tensor.detach().clone().requires_grad_()
 
 
 def parts_of(task: PretrainTask, batch: ImageTextBatch, masked: int) -> list[Part]:
-    """The five parts of `step_flops`, in its order, with `masked` words of every caption to predict."""
-    albef, twin = task.model, task.momentum.modules["albef"]
-    assert isinstance(twin, ALBEF)
+    """The five parts of `step_flops`, in its order, with `masked` words to predict in every caption."""
+    albef, momentum = task.model, task.momentum.modules["albef"]
+    assert isinstance(momentum, ALBEF)
     size, mask = len(batch), batch.token_mask
     ids, masks = torch.cat([batch.token_ids, batch.masked_ids]), mask.repeat(2, 1)
     with torch.no_grad():
@@ -90,21 +88,18 @@ def parts_of(task: PretrainTask, batch: ImageTextBatch, masked: int) -> list[Par
     def contrast() -> list[Tensor]:
         return [task.contrast(batch, leaf(image_feat), leaf(text_feat), candidates, 0.4)[0]]
 
+    masked_pass = FusionPass(changed, mask, positions=positions)
     return [
-        Part("visual encoder", lambda: visual(albef), lambda: visual(twin)),
-        Part("text encoder", lambda: text(albef), lambda: text(twin)),
-        Part(
-            "multimodal encoder",
-            multimodal,
-            lambda: twin.fuse(image_embeds, [FusionPass(changed, mask, positions=positions)]),
-        ),
+        Part("visual encoder", lambda: visual(albef), lambda: visual(momentum)),
+        Part("text encoder", lambda: text(albef), lambda: text(momentum)),
+        Part("multimodal encoder", multimodal, lambda: momentum.fuse(image_embeds, [masked_pass])),
         Part("MLM head", words, lambda: task.momentum.modules["mlm_head"](hidden)),
         Part("ITC with the queue", contrast),
     ]
 
 
 class Clock:
-    """Seconds by name, a list of turns each."""
+    """Seconds of each turn, by name."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -112,7 +107,7 @@ class Clock:
 
     @contextlib.contextmanager
     def time(self, name: str) -> Iterator[None]:
-        """Time what happens within."""
+        """Times the block."""
         finish(self.device)
         start = time.perf_counter()
         yield
@@ -120,13 +115,13 @@ class Clock:
         self.seconds.setdefault(name, []).append(time.perf_counter() - start)
 
     def of(self, name: str) -> float:
-        """The median; the first turn warmed up."""
+        """Median seconds without the first turn, which is a warm-up."""
         turns = self.seconds[name]
         return statistics.median(turns[1:] or turns)
 
 
 def measure(engine: LocalEngine, parts: list[Part], clock: Clock, turns: int) -> None:
-    """Time every part, the optimizer and the average in turn."""
+    """Times every part, the optimizer and the momentum average in turn."""
     task = engine.task
     for _ in range(turns + 1):
         for part in parts:
@@ -146,7 +141,7 @@ def measure(engine: LocalEngine, parts: list[Part], clock: Clock, turns: int) ->
 
 
 def rows_of(config: RunConfig, engine: LocalEngine, parts: list[Part], clock: Clock, masked: int, ceiling: float) -> list[Any]:
-    """One row per part and pass, with its share of all the time."""
+    """One row per part and pass, with its share of the total time."""
     found: list[tuple[str, str, str]] = []
     for part, flops in zip(parts, step_flops(config, masked=masked), strict=True):
         assert part.name == flops.name
@@ -169,9 +164,8 @@ def rows_of(config: RunConfig, engine: LocalEngine, parts: list[Part], clock: Cl
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
+    """Measures and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--batch", type=int, default=8, help="samples per step (%(default)s)")
     parser.add_argument("--tokens", type=int, default=30, help="caption length (%(default)s)")
     parser.add_argument("--repetitions", type=int, default=5, help="timed turns after one that warms up (%(default)s)")
@@ -193,8 +187,8 @@ def main() -> None:
     notes = [
         f"Base model, batch {arguments.batch}, {arguments.tokens} tokens, {masked} masked, queue 65,536, "
         f"{'bf16 autocast' if device.type == 'cuda' else 'fp32'}, {arguments.threads} thread(s); medians of "
-        f"{arguments.repetitions} turns, {total:.2f} s in all. A matrix product reaches {ceiling / 1e9:.0f} GFLOP/s. The",
-        "momentum model's similarities with the queue are in ITC's forward pass. AdamW counts 28 bytes a parameter, the momentum",
+        f"{arguments.repetitions} turns, {total:.2f} s in total. A matrix product reaches {ceiling / 1e9:.0f} GFLOP/s. The",
+        "momentum model's similarities with the queue are part of ITC's forward pass. Bytes per parameter: AdamW 28, momentum",
         "average 12.",
     ]
     write_record(arguments.out, "Parts of one step of the base model", notes, rows, ["torch", "timm"], {"seconds": total})

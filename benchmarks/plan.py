@@ -1,18 +1,17 @@
-"""Planned memory against real memory: what DeepSpeed holds on gloo CPU ranks, and what autograd saves in a forward pass.
+"""Compares planned with real memory: DeepSpeed's on gloo CPU ranks, and that saved by autograd in a forward pass.
 
     python -m benchmarks.plan --out benchmarks/plan
 
-The checks are those of tests/planning; here every line is recorded.
+The checks are those of tests/launch/planning; here every row is recorded.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 from tests.distributed import run_ranks
 from tests.launch.planning.census import SETTINGS, few_million, held_at_every_setting, planned, with_setting
 from tests.launch.planning.saved import saved_bytes
@@ -33,15 +32,14 @@ ACTIVATIONS: list[tuple[str, str, float, dict[str, Any]]] = [
 
 
 def row(what: str, part: str, plan: int, real: int) -> dict[str, Any]:
-    """One line of the record."""
+    """One row of the record."""
     ratio = f"{plan / real:.4f}" if real else ("1.0000" if plan == 0 else "inf")
     return {"setting": what, "part": part, "planned, bytes": plan, "real, bytes": real, "planned / real": ratio}
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
+    """Measures and writes the record."""
+    parser = record_parser(__doc__)
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -60,9 +58,9 @@ def main() -> None:
         for part in (False, True)
     }
     notes = [
-        f"Largest error: {errors[False]:.2%} of what lasts and of the buckets, {errors[True]:.2%} of the activations.",
+        f"Largest error: {errors[False]:.2%} for persistent memory and buckets, {errors[True]:.2%} for activations.",
         "A model of 2.8M parameters under DeepSpeed on gloo CPU ranks, the largest rank, right after the second backward pass;",
-        "activations of one forward pass of a smaller model, distinct storages saved for backward, parameters left out.",
+        "activations of one forward pass of a smaller model: distinct storages saved for backward, without parameters.",
     ]
     write_record(arguments.out, "Planned memory against real memory", notes, rows, ["torch", "deepspeed"], {})
 

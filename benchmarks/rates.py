@@ -1,4 +1,4 @@
-"""What the hardware reaches at its best: the ceilings that other figures are held against."""
+"""Measures the best rates of the hardware, with which other figures are compared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def finish(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Waits until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -29,5 +29,5 @@ def rates_of_products(device: torch.device, dtypes: Sequence[torch.dtype], size:
 
 
 def rate_of_products(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """The same in one precision."""
+    """`rates_of_products` for one precision."""
     return rates_of_products(device, [dtype], size)[0]

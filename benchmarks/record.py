@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -13,11 +14,18 @@ from pathlib import Path
 from typing import Any
 
 
+def record_parser(description: str | None, out: str = "") -> argparse.ArgumentParser:
+    """A parser with `--out`, the name of the record without ending; the option is required unless `out` is its default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    meaning = "record without ending: writes .json and .md"
+    parser.add_argument("--out", type=Path, required=not out, default=Path(out) if out else None, help=meaning)
+    return parser
+
+
 def hardware() -> str:
-    """Processor, cores and memory of this machine, and how busy it is."""
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
-    )
+    """Processor, cores, memory and load of this machine."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
     memory = int(Path("/proc/meminfo").read_text().split()[1]) / 1e6
     return f"{model or platform.processor()}, {os.cpu_count()} cores, {memory:.0f} GB; load average {os.getloadavg()[0]:.1f}"
 
@@ -32,17 +40,13 @@ def write_record(
     *,
     quiet: bool = False,
 ) -> None:
-    """Write OUT.json and OUT.md and, unless `quiet`, print it; `rows` become a table whose columns are the keys of the first."""
+    """Writes OUT.json and OUT.md, and prints the page unless `quiet`; the table's columns are the keys of the first of `rows`."""
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     command = shlex.join(["python", "-m", Path(sys.argv[0]).stem.join(["benchmarks.", ""]), *sys.argv[1:]])
     head = {"command": command, "date": date.today().isoformat(), "hardware": hardware(), "versions": versions, **facts}
     out.with_suffix(".json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
-    lines = [
-        f"# {title}",
-        "",
-        f"`{command}`, {head['date']}. {head['hardware']}; {', '.join(f'{k} {v}' for k, v in versions.items())}.",
-    ]
-    lines += ["", *notes, ""]
+    installed = ", ".join(f"{name} {number}" for name, number in versions.items())
+    lines = [f"# {title}", "", f"`{command}`, {head['date']}. {head['hardware']}; {installed}.", "", *notes, ""]
     if rows:
         lines += ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
         lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]

@@ -1,14 +1,13 @@
-"""How long Slurm and our scripts take around the training: start, preflight, requeue, a dead node.
+"""Time that Slurm and our scripts take around training: start, preflight, requeue, a dead node.
 
     python -m benchmarks.slurm --out benchmarks/slurm
 
-On the throw-away cluster of the tests (three nodes on this machine); nothing is trained. Site-dependent: a cluster's own
-times are those of its slurm.conf (here cred_expire 5 s, SlurmdTimeout 10 s), the order of the steps is the same.
+Runs on the tests' temporary cluster (three nodes on this machine); nothing is trained. The times depend on a cluster's
+slurm.conf (here cred_expire 5 s, SlurmdTimeout 10 s); the order of the steps does not.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import sys
@@ -18,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
 from tests.slurm.cluster import SlurmCluster
@@ -34,7 +33,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def preflight(cluster: SlurmCluster, folder: Path, shards: str, expected: str) -> None:
-    """Run slurm/preflight.sbatch on all nodes and check how it ends."""
+    """Runs slurm/preflight.sbatch on all nodes and checks its final state."""
     site = folder / "site.env"
     settings = {"ALBEF_PYTHON": sys.executable, "ALBEF_LOGS": folder / "logs", "ALBEF_INTERFACE": "lo", "ALBEF_MIN_FREE_GB": "0"}
     site.write_text("".join(f"{name}='{value}'\n" for name, value in settings.items()))
@@ -49,25 +48,24 @@ def preflight(cluster: SlurmCluster, folder: Path, shards: str, expected: str) -
 
 
 def sleeping_job(cluster: SlurmCluster, folder: Path) -> str:
-    """A job of two nodes that waits, and requeues itself where its tasks fail as our scripts do; its number once it runs."""
+    """Starts a two-node job that sleeps, and requeues itself if its tasks fail, like our scripts; its number when it runs."""
     marks = folder / "running"
     shutil.rmtree(marks, ignore_errors=True)
     marks.mkdir()
     wait = f"srun bash -c 'touch {marks}/$SLURM_PROCID; sleep 3600' || scontrol requeue $SLURM_JOB_ID"
-    job = cluster.run(
-        "sbatch", "--parsable", f"--chdir={folder}", "--nodes=2", "--requeue", "--output=/dev/null", f"--wrap={wait}"
-    )
+    options = [f"--chdir={folder}", "--nodes=2", "--requeue", "--output=/dev/null", f"--wrap={wait}"]
+    job = cluster.run("sbatch", "--parsable", *options)
     cluster.wait(lambda: len(list(marks.iterdir())) == 2, "the job to run")
     return job
 
 
 def runs_again(cluster: SlurmCluster, job: str) -> None:
-    """Wait until the job runs for the second time."""
+    """Waits until the job runs for the second time."""
     cluster.wait(lambda: (cluster.job(job)["Restarts"], cluster.job(job)["JobState"]) == ("1", "RUNNING"), "the second start")
 
 
 def requeue(cluster: SlurmCluster, folder: Path) -> float:
-    """From `scontrol requeue` to the second start."""
+    """Seconds from `scontrol requeue` to the second start."""
     job = sleeping_job(cluster, folder)
     taken = seconds(lambda: (cluster.run("scontrol", "requeue", job), runs_again(cluster, job)))
     cluster.run("scancel", job)
@@ -76,7 +74,7 @@ def requeue(cluster: SlurmCluster, folder: Path) -> float:
 
 
 def dead_node(cluster: SlurmCluster, folder: Path) -> float:
-    """From the loss of a node to the second start, on the nodes that are left."""
+    """Seconds from the loss of a node to the second start on the remaining nodes."""
     job = sleeping_job(cluster, folder)
     node = cluster.nodes[1]
     taken = seconds(lambda: (cluster.kill_node(node), runs_again(cluster, job)))
@@ -87,10 +85,9 @@ def dead_node(cluster: SlurmCluster, folder: Path) -> float:
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measures and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--out", type=Path, required=True, help="record to write, without suffix")
     args = parser.parse_args()
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="slurm-") as name:
@@ -121,12 +118,11 @@ def main() -> None:
         for what, found in times.items()
     ]
     notes = [
-        f"Slurm {SlurmCluster.version()}. From submission to the job's end where a job is named; polled every 0.1 s. The nodes",
-        "share this machine's cores, and other work ran beside it where the load average says so.",
+        f"Slurm {SlurmCluster.version()}. Times of jobs are from submission to end, polled every 0.1 s. The nodes share this",
+        "machine's cores, with other work as the load average shows.",
     ]
-    write_record(
-        args.out, "Slurm around the training", notes, rows, ["torch"], {"slurm": SlurmCluster.version(), "repeat": args.repeat}
-    )
+    facts = {"slurm": SlurmCluster.version(), "repeat": args.repeat}
+    write_record(args.out, "Slurm around the training", notes, rows, ["torch"], facts)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,22 @@
     python -m benchmarks.step --out benchmarks/step
     python -m benchmarks.step --captions cc12m --out benchmarks/step_captions
 
-The plain form computes as the released code does: keys and values projected again for every pass, vocabulary logits at
-every position, whole last layers, one pass after another, AdamW and the momentum update tensor by tensor. All variants
-take steps in turn within one process, so that what else runs on the machine disturbs them alike. Losses are compared: the
-savings change nothing beyond rounding.
+The plain form computes as the released code: keys and values are projected again for every pass, vocabulary logits computed at
+every position, last layers in full, passes one after another, AdamW and the momentum update tensor by tensor. All variants take
+turns within one process, so that other work on the machine affects them equally. The losses show that the savings change only
+rounding.
 
-With `--captions cc12m` captions differ in length as CC12M's do (20.2 words on average with a deviation of 16.3, Changpinyo
-et al. 2021, here log-normal and cut at `--tokens`), and leaving padding out (`compute.packed_text`) is measured, in fp32.
+With `--captions cc12m`, captions vary in length as CC12M's (20.2 words on average with a deviation of 16.3, Changpinyo et al.
+2021, here log-normal and cut at `--tokens`), and skipping padding (`compute.packed_text`) is measured, in fp32.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import shutil
 import statistics
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -37,18 +35,18 @@ from albef_ds.models.momentum import DenseMomentum
 from albef_ds.tasks.pretrain import PretrainTask
 from benchmarks.momentum_update import ReleasedMomentum
 from benchmarks.rates import rates_of_products
-from benchmarks.record import write_record
+from benchmarks.record import record_parser, write_record
 
 PLAIN = ComputeConfig(attention="plain", share_cross_kv=False, mlm_masked_only=False, itm_cls_only=False, one_fusion_call=False)
 SCHEDULE = {"alpha": 0.4}
 _PRODUCT = 1024
 _MEAN, _DEVIATION = 20.2, 16.3
-"""Words of a CC12M caption."""
+"""Number of words of a CC12M caption."""
 
 
 @dataclass
 class Variant:
-    """One way to compute, with its engine and what was measured."""
+    """A way to compute a step, with its engine and measurements."""
 
     name: str
     compute: ComputeConfig
@@ -60,7 +58,7 @@ class Variant:
 
 
 def base_config(batch: int, tokens: int) -> RunConfig:
-    """Pretraining of the base model with a full queue; dropout off, so that all forms compute the same numbers."""
+    """Pretraining of the base model with a full queue, without dropout, so that all forms compute the same numbers."""
     model = ModelConfig()
     return RunConfig(
         model=replace(model, text=replace(model.text, dropout=0.0)),
@@ -72,7 +70,7 @@ def base_config(batch: int, tokens: int) -> RunConfig:
 
 
 def batch_of(config: RunConfig, captions: str) -> ImageTextBatch:
-    """Random pictures and captions at full length or as CC12M's, 15% of the tokens masked."""
+    """Random images and captions, of full length or as in CC12M, with 15% of the tokens masked."""
     torch.manual_seed(1)
     batch = mock.pairs(config)
     batch.images.normal_()
@@ -90,7 +88,7 @@ def batch_of(config: RunConfig, captions: str) -> ImageTextBatch:
 
 
 def caption_lengths(count: int, most: int) -> torch.Tensor:
-    """Tokens of `count` captions, [CLS] included: evenly spaced quantiles, so that a small batch has the whole distribution."""
+    """Tokens of `count` captions with [CLS]: evenly spaced quantiles, so that a small batch covers the distribution."""
     spread = math.log(1 + (_DEVIATION / _MEAN) ** 2)
     quantiles = torch.special.ndtri((torch.arange(count) + 0.5) / count)
     words = torch.exp(math.log(_MEAN) - spread / 2 + math.sqrt(spread) * quantiles)
@@ -98,10 +96,7 @@ def caption_lengths(count: int, most: int) -> torch.Tensor:
 
 
 def build(config: RunConfig, variant: Variant, device: torch.device, first: LocalEngine | None) -> LocalEngine:
-    """Task, momentum copy and engine of one form.
-
-    Variants after the `first` use its weights, momentum weights, queue and optimizer: four models would not fit.
-    """
+    """The engine of one form; variants after the `first` share its weights, momentum weights, queue and optimizer state."""
     task = build_task(replace(config, compute=variant.compute))
     assert isinstance(task, PretrainTask)
     plain = variant.compute is PLAIN
@@ -113,7 +108,7 @@ def build(config: RunConfig, variant: Variant, device: torch.device, first: Loca
         task.attach_queue(first.task.queue)
     engine = LocalEngine(task.train(), config.optim, device, autocast=variant.autocast)
     if plain:
-        for group in engine.optimizer.param_groups:  # `capturable` keeps the count of steps where the fused form wants it
+        for group in engine.optimizer.param_groups:  # `capturable` keeps the step count where the fused form expects it
             group.update(fused=False, foreach=False, capturable=device.type == "cuda")
     if first is not None:
         engine.optimizer.state = first.optimizer.state
@@ -121,16 +116,15 @@ def build(config: RunConfig, variant: Variant, device: torch.device, first: Loca
 
 
 def share_parameters(source: nn.Module, target: nn.Module) -> None:
-    """Make the parameters of `source` those of `target`, which has the same names."""
+    """Replaces the parameters of `target` by those of `source`, which have the same names."""
     for name, parameter in source.named_parameters(remove_duplicate=False):
         module, _, leaf = name.rpartition(".")
         setattr(target.get_submodule(module), leaf, parameter)
 
 
 def main() -> None:
-    """Measure and write the record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="record without ending: writes .json and .md")
+    """Measures and writes the record."""
+    parser = record_parser(__doc__)
     parser.add_argument("--batch", type=int, default=8, help="samples per step (%(default)s)")
     parser.add_argument("--tokens", type=int, default=30, help="caption length (%(default)s)")
     parser.add_argument("--captions", choices=("full", "cc12m"), default="full", help="lengths of the captions (%(default)s)")
@@ -142,15 +136,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     config = base_config(args.batch, args.tokens)
-    variants = [
-        Variant("plain, fp32", PLAIN, False),
-        Variant("exact savings, fp32", ComputeConfig(), False),
-    ]
+    variants = [Variant("plain, fp32", PLAIN, False), Variant("exact savings, fp32", ComputeConfig(), False)]
     if args.captions == "full" and not args.fp32_only:
-        variants += [
-            Variant("plain, bf16 autocast", PLAIN, True),
-            Variant("exact savings, bf16 autocast", ComputeConfig(), True),
-        ]
+        variants.append(Variant("plain, bf16 autocast", PLAIN, True))
+        variants.append(Variant("exact savings, bf16 autocast", ComputeConfig(), True))
     if args.captions == "full" and (device.type != "cpu" or shutil.which("g++")):
         variants.insert(2, Variant("exact savings, compiled, fp32", ComputeConfig(compile=True), False))
     if args.captions != "full":
@@ -160,7 +149,7 @@ def main() -> None:
         engine = variant.engine = build(config, variant, device, variants[0].engine)
         with flop_counter() as counter:
             result = engine.train_step([batch], SCHEDULE, 0.0)
-        if variant.compute.compile:  # behind the counting, which does not see into compiled code
+        if variant.compute.compile:  # after counting, which cannot inspect compiled code
             compile_blocks(engine.task)
             result = engine.train_step([batch], SCHEDULE, 0.0)
         variant.gflop = counter.get_total_flops() / 1e9
@@ -170,10 +159,10 @@ def main() -> None:
     for turn in range(args.repetitions):
         for variant in variants:
             if variant.autocast and turn and not multiplies_bf16(device):
-                continue  # emulated: a minute a step
+                continue  # emulated: a minute per step
             assert variant.engine is not None and variant.seconds is not None
             start = time.perf_counter()
-            variant.engine.train_step([batch], SCHEDULE, 0.0)  # ends with reading the losses: the device is done
+            variant.engine.train_step([batch], SCHEDULE, 0.0)  # ends by reading the losses, so the device is done
             variant.seconds.append(time.perf_counter() - start)
     base = variants[0].seconds or []
     rows = [
@@ -183,7 +172,7 @@ def main() -> None:
             "FLOPs, plain / this": round(variants[0].gflop / v.gflop, 3),
             "s per step, median": round(statistics.median(v.seconds or [0.0]), 2),
             "least": round(min(v.seconds or [0.0]), 2),
-            # Of the same turn, so that what slows the machine for a while slows both.
+            # Ratios within one turn, so that a temporary slowdown affects both.
             "time, plain fp32 / this": round(statistics.median(a / b for a, b in zip(base, v.seconds or [], strict=False)), 2),
             "loss": round(v.loss, 6),
         }
@@ -202,11 +191,11 @@ def main() -> None:
         notes.append(
             f"A matrix product of {_PRODUCT:,}: "
             + ", ".join(f"{name} {rate:.3g} GFLOP/s ({rate / rates['fp32']:.2g} x fp32)" for name, rate in rates.items())
-            + ". Where bf16 is not above 1, autocast loses, and `engine.precision=auto` takes fp32."
+            + ". If bf16 is not above 1, autocast is slower, and `engine.precision=auto` selects fp32."
         )
     if args.captions != "full":
         share = batch.token_mask.double().mean().item()
-        notes.append(f"Captions as long as CC12M's, cut at {args.tokens}: {share:.0%} of the text tokens are no padding.")
+        notes.append(f"Captions as long as CC12M's, cut at {args.tokens}: {share:.0%} of the text tokens are not padding.")
     write_record(args.out, "One step of the base model", notes, rows, ["torch", "timm"], {"threads": args.threads})
 
 

@@ -1,10 +1,10 @@
-"""Every benchmark of the training system's parts in one run: pairs of ours and the plain or a peer's form.
+"""Runs all benchmarks of the training system: ours compared with the plain form or a peer's.
 
     make bench                                  # 20 to 35 minutes on two cores
-    python -m benchmarks.suite --quick          # minutes, tiny sizes: shows that all run, no figures to quote
+    python -m benchmarks.suite --quick          # minutes, tiny sizes: a test that all run, without figures to quote
 
-Writes benchmarks/suite.json and .md (with --quick benchmarks/suite_quick). Each benchmark runs in a process of its own, one
-after the other; one that fails is named in the record and makes the exit code 1.
+Writes benchmarks/suite.json and .md (with --quick benchmarks/suite_quick). The benchmarks run one after another in separate
+processes; a failed one is named in the record and makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Entry:
-    """One benchmark: its module and arguments, `--out` aside."""
+    """One benchmark: its module and arguments except `--out`."""
 
     title: str
     module: str
@@ -57,7 +57,7 @@ SUITE = [
 
 
 def run(entry: Entry, quick: bool, folder: Path) -> dict[str, Any]:
-    """The benchmark's record with `title` and `minutes`; `failed` in place of rows if it did not come to its end."""
+    """The benchmark's record with `title` and `minutes`; instead of rows it has the reason in `failed` if it failed."""
     out = folder / entry.title.replace(" ", "_")
     arguments = list((entry.quick or ()) if quick else entry.full)
     if entry.work:
@@ -72,7 +72,7 @@ def run(entry: Entry, quick: bool, folder: Path) -> dict[str, Any]:
         return {"title": entry.title, "command": shown, "minutes": minutes, "failed": reason}
     record: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
     page = out.with_suffix(".md").read_text().splitlines()
-    # The page's own head repeats the command and the machine.
+    # The head of the page, which repeats the command and the machine, is left out.
     record |= {"title": entry.title, "command": shown, "minutes": minutes, "page": page[3:]}
     return record
 
@@ -87,7 +87,7 @@ def render(records: list[dict[str, Any]], quick: bool) -> str:
 
 
 def main() -> int:
-    """Run all and write the record; 1 if any failed."""
+    """Runs all benchmarks and writes the record; returns 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, and without the benchmarks that have none")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[e.module for e in SUITE], help="modules to run")
@@ -102,7 +102,7 @@ def main() -> int:
         for number, entry in enumerate(chosen, start=1):
             print(f"{number} of {len(chosen)}: {entry.title}", flush=True)
             records.append(run(entry, arguments.quick, Path(folder)))
-            # Written after each: what was measured is kept if a later one is stopped.
+            # Written after each, so that the measurements are kept if a later one is stopped.
             kept = [{key: value for key, value in record.items() if key != "page"} for record in records]
             out.with_suffix(".json").write_text(json.dumps({"quick": arguments.quick, "benchmarks": kept}, indent=1) + "\n")
             out.with_suffix(".md").write_text(render(records, arguments.quick))

@@ -1,4 +1,4 @@
-"""One training in this process with the plain engine, and the scores of a run, for benchmarks of many small runs."""
+"""Trains and scores small runs in this process with the plain engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from albef_ds.evaluation.score_run import Request, score
 
 
 def train(recipe: str, output: Path, settings: list[str]) -> Path:
-    """Train `recipe` in batches of 64 into `output`, unless it has ended there before; returns `output`."""
+    """Trains `recipe` in batches of 64 into `output`, unless that run has ended; returns `output`."""
     if not (output / "ended").exists():
         engine = ["engine.kind=local", "engine.momentum_storage=dense", "train.micro_batch_size=64"]
         code = command_line(["train", "--recipe", recipe, "--output", str(output), *engine, *settings])
@@ -25,7 +25,7 @@ def train(recipe: str, output: Path, settings: list[str]) -> Path:
 
 
 def scored(run: Path) -> dict[str, Any]:
-    """The metrics of a fine-tuned run, `splits` among them: scored once, then read from its metrics.json."""
+    """The metrics of a fine-tuned run, including `splits`: scored once, then read from its metrics.json."""
     kept = run / RESULTS_NAME
     if not kept.exists():
         score(Request(run), run, torch.device("cpu"), lambda line: None)

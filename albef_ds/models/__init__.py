@@ -1,1 +1,1 @@
-"""The ALBEF model: plain single-device modules without objectives, distribution or files."""
+"""The ALBEF model and its losses: single-device code without distribution or files."""

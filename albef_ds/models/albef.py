@@ -1,4 +1,4 @@
-"""ALBEF: two unimodal encoders, a multimodal encoder and two projections (paper section 3.1). No objective in here."""
+"""ALBEF: two unimodal encoders, a multimodal encoder and two projections (paper section 3.1), without objectives."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from albef_ds.models.vit import VisualEncoder
 
 
 class ALBEF(nn.Module):
-    """The model that every task builds on. Tasks call its methods; it has no `forward` of its own."""
+    """The model of every task. Tasks call its methods; it has no `forward`."""
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, *, projections: bool = True, num_images: int = 1) -> None:
-        """Weights as torch leaves them: `models/random_weights.py` draws them.
+        """Leaves torch's initial weights, which `models/random_weights.py` replaces.
 
-        Without `projections` there are no ITC features; `num_images` are fused with each text.
+        Without `projections` there are no ITC features; `num_images` images are fused with each text.
         """
         super().__init__()
         self.config = config
@@ -34,7 +34,7 @@ class ALBEF(nn.Module):
             self.text_encoder.requires_grad_(False)
 
     def train(self, mode: bool = True) -> ALBEF:
-        """A frozen text encoder stays in eval mode: dropout would only blur what cannot adapt."""
+        """Sets the mode, but keeps a frozen text encoder in eval mode: dropout only adds noise to weights that cannot adapt."""
         super().train(mode)
         if self.config.text.frozen:
             self.text_encoder.eval()
@@ -60,7 +60,7 @@ class ALBEF(nn.Module):
         return _normalize(self.text_proj((text_embeds * weights).sum(dim=1) / weights.sum(dim=1)))
 
     def fuse(self, image_embeds: Tensor, passes: Sequence[FusionPass]) -> list[Tensor]:
-        """Multimodal embeddings per pass, (R, L, D) or (R, Q, D) at a pass's positions."""
+        """Returns the multimodal embeddings per pass, (R, L, D) or (R, Q, D) at a pass's positions."""
         return self.multimodal_encoder(image_embeds, passes)
 
 

@@ -1,4 +1,4 @@
-"""Answers from an `AnswerDecoder`: ranking a closed list, or free generation. No gradients in here."""
+"""Answers from an `AnswerDecoder`, by ranking a closed list or by free generation, without gradients."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from albef_ds.models.precision import at_least_fp32
 
 PAD = 0
 _ROWS = 512
-"""Answers that pass the decoder at once."""
+"""Answers per call of the decoder."""
 
 
 @torch.no_grad()
 def rank_answers(
     decoder: AnswerDecoder, question_embeds: Tensor, question_mask: Tensor, answer_ids: Tensor, answer_mask: Tensor, k: int
 ) -> tuple[Tensor, Tensor]:
-    """The k most probable answers of a list per question, as the released code ranks them.
+    """Returns the k most probable answers of a list per question, as the released code ranks them.
 
-    Candidates are the k answers whose first token is most probable. Their score is the log-probability of that first
-    token plus the log-probability of the whole answer, in which the first token counts again: a quirk of the released
-    code that its published figures depend on.
+    Candidates are the k answers whose first token is most probable. Their score is the log-probability of that first token plus
+    the log-probability of the full answer, which counts the first token again: the published figures depend on this quirk of the
+    released code.
 
     Args:
         decoder: in eval mode.
@@ -30,7 +30,7 @@ def rank_answers(
         question_mask: bool (B, L).
         answer_ids: int64 (N, La), the list, [CLS] first, padded with 0.
         answer_mask: bool (N, La).
-        k: candidates; more than N means N.
+        k: number of candidates, at most N.
 
     Returns:
         int64 (B, k) rows of the list, best first, and their probabilities (B, k) among these k candidates.
@@ -40,7 +40,7 @@ def rank_answers(
     start = answer_ids[:1, :1].expand(batch, 1)
     first = F.softmax(at_least_fp32(decoder.next_token_logits(start, question_embeds, question_mask)), dim=1)
     first_probs, candidates = first[:, answer_ids[:, 1]].topk(k, dim=1)
-    # Two answers with one first token have equal probability: an underflow must not turn it into -inf for both.
+    # Answers with the same first token have equal probability here: an underflow must not make it -inf for all of them.
     scores = first_probs.clamp(min=torch.finfo(first_probs.dtype).tiny).log().flatten()
     rows = candidates.flatten()
     questions = torch.arange(batch, device=rows.device).repeat_interleave(k)
@@ -62,8 +62,8 @@ def _log_probability(
     question_mask: Tensor,
     question_index: Tensor,
 ) -> Tensor:
-    """(A,): sum over an answer's tokens, the first being given."""
-    # Questions that none of these answers belongs to need no keys and values.
+    """Returns (A,), the sum over each answer's tokens after the given first one."""
+    # Questions without any of these answers need no keys and values.
     used, index = torch.unique(question_index, return_inverse=True)
     hidden = decoder.hidden(answer_ids, answer_mask, question_embeds[used], question_mask[used], index)[:, :-1]
     wanted = answer_mask[:, 1:]
@@ -76,15 +76,15 @@ def _log_probability(
 def generate_answers(
     decoder: AnswerDecoder, question_embeds: Tensor, question_mask: Tensor, *, start_id: int, end_id: int, max_tokens: int = 10
 ) -> Tensor:
-    """Answers by taking the most probable token each time.
+    """Generates answers greedily, by the most probable token at each step.
 
     Args:
         decoder: in eval mode.
         question_embeds: (B, L, D), fused with their images.
         question_mask: bool (B, L).
         start_id: [CLS].
-        end_id: [SEP], at which an answer ends.
-        max_tokens: longest answer, neither start nor end counted.
+        end_id: [SEP], which ends an answer.
+        max_tokens: longest answer, without start and end.
 
     Returns:
         int64 (B, T), T <= max_tokens, without start and end, padded with 0.

@@ -1,16 +1,15 @@
-"""Scaled dot-product attention in two forms of equal numerics, and the choice between them.
+"""Scaled dot-product attention in two equivalent implementations, and the choice between them.
 
-`sdpa` is torch's fused kernel; `plain` writes the two matrix products out. On a GPU `auto` takes the fused kernel, which
-never stores the score matrix. On a CPU it depends on the call; measured time of the fused form over the plain form, one
-thread of an AVX-512 Xeon without bf16 units (benchmarks/attention.md):
+`sdpa` is torch's fused kernel; `plain` computes the two matrix products explicitly. On a GPU, `auto` uses the fused kernel, which
+never stores the score matrix. On a CPU it depends on the call; measured time of `sdpa` divided by that of `plain`, one thread of
+an AVX-512 Xeon without bf16 units (benchmarks/attention.md):
 
     |                            | fp32        | bf16      |
     | with gradient              | 0.98 - 1.45 | 0.78 - 10 |
     | without, 257 keys          | 0.61 - 0.79 | 0.37-0.46 |
     | without, 12 to 37 keys     | 1.09 - 1.16 | 0.71-0.98 |
 
-So on a CPU `auto` takes the plain form where a gradient is wanted, and without one (momentum model, evaluation) the
-fused form, except for few keys in fp32.
+So on a CPU `auto` uses `plain` with gradients, and without them (momentum model, evaluation) `sdpa`, except for few keys in fp32.
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ from torch import Tensor
 
 Implementation = Literal["auto", "sdpa", "plain"]
 
-
 _MANY_KEYS = 128
-"""From here on the fused kernel wins in fp32 without gradient: between the measured 37 and 257."""
+"""Number of keys from which the fused kernel is used in fp32 without gradient: between the measured 37 and 257."""
 
 
 def uses_sdpa(implementation: Implementation, query: Tensor, num_keys: int) -> bool:
-    """Whether attention from `query` (only device, precision and need of a gradient matter) takes the fused kernel."""
+    """Returns whether attention from `query` uses the fused kernel; only its device, dtype and `requires_grad` matter."""
     if implementation != "auto":
         return implementation == "sdpa"
     if query.device.type != "cpu":
@@ -46,13 +44,13 @@ def attend(
     dropout: float = 0.0,
     implementation: Implementation = "auto",
 ) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V, the softmax in fp32.
+    """Returns softmax(Q K^T / sqrt(d)) V, with the softmax in fp32.
 
     Args:
         query: (B, heads, Q, d).
         key: (B, heads, K, d).
         value: (B, heads, K, d).
-        mask: bool, broadcastable to (B, heads, Q, K), true where attention is allowed; every row allows something.
+        mask: bool, broadcastable to (B, heads, Q, K), true where attention is allowed, at least once per row.
         dropout: probability applied to the attention weights; pass 0 in eval mode.
         implementation: see the module docstring.
 

@@ -1,10 +1,10 @@
 """The BERT layers of the text encoder and the multimodal encoder (paper section 3.1).
 
-Post-norm transformer layers whose parameters correspond one to one to `bert-base-uncased` and to the released ALBEF
-files (names are mapped in `checkpoint/names.py`). They are ours because the stock cross-attention layer forces causal
-self-attention and cannot share the keys and values of an image between passes.
+Post-norm transformer layers whose parameters correspond one to one to `bert-base-uncased` and to the released ALBEF files. We do
+not use the stock layers because their cross-attention forces causal self-attention and cannot share the keys and values of an
+image between passes.
 
-Not responsible for: the MLM head (`models/heads.py`), loading weights (`checkpoint/initial/encoders.py`).
+The MLM head is in `models/heads.py`; `checkpoint/initial/` loads weights.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from albef_ds.models.packing import Packing, packed, unpacked
 
 
 def run_layer(layer: nn.Module, recompute: bool, *args: Any) -> Any:
-    """`layer(*args)`, its activations recomputed in the backward pass if `recompute`.
+    """Returns `layer(*args)`; with `recompute` its activations are recomputed in the backward pass.
 
-    Non-reentrant: the reentrant form reduces a parameter twice when a layer is used more than once per step.
+    Uses non-reentrant checkpointing: the reentrant form reduces a parameter twice if a layer is used more than once per step.
     """
     if recompute and torch.is_grad_enabled():
         return checkpoint(layer, *args, use_reentrant=False)
@@ -35,7 +35,7 @@ def run_layer(layer: nn.Module, recompute: bool, *args: Any) -> Any:
 
 
 class ResidualNorm(nn.Module):
-    """Linear, dropout, residual sum, LayerNorm: the end of each BERT sub-layer."""
+    """Linear, dropout, residual sum, LayerNorm: the last part of each BERT sub-layer."""
 
     def __init__(self, in_width: int, config: TextConfig) -> None:
         super().__init__()
@@ -62,9 +62,9 @@ class SelfAttention(nn.Module):
         self.output = ResidualNorm(config.width, config)
 
     def forward(self, hidden: Tensor, mask: Tensor, queries: Tensor | None = None, packing: Packing | None = None) -> Tensor:
-        """Attend from `queries` (B, Q, D), default all of `hidden`, under `mask` (B, 1, Q or 1, L) -> as the queries.
+        """Attends from `queries` (B, Q, D), by default all of `hidden`, under `mask` (B, 1, Q or 1, L) -> shape of the queries.
 
-        `hidden` is (B, L, D), or the tokens (T, D) that `packing` keeps of it.
+        `hidden` is (B, L, D), or with `packing` the packed tokens (T, D).
         """
         query = unpacked(self.query(hidden), packing) if queries is None else self.query(queries)
         context = attend(
@@ -80,7 +80,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossKeyValue(nn.Module):
-    """Keys and values of the image tokens. A module of its own so that two layers can share it (NLVR2)."""
+    """Keys and values of the image tokens: a separate module, so that two layers can share it (NLVR2)."""
 
     def __init__(self, config: TextConfig, image_width: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class CrossAttention(nn.Module):
         self.key_value = CrossKeyValue(config, image_width)
         self.output = ResidualNorm(config.width, config)
         self.attend = attend
-        """What computes the attention; `models/gradcam.py` puts one here that keeps the weights."""
+        """The attention function; `models/gradcam.py` replaces it by one that keeps the weights."""
 
     def forward(
         self,
@@ -116,17 +116,16 @@ class CrossAttention(nn.Module):
         packing: Packing | None = None,
         image_index: Sequence[ImageIndex] = (None,),
     ) -> Tensor:
-        """Attend from texts (R, L, D), or packed (T, D), to images -> as `hidden`.
+        """Attends from texts (R, L, D), or packed (T, D), to images -> shape of `hidden`.
 
-        Keys and values are (B, heads, N, d), the mask bool (B, 1, 1, N) or None; `image_index` as in `FusionPass`. Parts that
-        meet the same images become queries of one call, k L per image instead of L, so that no key is copied for them.
+        Keys and values are (B, heads, N, d), the mask bool (B, 1, 1, N) or None; `image_index` as in `FusionPass`. Parts with
+        the same images become queries of one call, k L per image instead of L, so that no key is copied for them.
         """
         query = split_heads(unpacked(self.query(hidden), packing), self.num_heads)
         contexts = split(query, len(image_index))
         for index, parts in parts_by_images(image_index):
-            together = cat([contexts[part] for part in parts], dim=2)
             found = self.attend(
-                together,
+                cat([contexts[part] for part in parts], dim=2),
                 select_images(key, index),
                 select_images(value, index),
                 None if mask is None else select_images(mask, index),
@@ -160,7 +159,7 @@ class TextLayer(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(self, hidden: Tensor, mask: Tensor, packing: Packing | None = None) -> Tensor:
-        """(B, L, D) or packed (T, D), (B, 1, 1 or L, L) -> as `hidden`."""
+        """(B, L, D) or packed (T, D), (B, 1, 1 or L, L) -> shape of `hidden`."""
         return self.feed_forward(self.self_attention(hidden, mask, None, packing))
 
 
@@ -183,7 +182,7 @@ class TextEmbeddings(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Embeddings and the lower BERT layers: text alone (paper section 3.1)."""
+    """Embeddings and the lower BERT layers, for text only (paper section 3.1)."""
 
     def __init__(self, config: TextConfig, compute: ComputeConfig) -> None:
         super().__init__()
@@ -193,7 +192,7 @@ class TextEncoder(nn.Module):
         self.layers = nn.ModuleList(TextLayer(config, compute) for _ in range(config.num_layers))
 
     def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """int64 (B, L), bool (B, L) -> text embeddings (B, L, D), with no meaning at padding."""
+        """int64 (B, L), bool (B, L) -> text embeddings (B, L, D), meaningless at padding."""
         packing = Packing.of(token_mask) if self.packed else None
         hidden = packed(self.embeddings(token_ids), packing)
         mask = token_mask[:, None, None, :]
@@ -203,15 +202,15 @@ class TextEncoder(nn.Module):
 
 
 def gather_tokens(hidden: Tensor, positions: Tensor) -> Tensor:
-    """The tokens at `positions` int64 (R, Q) of `hidden` (R, L, D) -> (R, Q, D)."""
+    """Returns the tokens at `positions` int64 (R, Q) of `hidden` (R, L, D) -> (R, Q, D)."""
     return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 class FusionLayer(nn.Module):
     """Self-attention, cross-attention to the image tokens, feed-forward.
 
-    One call serves several passes, so an image's keys and values are projected once per layer whatever the number of
-    texts it meets; with `share_cross_kv` off every row projects its own image, which is the released code's form.
+    One call serves several passes, so an image's keys and values are projected once per layer for any number of texts; without
+    `share_cross_kv` they are projected for every row, as in the released code.
     """
 
     def __init__(self, config: TextConfig, compute: ComputeConfig, image_width: int) -> None:
@@ -224,9 +223,9 @@ class FusionLayer(nn.Module):
     def forward(
         self, image_embeds: Tensor, passes: Sequence[FusionPass], last: bool, image_mask: Tensor | None = None
     ) -> list[Tensor]:
-        """Image tokens (B, N, image_width) -> per pass as its `text_embeds`, or (R, Q, D) at its `positions` if `last`.
+        """Image tokens (B, N, image_width) -> per pass the shape of `text_embeds`, or (R, Q, D) at its `positions` if `last`.
 
-        `image_mask` bool (B, N) hides tokens; None hides none.
+        `image_mask` bool (B, N) is false at tokens to hide; None hides none.
         """
         project = self.cross_attention.key_value
         cross_mask = None if image_mask is None else image_mask[:, None, None, :]
@@ -235,8 +234,8 @@ class FusionLayer(nn.Module):
         for item in passes:
             index = item.image_index
             if shared is None:
-                met = None if cross_mask is None else cat([select_images(cross_mask, part) for part in index])
-                images = (*project(cat([select_images(image_embeds, part) for part in index])), met)
+                row_mask = None if cross_mask is None else cat([select_images(cross_mask, part) for part in index])
+                images = (*project(cat([select_images(image_embeds, part) for part in index])), row_mask)
                 index = (None,)
             else:
                 images = shared
@@ -254,8 +253,8 @@ class FusionLayer(nn.Module):
 class MultimodalEncoder(nn.Module):
     """The upper BERT layers, each with cross-attention to the image tokens (paper section 3.1).
 
-    With two images per text each layer becomes two in a row, one per image, that share cross-attention keys and values
-    (paper section 5, NLVR2).
+    With two images per text, each layer becomes two successive ones, one per image, which share the projections of
+    cross-attention keys and values (paper section 5, NLVR2).
     """
 
     def __init__(self, config: TextConfig, compute: ComputeConfig, image_width: int, num_images: int = 1) -> None:
@@ -271,16 +270,15 @@ class MultimodalEncoder(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, image_embeds: Tensor, passes: Sequence[FusionPass], image_mask: Tensor | None = None) -> list[Tensor]:
-        """Fuse each pass with its images.
+        """Fuses each pass with its images.
 
         Args:
-            image_embeds: (B, N, image_width), the images that the passes point into; (I, B, N, image_width) where a text
-                has I images.
+            image_embeds: (B, N, image_width), which the passes index; (I, B, N, image_width) if a text has I images.
             passes: texts of one length L if they are to run as one call.
             image_mask: bool (B, N), false at tokens to hide; None hides none.
 
         Returns:
-            Per pass (R, L, D), or (R, Q, D) where it names `positions`.
+            Per pass (R, L, D), or (R, Q, D) if it names `positions`.
         """
         images = image_embeds.unbind(0) if self.num_images > 1 else (image_embeds,)
         groups = [concatenate(passes)] if self.one_call and len(passes) > 1 else list(passes)
@@ -297,10 +295,10 @@ class MultimodalEncoder(nn.Module):
         for item, output in zip(current, outputs, strict=True):
             if item.positions is None:
                 results.append(unpacked(output, item.packing))
+            elif self.last_positions_only:
+                results.append(output)
             else:
-                results.append(
-                    output if self.last_positions_only else gather_tokens(unpacked(output, item.packing), item.positions)
-                )
+                results.append(gather_tokens(unpacked(output, item.packing), item.positions))
         return results
 
     def _without_padding(self, passes: list[FusionPass]) -> list[FusionPass]:
@@ -308,7 +306,7 @@ class MultimodalEncoder(nn.Module):
 
 
 def init_bert_weights(module: nn.Module) -> None:
-    """BERT's initial weights of one module: normal(0, 0.02) matrices, zero biases, unit norms."""
+    """Sets BERT's initial weights of one module: normal(0, 0.02) matrices, zero biases, unit norms."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:

@@ -1,9 +1,8 @@
-"""Regional `torch.compile`: each block of the encoders by itself, so that one graph serves all blocks of a kind.
+"""Regional `torch.compile`: each block of the encoders separately, so that one graph serves all blocks of a class.
 
-The block's `forward` is compiled and not the module, so whatever hooks an engine puts on it stay outside the graph, and
-recomputation wraps the compiled block. Under ZeRO-3, where every layer inside a block has hooks as well, the blocks of the
-unimodal encoders are fetched whole (`engine/zero/engine.py`) and compiled; those of the multimodal encoder, which take more than
-plain tensors, are left as they are.
+The block's `forward` is compiled, not the module: an engine's hooks stay outside the graph, and recomputation wraps the compiled
+block. Under ZeRO-3, every layer inside a block has hooks too: there the blocks of the unimodal encoders are gathered as a whole
+(`engine/zero/engine.py`) and compiled; those of the multimodal encoder, whose arguments are not only tensors, are not compiled.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ BLOCKS = (*UNIMODAL_BLOCKS, FusionLayer)
 
 
 def compile_blocks(module: nn.Module, kinds: tuple[type[nn.Module], ...] = BLOCKS, *, backend: str = "inductor") -> int:
-    """Compile every transformer block of `kinds` below `module`; returns how many. Compilation happens at the first calls.
+    """Compiles every transformer block of `kinds` in `module` at its first call; returns the number of blocks.
 
-    Call it on the student when its momentum copy has been made: a copy would share the compiled forward.
+    Call it after the student's momentum copy has been made: a copy would share the compiled forward.
 
     Args:
         module: the model.
         kinds: classes of blocks.
-        backend: of `torch.compile`; inductor needs a C++ compiler on a CPU, Triton on a GPU.
+        backend: backend of `torch.compile`; inductor needs a C++ compiler on a CPU, Triton on a GPU.
     """
     blocks = [block for block in module.modules() if isinstance(block, kinds)]
     for block in blocks:

@@ -1,6 +1,6 @@
 """The answer decoder: multimodal layers with a causal mask over the fused question (paper section 5, VQA).
 
-Not responsible for the training objective, nor for ranking a list of answers (`tasks/vqa.py`).
+The training objective is in `tasks/vqa.py`, ranking and generation in `models/answers.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from albef_ds.models.heads import MLMHead
 
 
 class AnswerDecoder(nn.Module):
-    """Embeddings of its own, `num_layers` multimodal layers, and a vocabulary head tied to the embeddings."""
+    """Own embeddings, `num_layers` multimodal layers, and a vocabulary head tied to the embeddings."""
 
     def __init__(self, config: TextConfig, compute: ComputeConfig, num_layers: int) -> None:
         super().__init__()
@@ -33,20 +33,20 @@ class AnswerDecoder(nn.Module):
         question_mask: Tensor,
         question_index: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states (A, La, D) of answers, each position seeing the ones before it.
+        """Returns hidden states (A, La, D) of answers with causal attention.
 
         Args:
             answer_ids: int64 (A, La).
             answer_mask: bool (A, La), true at tokens.
             question_embeds: (B, L, D), fused with their images.
             question_mask: bool (B, L).
-            question_index: int64 (A,), the question of each answer; None: answer i belongs to question i.
+            question_index: int64 (A,), the question of each answer; None: question i for answer i.
         """
         answers = FusionPass(self.embeddings(answer_ids), answer_mask, (question_index,), causal=True)
         [hidden] = self.encoder(question_embeds, [answers], question_mask)
         return hidden
 
     def next_token_logits(self, answer_ids: Tensor, question_embeds: Tensor, question_mask: Tensor) -> Tensor:
-        """Vocabulary logits (B, V) of the token after `answer_ids` int64 (B, La), one beginning per question."""
+        """Returns vocabulary logits (B, V) of the token after `answer_ids` int64 (B, La), one prefix per question."""
         mask = torch.ones_like(answer_ids, dtype=torch.bool)
         return self.mlm_head(self.hidden(answer_ids, mask, question_embeds, question_mask)[:, -1])

@@ -1,4 +1,4 @@
-"""Which texts meet which images in the multimodal encoder: what its layers are told besides tensors."""
+"""Describes how texts and images are paired in the multimodal encoder."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from albef_ds.models.packing import Packing, packed, unpacked
 
 ImageIndex = Tensor | range | None
-"""Which images a part of the texts meets, one each: those at int64 positions, neighbours, or all in their order."""
+"""The images of a part of the texts, one each: by int64 indices, a range of consecutive ones, or (None) all in order."""
 
 
 def select_images(images: Tensor, index: ImageIndex) -> Tensor:
-    """The images (B, ...) that `index` names; nothing is copied where they lie side by side."""
+    """Returns the images (B, ...) at `index`, as a view if they are consecutive."""
     if index is None:
         return images
     return images[index.start : index.stop] if isinstance(index, range) else images.index_select(0, index)
 
 
 def parts_by_images(image_index: Sequence[ImageIndex]) -> list[tuple[ImageIndex, list[int]]]:
-    """The numbers of the parts that meet the same images in the same order; positions are not compared."""
+    """Groups the numbers of the parts with the same images in the same order; index tensors are not compared."""
     groups: dict[object, tuple[ImageIndex, list[int]]] = {}
     for part, index in enumerate(image_index):
         same = ("positions of part", part) if isinstance(index, Tensor) else index
@@ -31,12 +31,12 @@ def parts_by_images(image_index: Sequence[ImageIndex]) -> list[tuple[ImageIndex,
 
 
 def cat(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """`torch.cat` that leaves a single part as it is."""
+    """Returns `torch.cat` of the parts, or a single part itself."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
 
 
 def split(whole: Tensor, num_parts: int, dim: int = 0) -> list[Tensor]:
-    """Equal parts. A single one is the whole itself: a division would bind an exported program to the size that it saw."""
+    """Returns equal parts, for one part `whole` itself: a division would bind an exported program to the traced size."""
     if num_parts == 1:
         return [whole]
     size, rest = divmod(whole.shape[dim], num_parts)
@@ -48,10 +48,9 @@ def split(whole: Tensor, num_parts: int, dim: int = 0) -> list[Tensor]:
 class FusionPass:
     """R texts to be fused with images of the same call.
 
-    `text_embeds` (R, L, D) and `token_mask` bool (R, L). The rows come in as many equal parts as `image_index` has entries;
-    row i of a part meets image i of those that its entry names. `positions` int64 (R, Q) names the tokens whose output is
-    wanted; None: all. `causal` masks the future (answer decoder). With a `packing` the `text_embeds` are the tokens (T, D)
-    that it keeps.
+    `text_embeds` (R, L, D) and `token_mask` bool (R, L). The rows are as many equal parts as `image_index` has entries; row i
+    of a part is fused with image i of its entry. `positions` int64 (R, Q) selects the tokens to output; None: all. `causal`
+    masks later tokens (answer decoder). With `packing`, `text_embeds` are the packed tokens (T, D).
     """
 
     text_embeds: Tensor
@@ -62,12 +61,12 @@ class FusionPass:
     packing: Packing | None = None
 
     def with_packing(self) -> FusionPass:
-        """The same without padding."""
+        """Returns the pass without padding."""
         packing = Packing.of(self.token_mask)
         return replace(self, text_embeds=packed(self.text_embeds, packing), packing=packing)
 
     def with_padding(self) -> FusionPass:
-        """The same with `text_embeds` (R, L, D)."""
+        """Returns the pass with `text_embeds` (R, L, D)."""
         return replace(self, text_embeds=unpacked(self.text_embeds, self.packing), packing=None)
 
     @property
@@ -81,7 +80,7 @@ class FusionPass:
 
 
 def concatenate(passes: Sequence[FusionPass]) -> FusionPass:
-    """Passes of one text length as one; their parts are of one size. What they want of the last layer is not kept."""
+    """Joins passes with one text length and parts of one size. `positions` is dropped."""
     assert len({item.causal for item in passes}) == 1, "causal and bidirectional passes cannot share a call"
     assert len({item.token_mask.shape[0] / len(item.image_index) for item in passes}) == 1, "parts differ in size"
     return FusionPass(

@@ -1,7 +1,7 @@
-"""Grad-CAM of the matching score: where in the image a text finds its evidence (paper section 5, visual grounding).
+"""Grad-CAM of the matching score: the parts of an image that a text refers to (paper section 5, visual grounding).
 
-Positive gradients of the ITM score times the cross-attention weights of one multimodal layer, averaged over its heads.
-Not responsible for boxes and pictures. The paper reads the third of six layers (block 8 of 12, counted from 0).
+Positive gradients of the ITM score times the cross-attention weights of one multimodal layer, averaged over its heads. The paper
+uses the third of six layers (block 8 of 12, counted from 0). Boxes and heat-map images are made elsewhere.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from albef_ds.models.fusion_pass import FusionPass
 
 
 def middle_layer(albef: ALBEF) -> int:
-    """Index of the multimodal layer that is read unless told otherwise: the paper's third of six, the second of three."""
+    """Returns the index of the default layer: the third of six as in the paper, the second of three."""
     return (len(albef.multimodal_encoder.layers) - 1) // 2
 
 
 @dataclass(frozen=True)
 class GradCam:
-    """Heat maps over the patches of B images, h x w patches each, not scaled."""
+    """Unscaled heat maps over the h x w patches of B images."""
 
     tokens: Tensor
     """(B, L, h, w): one map per token, [CLS] included; 0 at padding."""
@@ -39,17 +39,12 @@ class GradCam:
 
 
 def itm_gradcam(
-    albef: ALBEF,
-    itm_head: nn.Module,
-    image_embeds: Tensor,
-    text_embeds: Tensor,
-    token_mask: Tensor,
-    layer: int | None = None,
+    albef: ALBEF, itm_head: nn.Module, image_embeds: Tensor, text_embeds: Tensor, token_mask: Tensor, layer: int | None = None
 ) -> GradCam:
-    """Grad-CAM of the ITM score of B pairs.
+    """Returns Grad-CAM of the ITM score of B pairs.
 
     Args:
-        albef: in eval mode, with whole parameters; no gradient is left in it.
+        albef: in eval mode, with full parameters; their gradients are not changed.
         itm_head: (B, D) -> (B, 2).
         image_embeds: (B, N, width) from `encode_image`; needs no graph.
         text_embeds: (B, L, D) from `encode_text`; needs no graph.
@@ -57,7 +52,7 @@ def itm_gradcam(
         layer: multimodal layer, from 0; negative counts from the end; None: the middle one.
 
     Raises:
-        UserError: the model has no such layer, or its patches form no square.
+        UserError: the model has no such layer, or its patches are no square grid.
     """
     layers = albef.multimodal_encoder.layers
     layer = middle_layer(albef) if layer is None else layer
@@ -73,7 +68,7 @@ def itm_gradcam(
         scores = itm_head(hidden[:, 0])[:, 1]
         [weights] = kept
         [gradients] = torch.autograd.grad(scores.sum(), [weights])
-    maps = (weights.detach() * gradients.clamp(min=0))[..., 1:].mean(dim=1)  # [CLS] of the image is no place
+    maps = (weights.detach() * gradients.clamp(min=0))[..., 1:].mean(dim=1)  # without the image's [CLS], which has no position
     maps = maps * token_mask[..., None]
     sentence = maps.sum(dim=1) / token_mask.sum(dim=1, keepdim=True)
     return GradCam(
@@ -86,7 +81,7 @@ def itm_gradcam(
 def ground_text(
     albef: ALBEF, itm_head: nn.Module, images: Tensor, token_ids: Tensor, token_mask: Tensor, layer: int | None = None
 ) -> GradCam:
-    """`itm_gradcam` from images float32 (B, 3, H, W) and texts int64 (B, L), bool (B, L)."""
+    """Returns `itm_gradcam` of images float32 (B, 3, H, W) and texts int64 (B, L), bool (B, L)."""
     with torch.no_grad():
         image_embeds, text_embeds = albef.encode_image(images), albef.encode_text(token_ids, token_mask)
     return itm_gradcam(albef, itm_head, image_embeds, text_embeds, token_mask, layer)
@@ -94,7 +89,7 @@ def ground_text(
 
 @contextlib.contextmanager
 def kept_weights(attention: CrossAttention) -> Iterator[list[Tensor]]:
-    """Collect the attention weights (B, heads, L, N) of each call of `attention` within the block, part of the graph."""
+    """Collects the attention weights (B, heads, L, N) of each call of `attention` inside the block, as part of the graph."""
     kept: list[Tensor] = []
 
     def attend(
@@ -109,7 +104,7 @@ def kept_weights(attention: CrossAttention) -> Iterator[list[Tensor]]:
         del dropout, implementation
         assert mask is None, "image tokens are never hidden"
         weights = torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), dim=-1)
-        if not weights.requires_grad:  # everything below is frozen
+        if not weights.requires_grad:  # all earlier layers are frozen
             weights.requires_grad_()
         kept.append(weights)
         return weights @ value

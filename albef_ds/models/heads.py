@@ -1,4 +1,4 @@
-"""Heads that tasks put on the model."""
+"""Output heads of the tasks."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class ClassificationHead(nn.Module):
 
 
 class VocabularyDecoder(nn.Linear):
-    """Hidden states to the vocabulary.
+    """Maps hidden states to the vocabulary.
 
-    A loss that has no use for whole rows of logits is given as the `function`. It is called in here because under ZeRO-3 the
-    matrix is whole only while this module runs.
+    A loss that does not need full rows of logits is passed as `function`. It is called here because under ZeRO-3 the matrix is
+    gathered only while this module runs.
     """
 
     def forward(self, hidden: Tensor, function: Callable[[Tensor, Tensor, Tensor], Tensor] = F.linear) -> Tensor:
-        """`function(hidden, weight, bias)`; by default logits (..., V) of `hidden` (..., D)."""
+        """Returns `function(hidden, weight, bias)`, by default logits (..., V) of `hidden` (..., D)."""
         return function(hidden, self.weight, self.bias)
 
 
@@ -57,21 +57,21 @@ class MLMHead(nn.Module):
 
 @dataclass(frozen=True)
 class MaskedTokens:
-    """The tokens that MLM predicts. Hidden states come per `positions`; `of_states` picks the masked ones among them.
+    """The tokens that MLM predicts. Hidden states are computed at `positions`; `of_states` selects the masked ones.
 
-    The number of masked tokens is read from a GPU in `of`, before the encoders have work for it, and not again.
+    `of` reads the number of masked tokens from a GPU, once, before the encoders are launched.
     """
 
     positions: Tensor | None
     """int64 (B, Q): masked positions of each row first, then fillers; None: all L positions."""
     chosen: Tensor
-    """int64 (M,): which of the B Q or B L states, row by row."""
+    """int64 (M,): indices into the B Q or B L states, row by row."""
     labels: Tensor
     """int64 (M,), row by row."""
 
     @classmethod
     def of(cls, mlm_labels: Tensor, only_masked: bool) -> MaskedTokens:
-        """From labels (B, L); `only_masked` asks for no other position's hidden state."""
+        """Returns the masked tokens of labels (B, L); `only_masked` limits the hidden states to their positions."""
         masked = mlm_labels >= 0
         positions = None
         if only_masked:
@@ -87,5 +87,5 @@ class MaskedTokens:
         return states.flatten(0, 1).index_select(0, self.chosen)
 
     def logits(self, head: nn.Module, hidden: Tensor) -> Tensor:
-        """(M, V): `head` of the masked states; where all positions are computed, of all of them first, as released."""
+        """Returns (M, V), `head` of the masked states; without `positions` it is computed of all states first, as released."""
         return self.of_states(head(hidden)) if self.positions is None else head(self.of_states(hidden))

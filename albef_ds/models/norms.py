@@ -1,4 +1,4 @@
-"""LayerNorm by apex's fused kernel where NVIDIA's apex is installed. Same parameters, same mathematics."""
+"""Replaces LayerNorm by apex's fused kernel if NVIDIA's apex is installed. Parameters and results are the same."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from albef_ds.common.errors import MachineError
 
 
 def choose_norm(name: str) -> str:
-    """What `compute.layer_norm` stands for: `auto` is apex on a GPU where it is installed, else torch.
+    """Returns the implementation for `compute.layer_norm`: `auto` is apex on a GPU if it is installed, else torch.
 
     Raises:
-        MachineError: apex is asked for and cannot be had.
+        MachineError: apex is requested but not available.
     """
-    there = torch.cuda.is_available() and nvidia_apex("normalization", "FusedLayerNorm") is not None
-    if name == "apex" and not there:
+    available = torch.cuda.is_available() and nvidia_apex("normalization", "FusedLayerNorm") is not None
+    if name == "apex" and not available:
         raise MachineError(
             "compute.layer_norm=apex needs a GPU and NVIDIA apex (github.com/NVIDIA/apex, built with --cuda_ext; the package "
             "apex on PyPI is a different project): install it, or use compute.layer_norm=auto"
         )
-    return "apex" if name != "torch" and there else "torch"
+    return "apex" if name != "torch" and available else "torch"
 
 
 def set_norms(model: nn.Module, name: str) -> str:
-    """Give every LayerNorm of `model` the implementation that `name` stands for; returns which it is."""
+    """Gives every LayerNorm of `model` the implementation `choose_norm(name)`, which it returns."""
     chosen = choose_norm(name)
     if chosen == "apex":
         fused = nvidia_apex("normalization", "FusedLayerNorm").FusedLayerNorm
@@ -40,5 +40,5 @@ def set_norms(model: nn.Module, name: str) -> str:
 
 def _fused(fused: Any, norm: nn.LayerNorm) -> nn.Module:
     replacement: nn.Module = fused(norm.normalized_shape, eps=norm.eps)
-    replacement._parameters.update(norm._parameters)  # the very parameters, which an engine may have cut up already
+    replacement._parameters.update(norm._parameters)  # the same objects: an engine may have partitioned them already
     return replacement.train(norm.training)

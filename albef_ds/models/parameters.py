@@ -1,4 +1,4 @@
-"""How weights get into a parameter: whole here, in parts where an engine has cut the parameters up."""
+"""Access to the weights of a parameter, which an engine may have partitioned."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from torch import Tensor, nn
 
 
 class ParameterAccess(Protocol):
-    """What writing weights needs to know of a parameter. No call communicates: every rank writes the same values."""
+    """Reads shapes and writes weights. No call communicates: every rank writes the same values."""
 
     def shape(self, parameter: nn.Parameter) -> torch.Size:
-        """The whole parameter's shape."""
+        """Returns the full parameter's shape."""
         ...
 
     def write(self, parameter: nn.Parameter, weights: Tensor) -> None:
-        """Set the parameter to `weights`, whole and of its shape; of another dtype if need be."""
+        """Sets the parameter to `weights`, a full tensor of its shape and of any dtype."""
         ...
 
 
-class WholeParameters:
-    """Parameters as torch makes them."""
+class WholeParameters(ParameterAccess):
+    """Access to parameters that are not partitioned."""
 
     def shape(self, parameter: nn.Parameter) -> torch.Size:
-        """See `ParameterAccess.shape`."""
         return parameter.shape
 
     @torch.no_grad()
     def write(self, parameter: nn.Parameter, weights: Tensor) -> None:
-        """See `ParameterAccess.write`."""
         parameter.copy_(weights)
 
 

@@ -1,4 +1,4 @@
-"""The precision that losses and features are computed in."""
+"""The precision of losses and features."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
-    """`tensor`, converted to fp32 if its numbers are narrower; fp64 stays."""
+    """Returns `tensor`, converted to fp32 if its dtype is narrower; fp64 stays."""
     return tensor if tensor.dtype.itemsize >= 4 else tensor.float()

@@ -1,7 +1,7 @@
-"""Random initial weights, a function of the seed and of each module's path alone.
+"""Random initial weights as a function of the seed and each module's path only.
 
-Whatever the number of ranks and the ZeRO stage, a model starts from the same numbers, and no more than one module of it
-is ever whole. Constructors leave torch's own initial values behind; this replaces them.
+A model starts from the same numbers for any number of ranks and any ZeRO stage, and at most one of its modules is in full at any
+time. These weights replace the initial values of torch's constructors.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Rule = Callable[[nn.Module], None]
 
 
 def initialise(model: nn.Module, seed: int, access: ParameterAccess = WHOLE) -> None:
-    """Draw the weights of `model` in place; the global generator is left as it was.
+    """Draws the weights of `model` in place; the state of the global generator is restored.
 
-    Linear layers, embeddings and norms follow ViT's rule inside a `VisualEncoder` and BERT's elsewhere; another module
-    with a `reset_parameters` follows that; parameters of any other module keep the values that its constructor set.
+    Linear layers, embeddings and norms follow ViT's rule inside a `VisualEncoder` and BERT's elsewhere; other modules with a
+    `reset_parameters` use that; parameters of any other module keep the values of their constructor.
     """
     drawn: set[nn.Parameter] = set()
     with torch.random.fork_rng(devices=[]):
@@ -32,7 +32,7 @@ def initialise(model: nn.Module, seed: int, access: ParameterAccess = WHOLE) -> 
             if not own or not (isinstance(module, _RULED) or hasattr(module, "reset_parameters")):
                 continue
             torch.manual_seed(_seed(seed, path))
-            # A parameter shared with an earlier module was drawn there: an empty stand-in takes the draw.
+            # A parameter shared with an earlier module was drawn there: here an empty stand-in is drawn instead.
             shapes = {name: (0,) if parameter in drawn else access.shape(parameter) for name, parameter in own.items()}
             stand_ins = {name: nn.Parameter(torch.empty(shape)) for name, shape in shapes.items()}
             module._parameters.update(stand_ins)

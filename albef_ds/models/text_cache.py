@@ -1,4 +1,4 @@
-"""A frozen text encoder sees the same captions every epoch: their embeddings are kept instead of computed again."""
+"""Caches the embeddings of a frozen text encoder, which gets the same captions in every epoch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 
 class TextCache:
-    """`encode` for a text encoder that neither learns nor drops out, with the rows used last kept in memory.
+    """Calls `encode` of a text encoder without training and dropout, and keeps the most recently used rows in memory.
 
-    Ranks meet different captions, so `encode` must not communicate: not for parameters that ZeRO-3 gathers.
+    Ranks get different captions, so `encode` must not communicate: ZeRO-3 must not gather its parameters.
 
     Args:
         encode: int64 (R, L), bool (R, L) -> (R, L, D).
-        max_rows: texts kept; one takes tokens x D x 4 bytes in fp32.
+        max_rows: number of texts kept; one takes tokens x D x 4 bytes in fp32.
     """
 
     def __init__(self, encode: Callable[[Tensor, Tensor], Tensor], max_rows: int) -> None:

@@ -1,8 +1,8 @@
 """The visual encoder: a ViT whose blocks and patch projection are timm's (paper section 3.1).
 
-Same mathematics and, up to the prefix `embed.`, same parameter names as timm's `VisionTransformer`, so DeiT weights
-load. Class token, position table and patch projection sit in a module of their own (`ImageEmbedding`): everything a
-forward pass needs at one time is then one module, which is what sharding the momentum copy needs.
+It computes the same as timm's `VisionTransformer` with the same parameter names up to the prefix `embed.`, so DeiT weights can be
+loaded. Class token, position table and patch projection are in a separate module (`ImageEmbedding`), since sharding the momentum
+copy needs all parameters that are used at the same time in one module.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from albef_ds.models.bert import run_layer
 
 
 class ConvolutionStem(nn.Module):
-    """Stride-2 3x3 convolutions down to one token per patch: learns faster than a patch projection on little data."""
+    """Stride-2 3x3 convolutions to one token per patch, which learn faster than a patch projection on little data."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class ImageEmbedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Random class token and positions."""
+        """Draws class token and positions at random."""
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
@@ -63,7 +63,7 @@ class ImageEmbedding(nn.Module):
 
 
 class _LayerNorm(nn.LayerNorm):
-    """With the epsilon of ViT and DeiT."""
+    """LayerNorm with the epsilon of ViT and DeiT."""
 
     def __init__(self, width: int, **kwargs: Any) -> None:
         super().__init__(width, eps=1e-6, **kwargs)
@@ -94,7 +94,7 @@ class VisualEncoder(nn.Module):
 
 
 def init_vit_weights(module: nn.Module) -> None:
-    """ViT's initial weights of one module: truncated normal(0, 0.02) matrices, zero biases, unit norms."""
+    """Sets ViT's initial weights of one module: truncated normal(0, 0.02) matrices, zero biases, unit norms."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.LayerNorm):

@@ -14,9 +14,7 @@ from data_tools.readers.source import IMAGE_SUFFIXES, Problems, Record, SourceSp
 def parts(spec: SourceSpec) -> list[str]:
     """The folder itself. Raises DataError if it is not a local folder."""
     if is_url(spec.path) or not os.path.isdir(spec.path):
-        raise DataError(
-            f"{spec.path} of source {spec.name} is not a local folder: check it (remote data: use tars or a table)"
-        )
+        raise DataError(f"{spec.path} of source {spec.name} is not a local folder: check it (remote data: use tars or a table)")
     return [spec.path]
 
 

@@ -1,5 +1,5 @@
-"""Whole models from one form of storage to another: released files, our checkpoints, safetensors, model folders.
+"""Reads and writes whole models in several formats: released files, our checkpoints, safetensors, model folders.
 
-`api.py` is what others call. A format is a module that finds out whether a path is of it, reads it as a `WholeModel` (our
-names, tensors that are read when asked for) and writes one.
+`read.py` and `write.py` are the entry points. A format's module recognises its files, reads them as a `WholeModel` (our names,
+lazily read tensors) and writes one.
 """

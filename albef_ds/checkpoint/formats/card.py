@@ -1,4 +1,4 @@
-"""The model card: what a model is, where it comes from and how to use it, from its configuration and lineage alone."""
+"""Writes the model card: description, origin and use of a model, from its configuration and lineage alone."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def model_card(model: WholeModel) -> str:
 
 
 def lineage_lines(model: WholeModel) -> list[str]:
-    """One line per step of the lineage."""
+    """A line per step of the lineage."""
     lines = []
     for step in model.lineage:
         rest = ", ".join(f"{key} {value}" for key, value in step.items() if key != "what" and value not in ("", None))

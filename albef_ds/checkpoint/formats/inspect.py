@@ -1,4 +1,4 @@
-"""What a file or folder is: form, kind, sizes, lineage, hash, and what it can be converted to. Writes nothing."""
+"""Describes a file or folder of weights: format, kind, sizes, lineage, hash, possible conversions. Writes nothing."""
 
 from __future__ import annotations
 
@@ -31,11 +31,7 @@ _ENCODERS = {
 
 
 def inspect(path: Path, overrides: Sequence[str] = (), *, tensors: bool = False) -> Iterator[str]:
-    """Lines about `path`; with `tensors` one per tensor too.
-
-    Raises:
-        UserError: nothing with weights in it, or a damaged one.
-    """
+    """Yields lines about `path`, with `tensors` also one per tensor. Raises UserError if it has no weights or is damaged."""
     stored = open_tensors(path) if path.is_file() else None
     if stored is not None and (use := _encoder(stored)):
         yield f"{path}: {use}"

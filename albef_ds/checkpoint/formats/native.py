@@ -1,11 +1,11 @@
-"""Our own files: one safetensors file that says what it is, and a folder with everything that using the model takes.
+"""Our own format: a self-describing safetensors file, and a folder with everything needed to use the model.
 
     FOLDER/
-        config.json               settings: model, task, preparation of texts and pictures
+        config.json               settings: model, task, preparation of texts and images
         model.safetensors         weights under our names (or model-0000i-of-0000n.safetensors and an index)
         vocab.txt                 WordPiece vocabulary
-        preprocessor_config.json  size, mean and deviation of the pictures
-        README.md                 model card: what it is, where it comes from, how to use it
+        preprocessor_config.json  size, mean and deviation of the images
+        README.md                 model card: description, origin, use
 
 The file's metadata holds configuration and lineage, so it can be used without the folder.
 """
@@ -36,7 +36,7 @@ VOCAB_NAME = "vocab.txt"
 
 
 def is_native(stored: StoredTensors) -> bool:
-    """Whether the metadata is ours."""
+    """True if the metadata is ours."""
     return stored.metadata.get("format") == FORMAT
 
 
@@ -45,17 +45,16 @@ def from_native(stored: StoredTensors, source: Path, config: RunConfig | None = 
 
     Args:
         stored: the file's content.
-        source: the file; a vocabulary named in the configuration lies beside it.
+        source: the file; a vocabulary named in the configuration is beside it.
         config: replaces the configuration in the file (a folder's config.json).
 
     Raises:
-        WeightsError: written by a later version, damaged metadata, or tensors that do not fit the configuration.
+        WeightsError: another version wrote it, its metadata is damaged, or its tensors do not fit the configuration.
     """
     version = stored.metadata.get("version", "")
     if version != str(VERSION):
-        raise WeightsError(
-            f"{source} is of format {version or 'unknown'}, this version reads {VERSION}: use the one that wrote it"
-        )
+        found = version or "unknown"
+        raise WeightsError(f"{source} is of format {found}, this version reads {VERSION}: use the one that wrote it")
     try:
         settings, lineage, layout = (json.loads(stored.metadata[key]) for key in ("config", "lineage", "layout"))
     except (KeyError, ValueError) as error:
@@ -69,18 +68,18 @@ def from_native(stored: StoredTensors, source: Path, config: RunConfig | None = 
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether `folder` is one of our model folders."""
+    """True if `folder` is one of our model folders."""
     return (folder / CONFIG_NAME).is_file() and weights_in(folder) is not None
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The file of weights, or the index of shards, in a model folder."""
+    """The file of weights, or the index of shards, in a model folder; None without either."""
     candidates = (folder / f"{STEM}.safetensors", folder / f"{STEM}{INDEX_SUFFIX}")
     return next((path for path in candidates if path.is_file()), None)
 
 
 def from_folder(folder: Path) -> WholeModel:
-    """The model in a model folder. Raises `WeightsError` as `from_native`."""
+    """The model in a model folder. Raises WeightsError as `from_native`."""
     path = weights_in(folder)
     if path is None:
         raise WeightsError(f"{folder} holds no {STEM}.safetensors: give a model folder, a run's checkpoint or a file")
@@ -91,9 +90,9 @@ def from_folder(folder: Path) -> WholeModel:
 
 
 def save_file(model: WholeModel, path: Path, max_shard_bytes: int = 0) -> list[Path]:
-    """Write `model` to `path`, or to shards `STEM-0000i-of-0000n.safetensors` and an index beside where it is larger.
+    """Writes `model` to `path`, or if it is larger, to shards `STEM-0000i-of-0000n.safetensors` and an index beside it.
 
-    Returns the files, that to open first; the caller renames them into place.
+    Returns the files, first the one to open; the caller renames them into place.
     """
     metadata = _metadata(model)
     groups = shards_of(model.tensors, max_shard_bytes)
@@ -113,7 +112,7 @@ def save_file(model: WholeModel, path: Path, max_shard_bytes: int = 0) -> list[P
 
 
 def save_folder(model: WholeModel, folder: Path, max_shard_bytes: int = 0) -> None:
-    """Fill the new `folder`. Raises `UserError` where the vocabulary cannot be read."""
+    """Fills the new `folder`. Raises DataError if the vocabulary is missing."""
     save_preparation(model, folder)
     config = replace(portable(model.config), data=replace(portable(model.config).data, vocab_file=VOCAB_NAME))
     model = replace(model, config=config)
@@ -123,7 +122,7 @@ def save_folder(model: WholeModel, folder: Path, max_shard_bytes: int = 0) -> No
 
 
 def save_preparation(model: WholeModel, folder: Path) -> None:
-    """Put vocabulary and preparation of pictures into `folder`. Raises `DataError` where the vocabulary cannot be read."""
+    """Writes vocabulary and image preparation to `folder`. Raises DataError if the vocabulary is missing."""
     vocabulary = Path(model.config.data.vocab_file) if model.config.data.vocab_file else DEFAULT_VOCAB
     if not vocabulary.is_file():
         raise DataError(f"data.vocab_file {vocabulary} does not exist: put the vocabulary there or give data.vocab_file")

@@ -1,4 +1,4 @@
-"""Reading a whole model from whatever holds one, and filling a task with it."""
+"""Reads a whole model in any format, and fills a task with it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from albef_ds.tasks.registry import kind_of
 
 @dataclass(frozen=True)
 class Found:
-    """A model and the form it was found in."""
+    """A model and its format."""
 
     model: WholeModel
     form: str
     """`checkpoint`, `folder`, `safetensors` (ours) or `released`."""
     path: Path
-    """The folder or file that was read; of a run, its newest checkpoint."""
+    """The folder or file that was read; for a run, its newest checkpoint."""
 
 
 def read_model(path: str | Path, overrides: Sequence[str] = (), like: ModelConfig | None = None) -> Found:
@@ -37,11 +37,11 @@ def read_model(path: str | Path, overrides: Sequence[str] = (), like: ModelConfi
 
     Args:
         path: file or folder.
-        overrides: `section.field=value`; for a released file what shapes do not show, else settings that leave shapes alone.
-        like: the model that this one is read for; a released file of uncommon width has as many attention heads.
+        overrides: `section.field=value`; for a released file, settings that shapes do not show, else any that keep shapes.
+        like: the model to be filled; a released file of uncommon width is read with its number of attention heads.
 
     Raises:
-        WeightsError: nothing that holds a whole model, or one that is damaged or incomplete.
+        WeightsError: there is no whole model, or it is damaged or incomplete.
     """
     path = Path(path)
     if not path.exists():
@@ -56,13 +56,13 @@ def read_model(path: str | Path, overrides: Sequence[str] = (), like: ModelConfi
     if released.is_released_file(stored):
         return Found(released.from_released(stored, path.name, overrides, like), "released", path)
     raise WeightsError(
-        f"{path} is no whole ALBEF model: a ViT or BERT file goes to init.visual_encoder or init.text_encoder, "
+        f"{path} is not a whole ALBEF model: a ViT or BERT file goes to init.visual_encoder or init.text_encoder, "
         f"a model is a folder, a .safetensors or a {' / '.join(PICKLE_SUFFIXES)} file with all of its parts"
     )
 
 
 def build_for_inference(model: WholeModel, device: torch.device, dtype: torch.dtype) -> Task:
-    """The task of `model`, filled with its student, on `device` in `dtype`, in eval mode, frozen and without a feature queue."""
+    """The task of `model` with its student's weights, on `device` in `dtype`, in eval mode, frozen, without a feature queue."""
     settings = model.config.task.without_queue()
     with torch.random.fork_rng(devices=[]):
         task = kind_of(settings).task(model.config.model, model.config.compute, settings, seed=0)
@@ -71,28 +71,21 @@ def build_for_inference(model: WholeModel, device: torch.device, dtype: torch.dt
 
 
 def fill_task(task: Task, model: WholeModel, access: ParameterAccess = WHOLE) -> str:
-    """Fill the student, and the momentum model if one is attached; returns a line for the log.
+    """Fills the student of `task`, and the momentum model if one is attached; returns a log line.
 
-    A momentum model without a copy in the file becomes equal to the student.
-
-    Args:
-        task: changed in place.
-        model: of the task's kind and shape.
-        access: how the task's parameters are written.
-
-    Raises:
-        WeightsError: another model than the task's.
+    Without a momentum copy in the file, the momentum model becomes equal to the student. `access` writes the parameters.
+    Raises WeightsError if `model` is not of the task's kind and shape.
     """
     rules = Rules("use the model settings that it was made with", model="this run's model")
     source = f"the model of kind {model.kind}"
-    said = fill(task.named_parameters(), NamedTensors(model.student), source, rules, access).counts
+    line = fill(task.named_parameters(), NamedTensors(model.student), source, rules, access).counts
     if not task.has_momentum:
-        return said
+        return line
     if copy := model.momentum:
         fill_momentum(task, NamedTensors(copy), source, rules, access)
-        return f"{said}; momentum model, {len(copy)} tensors"
+        return f"{line}; momentum model, {len(copy)} tensors"
     task.momentum.copy_from_student()
-    return f"{said}; momentum model equal to the student, the file has none"
+    return f"{line}; momentum model equal to the student, the file has none"
 
 
 def _changed(model: WholeModel, overrides: Sequence[str]) -> WholeModel:

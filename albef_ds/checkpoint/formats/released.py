@@ -1,6 +1,6 @@
-"""Released ALBEF files of every kind, and LAVIS's, whose names are the same: a state dict, bare or in a training dict.
+"""Reads and writes released ALBEF files of every kind, and LAVIS's with the same names: a state dict, bare or in a training dict.
 
-Read with `weights_only=True` through a memory map. Written from the table in `names.py`; the queue is transposed.
+Files are read with `weights_only=True` through a memory map, and written from the table in `names.py`; the queue is transposed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from albef_ds.models.feature_queue import NO_ID
 
 
 def is_released_file(stored: StoredTensors) -> bool:
-    """Whether the tensors carry released names."""
+    """True if the tensors have released names."""
     return is_released({names.without_bert(name): None for name in stored.tensors})
 
 
@@ -41,7 +41,7 @@ def from_released(
         like: as in `released_config`.
 
     Raises:
-        WeightsError: no ALBEF model, a tensor missing, left over, of another shape, or one of a tied pair that differs.
+        WeightsError: it is not an ALBEF model; a tensor is missing, left over or of another shape; or tied tensors differ.
     """
     original = names.unique(stored.tensors, names.without_bert)
     tensors = {plain: stored.tensors[name] for plain, name in original.items()}
@@ -76,10 +76,9 @@ def from_released(
 
 
 def to_released(model: WholeModel) -> dict[str, LazyTensor]:
-    """The tensors under released names, tied ones under each of theirs, the queue transposed, position counters made again.
+    """The tensors under released names: tied ones under each name, the queue transposed, position counters recreated.
 
-    Raises:
-        ConfigError: a model that the released code cannot express.
+    Raises ConfigError if the released code cannot express the model.
     """
     if model.table not in names.TABLES:
         raise ConfigError(f"a model of kind {model.kind} has no released form: take the form safetensors or folder")
@@ -92,7 +91,7 @@ def to_released(model: WholeModel) -> dict[str, LazyTensor]:
     for ours, tensor in model.tensors.items():
         place = names.place_of(ours, model.table, text_layers)
         if place is None or ours.startswith(names.QUEUE):
-            continue  # named in the report by `without_place`, or written by `_write_queue`
+            continue  # reported by `without_place`, or written by `_write_queue`
         if ours == "temperature":
             tensor = tensor.then(lambda value: value.reshape(()), ())
         for name in (place.name, *place.tied):
@@ -107,18 +106,18 @@ def to_released(model: WholeModel) -> dict[str, LazyTensor]:
 
 
 def without_place(model: WholeModel) -> list[str]:
-    """Tensors that a released file has no room for."""
+    """Names of the tensors that have no place in a released file."""
     text_layers = model.config.model.text.num_layers
     return [name for name in model.tensors if names.place_of(name, model.table, text_layers) is None]
 
 
 def save_released(model: WholeModel, path: Path, *, wrapped: bool) -> None:
-    """Write the new file `path`; with `wrapped` under the key `model`, as the released code and LAVIS read it."""
+    """Writes the new file `path`; with `wrapped` under the key `model`, as the released code and LAVIS read it."""
     write_torch_file(path, to_released(model), under="model" if wrapped else None)
 
 
 def _scalar_as_one(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
-    """The temperature is a scalar there and of shape (1,) here."""
+    """Reshapes a scalar, such as the temperature in released files, to our shape (1,)."""
     return tensor.then(lambda value: value.reshape(1), (1,)) if tensor.shape == () and shape == (1,) else tensor
 
 
@@ -167,7 +166,7 @@ def _within(temperature: float, settings: ContrastiveConfig) -> float:
 
 
 def _beside(beside: Mapping[str, Any]) -> dict[str, Any]:
-    """What a training dict says of itself that is worth keeping."""
+    """Metadata of a training checkpoint to keep: the epoch."""
     epoch = beside.get("epoch")
     return {"epoch": epoch} if isinstance(epoch, int) else {}
 
@@ -175,5 +174,5 @@ def _beside(beside: Mapping[str, Any]) -> dict[str, Any]:
 def _remarks(stored: StoredTensors, vision_heads: int, text_heads: int) -> tuple[str, ...]:
     remarks = [f"attention heads are not in the file: {vision_heads} for images, {text_heads} for texts"]
     if stored.beside:
-        remarks.append(f"left behind: {', '.join(sorted(map(str, stored.beside)))}")
+        remarks.append(f"not converted: {', '.join(sorted(map(str, stored.beside)))}")
     return tuple(remarks)

@@ -1,7 +1,7 @@
-"""The kind and the settings of a released file, read off the names and shapes of its tensors.
+"""Derives the kind and the settings of a released file from the names and shapes of its tensors.
 
-What shapes do not show is the number of attention heads (64 wide in the released models, taken for known widths and
-otherwise asked for) and settings without weights (dropout, temperature bounds), which keep their defaults.
+Shapes do not show the number of attention heads (64 wide in the released models; assumed for known widths, otherwise a required
+override) and settings without weights (dropout, temperature bounds), which keep their defaults.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from albef_ds.config.tasks import (
 )
 
 HEADS = {768: 12, 1024: 16}
-"""Width -> attention heads where every ViT and every BERT of that width has as many."""
+"""Width -> number of attention heads, for widths at which every ViT and BERT has the same number."""
 
 _LAYER = re.compile(r"text_encoder\.encoder\.layer\.(\d+)\.(crossattention\.)?")
 _BLOCK = re.compile(r"visual_encoder\.blocks\.(\d+)\.")
@@ -38,13 +38,13 @@ def released_config(
     """The configuration of a released file.
 
     Args:
-        tensors: by their plain names (`names.plain_name`).
-        overrides: `section.field=value` for what shapes do not show.
+        tensors: by their plain names (`names.without_bert`).
+        overrides: `section.field=value` for settings that shapes do not show.
         source: for messages.
-        like: a model whose numbers of heads hold for widths that do not tell theirs.
+        like: a model that gives the numbers of heads for widths outside `HEADS`.
 
     Raises:
-        ConfigError: no ALBEF model, a number of heads that cannot be known, or an override that cannot be used.
+        UserError: it is not an ALBEF model, a number of heads is unknown, or an override is invalid.
     """
     doubled = _doubled(tensors)
     model = _model(tensors, doubled, source)
@@ -65,7 +65,7 @@ def released_config(
 
 
 def is_released(names: Mapping[str, object]) -> bool:
-    """Whether the (plain) names are of a released ALBEF file of any kind."""
+    """True if the (plain) names are those of a released ALBEF file of any kind."""
     needed = ("visual_encoder.cls_token", "text_encoder.embeddings.word_embeddings.weight")
     return all(name in names for name in needed) and any(".crossattention." in name for name in names)
 
@@ -75,13 +75,13 @@ def _count(pattern: re.Pattern[str], names: Mapping[str, object]) -> int:
 
 
 def _layers(names: Mapping[str, object]) -> tuple[int, int]:
-    """Text layers (without cross-attention) and multimodal layers."""
+    """Numbers of text layers (without cross-attention) and multimodal layers."""
     crossing = {int(match[1]) for name in names if (match := _LAYER.match(name)) and match[2]}
     return min(crossing), _count(_LAYER, names) - min(crossing)
 
 
 def _doubled(tensors: Mapping[str, LazyTensor]) -> bool:
-    """Whether multimodal layers come in pairs that share keys and values (NLVR2), which only their content tells."""
+    """True if multimodal layers come in pairs that share keys and values (NLVR2), which only their content shows."""
     first, count = _layers(tensors)
     if count % 2 or not any(name.startswith(("cls_head", "ta_head")) for name in tensors):
         return False

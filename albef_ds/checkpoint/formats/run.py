@@ -1,6 +1,6 @@
-"""A run's checkpoint folder as a whole model. Needs no rank but this one, whatever wrote it: tensors lie there whole.
+"""Reads a run's checkpoint folder as a whole model, on a single rank: tensors in it are unsharded.
 
-What is used is first checked against the checkpoint's list of sizes and hashes; optimizer state is not looked at.
+The files are first checked against the checkpoint's list of sizes and hashes; optimizer state is ignored.
 """
 
 from __future__ import annotations
@@ -34,23 +34,22 @@ _USED = (STATE_NAME, CONFIG_NAME, STUDENT_NAME, MOMENTUM_NAME, QUEUE_NAME)
 
 
 def find(path: Path) -> Path | None:
-    """The checkpoint folder that `path` is, or the newest whole one of the run that it is; None for any other folder.
+    """`path` if it is a checkpoint folder, the newest complete checkpoint if it is a run, None for any other folder.
 
-    Raises:
-        WeightsError: a run that has none.
+    Raises WeightsError if a run has no complete checkpoint.
     """
     if any((path / name).is_file() for name in (MARKER_NAME, STATE_NAME)):
         return path
     if (path / CHECKPOINTS_FOLDER).is_dir():
         folder = find_checkpoint(path, "auto")
         if folder is None:
-            raise WeightsError(f"{path} is a run without a whole checkpoint: give another, or wait for its first save")
+            raise WeightsError(f"{path} is a run without a complete checkpoint: give another, or wait for its first save")
         return folder
     return None
 
 
 def from_checkpoint(folder: Path) -> WholeModel:
-    """The model in a checkpoint folder. Raises `WeightsError` where it is damaged or does not fit its configuration."""
+    """The model in a checkpoint folder. Raises WeightsError if it is damaged or does not fit its configuration."""
     try:
         entries = read_marker(folder)
         problem = next((found for name in _USED if name in entries and (found := check_file(folder, name, entries[name]))), "")
@@ -72,7 +71,7 @@ def from_checkpoint(folder: Path) -> WholeModel:
 
 
 def _momentum(config: RunConfig, student: dict[str, LazyTensor], stored: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The momentum copy; what is frozen is not averaged, not stored, and the student's."""
+    """The momentum copy; frozen parts are not averaged and not stored, but are the student's."""
     copy = {}
     for name in shapes_of(config).momentum:
         inner = name.removeprefix(MOMENTUM)

@@ -1,7 +1,7 @@
-"""A whole model between two forms of storage: configuration, tensors under our names, where they came from.
+"""A whole model, independent of the storage format: configuration, tensors under our names, lineage.
 
-Student tensors carry the task's parameter names (`base.albef. ...`, `itm_head. ...`), those of the momentum copy
-`momentum.` in place of `base.`, those of the feature queue `queue.`. A tied tensor is held once.
+Student tensors have the task's parameter names (`base.albef. ...`, `itm_head. ...`); those of the momentum copy begin with
+`momentum.` instead of `base.`, those of the feature queue with `queue.`. A tied tensor is held once.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from albef_ds.tasks.registry import kind_of
 
 Weights = Literal["student", "momentum", "both"]
 COMPLETE = "fetch it again, or give the settings it was made with, as section.field=value"
-"""The fix where a source does not have exactly the tensors of its model."""
+"""The fix for a source that does not have exactly the tensors of its model."""
 
 
 @dataclass(frozen=True)
 class WholeModel:
-    """See the module."""
+    """A model as described in the module's docstring."""
 
     config: RunConfig
     tensors: dict[str, LazyTensor]
     lineage: tuple[dict[str, Any], ...] = ()
-    """Steps from the training to here, oldest first; plain JSON."""
+    """Steps since the training, oldest first; plain JSON."""
     source_names: dict[str, str] = field(default_factory=dict)
-    """Our name -> the name in the source, where it differs."""
+    """Our name -> the name in the source, if it differs."""
     unused: tuple[str, ...] = ()
     """Names in the source that no model needs."""
     remarks: tuple[str, ...] = ()
-    """What was assumed or changed."""
+    """Assumptions and changes."""
     layout: dict[str, bool] = field(default_factory=dict)
-    """How the released file was written (`wrapped`, `bert`), so that writing it again gives the same."""
+    """Layout of the released file (`wrapped`, `bert`), so that it can be written again identically."""
 
     @property
     def kind(self) -> str:
@@ -49,7 +49,7 @@ class WholeModel:
 
     @property
     def table(self) -> str:
-        """The key of its rows in `TABLES` of `names.py`."""
+        """The key of the model's rows in `TABLES` of `names.py`."""
         return PAIRED.get(self.kind, self.kind) if self.config.task.paired_layers else self.kind
 
     def part(self, prefix: str) -> dict[str, LazyTensor]:
@@ -63,12 +63,12 @@ class WholeModel:
 
     @property
     def momentum(self) -> dict[str, LazyTensor]:
-        """The momentum copy under the student's names; empty where there is none."""
+        """The momentum copy under the student's names; empty without one."""
         return {BASE + name.removeprefix(MOMENTUM): tensor for name, tensor in self.part(MOMENTUM).items()}
 
     @property
     def parameters(self) -> int:
-        """Numbers in the student."""
+        """Number of elements in the student."""
         return sum(tensor.numel for tensor in self.student.values())
 
     @property
@@ -77,10 +77,9 @@ class WholeModel:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def select(self, weights: Weights, queues: bool) -> WholeModel:
-        """With `student` or `momentum` weights alone (the latter under the student's names) or both, and queues or none.
+        """A copy with `student` or `momentum` weights (the latter under the student's names) or both, and with or without queues.
 
-        Raises:
-            ConfigError: the momentum copy is asked for where there is none.
+        Raises ConfigError for the momentum copy of a model without one.
         """
         if weights == "momentum" and not self.momentum:
             raise ConfigError("the source has no momentum copy: take the weights of the student")
@@ -94,7 +93,7 @@ class WholeModel:
         return replace(self, tensors=kept)
 
     def cast(self, dtype: torch.dtype | None) -> WholeModel:
-        """With the weights in `dtype`; None keeps them. The queue follows, integers do not."""
+        """A copy with weights and queue in `dtype`; None keeps them. Integers are unchanged."""
         if dtype is None:
             return self
         return replace(self, tensors={name: tensor.to(dtype) for name, tensor in self.tensors.items()})
@@ -102,15 +101,15 @@ class WholeModel:
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a model of some configuration consists of."""
+    """Names and shapes of a model's tensors."""
 
     student: dict[str, tuple[int, ...]]
     momentum: dict[str, tuple[int, ...]]
-    """Under our names, `momentum.` first; whether it exists is the source's affair."""
+    """Under our names, with prefix `momentum.`; a source may lack this copy."""
 
 
 def shapes_of(config: RunConfig) -> Shapes:
-    """Names and shapes of the student's and the momentum copy's tensors, counted without memory."""
+    """Names and shapes of the student's and the momentum copy's tensors, computed without allocating them."""
     return _shapes(config.model, config.task.without_queue())
 
 
@@ -124,11 +123,7 @@ def _shapes(model: ModelConfig, settings: TaskConfig) -> Shapes:
 
 
 def check_complete(model: WholeModel, source: str) -> None:
-    """Refuse a model that lacks a tensor, holds one too many, or one of another shape.
-
-    Raises:
-        WeightsError: names `source`, the tensors and the fix.
-    """
+    """Raises WeightsError, which names `source`, tensors and fix, if a tensor is missing, left over or of another shape."""
     expected = shapes_of(model.config)
     weights = model.student | model.part(MOMENTUM)
     shapes = expected.student | (expected.momentum if model.part(MOMENTUM) else {})
@@ -136,12 +131,7 @@ def check_complete(model: WholeModel, source: str) -> None:
 
 
 def portable(config: RunConfig) -> RunConfig:
-    """`config` as it may travel: the model, the task and how texts and pictures are prepared, no path of the machine."""
-    data = DataConfig(
-        max_words=config.data.max_words,
-        max_tokens=config.data.max_tokens,
-        sep_token=config.data.sep_token,
-        max_pixels=config.data.max_pixels,
-        vocab_file=config.data.vocab_file,
-    )
+    """The machine-independent part of `config`: the model, the task and the preparation of texts and images."""
+    kept = ("max_words", "max_tokens", "sep_token", "max_pixels", "vocab_file")
+    data = DataConfig(**{name: getattr(config.data, name) for name in kept})
     return replace(RunConfig(), recipe=config.recipe, model=config.model, task=config.task, data=data)

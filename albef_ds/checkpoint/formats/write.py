@@ -1,7 +1,7 @@
-"""Writing a whole model in another form: under a temporary name, read back and compared, then renamed.
+"""Writes a whole model in another format: under a temporary name, read back and compared, then renamed.
 
-A destination is whole or absent: what is written lies in a hidden folder beside it until every tensor has been found equal
-to the source's. Only one tensor is held at a time where source and destination are safetensors.
+A destination is complete or absent: files stay in a hidden folder beside it until every tensor has been read back equal to the
+source's. Only one tensor is in memory at a time if source and destination are safetensors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DTYPES = {"keep": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": t
 
 @dataclass(frozen=True)
 class Options:
-    """What to write and how."""
+    """Choices of a conversion."""
 
     form: Form
     weights: Weights = "both"
@@ -42,46 +42,40 @@ class Options:
     dtype: str = "keep"
     """A key of `DTYPES`."""
     max_shard_bytes: int = 0
-    """Above it safetensors are cut into several files; 0: never."""
+    """Size above which safetensors are split into several files; 0: never."""
     wrapped: bool | None = None
-    """Released form: under the key `model` or bare; None: as the source was, a dict under `model` where it was no such file."""
+    """Released form: under the key `model` or bare; None: as in a released source, else under `model`."""
     bert: bool | None = None
-    """Released form: with `bert.` behind `text_encoder.`; None: as the source was, otherwise for pretraining only."""
+    """Released form: with `bert.` after `text_encoder.`; None: as in a released source, else for pretraining only."""
     overwrite: bool = False
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a conversion did."""
+    """The result of a conversion."""
 
     files: tuple[Path, ...]
     tensors: int
     parameters: int
     share: float
-    """Of the source's tensors that were taken, by number of elements."""
+    """Converted share of the source's elements."""
     left: tuple[str, ...]
-    """Our names of what stayed behind."""
+    """Our names of the tensors that were not converted."""
     sha256: str
-    """Of the first file."""
+    """SHA-256 of the first file."""
 
     def __str__(self) -> str:
         parts = [f"{self.tensors} tensors, {self.parameters:,} parameters ({self.share:.1%} of the source's numbers)"]
         if self.left:
-            parts.append(f"{len(self.left)} stayed behind: {listing(self.left)}")
+            parts.append(f"{len(self.left)} not converted: {listing(self.left)}")
         return "; ".join([*parts, "read back and equal"])
 
 
 def convert(source: Found, destination: Path, options: Options) -> Written:
-    """Write the model to `destination`.
+    """Writes the model to the new file `destination`, or for the form `folder` to a new folder.
 
-    Args:
-        source: what `read_model` found.
-        destination: the new file, or folder for the form `folder`.
-        options: see `Options`.
-
-    Raises:
-        UserError: the destination exists, cannot be written or does not read back equal; the model has no such form;
-            or a weight is too large for the precision asked for.
+    Raises UserError if the destination exists, cannot be written or does not read back equal; if the model has no such form;
+    or if a weight is too large for the chosen precision.
     """
     model, left = prepared(source.model, options)
     model = replace(model, lineage=(*model.lineage, _step(source, options)))
@@ -91,9 +85,8 @@ def convert(source: Found, destination: Path, options: Options) -> Written:
             room.mkdir()
             written = _write(model, room / destination.name, options)
         except OSError as error:
-            raise MachineError(
-                f"{destination} cannot be written ({error.strerror}): free the disk or give another place"
-            ) from None
+            reason = error.strerror
+            raise MachineError(f"{destination} cannot be written ({reason}): free the disk or give another place") from None
         _verify(model, written[0], options)
         first = written[0] if written[0].is_file() else min(written[0].glob("*.safetensors"))
         sha256 = digest(first).sha256
@@ -104,28 +97,26 @@ def convert(source: Found, destination: Path, options: Options) -> Written:
 
 
 def prepared(model: WholeModel, options: Options) -> tuple[WholeModel, list[str]]:
-    """The model as it will be written, and what of `model` stays behind. Raises `ConfigError` as `convert`."""
+    """The model as it will be written, and names in `model` that are not converted. Raises ConfigError as `convert`."""
     if options.dtype not in DTYPES:
         raise ConfigError(f"dtype {options.dtype} is not known: give one of {', '.join(DTYPES)}")
-    chosen = model.select(options.weights, options.queues)
-    chosen = chosen.cast(DTYPES[options.dtype])
+    chosen = model.select(options.weights, options.queues).cast(DTYPES[options.dtype])
     if options.form in ("released", "lavis"):
         released.to_released(chosen)
         homeless = set(released.without_place(chosen))
         chosen = replace(chosen, tensors={name: tensor for name, tensor in chosen.tensors.items() if name not in homeless})
-        layout = dict(chosen.layout)
-        if options.form == "lavis":
-            layout = {"wrapped": True, "bert": chosen.table in WITH_BERT}
+        lavis = {"wrapped": True, "bert": chosen.table in WITH_BERT}
+        layout = lavis if options.form == "lavis" else dict(chosen.layout)
         layout |= {key: value for key, value in (("wrapped", options.wrapped), ("bert", options.bert)) if value is not None}
         chosen = replace(chosen, layout=layout)
     gone = [name for name in model.tensors if name not in chosen.tensors]
-    if options.weights == "momentum":  # they are there, in the student's place; what they replaced is gone
+    if options.weights == "momentum":  # the copy is kept, in the student's place; the student's weights are gone
         gone = [name.replace(MOMENTUM, "base.", 1) if name.startswith(MOMENTUM) else name for name in gone]
     return chosen, gone
 
 
 def mapping(model: WholeModel, options: Options) -> Iterator[tuple[str, str, str, str]]:
-    """(name in the source, our name, name in the destination, shape and type) of every tensor that will be written."""
+    """Yields (name in the source, our name, name in the destination, shape and type) of every tensor to be written."""
     chosen, _ = prepared(model, options)
     for name, tensor in chosen.tensors.items():
         there = name
@@ -137,7 +128,7 @@ def mapping(model: WholeModel, options: Options) -> Iterator[tuple[str, str, str
 
 
 def _write(model: WholeModel, path: Path, options: Options) -> list[Path]:
-    """Write below a private folder; the file or folder to open comes first."""
+    """Writes the files; returns them, first the file or folder to open."""
     if options.form == "folder":
         path.mkdir()
         native.save_folder(model, path, options.max_shard_bytes)
@@ -149,7 +140,7 @@ def _write(model: WholeModel, path: Path, options: Options) -> list[Path]:
 
 
 def _verify(model: WholeModel, path: Path, options: Options) -> None:
-    """Read `path` as a user would and compare every tensor with the source's."""
+    """Reads `path` as a user would and compares every tensor with the source's."""
     again = read_model(path, like=model.config.model).model
     for name, tensor in model.tensors.items():
         other = again.tensors.get(name)
@@ -157,9 +148,7 @@ def _verify(model: WholeModel, path: Path, options: Options) -> None:
             raise MachineError(f"{path.name} does not read back as it was written ({name}): check the disk and convert again")
     ours, theirs = model.config.model, again.config.model
     if options.form in ("safetensors", "folder") and (ours, model.config.task) != (theirs, again.config.task):
-        raise MachineError(
-            f"{path.name} does not read back with the settings it was written with: check the disk and convert again"
-        )
+        raise MachineError(f"{path.name} does not read back with its settings: check the disk and convert again")
 
 
 def _survived(tensor: LazyTensor, other: LazyTensor, options: Options) -> bool:
@@ -173,12 +162,10 @@ def _survived(tensor: LazyTensor, other: LazyTensor, options: Options) -> bool:
 
 def _check_free(destination: Path, options: Options) -> None:
     if not destination.parent.is_dir():
-        raise MachineError(f"{destination.parent} is no folder: make it first")
-    suffixes = {"safetensors": (".safetensors",), "folder": (), "released": (".pth", ".pt"), "lavis": (".pth", ".pt")}[
-        options.form
-    ]
+        raise MachineError(f"{destination.parent} is not a folder: make it first")
+    suffixes = {"safetensors": (".safetensors",), "folder": ()}.get(options.form, (".pth", ".pt"))
     if suffixes and destination.suffix not in suffixes:
-        raise ConfigError(f"{destination} is not named {' or '.join(suffixes)}, as the form {options.form} is: rename it")
+        raise ConfigError(f"{destination} does not end in {' or '.join(suffixes)}, as form {options.form} must: rename it")
     index = destination.with_name(destination.name.removesuffix(".safetensors") + INDEX_SUFFIX)
     for path in (destination, index):
         if path.exists() and not options.overwrite:
@@ -186,7 +173,7 @@ def _check_free(destination: Path, options: Options) -> None:
     if options.overwrite and destination.exists() and destination.is_dir() != (options.form == "folder"):
         raise MachineError(f"{destination} is {'a folder' if destination.is_dir() else 'a file'}: give another name")
     if destination.is_dir() and not native.is_model_folder(destination):
-        raise MachineError(f"{destination} is a folder but no model folder: give another name, nothing of it is replaced")
+        raise MachineError(f"{destination} is a folder but not a model folder: give another name, nothing of it is replaced")
 
 
 def _move(path: Path, folder: Path, *, overwrite: bool) -> Path:

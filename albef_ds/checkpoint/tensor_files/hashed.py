@@ -1,4 +1,4 @@
-"""Files whose digest is known when they are written, and the digest of what the disk holds."""
+"""Writes files and computes their digest, and computes the digest of a file on the disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Entry:
 
 
 class HashedFile:
-    """A file that knows the digest of what was written to it, in order."""
+    """A file that computes the digest of what is written to it, in order."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -30,19 +30,19 @@ class HashedFile:
         self._bytes = 0
 
     def write(self, content: bytes | memoryview) -> None:
-        """Append."""
+        """Appends `content`."""
         self._file.write(content)
         self._digest.update(content)
         self._bytes += len(content)
 
     def entry(self) -> Entry:
-        """Of everything so far."""
+        """Size and digest of everything written so far."""
         return Entry(self._bytes, self._digest.hexdigest())
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[HashedFile]:
-    """The file `path`, on disk when the block ends. Raises `OSError` as the disk does."""
+    """The new file `path`, which is on disk when the block ends. Raises the disk's OSError."""
     with open(path, "wb") as raw:
         yield HashedFile(raw)
         raw.flush()
@@ -50,14 +50,14 @@ def new_file(path: Path) -> Iterator[HashedFile]:
 
 
 def write_text(path: Path, text: str) -> Entry:
-    """Write `text` to the new file `path`, on disk when this returns."""
+    """Writes `text` to the new file `path`, which is on disk on return."""
     with new_file(path) as file:
         file.write(text.encode())
     return file.entry()
 
 
 def digest(path: Path) -> Entry:
-    """Size and SHA-256 of what the disk holds under `path`: the page cache is asked to let go of it first."""
+    """Size and SHA-256 of the file `path` on the disk; it is dropped from the page cache first."""
     hashed, size = hashlib.sha256(), 0
     with open(path, "rb", buffering=0) as file:
         if hasattr(os, "posix_fadvise"):

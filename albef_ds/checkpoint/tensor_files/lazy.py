@@ -1,4 +1,4 @@
-"""Tensors that are read when asked for, of a shape and type known before."""
+"""Lazily read tensors of known shape and type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from albef_ds.common.errors import WeightsError
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that `read` fetches, of a shape and dtype known beforehand."""
+    """A tensor of known shape and dtype that `read` fetches."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -23,21 +23,21 @@ class LazyTensor:
 
     @classmethod
     def of(cls, tensor: Tensor) -> LazyTensor:
-        """One that is in memory already."""
+        """A tensor that is already in memory."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
     @property
     def numel(self) -> int:
-        """Numbers in it."""
+        """Number of elements."""
         return torch.Size(self.shape).numel()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of them."""
+        """Size in bytes."""
         return self.numel * self.dtype.itemsize
 
     def content(self) -> memoryview | bytes:
-        """Its bytes, in the memory of what `read` gives where that lies in one piece."""
+        """The tensor's bytes; not a copy if `read` returns a contiguous tensor."""
         tensor = self.read().detach()
         assert (tuple(tensor.shape), tensor.dtype) == (self.shape, self.dtype), (tensor.shape, tensor.dtype)
         return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
@@ -45,11 +45,11 @@ class LazyTensor:
     def then(
         self, change: Callable[[Tensor], Tensor], shape: tuple[int, ...] | None = None, dtype: torch.dtype | None = None
     ) -> LazyTensor:
-        """The tensor after `change`, which makes it of `shape` and `dtype` (None: as they are)."""
+        """The tensor after `change`, which gives it `shape` and `dtype` (None: unchanged)."""
         return LazyTensor(shape or self.shape if shape is None else shape, dtype or self.dtype, lambda: change(self.read()))
 
     def to(self, dtype: torch.dtype) -> LazyTensor:
-        """In another precision; tensors that are no floats stay as they are."""
+        """The tensor in another precision; only floating-point tensors change."""
         if not self.dtype.is_floating_point or dtype == self.dtype:
             return self
         return self.then(lambda tensor: tensor.to(dtype), dtype=dtype)
@@ -57,19 +57,19 @@ class LazyTensor:
 
 @dataclass(frozen=True)
 class StoredTensors:
-    """What a file or a set of shards holds."""
+    """The content of a file or a set of shards."""
 
     tensors: dict[str, LazyTensor]
     metadata: dict[str, str] = field(default_factory=dict)
-    """Of a safetensors file."""
+    """Metadata of a safetensors file."""
     beside: dict[str, Any] = field(default_factory=dict)
-    """What a training file keeps under other keys than `model` (optimizer, config, epoch)."""
+    """A training file's content under other keys than `model` (optimizer, config, epoch)."""
     wrapped: bool = False
-    """Whether the tensors lay under the key `model`."""
+    """True if the tensors were under the key `model`."""
 
 
 class TensorsOnDemand(Mapping[str, Tensor]):
-    """Tensors that are read each time they are asked for, so that one at a time is held."""
+    """Tensors that are read at each access, so that one at a time is in memory."""
 
     def __init__(self, tensors: Mapping[str, LazyTensor]) -> None:
         self._tensors = tensors
@@ -88,7 +88,7 @@ class TensorsOnDemand(Mapping[str, Tensor]):
 
 
 def read_at(path: Path, start: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
-    """A function that reads the `size` bytes from `start` on; it raises `WeightsError` if the file has become shorter."""
+    """A function that reads the `size` bytes at `start`; it raises WeightsError if the file has become shorter."""
 
     def read() -> Tensor:
         if size == 0:
@@ -108,7 +108,7 @@ def read_at(path: Path, start: int, size: int, dtype: torch.dtype, shape: tuple[
 
 
 def equal(left: Tensor, right: Tensor) -> bool:
-    """Bit for bit, in shape, type and value: NaN equals itself, 0 and -0 differ."""
+    """True if the tensors are bitwise equal in shape, type and value: NaN equals itself, 0 and -0 differ."""
     if left.shape != right.shape or left.dtype != right.dtype:
         return False
     flat = [tensor.detach().contiguous().reshape(-1) for tensor in (left, right)]
@@ -116,6 +116,6 @@ def equal(left: Tensor, right: Tensor) -> bool:
 
 
 def listing(names: Iterable[str]) -> str:
-    """The first names and how many more there are."""
+    """The first four names, and the number of further ones."""
     names = list(names)
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,4 +1,4 @@
-"""A file of weights of any form by its name, or a set of safetensors shards by its index."""
+"""Opens a file of weights in any format by its name, or a set of safetensors shards by its index."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from albef_ds.config.files import read_json_object
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
 INDEX_SUFFIX = ".safetensors.index.json"
 FOLDER_NAMES = ("model.safetensors", "pytorch_model.bin")
-"""What a folder of weights holds, the first that is there counts."""
+"""Names of weight files in a folder; the first existing one is used."""
 
 
 def open_tensors(path: Path) -> StoredTensors:
     """The tensors in a .safetensors file, its index of shards, a .pth / .pt / .bin file, or a folder with one of `FOLDER_NAMES`.
 
-    Nothing in the file is run, and a tensor is read when it is asked for.
-
-    Raises:
-        WeightsError: missing, damaged, of another type, with code in it, or not a dict of tensors.
+    No code in the file is run, and tensors are read lazily. Raises WeightsError if the file is missing, damaged, of another
+    type, contains code or is not a dict of tensors.
     """
     if path.is_dir():
         file = next((path / name for name in FOLDER_NAMES if (path / name).is_file()), None)
@@ -54,14 +52,13 @@ def _open_shards(index: Path) -> StoredTensors:
         metadata.update(part.metadata)
     held = {name for part in parts.values() for name in part}
     if different := sorted(held ^ places.keys()):
-        raise WeightsError(
-            f"{index} and its shards differ in {len(different)} tensors, first {different[0]}: write the model again"
-        )
+        count, first = len(different), different[0]
+        raise WeightsError(f"{index} and its shards differ in {count} tensors, first {first}: write the model again")
     return StoredTensors({name: parts[shard][name] for name, shard in places.items()}, metadata)
 
 
 def shards_of(tensors: Mapping[str, LazyTensor], max_bytes: int) -> list[dict[str, LazyTensor]]:
-    """`tensors` in order, cut into groups of at most `max_bytes` (0: one group); a larger tensor is a group of its own."""
+    """`tensors` in order, split into groups of at most `max_bytes` (0: one group); a larger tensor forms its own group."""
     groups: list[dict[str, LazyTensor]] = [{}]
     size = 0
     for name, entry in tensors.items():

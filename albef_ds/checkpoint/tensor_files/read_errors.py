@@ -1,4 +1,4 @@
-"""What a file is that should hold weights and does not: what downloads leave behind, said in a few words."""
+"""Explains in a few words why a file does not hold weights, such as the leftovers of failed downloads."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from albef_ds.common.errors import WeightsError, first_line
 
 
 def unreadable(path: Path, error: Exception) -> WeightsError:
-    """The error that says, in one line, why `path` could not be read as weights.
+    """The one-line error for `path`, whose reader raised `error`.
 
-    Args:
-        path: the file.
-        error: what its reader raised. torch's own text is kept from the user where it recommends to run what the file holds.
+    torch's own text is not shown where it recommends running the code in the file.
     """
     fix = "nothing of it was run; fetch it again, or save its tensors alone"
     return WeightsError(f"{path} cannot be read as weights ({_reason(path, error)}): {fix}")
@@ -28,9 +26,9 @@ def _reason(path: Path, error: Exception) -> str:
     if not start:
         return "it is empty, its download failed"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is a web page, which download links give to programs"
+        return "it is a web page, which some download links return to programs"
     if start.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS, `git lfs pull` fetches the file"
     if isinstance(error, pickle.UnpicklingError):
-        return "it is no file of torch, or holds more than tensors"
+        return "it is not a torch file, or holds more than tensors"
     return first_line(error)

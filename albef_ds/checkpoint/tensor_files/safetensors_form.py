@@ -1,7 +1,7 @@
-"""Safetensors files, written one tensor at a time in a pass that also hashes them, and read by position.
+"""Writes safetensors files one tensor at a time in a pass that also hashes them, and reads them by position.
 
-The library serialises a whole file in memory and maps it to read; with it the memory of a conversion would be that of the
-file. The library still checks every header.
+The library serialises a whole file in memory and maps it to read, so a conversion would need as much memory as the file. The
+library still checks every header.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None) -> Entry:
-    """Write `tensors` one by one to the new file `path`, on disk when this returns. Raises `OSError` as the disk does."""
-    # Widest elements first keeps every tensor aligned without gaps, which the format forbids.
+    """Writes `tensors` one by one to the new file `path`, which is on disk on return. Raises the disk's OSError."""
+    # Widest elements first: every tensor is aligned without gaps, which the format forbids.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
@@ -55,7 +55,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: M
 
 
 def open_safetensors(path: Path) -> StoredTensors:
-    """The tensors of one file. Raises `WeightsError`: missing, damaged, or with a type that torch lacks."""
+    """The tensors of one file. Raises WeightsError if it is missing, damaged, or has a type that torch lacks."""
     try:
         with safe_open(path, framework="pt"):  # checks the header against the size of the file
             pass

@@ -1,4 +1,4 @@
-"""A checkpoint's file of tensors, read one at a time; what is missing in it is named with the mend."""
+"""Reads a checkpoint's file of tensors one at a time; a missing tensor is reported together with the fix."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from albef_ds.common.run_files import CONFIG_NAME
 
 
 class TensorFile(Mapping[str, Tensor]):
-    """A file of tensors that are read one at a time.
-
-    Raises:
-        WeightsError: the file is missing or no safetensors file.
-    """
+    """A file of tensors that are read one at a time. Raises WeightsError if the file is missing or not a safetensors file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,7 +1,7 @@
 """State dicts in torch's own zip form, written one tensor at a time and read by position.
 
-`torch.save` needs every tensor in memory at once, and a memory map counts every page that was looked at. The form is stable
-since torch 1.6: `data.pkl` describes the tensors, `data/N` holds the bytes of storage N. Reading leaves the description to
+`torch.save` needs every tensor in memory at once, and a memory map keeps every page that was read. The form is stable since
+torch 1.6: `data.pkl` describes the tensors, `data/N` holds the bytes of storage N. The description is read by
 `torch.load(weights_only=True)`; nothing is unpickled here.
 """
 
@@ -44,14 +44,14 @@ _STORAGES = {
 
 
 class _Storage:
-    """Stands for the bytes of `data/key` in the description."""
+    """Represents the bytes of `data/key` in the description."""
 
     def __init__(self, key: int, dtype: torch.dtype, numel: int) -> None:
         self.id = ("storage", _STORAGES[dtype], str(key), "cpu", numel)
 
 
 class _Described:
-    """Stands for a tensor in the description."""
+    """Represents a tensor in the description."""
 
     def __init__(self, storage: _Storage, shape: tuple[int, ...]) -> None:
         self._storage, self._shape = storage, shape
@@ -62,22 +62,22 @@ class _Described:
 
 
 class _Description(pickle.Pickler):
-    """Writes the description; a storage becomes a reference."""
+    """Writes the description, with references to storages."""
 
     def persistent_id(self, value: object) -> Any:
         return value.id if isinstance(value, _Storage) else None
 
 
 def write_torch_file(path: Path, tensors: Mapping[str, LazyTensor], *, under: str | None) -> None:
-    """Write `tensors` to the new file `path`, on disk when this returns, holding one of them at a time.
+    """Writes `tensors` to the new file `path`, which is on disk on return, holding one of them at a time.
 
     Args:
-        path: the file, which `torch.load` of any version since 1.6 reads.
+        path: the file, readable by `torch.load` since version 1.6.
         tensors: name -> tensor; names with the same `LazyTensor` share one storage.
-        under: the key that the dict of tensors lies under, None: none.
+        under: the key of the dict of tensors; None: the file is the bare dict.
 
     Raises:
-        OSError: as the disk does.
+        OSError: from the disk.
     """
     storages: dict[int, tuple[_Storage, LazyTensor]] = {}
     for entry in tensors.values():
@@ -97,8 +97,8 @@ def write_torch_file(path: Path, tensors: Mapping[str, LazyTensor], *, under: st
 
 
 def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: bytes | memoryview) -> None:
-    """One uncompressed member whose bytes start at a multiple of 64, as torch's own files have it for memory maps."""
-    member = zipfile.ZipInfo(f"{_ROOT}/{name}")  # of 1980: the same tensors give the same file
+    """Adds an uncompressed member whose bytes start at a multiple of 64, as in torch's own files, for memory maps."""
+    member = zipfile.ZipInfo(f"{_ROOT}/{name}")  # dated 1980, so that the same tensors give the same file
     start = file.tell() + _LOCAL_HEADER.size + len(member.filename) + _ZIP64_EXTRA + 4
     padding = -start % _ALIGNMENT
     member.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
@@ -107,13 +107,13 @@ def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: bytes | memo
 
 
 def open_torch_file(path: Path) -> StoredTensors:
-    """The state dict of one file, bare or under the key `model`. Raises `WeightsError`: damaged, with code, no state dict."""
+    """The state dict of a file, bare or under `model`. Raises WeightsError if it is damaged, has code or is not a state dict."""
     try:
-        # A memory map needs the zip form; older files are read whole.
+        # A memory map needs the zip form; older files are read into memory.
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except MemoryError:
         raise
-    except Exception as error:  # a reader fed foreign bytes may raise anything; the file is what is at fault
+    except Exception as error:  # for foreign bytes the reader may raise anything; the file is at fault
         raise unreadable(path, error) from None
     beside: dict[str, Any] = {}
     wrapped = isinstance(loaded, dict) and isinstance(loaded.get("model"), dict)
@@ -133,10 +133,10 @@ def open_torch_file(path: Path) -> StoredTensors:
 
 
 def _by_position(path: Path, tensors: Mapping[str, Tensor], beside: object) -> dict[str, LazyTensor]:
-    """The tensors that a memory map of the zip file `path` shows, as ones that are read from the file when asked for.
+    """Converts the tensors of a memory map of the zip file `path` to lazily read ones.
 
-    All tensors of the file, those `beside` included, lie in one map, so their addresses differ as their places in the file
-    do. What does not lie as expected (a view, a compressed member) stays mapped.
+    All tensors of the file, those `beside` included, are in one map, so their addresses differ as their positions in the file
+    do. A tensor at an unexpected position (a view, a compressed member) stays mapped.
     """
     held = {start: size for start, size in _starts(path).items() if size}
     everything = [*tensors.values(), *_tensors_in(beside)]
@@ -160,7 +160,7 @@ def _tensors_in(value: object) -> Iterator[Tensor]:
 
 
 def _at(path: Path, start: int, tensor: Tensor) -> LazyTensor:
-    shape, dtype = tuple(tensor.shape), tensor.dtype  # not the tensor, which would keep the map
+    shape, dtype = tuple(tensor.shape), tensor.dtype  # not the tensor, which would keep the map open
     return LazyTensor(shape, dtype, read_at(path, start, tensor.nbytes, dtype, shape))
 
 

@@ -29,10 +29,10 @@ def test_a_released_file_becomes_a_folder_and_a_released_file_again(
     arguments = ["--to", "folder", "--weights", "both", "--queues", "keep", *HEADS]
     assert main(["convert", str(released), str(folder), *arguments]) == 0
     said = capsys.readouterr().out
-    assert "released, retrieval" in said and "left behind: epoch" in said
+    assert "released, retrieval" in said and "not converted: epoch" in said
     assert "(100.0% of the source's numbers); read back and equal" in said and "sha256" in said
     assert main(["convert", str(folder), str(again), "--to", "released"]) == 0
-    assert "2 stayed behind: queue.caption_ids, queue.filled" in capsys.readouterr().out
+    assert "2 not converted: queue.caption_ids, queue.filled" in capsys.readouterr().out
     theirs = torch.load(again, weights_only=True)["model"]
     assert theirs.keys() == state_dict("retrieval").keys()
     assert all(torch.equal(theirs[name], tensor) for name, tensor in state_dict("retrieval").items())
@@ -42,7 +42,7 @@ def test_a_folder_takes_the_students_weights_unless_told_otherwise(
     released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["convert", str(released), str(tmp_path / "folder"), "--to", "folder", *HEADS]) == 0
-    assert "stayed behind: momentum." in capsys.readouterr().out
+    assert "not converted: momentum." in capsys.readouterr().out
     model = read_model(tmp_path / "folder").model
     assert not model.part("momentum.") and not model.part("queue.")
 
@@ -59,7 +59,7 @@ def test_a_dry_run_prints_the_mapping_and_writes_nothing(
 
 def test_mistakes_are_one_line_and_exit_code_2(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        (["convert", str(released), str(tmp_path / "m.pth"), "--to", "safetensors", *HEADS], "is not named .safetensors"),
+        (["convert", str(released), str(tmp_path / "m.pth"), "--to", "safetensors", *HEADS], "does not end in .safetensors"),
         (["convert", str(released), str(tmp_path / "m.safetensors"), "--to", "safetensors"], "give model.vision.num_heads=N"),
         (["convert", str(tmp_path / "no.pth"), str(tmp_path / "m.pth"), "--to", "released"], "does not exist"),
         (["convert", str(released), str(tmp_path / "m.pth"), "--to", "gguf"], "invalid choice"),

@@ -136,7 +136,7 @@ def test_what_exists_is_replaced_only_when_asked_and_only_by_its_like(source: Pa
     assert read_model(tmp_path / "m").model.tensors["itm_head.weight"].dtype == torch.bfloat16
     with pytest.raises(ConfigError, match=r"not named \.safetensors"):
         convert(found, tmp_path / "m.bin", Options("safetensors"))
-    with pytest.raises(MachineError, match="is no folder"):
+    with pytest.raises(MachineError, match="is not a folder"):
         convert(found, tmp_path / "absent" / "m.pth", Options("released"))
 
 
@@ -162,7 +162,7 @@ def test_damaged_and_foreign_files_are_one_clear_line(source: Path, tmp_path: Pa
     for name, message in (
         ("short.safetensors", "cannot be read as weights"),
         ("noise.pth", "cannot be read as weights"),
-        ("foreign.safetensors", "is no whole ALBEF model"),
+        ("foreign.safetensors", "is not a whole ALBEF model"),
         ("index.safetensors.index.json", "points outside its folder"),
         ("list.pth", "holds no state dict"),
         ("absent.pth", "does not exist"),

@@ -52,7 +52,7 @@ def test_position_embedding_keeps_the_class_token_and_the_picture() -> None:
     # Inside the borders cubic interpolation keeps a slope, of 8/12 per patch.
     torch.testing.assert_close((grid[4:9] - grid[3:8])[:, 3:9], torch.full((5, 6), 8 / 12), rtol=1e-4, atol=1e-4)
     assert torch.equal(resize_position_embedding(LazyTensor.of(table), 65).read(), table)
-    with pytest.raises(WeightsError, match="a position table of 63 patches is no square grid"):
+    with pytest.raises(WeightsError, match="a position table of 63 patches is not a square grid"):
         resize_position_embedding(LazyTensor.of(table[:, :-1]), 145)
 
 
