@@ -143,8 +143,8 @@ def main() -> None:
     notes = [
         f"{STEPS} AdamW steps at a learning rate of {RATE:g}, weight decay {SETTINGS.weight_decay:g}, one rank. Cells: the",
         "largest deviation of an fp32 weight from AdamW as published in fp64, in learning rates. A step with non-finite",
-        "gradients is skipped. The plain engine has no loss scaling and refuses fp16. DeepSpeed refuses fp16 on this processor; its check",
-        "is disabled here, because torch computes fp16 on it.",
+        "gradients is skipped. The plain engine has no loss scaling and refuses fp16. DeepSpeed refuses fp16 on this processor;",
+        "its check is disabled here, because torch computes fp16 on it.",
     ]
     write_record(arguments.out, "AdamW in every engine", notes, rows, ["torch", "deepspeed"], {"device": "cpu"})
 

@@ -15,6 +15,8 @@ from benchmarks.suite import SUITE, Entry
 @pytest.mark.parametrize("entry", SUITE, ids=lambda entry: entry.title)
 def test_every_entry_is_a_benchmark_that_takes_its_arguments(entry: Entry) -> None:
     source = (suite.HERE / f"{entry.module}.py").read_text()
+    if "record_parser(__doc__" in source:  # it has `--out`
+        source += (suite.HERE / "record.py").read_text()
     given = [*entry.full, *(entry.quick or ()), "--out", *([entry.work] if entry.work else [])]
     for option in (argument for argument in given if argument.startswith("--")):
         assert f'"{option}"' in source, option
