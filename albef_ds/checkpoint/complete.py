@@ -1,6 +1,6 @@
-"""`complete.json`: the list of a checkpoint's files with size and SHA-256, written last.
+"""Writes and checks `complete.json`: the list of a checkpoint's files with size and SHA-256, written last.
 
-A folder without it was never finished. Knows nothing of what the files mean.
+A folder without it was never finished.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FORMAT = 1
 
 
 class DamageError(ValueError):
-    """A checkpoint that cannot be trusted; the text names the file and what is wrong with it."""
+    """A damaged checkpoint; the text names the file and the problem."""
 
 
 def _encode(entries: Mapping[str, Entry]) -> str:
@@ -28,16 +28,12 @@ def _encode(entries: Mapping[str, Entry]) -> str:
 
 
 def write_marker(folder: Path, entries: Mapping[str, Entry]) -> None:
-    """Declare `folder` complete with these files."""
+    """Marks `folder` as complete with these files."""
     write_text(folder / MARKER_NAME, _encode(entries))
 
 
 def read_marker(folder: Path) -> dict[str, Entry]:
-    """The files of a complete checkpoint.
-
-    Raises:
-        DamageError: no marker, or any byte of it is not as written.
-    """
+    """The files of a complete checkpoint. Raises DamageError if the marker is missing or any byte of it has changed."""
     path = folder / MARKER_NAME
     try:
         raw = path.read_bytes()
@@ -56,7 +52,7 @@ def read_marker(folder: Path) -> dict[str, Entry]:
 
 
 def check_file(folder: Path, name: str, entry: Entry) -> str:
-    """What is wrong with one file of the list; empty if nothing is."""
+    """Describes the problem of one listed file; '' if there is none."""
     try:
         size = (folder / name).stat().st_size
         if size != entry.bytes:

@@ -1,7 +1,6 @@
 """Fills a model or a momentum model with named tensors: all are checked first, then read and written one at a time.
 
-Not responsible for the names that tensors have in a file (`names.py`), or for turning those of one task into those of another
-(`initial/between_tasks.py`).
+`names.py` translates the names in files, `initial/between_tasks.py` those of other tasks.
 """
 
 from __future__ import annotations
@@ -20,45 +19,45 @@ from albef_ds.models.parameters import WHOLE, ParameterAccess
 from albef_ds.tasks.base import Task
 
 NEVER = re.compile("(?!)").fullmatch
-"""The rule without an exception."""
+"""The rule that allows no exception."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What may stay open between a model and the tensors for it, and what is said where more does."""
+    """The differences allowed between a model and its tensors, and the texts of errors about others."""
 
     fix: str
-    """What the user can do."""
+    """The action for the user."""
     may_lack: Callable[[str], object] = NEVER
-    """Whether the model's tensor of this name may keep its present weights."""
+    """True for names of model tensors that may keep their current weights."""
     may_remain: Callable[[str], object] = NEVER
-    """Whether a tensor of this name may stay unused."""
+    """True for names of tensors that may stay unused."""
     if_lacking: str = ""
-    """Stands before `fix` where tensors are missing."""
+    """Text before `fix` if tensors are missing."""
     model: str = "the model"
     """The model's name in messages."""
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was filled, and what was not."""
+    """The result of filling a model."""
 
     tensors: int
-    """Tensors taken."""
+    """Number of tensors used."""
     parameters: int
-    """Numbers in them."""
+    """Number of elements in them."""
     share_of_parameters: float
-    """`parameters` over those that were to be filled."""
+    """`parameters` divided by the number to be filled."""
     missing_allowed: tuple[str, ...] = ()
-    """Tensors of the model that keep their weights."""
+    """Model tensors that keep their weights."""
     left_over_allowed: tuple[str, ...] = ()
-    """Tensors without use."""
+    """Unused tensors."""
     remarks: tuple[str, ...] = ()
-    """What else a reader of the log should know."""
+    """Further remarks for the log."""
 
     @property
     def counts(self) -> str:
-        """How much was filled."""
+        """The amount filled, as text."""
         return f"{self.tensors} tensors, {self.parameters:,} parameters ({self.share_of_parameters:.1%})"
 
     def __str__(self) -> str:
@@ -73,13 +72,10 @@ class LoadReport:
 def check_fit(
     shapes: Mapping[str, tuple[int, ...]], found: NamedTensors, source: str, rules: Rules
 ) -> tuple[list[str], list[str]]:
-    """Hold the tensors against the names and shapes of a model.
+    """Compares the tensors with the names and shapes of a model.
 
-    Returns:
-        Names in `shapes` without a tensor, and names of tensors without a place, all within the rules.
-
-    Raises:
-        WeightsError: a tensor is missing, left over or of another shape; names `source`, the tensors and the fix.
+    Returns names in `shapes` without a tensor, and names of unused tensors, all within the rules. Raises WeightsError, which
+    names `source`, the tensors and the fix, if a tensor is missing, left over or of another shape.
     """
     missing = [name for name in shapes if name not in found.tensors]
     if refused := [name for name in missing if not rules.may_lack(name)]:
@@ -105,18 +101,18 @@ def fill(
     access: ParameterAccess = WHOLE,
     remarks: Iterable[str] = (),
 ) -> LoadReport:
-    """Set parameters to the tensors of their names.
+    """Sets parameters to the tensors of the same names.
 
     Args:
         parameters: with their names, such as `task.named_parameters()`; changed in place.
         found: the tensors.
-        source: where they come from, for messages.
-        rules: which parameters and tensors may stay without the other.
-        access: how the parameters are written.
+        source: their origin, for messages.
+        rules: parameters and tensors that may stay without the other.
+        access: writes the parameters.
         remarks: for the report.
 
     Raises:
-        WeightsError: as `check_fit`; then no parameter was changed.
+        WeightsError: as `check_fit`; no parameter is changed then.
     """
     own = dict(parameters)
     shapes = {name: access.shape(parameter) for name, parameter in own.items()}
@@ -128,9 +124,9 @@ def fill(
 
 
 def fill_momentum(task: Task, found: NamedTensors, source: str, rules: Rules, access: ParameterAccess = WHOLE) -> LoadReport:
-    """Set the attached momentum model to tensors under the names of `task.named_parameters()`; as `fill` otherwise.
+    """Sets the attached momentum model to tensors under the names of `task.named_parameters()`; otherwise as `fill`.
 
-    What may be missing keeps its weights. A frozen part is the student's, whatever the tensors are. All ranks call it together.
+    Missing tensors that are allowed keep their weights. A frozen part stays the student's. All ranks call it together.
     """
     shapes = {name: access.shape(parameter) for name, parameter in task.base.named_parameters(BASE.rstrip("."))}
     missing, left_over = check_fit(shapes, found, source, rules)
@@ -150,6 +146,6 @@ def _report(
 
 
 def _summary(names: Iterable[str]) -> str:
-    """Names cut to their first parts, layer numbers as `*`, each once."""
+    """The unique names, shortened to their first parts, with layer numbers as `*`."""
     short = {re.sub(r"\.\d+\.", ".*.", name): None for name in names}
     return ", ".join({".".join(name.split(".")[:4]): None for name in short})

@@ -1,4 +1,4 @@
-"""Finding the checkpoint to go on from, and refusing a damaged one before any of it is used."""
+"""Finds the checkpoint to resume from, and refuses a damaged one before any of it is used."""
 
 from __future__ import annotations
 
@@ -14,28 +14,23 @@ AUTO = "auto"
 
 
 def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = lambda _: None) -> Path | None:
-    """The folder that `resume` names; with `auto` the newest undamaged one in `output`, or None where there is none.
+    """The checkpoint folder `resume`; for `auto`, the newest undamaged one in the run folder `output`, or None without any.
 
-    Every byte is checked against the marker; the ranks share the files among themselves and all get the same answer.
-
-    Args:
-        output: the run's folder.
-        resume: `auto` or a checkpoint folder.
-        say: told about each damaged folder that is passed over.
+    Every byte is checked against the marker; the files are split over the ranks, and all ranks get the same result. `say` gets
+    a line for each damaged folder that is skipped.
 
     Raises:
-        WeightsError: a named folder that is no checkpoint or damaged; with `auto`, checkpoints of which all are damaged.
+        WeightsError: the named folder is not a checkpoint or is damaged; with `auto`, all checkpoints are damaged.
     """
     if resume != AUTO:
         folder = Path(resume)
         if not any((folder / name).is_file() for name in (MARKER_NAME, STATE_NAME)):
-            raise WeightsError(
-                f"{folder} is not a checkpoint folder (no {MARKER_NAME}): give RUN/{CHECKPOINTS_FOLDER}/step-N, or {AUTO}"
-            )
+            wanted = f"RUN/{CHECKPOINTS_FOLDER}/step-N"
+            raise WeightsError(f"{folder} is not a checkpoint folder (no {MARKER_NAME}): give {wanted}, or {AUTO}")
         if problem := problem_of(folder):
             raise WeightsError(f"{folder} is damaged: {problem}: take another checkpoint, or {AUTO}")
         return folder
-    # Rank 0 looks: a network file system may show another list to each node.
+    # Rank 0 lists: a network file system may show each node another list.
     root = output / CHECKPOINTS_FOLDER
     steps: list[int] = comm.broadcast_object(complete_steps(root)[::-1])
     for step in steps:
@@ -45,14 +40,12 @@ def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = lamb
             return folder
         say(f"{folder} is damaged ({problem}): trying the one before it")
     if steps:
-        raise WeightsError(
-            f"all {len(steps)} checkpoints in {root} are damaged: restore one from a backup, or start anew in another folder"
-        )
+        raise WeightsError(f"all {len(steps)} checkpoints in {root} are damaged: restore a backup, or start in another folder")
     return None
 
 
 def problem_of(folder: Path) -> str:
-    """What is wrong with a checkpoint, empty if nothing is; all ranks call it together and get the same answer."""
+    """Describes the damage of a checkpoint, or ''; all ranks call it together and get the same result."""
     problem = ""
     try:
         entries = read_marker(folder)

@@ -1,14 +1,14 @@
-"""Names of our tensors and of the files' that others publish: released ALBEF models, timm's ViT and transformers' BERT.
+"""Translates tensor names between ours and those of published files: released ALBEF models, timm's ViT, transformers' BERT.
 
-One table per kind of model, read in both directions: `place_of` takes a name of ours to the file's, `under_our_names` the
-tensors of a file to ours. A row is (our prefix, file's prefix, further prefixes of the same tensor there). In it `{n}` is the
-number of a layer on our side and stands as `{n}`, `{text+n}` (counted after the layers of the text encoder) or `{text+n+1}`
-on theirs; `{m}` is empty, or `_m` for the momentum copy. The first row that fits counts. What follows the prefix is the same
-on both sides. Released files hold a tied tensor once per name, we hold it once.
+One table per kind of model is read in both directions: `place_of` translates a name of ours to the file's, `under_our_names`
+the tensors of a file to ours. A row is (our prefix, file's prefix, further file prefixes of the same tensor). `{n}` is a layer
+number in our prefix, and `{n}`, `{text+n}` (counted after the text encoder's layers) or `{text+n+1}` in the file's; `{m}` is
+empty, or `_m` for the momentum copy. The first matching row applies. The rest of the name is the same on both sides. Released
+files hold a tied tensor once per name, we hold it once.
 
-Pretraining files put `bert.` behind `text_encoder.`, fine-tuned ones mostly do not: the tables are without it
-(`without_bert`), a writer puts it in (`with_bert`). A ViT file has the names of the visual encoder without their first part,
-a BERT file those of the text encoder. `formats/released_shapes.py` tells the kinds of released files apart.
+Pretraining files have `bert.` after `text_encoder.`, fine-tuned ones mostly do not: the tables omit it (`without_bert`), a
+writer inserts it (`with_bert`). A ViT file has the names of the visual encoder without their first part, a BERT file those of
+the text encoder. `formats/released_shapes.py` distinguishes the kinds of released files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from albef_ds.common.errors import WeightsError
 Row = tuple[str, ...]
 
 MOMENTUM = "momentum."
-"""What the names of our momentum copy begin with, in place of `base.`."""
+"""Prefix of the names of our momentum copy, in place of `base.`."""
 BASE = "base."
 QUEUE = "queue."
 RELEASED = "released."
-"""What the names of carried tensors begin with."""
+"""Prefix of the names of carried tensors."""
 
 _NORM = "LayerNorm."
 _EMBEDDINGS: tuple[Row, ...] = (
@@ -63,7 +63,7 @@ def _under(ours: str, theirs: str, rows: Iterable[Row]) -> tuple[Row, ...]:
 
 
 def _mlm_head(ours: str, words: str, head: str, embeddings: str) -> tuple[Row, ...]:
-    """The head at `ours`, `head` there; its matrix is the word embeddings' at `words`, its bias stands under two names."""
+    """Rows of the MLM head: `ours`, `head` in the file; its matrix is the word embedding at `words`, its bias has two names."""
     return (
         (f"{words}.", f"{embeddings}.word_embeddings.", f"{head}decoder."),
         (f"{ours}.decoder.bias", f"{head}bias", f"{head}decoder.bias"),
@@ -72,11 +72,7 @@ def _mlm_head(ours: str, words: str, head: str, embeddings: str) -> tuple[Row, .
     )
 
 
-_VISION = _under(
-    "base.albef.visual_encoder.",
-    "visual_encoder{m}.",
-    (("embed.", ""), ("", "")),
-)
+_VISION = _under("base.albef.visual_encoder.", "visual_encoder{m}.", (("embed.", ""), ("", "")))
 _TEXT = _under(
     "base.albef.text_encoder.",
     "text_encoder{m}.",
@@ -84,15 +80,12 @@ _TEXT = _under(
 )
 _FUSION_LAYER = (*_SELF_ATTENTION, *_CROSS_ATTENTION, *_FEED_FORWARD)
 _FUSION = _under("base.albef.multimodal_encoder.layers.{n}.", "text_encoder{m}.encoder.layer.{text+n}.", _FUSION_LAYER)
+_DOUBLED = [f"text_encoder{{m}}.encoder.layer.{{{layer}}}.crossattention.self." for layer in ("text+n", "text+n+1")]
 _DOUBLED_FUSION: tuple[Row, ...] = (
-    (
-        "base.albef.multimodal_encoder.layers.{n}.cross_attention.key_value.",
-        "text_encoder{m}.encoder.layer.{text+n}.crossattention.self.",
-        "text_encoder{m}.encoder.layer.{text+n+1}.crossattention.self.",
-    ),
+    ("base.albef.multimodal_encoder.layers.{n}.cross_attention.key_value.", *_DOUBLED),
     *_FUSION,
 )
-"""NLVR2: layers come in pairs, the second of which has the first one's keys and values."""
+"""NLVR2: layers come in pairs that share the first layer's keys and values."""
 _DECODER: tuple[Row, ...] = (
     *_mlm_head(
         "base.decoder.mlm_head",
@@ -103,15 +96,8 @@ _DECODER: tuple[Row, ...] = (
     *_under("base.decoder.", "text_decoder{m}.bert.", _EMBEDDINGS),
     *_under("base.decoder.encoder.layers.{n}.", "text_decoder{m}.bert.encoder.layer.{n}.", _FUSION_LAYER),
 )
-_PROJECTIONS: tuple[Row, ...] = (
-    ("base.albef.vision_proj.", "vision_proj{m}."),
-    ("base.albef.text_proj.", "text_proj{m}."),
-)
-_QUEUE: tuple[Row, ...] = (
-    ("queue.images", "image_queue"),
-    ("queue.texts", "text_queue"),
-    ("queue.pointer", "queue_ptr"),
-)
+_PROJECTIONS: tuple[Row, ...] = (("base.albef.vision_proj.", "vision_proj{m}."), ("base.albef.text_proj.", "text_proj{m}."))
+_QUEUE: tuple[Row, ...] = (("queue.images", "image_queue"), ("queue.texts", "text_queue"), ("queue.pointer", "queue_ptr"))
 _QUEUE_OF_IDS: tuple[Row, ...] = (*_QUEUE, ("queue.image_ids", "idx_queue"))
 _MATCHING: tuple[Row, ...] = (("temperature", "temp"), ("itm_head.", "itm_head."))
 _CLASSES: tuple[Row, ...] = (("base.cls_head.dense.", "cls_head{m}.0."), ("base.cls_head.output.", "cls_head{m}.2."))
@@ -131,22 +117,22 @@ TABLES: dict[str, tuple[Row, ...]] = {
     "text_assignment": (*_VISION, *_TEXT, *_DOUBLED_FUSION, *_ASSIGNMENT),
     "vqa": (*_VISION, *_TEXT, *_FUSION, *_DECODER),
 }
-"""Kind of model -> its rows, for the kinds that the released code has: those of `task.kind`, and those of `PAIRED`."""
+"""Kind of model -> its rows, for the kinds of the released code: those of `task.kind`, and those of `PAIRED`."""
 PAIRED = {"classification": "nlvr"}
-"""`task.kind` -> the released code's kind where its layers come in pairs, if that is another."""
+"""`task.kind` -> the released code's kind for paired layers, if it differs."""
 WITH_BERT = ("pretrain",)
-"""Kinds whose files have `bert.` behind `text_encoder.`."""
+"""Kinds whose files have `bert.` after `text_encoder.`."""
 
 LEFT_OVER = re.compile(r"(text_encoder|text_decoder)(_m)?\.(bert\.)?embeddings\.position_ids")
-"""What a released file may hold beside the tables and the queues: a buffer that counts from 0."""
+"""A buffer that counts from 0: the only other content that a released file may have beside the tables and the queues."""
 CARRIED = {"text_assignment": re.compile(r"text_proj\..*|temp")}
-"""Kind -> tensors that the released code makes and never uses: no part of our task, kept for the way back."""
+"""Kind -> tensors that the released code creates but never uses: not part of our task, kept for conversion back."""
 RELEASED_QUEUES = tuple(theirs for _, theirs in _QUEUE_OF_IDS)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one of our tensors stands in a released file."""
+    """The name of one of our tensors in a released file."""
 
     name: str
     tied: tuple[str, ...] = ()
@@ -154,17 +140,17 @@ class Place:
 
 
 def without_bert(name: str) -> str:
-    """A released name without the `bert.` that some files put behind `text_encoder.`."""
+    """A released name without the `bert.` that some files have after `text_encoder.`."""
     return re.sub(r"^(text_encoder(?:_m)?)\.bert\.", r"\1.", name)
 
 
 def with_bert(name: str) -> str:
-    """`without_bert` undone, for pretraining files; the MLM head stands beside `bert.` and keeps its name."""
+    """The inverse of `without_bert`, for pretraining files; the MLM head is outside `bert.` and keeps its name."""
     return re.sub(r"^(text_encoder(?:_m)?)\.(?!cls\.)", r"\1.bert.", name)
 
 
 def place_of(name: str, kind: str, num_text_layers: int) -> Place | None:
-    """The released place of our tensor `name` (`base.` or beside it: the student; `momentum.`: its copy); None without one."""
+    """The released place of our tensor `name` (with prefix `momentum.` of the momentum copy, else the student), or None."""
     momentum = name.startswith(MOMENTUM)
     ours = BASE + name.removeprefix(MOMENTUM) if momentum else name
     for pattern, theirs in _patterns(kind):
@@ -200,28 +186,28 @@ def _behind(prefix: str, name: str, num_text_layers: int) -> str | None:
 
 @dataclass(frozen=True)
 class NamedTensors:
-    """Tensors under our names, and what is known of them beside."""
+    """Tensors under our names, with their names in the source."""
 
     tensors: dict[str, LazyTensor]
     source_names: dict[str, str] = field(default_factory=dict)
-    """Our name -> the file's, where it differs."""
+    """Our name -> the file's, if it differs."""
     left_over: dict[str, LazyTensor] = field(default_factory=dict)
-    """Tensors of the file that have no name of ours."""
+    """Tensors of the file without a name of ours."""
 
 
 def under_our_names(
     stored: Mapping[str, LazyTensor], places: Mapping[str, Place | None], source: str, plain: Callable[[str], str] = str
 ) -> NamedTensors:
-    """The tensors of a file, those with a place under our names.
+    """The tensors of a file; those with a place get our names.
 
     Args:
         stored: the file's content.
         places: our name -> its place (`place_of`).
         source: for messages.
-        plain: makes a name in the file one of the table's.
+        plain: converts a name in the file to one of the table's.
 
     Raises:
-        WeightsError: two names become the same, or a tensor differs from another that it should be tied to.
+        WeightsError: two names become the same, or tensors that should be tied differ.
     """
     original = unique(stored, plain)
     tensors, source_names, left_over = {}, {}, {name: stored[found] for name, found in original.items()}
@@ -237,7 +223,7 @@ def under_our_names(
 
 
 def unique(names: Iterable[str], change: Callable[[str], str]) -> dict[str, str]:
-    """changed name -> name. Raises `WeightsError` where two become the same."""
+    """Changed name -> name. Raises WeightsError if two become the same."""
     found: dict[str, str] = {}
     for name in names:
         plain = change(name)

@@ -1,10 +1,10 @@
-"""Writing checkpoints while training goes on.
+"""Writes checkpoints while training continues.
 
     start     all ranks: copy the state to the CPU; a thread per rank writes its files and reads them back
-    finish    all ranks, once every thread is done: rank 0 writes the marker, renames the folder, deletes old ones
+    finish    all ranks, after every thread is done: rank 0 writes the marker, renames the folder, deletes old ones
 
-The folder has a temporary name until it is whole, so a run that dies at any moment leaves the checkpoints before it as
-they were. A save that fails costs that save: it is reported, the run goes on.
+The folder has a temporary name until it is complete, so a run that dies at any moment leaves earlier checkpoints intact. A
+failed save is reported, and the run continues.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class SaveResult:
-    """How a save ended, the same on every rank."""
+    """The result of a save, equal on every rank."""
 
     step: int
     folder: Path
     error: str = ""
-    """What went wrong and what to do; empty: the checkpoint is whole."""
+    """The problem and its fix; empty: the checkpoint is complete."""
 
 
 @dataclass
@@ -61,22 +61,17 @@ class _Writing:
 
 
 class Saver:
-    """Saves the checkpoints of one run on this rank. One save at a time; every method is called by all ranks together.
-
-    Args:
-        output: the run's folder.
-        config: `train.save_in_background` and what to keep.
-    """
+    """Saves the checkpoints of the run in folder `output`, one save at a time. All ranks call every method together."""
 
     def __init__(self, output: Path, config: RunConfig) -> None:
         self.root = output / CHECKPOINTS_FOLDER
         self.config = config
         self.saved_step: int | None = None
-        """Step of the newest checkpoint that this run has written or gone on from."""
+        """Step of the newest checkpoint that this run has written or resumed from."""
         self._writing: _Writing | None = None
 
     def clean(self) -> None:
-        """Remove what a run that was killed while saving has left; put back what it was about to replace."""
+        """Removes the leftovers of a run killed while saving; restores a checkpoint that it was replacing."""
         if comm.rank() == 0:
             for leftover in self.root.glob(f"{STEP_PREFIX}*.tmp"):
                 original = leftover.with_name(leftover.name.removesuffix(_REPLACED))
@@ -88,18 +83,18 @@ class Saver:
 
     @property
     def writing(self) -> bool:
-        """Whether a save has been started and not finished."""
+        """True if a save is started and not finished."""
         return self._writing is not None
 
     @property
     def busy(self) -> bool:
-        """Whether this rank's thread is still at it."""
+        """True if this rank's thread is still writing."""
         return self._writing is not None and self._writing.thread is not None and self._writing.thread.is_alive()
 
     def start(
         self, engine: Engine, task: Task, progress: Progress, window: Window, metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Copy the state and begin to write it; the save before must be finished."""
+        """Copies the state and starts to write it; the previous save must be finished."""
         assert self._writing is None, "one save at a time"
         snapshot = take_snapshot(self.config, engine, task, progress, window, metrics or {})
         writing = _Writing(progress.step, self.root / f"{step_folder(progress.step)}.tmp")
@@ -110,7 +105,7 @@ class Saver:
             writing.thread.join()
 
     def finish(self) -> SaveResult | None:
-        """Wait for all threads and make the folder a checkpoint; None where no save was started."""
+        """Waits for all threads and completes the checkpoint; None if no save was started."""
         writing = self._writing
         if writing is None:
             return None
@@ -133,7 +128,7 @@ class Saver:
         return SaveResult(writing.step, final, message)
 
     def tidy(self) -> None:
-        """Delete what need not stay; an error leaves more than necessary, which is no harm."""
+        """Deletes checkpoints that need not be kept; on an error, more than necessary stay."""
         train = self.config.train
         if comm.rank() == 0:
             try:
@@ -142,7 +137,7 @@ class Saver:
                 return
 
     def scored(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Remember an evaluation for `train.keep_best`."""
+        """Stores an evaluation for `train.keep_best`."""
         if comm.rank() == 0 and self.config.train.keep_best:
             try:
                 record_scores(self.root, step, metrics)
@@ -150,7 +145,7 @@ class Saver:
                 return
 
     def newest(self, before: int) -> int | None:
-        """Step of the newest finished checkpoint up to step `before`, the same on every rank."""
+        """Step of the newest finished checkpoint up to step `before`, equal on every rank."""
         found: int | None = comm.broadcast_object(max((s for s in complete_steps(self.root) if s <= before), default=None))
         return found
 
@@ -172,9 +167,9 @@ class Saver:
 
 
 def _write(writing: _Writing, snapshot: Snapshot) -> None:
-    """The thread: write this rank's files and read them back."""
+    """Runs in the thread: writes this rank's files and reads them back."""
     try:
-        # Without `parents`: where the run's folder has vanished, its name would be made on another disk.
+        # Without `parents`: if the run's folder has vanished, a new one could be on another disk.
         writing.temporary.parent.mkdir(exist_ok=True)
         writing.temporary.mkdir(exist_ok=True)
         for name, tensors in snapshot.tensors.items():
@@ -186,13 +181,13 @@ def _write(writing: _Writing, snapshot: Snapshot) -> None:
             writing.entries[name] = write_text(writing.temporary / name, text)
         for name, entry in writing.entries.items():
             if problem := check_file(writing.temporary, name, entry):
-                raise OSError(errno.EIO, f"what was read back is not what was written: {problem}")
+                raise OSError(errno.EIO, f"the data read back differs from the data written: {problem}")
     except OSError as error:
         writing.error = describe(error, writing.temporary.parent)
 
 
 def describe(error: OSError, folder: Path) -> str:
-    """One line: what a failed write means and what to do."""
+    """One line with the meaning of a failed write and its fix."""
     reason = (error.strerror or str(error)).rstrip(".")
     advice = _ADVICE.get(error.errno or 0, "look at the disk or file server")
     return f"{folder}: {reason}: {advice}"

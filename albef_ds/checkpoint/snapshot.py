@@ -1,7 +1,7 @@
-"""What a checkpoint holds, and how it gets out of a run and into one again.
+"""Collects the content of a checkpoint from a run, and restores it to a run.
 
-Every tensor is whole and under the task's parameter names, so the number of ranks, the ZeRO stage and the engine that
-wrote a checkpoint do not matter to those that read it. Files are written and checked elsewhere.
+Tensors are unsharded and under the task's parameter names, so a checkpoint does not depend on the number of ranks, the ZeRO
+stage or the engine that wrote it. Files are written in `saver.py` and checked in `find.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from albef_ds.engine.interface import MOMENTS, STUDENT, Engine
 from albef_ds.tasks.base import Task
 
 _DROPOUT = 0x5EED
-"""Purpose of the generators that dropout draws from, beside those in `albef_ds.data.randomness`."""
+"""Purpose number of dropout's generators, beside those in `albef_ds.data.randomness`."""
 
 Window = list[dict[str, float]]
 """Numbers of the steps since the last log line, on one rank."""
@@ -40,25 +40,23 @@ Window = list[dict[str, float]]
 
 @dataclass
 class Snapshot:
-    """This rank's share of a checkpoint, in memory and independent of the run that goes on."""
+    """This rank's share of a checkpoint, in memory and independent of the continuing run."""
 
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """File name to tensors on the CPU."""
+    """File name -> tensors on the CPU."""
     texts: dict[str, str] = field(default_factory=dict)
-    """File name to content."""
+    """File name -> content."""
 
 
 def take_snapshot(
     config: RunConfig, engine: Engine, task: Task, progress: Progress, window: Window, metrics: Mapping[str, float]
 ) -> Snapshot:
-    """Copy the state of the run to the CPU; all ranks call it together.
+    """Copies the state of the run to the CPU; all ranks call it together.
 
-    Parameters are gathered one by one, and each file is kept by one rank only: no rank holds more than its files and the
-    largest parameter.
+    Parameters are gathered one by one, and one rank keeps each file: a rank holds its files and at most one more parameter.
     """
-    parts: list[tuple[str, Iterable[tuple[str, Tensor]]]] = [
-        (tensors_file(part), engine.tensors(part)) for part in (STUDENT, *MOMENTS)
-    ]
+    parts: list[tuple[str, Iterable[tuple[str, Tensor]]]] = []
+    parts += [(tensors_file(part), engine.tensors(part)) for part in (STUDENT, *MOMENTS)]
     if task.has_momentum:
         parts.append((MOMENTUM_NAME, task.momentum.parameters()))
     plain: dict[str, dict[str, Any]] = {}
@@ -71,7 +69,7 @@ def take_snapshot(
         if number % comm.world_size() == comm.rank():
             snapshot.tensors[name] = {key: tensor.detach().to("cpu", copy=True) for key, tensor in tensors}
         else:
-            for _ in tensors:  # every rank takes part in gathering what another one keeps
+            for _ in tensors:  # every rank takes part in gathering what another rank keeps
                 pass
     counters = engine.counters()
     snapshot.tensors[rank_file(comm.rank())] = {**_generators(engine.device), "window": _as_rows(window)}
@@ -94,16 +92,12 @@ def take_snapshot(
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """`state.json` of a checkpoint. Raises `WeightsError` where it is missing or damaged."""
+    """The content of a checkpoint's `state.json`. Raises WeightsError if it is missing or damaged."""
     return files.read_json_object(folder / STATE_NAME)
 
 
 def restore_progress(folder: Path, config: TrainConfig) -> Progress:
-    """Where the run stood when `folder` was written.
-
-    Raises:
-        WeightsError: the state is missing or damaged.
-    """
+    """The run's progress when `folder` was written. Raises WeightsError if the state is missing or damaged."""
     state = read_state(folder)
     try:
         return Progress(
@@ -119,13 +113,10 @@ def restore_progress(folder: Path, config: TrainConfig) -> Progress:
 
 
 def restore(folder: Path, engine: Engine, task: Task, config: RunConfig) -> Window:
-    """Put the state in `folder` into a run of any number of ranks and any engine; all ranks call it together.
+    """Restores the state in `folder` to a run of any number of ranks and any engine; all ranks call it together.
 
-    Returns:
-        The numbers of the steps that were not logged yet, for this rank.
-
-    Raises:
-        WeightsError: a file that is missing or damaged, or of another model or task.
+    Returns this rank's numbers of the steps not yet logged. Raises WeightsError if a file is missing, damaged, or of another
+    model or task.
     """
     state = read_state(folder)
     student = TensorFile(folder / STUDENT_NAME)
@@ -145,29 +136,26 @@ def restore(folder: Path, engine: Engine, task: Task, config: RunConfig) -> Wind
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise WeightsError(
-            f"{folder} does not fit this run ({first_line(error)}): keep the settings in {folder / CONFIG_NAME}"
-        ) from None
+        config_path, reason = folder / CONFIG_NAME, first_line(error)
+        raise WeightsError(f"{folder} does not fit this run ({reason}): keep the settings in {config_path}") from None
 
 
 def parameter_shape(parameter: Tensor) -> torch.Size:
-    """Shape of a parameter, of which ZeRO-3 leaves a flat remainder with the true shape as an attribute."""
+    """Full shape of a parameter; under ZeRO-3 the parameter is a flat shard with the full shape as an attribute."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def check_fit(stored: TensorFile, shapes: Mapping[str, torch.Size]) -> None:
-    """Raise `WeightsError` unless the file holds exactly these names and shapes."""
+    """Raises WeightsError unless the file holds exactly these names and shapes."""
     different = sorted(stored.names ^ shapes.keys()) or sorted(n for n in shapes if stored.shape(n) != shapes[n])
     if different:
-        folder = stored.path.parent
-        raise WeightsError(
-            f"{folder} does not fit this run: {len(different)} parameters differ, first {different[0]}: keep the model settings "
-            f"in {folder / CONFIG_NAME}"
-        )
+        folder, config, first = stored.path.parent, stored.path.with_name(CONFIG_NAME), different[0]
+        problem = f"{len(different)} parameters differ, first {first}"
+        raise WeightsError(f"{folder} does not fit this run: {problem}: keep the model settings in {config}")
 
 
 def seed_generators(seed: int, step: int) -> None:
-    """Give dropout generators of its own on each rank, as a function of (seed, step, rank)."""
+    """Seeds each rank's dropout generators as a function of (seed, step, rank)."""
     torch.manual_seed(mix(seed, step, comm.rank(), _DROPOUT) >> 1)
 
 
@@ -197,14 +185,14 @@ def _names(window: Window) -> list[str]:
 
 
 def _as_rows(window: Window) -> Tensor:
-    """One row of numbers per step; a loss that took no part in a step is 0 there."""
+    """A row of numbers per step, with 0 for a loss that the step does not have."""
     rows = [[row.get(name, 0.0) for name in _names(window)] for row in window]
     return torch.tensor(rows, dtype=torch.float64).reshape(len(window), len(_names(window)))
 
 
 @functools.lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Versions of what computed, and the commit of this package where it runs from a repository."""
+    """Versions of Python and the packages, and the commit of this package if it runs from a repository."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for package in ("albef_ds", "deepspeed", "timm", "transformers"):
         try:
@@ -220,7 +208,7 @@ def _commit(package: Path) -> str:
         return done.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy may lie inside of a repository that is not ours
+        git("ls-files", "--error-unmatch", "__init__.py")  # an installed copy may be inside another repository
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -1,4 +1,4 @@
-"""How far a run is: steps, samples, epochs, and the share of its planned length that its schedules follow."""
+"""Progress of a run: steps, samples, epochs, and the share of its planned length, which schedules follow."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from albef_ds.config.schema import TrainConfig
 
 @dataclass
 class Progress:
-    """Position of a run. Spans are counted in samples; a wall-clock budget is turned into a share of itself."""
+    """Position of a run. Lengths are in samples; a wall-clock budget becomes the share of it that has passed."""
 
     config: TrainConfig
     num_samples: int | None = None
     """Samples of one epoch; None for a stream of unknown length."""
     step: int = 0
     samples: int = 0
-    """Place in the data: samples that were drawn, or jumped over after a rollback."""
+    """Position in the data: samples drawn, or skipped after a rollback."""
     seconds: float = 0.0
-    """Training time so far, interruptions left out."""
+    """Training time so far, without interruptions."""
     skipped_samples: int = 0
-    """Those among `samples` that no weight learned from: of steps that were skipped, and in `holes`."""
+    """The part of `samples` without effect on the weights: in skipped steps and in `holes`."""
     holes: list[tuple[int, int]] = field(default_factory=list)
-    """Places [start, end) that are jumped over: the samples on which the numbers went bad before a rollback."""
+    """Positions [start, end) to skip: the samples with bad numbers before a rollback."""
 
     @property
     def learned_samples(self) -> int:
-        """Samples that the weights learned from; schedules follow these, the data follows `samples`."""
+        """Samples that changed the weights; schedules follow this, the data stream follows `samples`."""
         return self.samples - self.skipped_samples
 
     @property
@@ -35,14 +35,14 @@ class Progress:
         return self.learned_samples / self.num_samples if self.num_samples else 0.0
 
     def advance(self, skipped: bool) -> None:
-        """Count one step."""
+        """Counts one step."""
         self.step += 1
         self.samples += self.config.global_batch_size
         if skipped:
             self.skipped_samples += self.config.global_batch_size
 
     def jump(self) -> bool:
-        """Leave a hole that begins here; whether there was one."""
+        """Skips the hole at the current position; returns False if there is none."""
         end = max((end for start, end in self.holes if start <= self.samples < end), default=None)
         if end is None:
             return False
@@ -51,7 +51,7 @@ class Progress:
         return True
 
     def go_back(self, earlier: Progress, hole: tuple[int, int]) -> None:
-        """Stand where `earlier` did, with a hole more; the training time stays counted."""
+        """Returns to the position of `earlier` and adds a hole; keeps the training time."""
         self.step, self.samples, self.skipped_samples = earlier.step, earlier.samples, earlier.skipped_samples
         self.holes = [*self.holes, hole]
 
@@ -62,7 +62,7 @@ class Progress:
 
     @property
     def total_steps(self) -> int | None:
-        """Last step as far as it is known; a wall-clock budget may end the run before."""
+        """The last step, if known; a wall-clock budget may end the run earlier."""
         limits = []
         if self.config.max_steps:
             limits.append(self.config.max_steps)
@@ -72,7 +72,7 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Share of the planned length that is done, 0 to 1: by steps or by the clock, whichever is further."""
+        """Finished share of the planned length, 0 to 1: by steps or by the clock, whichever is larger."""
         shares = [0.0]
         if self.total_steps:
             shares.append(self.step / self.total_steps)
@@ -82,12 +82,12 @@ class Progress:
 
     @property
     def total_samples(self) -> float:
-        """Planned samples of the run, as the schedules need them; an estimate under a wall-clock budget."""
+        """Planned samples of the run, for the schedules; an estimate under a wall-clock budget."""
         if self.config.max_minutes and self.samples and self.share > 0.0:
             return self.samples / self.share
         return float((self.total_steps or 1) * self.config.global_batch_size)
 
     @property
     def done(self) -> bool:
-        """Whether the planned length is reached."""
+        """True if the planned length is reached."""
         return self.share >= 1.0

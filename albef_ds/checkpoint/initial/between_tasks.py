@@ -1,8 +1,7 @@
-"""One model's tensors as another's, of another task or another image size: functions of state dicts under our names.
+"""Converts a model's tensors to another task or image size: functions of state dicts under our names.
 
-A state dict maps the names of `task.named_parameters()` (`base.albef. ...`, each tied tensor once) to tensors, or to
-anything else with a `shape`: nothing is computed here, `resize_position_embedding` says what will be once the table is read.
-Reading files and filling a task is not done here.
+A state dict maps the names of `task.named_parameters()` (`base.albef. ...`, each tied tensor once) to tensors, or to anything
+else with a `shape`. Nothing is computed: `resize_position_embedding` returns a tensor that is resized when it is read.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ POSITION_EMBEDDING = "base.albef.visual_encoder.embed.pos_embed"
 
 
 def resize_position_embedding(table: LazyTensor, num_tokens: int, dtype: torch.dtype | None = None) -> LazyTensor:
-    """A position table (1, N, D), class token first, for an image of `num_tokens` tokens; bicubic with antialiasing, in fp32.
+    """A position table (1, N, D), class token first, resized to `num_tokens` by bicubic interpolation with antialiasing in fp32.
 
     Args:
-        table: what has another number of dimensions, or the right number of tokens, is returned as it is.
-        num_tokens: the class token's and the patches'.
-        dtype: of the result; None: the table's. A ViT file's table is rounded to the file's precision again, as timm does;
-            the one of a whole model goes to the weights as it was computed.
+        table: returned unchanged if it has another number of dimensions or already `num_tokens` tokens.
+        num_tokens: of the class token and the patches.
+        dtype: of the result; None: the table's. A ViT file's table is rounded to the file's precision again, as in timm; that
+            of a whole model is not rounded.
 
     Raises:
-        WeightsError: patches of either that form no square.
+        WeightsError: the old or new patches do not form a square.
     """
     if len(table.shape) != 3 or table.shape[1] == num_tokens:
         return table
     for count in (table.shape[1] - 1, num_tokens - 1):
         if count < 1 or math.isqrt(count) ** 2 != count:
-            raise WeightsError(f"a position table of {count} patches is no square grid: give one of square images")
+            raise WeightsError(f"a position table of {count} patches is not a square grid: give one of square images")
     side = math.isqrt(num_tokens - 1)
 
     def resized(whole: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ def resize_position_embedding(table: LazyTensor, num_tokens: int, dtype: torch.d
 
 
 def nlvr_layers_from_multimodal(state: Mapping[str, T]) -> dict[str, T]:
-    """`state` with each multimodal layer i as layers 2i and 2i + 1, whose keys and values are one tensor, named once."""
+    """`state` with each multimodal layer i as layers 2i and 2i + 1, which share one tensor of keys and values."""
     doubled: dict[str, T] = {}
     for name, tensor in state.items():
         match = FUSION_LAYER.fullmatch(name)
@@ -65,7 +64,7 @@ def nlvr_layers_from_multimodal(state: Mapping[str, T]) -> dict[str, T]:
 
 
 def multimodal_from_nlvr_layers(state: Mapping[str, T]) -> dict[str, T]:
-    """The inverse: of each pair of layers the first, which met the first image; training may have moved the two apart."""
+    """The inverse: keeps the first layer of each pair, that of the first image; training may have made the two differ."""
     single: dict[str, T] = {}
     for name, tensor in state.items():
         match = FUSION_LAYER.fullmatch(name)
@@ -79,8 +78,8 @@ def multimodal_from_nlvr_layers(state: Mapping[str, T]) -> dict[str, T]:
 def transplant(state: Mapping[str, T], source: BaseTaskConfig, target: BaseTaskConfig) -> dict[str, T]:
     """`state` of a `source` task under the names of a `target` task.
 
-    Layers are doubled or halved; what else another task's weights become is said by the target's record (`TaskKind.transfer`).
-    Names that the target does not have stay in; those it alone has (heads) are missing.
+    Layers are doubled or halved; the target's record (`TaskKind.transfer`) converts the rest. Names that the target lacks stay;
+    those that only the target has (heads) are missing.
     """
     moved = dict(state)
     if source.paired_layers and not target.paired_layers:

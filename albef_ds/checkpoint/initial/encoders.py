@@ -1,8 +1,7 @@
-"""Published encoders as initial weights: a ViT or DeiT file for images, a BERT for texts, the multimodal layers and the MLM head.
+"""Loads published encoders: a ViT or DeiT file for images, a BERT for texts, the multimodal layers and the MLM head.
 
-Nothing is loaded in part unnoticed: every tensor of the model must be in the file and every tensor of the file must have
-a place in the model, outside the short lists below; what fell under them is reported. Not responsible for whole ALBEF models
-(`load.py`) or for choosing the file.
+Every tensor of the model must be in the file, and every tensor of the file must have a place in the model, except for the
+short lists below; exceptions are reported. `load.py` loads whole ALBEF models.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from albef_ds.models.heads import MLMHead
 from albef_ds.models.parameters import WHOLE, ParameterAccess
 
 VISUAL_LEFT_OVER = re.compile(r"head\..*|head_dist\..*|dist_token")
-"""A classifier and DeiT's distillation token have no use here."""
+"""A classifier and DeiT's distillation token are unused."""
 BERT_LEFT_OVER = re.compile(r"cls\..*|pooler\..*|embeddings\.position_ids")
-"""BERT's heads (`load_mlm_head` takes one of them) and a buffer of old files that counts from 0."""
+"""BERT's heads (`load_mlm_head` uses one of them) and a buffer of old files that counts from 0."""
 
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
 _POSITIONS = "visual_encoder.embed.pos_embed"
@@ -35,14 +34,14 @@ _WORDS = "base.albef.text_encoder.embeddings.word.weight"
 
 
 def load_visual_encoder(albef: ALBEF, path: Path, access: ParameterAccess = WHOLE) -> LoadReport:
-    """Fill the visual encoder from a file with timm's names (timm, DeiT).
+    """Fills the visual encoder from a file with timm's names (timm, DeiT).
 
-    The position table is resampled (bicubic) where the file was trained at another image size.
+    The position table is resampled (bicubic) if the file was trained at another image size.
 
     Args:
         albef: the model, changed in place.
         path: a .safetensors, .pth, .pt or .bin file with a bare state dict or {"model": state dict}, or a folder with one.
-        access: how the model's parameters are written.
+        access: writes the model's parameters.
 
     Raises:
         WeightsError: the file cannot be read, or a tensor is missing, left over or of another shape.
@@ -64,17 +63,11 @@ def load_visual_encoder(albef: ALBEF, path: Path, access: ParameterAccess = WHOL
 
 
 def load_text_encoder(albef: ALBEF, path: Path, access: ParameterAccess = WHOLE) -> LoadReport:
-    """Fill text and multimodal encoder from one BERT: multimodal layer i from BERT layer `num_layers` + i.
+    """Fills text and multimodal encoder from one BERT: multimodal layer i from BERT layer `num_layers` + i.
 
-    Cross-attention keeps its random weights, and so do multimodal layers that a shallower BERT does not have.
-
-    Args:
-        albef: the model, changed in place.
-        path: as in `load_visual_encoder`; names as in transformers' `BertModel`, with or without the prefix `bert.`, and
-            with `gamma`, `beta` for the norms as old files have it.
-
-    Raises:
-        WeightsError: as in `load_visual_encoder`.
+    Cross-attention keeps its random weights, as do multimodal layers that a shallower BERT lacks. Names in the file are those
+    of transformers' `BertModel`, with or without the prefix `bert.`, and with `gamma` and `beta` for norms in old files.
+    Arguments and errors are those of `load_visual_encoder`.
     """
     num_layers, num_fusion_layers = albef.config.text.num_layers, albef.config.text.num_fusion_layers
     places = {name: _at(bert_name(name, num_layers)) for name, _ in albef.named_parameters()}
@@ -96,22 +89,20 @@ def load_text_encoder(albef: ALBEF, path: Path, access: ParameterAccess = WHOLE)
 
 
 def load_mlm_head(head: MLMHead, path: Path, access: ParameterAccess = WHOLE) -> LoadReport:
-    """Fill the MLM head from a BERT's `cls.predictions.*`; a file without that head leaves it random and says so.
+    """Fills the MLM head from a BERT's `cls.predictions.*`; without that head in the file it stays random, as reported.
 
-    The matrix over the vocabulary belongs to the word embeddings (`load_text_encoder`) and is not read here.
-
-    Raises:
-        WeightsError: the file cannot be read, or holds part of a head, one of another shape, or one with a matrix of its own.
+    The vocabulary matrix belongs to the word embeddings (`load_text_encoder`) and is not read. Raises WeightsError if the file
+    cannot be read, or its head is incomplete, of another shape, or not tied to the word embeddings.
     """
     places = {name: place_of(f"base.mlm_head.{name}", "pretrain", 0) for name, _ in head.named_parameters()}
-    places[_WORDS] = place_of(_WORDS, "pretrain", 0)  # so that a matrix which is not theirs is refused
+    places[_WORDS] = place_of(_WORDS, "pretrain", 0)  # so that an untied matrix is refused
     stored = open_tensors(path).tensors
     found = under_our_names(stored, places, str(path), lambda name: f"text_encoder.{_plain_bert(name)}")
     found.tensors.pop(_WORDS, None)
     absent = not any(_plain_bert(name).startswith("cls.predictions.") for name in stored)
     rules = Rules("give a BERT with its whole head", may_lack=lambda name: absent, may_remain=lambda name: True)
     report = fill(_parameters(head, places), found, str(path), rules, access)
-    return replace(report, left_over_allowed=())  # `load_text_encoder` names what has no use
+    return replace(report, left_over_allowed=())  # `load_text_encoder` reports unused tensors
 
 
 def _parameters(module: nn.Module, places: Mapping[str, Place | None]) -> Iterator[tuple[str, nn.Parameter]]:
@@ -123,11 +114,11 @@ def _at(name: str | None) -> Place | None:
 
 
 def _plain(name: str) -> str:
-    """Without what DistributedDataParallel and torch.compile put before a name."""
+    """`name` without the prefixes of DistributedDataParallel and torch.compile."""
     return re.sub(r"^(_orig_mod\.)?(module\.)?(_orig_mod\.)?", "", name)
 
 
 def _plain_bert(name: str) -> str:
-    """As transformers' `BertModel` has it today."""
+    """`name` as in today's `BertModel` of transformers."""
     new = {"gamma": "weight", "beta": "bias"}
     return re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda old: new[old[1]], _plain(name).removeprefix("bert."))

@@ -1,7 +1,7 @@
 """Fills a new run's task with the weights that `config.init` names: a whole model of any task, or published encoders.
 
-Every tensor must find a place and every place a tensor, outside short lists; the exceptions are reported. File formats are in
-`formats/`, the renaming between tasks is in `between_tasks.py`, ViT and BERT files are in `encoders.py`.
+Tensors and model must match, except for short lists; exceptions are reported. File formats are in `formats/`, the renaming
+between tasks is in `between_tasks.py`, ViT and BERT files are in `encoders.py`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from albef_ds.tasks.registry import kind_of
 
 SCRATCH = "scratch"
 _ENCODER = re.compile(r"base\.albef\.\w+_encoder\..*")
-"""What must find a place in the task. The rest of another task's model is its heads, which may be left over."""
+"""Tensors that must have a place in the task. The rest of another task's model is its heads, which may be left over."""
 
 
 def load_initial_weights(task: Task, config: RunConfig) -> list[str]:
-    """Fill the model from `init.checkpoint`, else its encoders from the files of `config.init`; one line per file for the log.
+    """Fills the model from `init.checkpoint`, else its encoders from the files of `config.init`; returns log lines, one per file.
 
-    Raises:
-        UserError: no file and no `scratch` for an encoder, or a file that does not fit.
+    Raises UserError if an encoder has neither a file nor `scratch`, or a file does not fit.
     """
     access = parameter_access(config)
     if config.init.checkpoint:
@@ -58,12 +57,9 @@ def load_initial_weights(task: Task, config: RunConfig) -> list[str]:
 
 
 def load_initial_momentum(task: Task, config: RunConfig) -> list[str]:
-    """Fill the attached momentum model from that of `init.checkpoint`; elsewhere it stays equal to the student.
+    """Fills the attached momentum model from that of `init.checkpoint`; returns a log line, or none if nothing is to be done.
 
-    Parts that the file's copy lacks are the student's present weights; so is all of it where the file has no copy.
-
-    Returns:
-        A line for the log, or none where nothing was asked for.
+    Parts that the file's momentum copy lacks (all, if there is none) equal the student's current weights.
     """
     if not config.init.checkpoint or not task.has_momentum:
         return []
@@ -79,7 +75,7 @@ def load_initial_momentum(task: Task, config: RunConfig) -> list[str]:
 
 
 def read_encoders(vision: Path, bert: Path, overrides: Sequence[str] = ()) -> Found:
-    """The pretraining model that starts from `vision` and `bert`: cross-attention and ITM head are random.
+    """The pretraining model that starts from `vision` and `bert`; cross-attention and ITM head are random.
 
     Args:
         vision: file with timm's names (timm, DeiT).
@@ -87,7 +83,7 @@ def read_encoders(vision: Path, bert: Path, overrides: Sequence[str] = ()) -> Fo
         overrides: `section.field=value`, such as the model's shape and train.seed.
 
     Raises:
-        UserError: a file that cannot be read or does not fit the shape.
+        UserError: a file cannot be read or does not fit the shape.
     """
     init = InitConfig(visual_encoder=str(vision), text_encoder=str(bert))
     config = parse_overrides(replace(RunConfig(), init=init, task=PretrainConfig(queue_size=0)), overrides)
@@ -99,7 +95,7 @@ def read_encoders(vision: Path, bert: Path, overrides: Sequence[str] = ()) -> Fo
 
 
 def _load_model(task: Task, config: RunConfig, access: ParameterAccess) -> str:
-    """Fill the student from the whole model at `init.checkpoint`; returns a line for the log."""
+    """Fills the student from the whole model at `init.checkpoint`; returns a log line."""
     path = Path(config.init.checkpoint)
     read = read_model(path, like=config.model)
     _same_heads(read.model, config, path)
@@ -119,13 +115,12 @@ def _load_model(task: Task, config: RunConfig, access: ParameterAccess) -> str:
 def _for_task(
     tensors: Mapping[str, LazyTensor], model: WholeModel, task: Task, config: RunConfig, access: ParameterAccess
 ) -> NamedTensors:
-    """The model's tensors under the task's names: the position table resized, and no head that is to be a new one."""
+    """The model's tensors under the task's names, with the position table resized and without heads that must be new."""
     state = transplant(tensors, model.config.task, config.task)
     own = {name: access.shape(parameter) for name, parameter in task.named_parameters()}
     if POSITION_EMBEDDING in state:
-        state[POSITION_EMBEDDING] = resize_position_embedding(
-            state[POSITION_EMBEDDING], own[POSITION_EMBEDDING][1], torch.float32
-        )
+        table, num_tokens = state[POSITION_EMBEDDING], own[POSITION_EMBEDDING][1]
+        state[POSITION_EMBEDDING] = resize_position_embedding(table, num_tokens, torch.float32)
     heads = [name for name in own if name.startswith(kind_of(config.task).new_heads)]
     other = [name for name in heads if name in state and state[name].shape != own[name]]  # another number of classes
     return NamedTensors({name: tensor for name, tensor in state.items() if name not in other})
@@ -142,7 +137,7 @@ def _rules(model: WholeModel, config: RunConfig) -> Rules:
 
 
 def _same_heads(model: WholeModel, config: RunConfig, path: Path) -> None:
-    """Shapes do not show the number of heads, so that another one would load and compute something else."""
+    """Checks the number of heads: shapes do not depend on it, so a wrong one would load and compute something else."""
     for part in ("vision", "text"):
         theirs, ours = (getattr(settings, part).num_heads for settings in (model.config.model, config.model))
         if theirs != ours:
