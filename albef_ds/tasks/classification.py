@@ -1,4 +1,4 @@
-"""A class per sample from the fused [CLS]: visual entailment (one image) and NLVR2 (two) (paper section 5)."""
+"""Classification of the fused [CLS]: visual entailment (one image) and NLVR2 (two images) (paper section 5)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from albef_ds.tasks.base import Losses, Metrics, Task, albef_of
 
 
 class ClassificationTask(Task):
-    """`base`: the model without ITC projections and the head, both with a momentum copy if alpha is above 0."""
+    """`base` has the model without ITC projections and the head, both with a momentum copy if alpha is above 0."""
 
     def __init__(self, model: ModelConfig, compute: ComputeConfig, config: ClassificationConfig, seed: int = 0) -> None:
         super().__init__()
@@ -25,11 +25,11 @@ class ClassificationTask(Task):
         self.base = nn.ModuleDict({"albef": albef, "cls_head": ClassificationHead(model.text.width, config.num_classes)})
 
     def schedule(self, epoch: float) -> dict[str, float]:
-        """alpha rises linearly over `alpha_ramp_epochs`."""
+        """Returns alpha, which rises linearly over `alpha_ramp_epochs`."""
         return {"alpha": self.config.alpha_at(epoch)}
 
     def forward(self, batch: ClassificationBatch, *, alpha: float) -> tuple[Losses, Metrics]:
-        """Loss `cls` and `accuracy` of B samples; `alpha` weighs the momentum model's softmax."""
+        """Returns loss `cls` and metric `accuracy` of B samples; `alpha` is the weight of the momentum model's softmax."""
         logits = self.logits(batch)
         momentum_logits = None
         if alpha > 0.0:
@@ -41,13 +41,13 @@ class ClassificationTask(Task):
         return {"cls": loss}, metrics
 
     def logits(self, batch: ClassificationBatch, *, momentum: bool = False) -> Tensor:
-        """(B, num_classes), by the student or its momentum copy."""
+        """Returns (B, num_classes), by the student or its momentum copy."""
         return self._logits(self.momentum.modules if momentum else self.base, batch)
 
     def _logits(self, modules: nn.ModuleDict, batch: ClassificationBatch) -> Tensor:
         albef = albef_of(modules)
         assert batch.images.shape[1] == self.config.num_images, "the batch has another number of images per sample"
-        # One call for all images, those of one place in the samples together.
+        # One call for all images: the first images of all samples, then the second ones.
         embeds = albef.encode_image(batch.images.transpose(0, 1).flatten(0, 1))
         images = embeds.view(self.config.num_images, len(batch), *embeds.shape[1:])
         text_embeds = albef.encode_text(batch.token_ids, batch.token_mask)

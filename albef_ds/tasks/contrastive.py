@@ -1,7 +1,4 @@
-"""What pretraining and retrieval share: ITC against momentum features and a queue, ITM with hard negatives.
-
-Paper section 3.2. Not responsible for which passes go through the multimodal encoder besides ITM's.
-"""
+"""The base of pretraining and retrieval: ITC with momentum features and a queue, ITM with hard negatives (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -25,13 +22,13 @@ from albef_ds.models.precision import at_least_fp32
 from albef_ds.tasks.base import Metrics, Task
 from albef_ds.tasks.side_stream import SideStream
 
-# Tags keep the streams of random numbers apart.
+# Tags make the streams of random numbers independent.
 _TEXT_FOR_IMAGE, _IMAGE_FOR_TEXT, _UNIFORM_DRAW = 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a batch is contrasted with: this rank's samples, or with `gather_negatives` all ranks'."""
+    """The samples that a batch is contrasted with: this rank's, or with `gather_negatives` those of all ranks."""
 
     own: Tensor
     """int64 (B,): column of each row's own pair."""
@@ -43,7 +40,7 @@ class Candidates:
 
 
 class ContrastiveTask(Task):
-    """`base["albef"]` with a momentum copy; beside it the ITM head, the temperature and the queue."""
+    """`base["albef"]` has a momentum copy; ITM head, temperature and queue have none."""
 
     queue: FeatureQueue
 
@@ -63,29 +60,29 @@ class ContrastiveTask(Task):
         self._pending: list[list[Tensor]] = []
 
     def distilled_modules(self, model: ModelConfig, compute: ComputeConfig) -> dict[str, nn.Module]:
-        """What has a momentum copy, newly made."""
+        """Returns new modules for `base`, which get a momentum copy."""
         return {"albef": ALBEF(model, compute)}
 
     def schedule(self, epoch: float) -> dict[str, float]:
-        """alpha rises linearly over `alpha_ramp_epochs`; random negatives fall over `itm_random_epochs`."""
+        """Returns alpha, rising linearly over `alpha_ramp_epochs`, and random negatives, falling over `itm_random_epochs`."""
         return {"alpha": self.config.alpha_at(epoch), "random_negatives": self.config.random_negatives_at(epoch)}
 
     def same_length(self, batch: ImageTextBatch) -> ImageTextBatch:
-        """The batch as ranks must hold it where they exchange texts: padded to the longest text of them all."""
+        """Returns the batch, padded to the longest text of all ranks if ranks exchange texts."""
         if not self.config.gather_negatives:
             return batch
         return batch.padded_to(comm.max_over_ranks(batch.token_ids.shape[1], batch.token_ids.device))
 
     def side_stream(self, batch: ImageTextBatch) -> SideStream:
-        """Where the momentum model computes, if `compute.momentum_stream` asks for it: make it before the student's work."""
+        """Returns the stream of the momentum model, by `compute.momentum_stream`; make it before the student's work."""
         return SideStream(batch.images.device, self.compute.momentum_stream)
 
     def momentum_texts(
         self, momentum: ALBEF, side: SideStream, token_ids: list[Tensor], token_mask: Tensor, student_embeds: list[Tensor]
     ) -> list[Tensor]:
-        """The momentum copy's embeddings (B, L, D) of texts (B, L) with one mask; `student_embeds` are the student's.
+        """Returns the momentum model's embeddings (B, L, D) of texts (B, L) with one mask.
 
-        A frozen text encoder is shared with the student: its embeddings are not computed again.
+        A frozen text encoder is shared with the student, so `student_embeds` are returned.
         """
         if momentum.text_encoder is self.model.text_encoder:
             side.follow()
@@ -95,7 +92,7 @@ class ContrastiveTask(Task):
 
     @torch.no_grad()
     def gather_candidates(self, batch: ImageTextBatch, image_feat_m: Tensor, text_feat_m: Tensor) -> Candidates:
-        """What `batch` is contrasted with, from this rank's momentum features (B, E); keeps them for the queue."""
+        """Returns the candidates for `batch` from this rank's momentum features (B, E), and keeps these for the queue."""
         local = [batch.image_ids, batch.caption_ids, batch.positions, image_feat_m, text_feat_m]
         own = torch.arange(len(batch), device=image_feat_m.device)
         self._pending.append(local)
@@ -107,7 +104,7 @@ class ContrastiveTask(Task):
     def contrast(
         self, batch: ImageTextBatch, image_feat: Tensor, text_feat: Tensor, candidates: Candidates, alpha: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """ITC loss and the student's logits against the candidates (B, K), image to text and text to image."""
+        """Returns the ITC loss and the student's logits against the candidates (B, K), image to text and text to image."""
         queue_images, queue_texts, queue_image_ids, queue_caption_ids = self.queue.contents()
         dtype = image_feat.dtype
         image_keys = torch.cat([candidates.image_feat_m, queue_images.to(dtype)])
@@ -116,7 +113,7 @@ class ContrastiveTask(Task):
         positives[torch.arange(len(batch), device=positives.device), candidates.own] = True
         if self.knows_positives:
             positives |= batch.image_ids[:, None] == torch.cat([candidates.image_ids, queue_image_ids])
-        if self.knows_positives and not self.config.compat:  # the released fine-tuning knows pictures only
+        if self.knows_positives and not self.config.compat:  # the released fine-tuning compares images only
             positives |= batch.caption_ids[:, None] == torch.cat([candidates.caption_ids, queue_caption_ids])
         temperature = self.temperature.to(dtype)
         image_feat_m, text_feat_m = candidates.image_feat_m[candidates.own], candidates.text_feat_m[candidates.own]
@@ -128,14 +125,14 @@ class ContrastiveTask(Task):
 
     @property
     def knows_positives(self) -> bool:
-        """Whether samples with the same image or caption count as positives of each other."""
+        """Whether samples with the same image or caption are positives of each other."""
         return self.config.mask_known_positives
 
     @torch.no_grad()
     def draw_negatives(
         self, batch: ImageTextBatch, candidates: Candidates, sim_i2t: Tensor, sim_t2i: Tensor, random_share: float
     ) -> tuple[Tensor, Tensor]:
-        """A hard negative text for each image and image for each text, as candidate columns int64 (B,)."""
+        """Draws a hard negative text for each image and image for each text, as candidate columns int64 (B,)."""
         if candidates.positions.numel() < 2 and self.config.itm_weight > 0.0:
             raise ConfigError(
                 "train.micro_batch_size of 1 leaves image-text matching without a negative: use 2 or more, "
@@ -147,15 +144,13 @@ class ContrastiveTask(Task):
             allowed &= batch.image_ids[:, None] != candidates.image_ids
         if self.knows_positives and not self.config.compat:
             allowed &= batch.caption_ids[:, None] != candidates.caption_ids
-        return (
-            self.draw(sim_i2t, allowed, candidates.own, batch.positions, candidates.positions, random_share, _TEXT_FOR_IMAGE),
-            self.draw(sim_t2i, allowed, candidates.own, batch.positions, candidates.positions, random_share, _IMAGE_FOR_TEXT),
-        )
+        where = (allowed, candidates.own, batch.positions, candidates.positions, random_share)
+        return self.draw(sim_i2t, *where, _TEXT_FOR_IMAGE), self.draw(sim_t2i, *where, _IMAGE_FOR_TEXT)
 
     def draw(
         self, sim: Tensor, allowed: Tensor, own: Tensor, rows: Tensor, columns: Tensor, random_share: float, tag: int
     ) -> Tensor:
-        """Draw one allowed column per row of `sim` (B, K), keyed by the samples' positions `rows` (B,) and `columns` (K,)."""
+        """Draws one allowed column per row of `sim` (B, K) with noise keyed by sample positions `rows` (B,), `columns` (K,)."""
         noise = gumbel(hashed_uniform(self.seed, rows[:, None], columns[None, :], tag))
         if random_share > 0.0:
             uniform = hashed_uniform(self.seed, rows, tag, _UNIFORM_DRAW) < random_share
@@ -163,21 +158,16 @@ class ContrastiveTask(Task):
         return sample_negatives(sim, allowed, own, noise)
 
     def matching_passes(
-        self,
-        batch: ImageTextBatch,
-        image_embeds: Tensor,
-        text_embeds: Tensor,
-        negative_texts: Tensor,
-        negative_images: Tensor,
+        self, batch: ImageTextBatch, image_embeds: Tensor, text_embeds: Tensor, negative_texts: Tensor, negative_images: Tensor
     ) -> tuple[Tensor, FusionPass, FusionPass]:
-        """The images, and the passes of ITM over them, [CLS] wanted: the B true pairs, then 2B pairs with a negative."""
+        """Returns the images and ITM's passes over them with output at [CLS]: B true pairs, then 2B pairs with a negative."""
         mask = batch.token_mask
         images, all_texts, all_masks = image_embeds, text_embeds, mask
         own: ImageIndex = None
         drawn: ImageIndex = negative_images
         if self.config.gather_negatives and comm.is_distributed():
             all_texts, all_masks = comm.all_gather_with_grad(text_embeds), comm.all_gather(mask)
-            # Only the drawn images join the own ones: projecting every rank's would cost world_size times as much.
+            # Only the drawn images are added to the own ones: projecting all ranks' would cost world_size times as much.
             images = torch.cat([image_embeds, comm.all_gather_with_grad(image_embeds)[negative_images]])
             own, drawn = range(len(batch)), range(len(batch), 2 * len(batch))
         cls = torch.zeros(len(batch), 1, dtype=torch.int64, device=mask.device)
@@ -191,7 +181,7 @@ class ContrastiveTask(Task):
         return images, positive, negatives
 
     def matching_loss(self, on_positive: Tensor, on_negative: Tensor) -> tuple[Tensor, Tensor]:
-        """ITM loss of fused [CLS] states (B, 1, D) and (2B, 1, D), and its accuracy."""
+        """Returns the ITM loss of fused [CLS] states (B, 1, D) and (2B, 1, D), and its accuracy."""
         logits = at_least_fp32(self.itm_head(torch.cat([on_positive, on_negative])[:, 0]))
         labels = torch.zeros(logits.shape[0], dtype=torch.int64, device=logits.device)
         labels[: on_positive.shape[0]] = 1
@@ -199,27 +189,27 @@ class ContrastiveTask(Task):
 
     @torch.no_grad()
     def contrastive_metrics(self, sim_i2t: Tensor, candidates: Candidates) -> Metrics:
-        """Accuracy of ITC and the temperature, for the log."""
+        """Returns accuracy of ITC and temperature, for the log."""
         return {
             "itc_accuracy": (sim_i2t.argmax(1) == candidates.own).double().mean(),
             "temperature": self.temperature.detach().double().mean(),
         }
 
     def loss_weights(self) -> dict[str, float]:
-        """As configured; the paper's are 1."""
+        """Returns the configured weights; the paper's are 1."""
         return {"itc": self.config.itc_weight, "itm": self.config.itm_weight}
 
     def after_step(self) -> None:
-        """Enqueue the momentum features of the step, all ranks', in sample order."""
+        """Enqueues the momentum features of the step from all ranks, in sample order."""
         local = [torch.cat(parts) for parts in zip(*self._pending, strict=True)]
         image_ids, caption_ids, positions, images, texts = comm.all_gather_together(local)
         self._pending.clear()
         self.queue.enqueue(images, texts, image_ids, caption_ids, positions)
 
     def after_skipped_step(self) -> None:
-        """Forget the features of the step."""
+        """Discards the features of the step."""
         self._pending.clear()
 
     def bounded_parameters(self) -> list[tuple[nn.Parameter, float, float]]:
-        """The temperature."""
+        """Returns the temperature with its bounds."""
         return [(self.temperature, self.config.temperature_min, self.config.temperature_max)]

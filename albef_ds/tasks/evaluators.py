@@ -1,6 +1,6 @@
-"""How each task is evaluated: which records are read, which set they make, which measure runs over it, what is kept.
+"""The evaluation of each task: its reader of annotations, data set, metric, and writer of predictions.
 
-The measures themselves are in `metrics/`. Which files are read and which checkpoint is scored is decided in `evaluation/`.
+The metrics are in `metrics/`. `evaluation/` chooses the files and the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ import torch
 
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import DataConfig, RunConfig
-from albef_ds.data.annotations.read import (
-    Reader,
-    read_boxed_expressions,
-    read_pairs,
-    read_questions,
-    read_statements,
-)
+from albef_ds.data.annotations.read import Reader, read_boxed_expressions, read_pairs, read_questions, read_statements
 from albef_ds.data.annotations.records import ExpressionRecord
 from albef_ds.data.evaluation_sets.annotated import PairSet, TextImageSet
 from albef_ds.data.evaluation_sets.corpus import RetrievalSet
@@ -35,33 +29,33 @@ from albef_ds.tasks.contrastive import ContrastiveTask
 
 
 def _ready(config: RunConfig) -> object:
-    """Nothing but records and images is needed."""
+    """Accepts every configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One way to evaluate a task. All ranks call `evaluate` together; every rank gets the same numbers."""
+    """An evaluation of a task. All ranks call `evaluate` together and get the same numbers."""
 
     read: Reader
     evaluate: Callable[[Any, Any, RunConfig, torch.device, EvaluationOptions], Scores]
-    """Called with the task (on the device, as an engine holds it or plain), the set, the configuration, the device, options."""
+    """Takes the task (on the device, with or without an engine), the set, the configuration, the device and options."""
     make_set: Callable[[Sequence[Any], DataConfig, int], Any] = TextImageSet
-    """Made from records, the data section and the side of the images. Raises `UserError` for images or texts of no use."""
+    """Takes records, the data section and the side of the images. Raises `UserError` for unusable images or texts."""
     corpus_set: Callable[[RunConfig], Any] | None = None
-    """The set in the corpus folder `data.eval_shards`, for tasks that a corpus can evaluate."""
+    """Returns the set in the corpus folder `data.eval_shards`, for tasks that can be evaluated on a corpus."""
     check: Callable[[RunConfig], object] = _ready
-    """Raises `UserError` where a file that `evaluate` needs besides records and images is missing."""
+    """Raises `UserError` if a file that `evaluate` needs besides records and images is missing."""
     write_predictions: Callable[[Path, Any], None] | None = None
-    """Writes `Scores.predictions` to the new file as the benchmark's server takes them."""
+    """Writes `Scores.predictions` to a new file in the format of the benchmark's server."""
 
 
 def _evaluate_retrieval(
     task: ContrastiveTask, data: RetrievalData, config: RunConfig, device: torch.device, options: EvaluationOptions
 ) -> Scores:
-    """Recall in both directions. A momentum copy is scored with the student's ITM head, for it has none."""
+    """Returns recall in both directions. The momentum model has no ITM head, so the student's is used."""
     own: int = getattr(config.task, "k_test", K_TEST)
     k_test = options.k_test or own
-    # ZeRO-3 may hold an empty placeholder between forward passes; the initial value then serves.
+    # Between forward passes ZeRO-3 may keep an empty placeholder; then the initial value is used.
     temperature = task.temperature.detach()
     evaluator = RetrievalEvaluator(
         _model_of(task, options.momentum),
@@ -84,7 +78,7 @@ def _evaluate_grounding(
     device: torch.device,
     options: EvaluationOptions,
 ) -> Scores:
-    """Accuracy of the boxes that Grad-CAM finds. Raises `ConfigError` for weights in ZeRO-3's parts."""
+    """Returns the accuracy of Grad-CAM's boxes. Raises `ConfigError` for weights that ZeRO-3 has partitioned."""
     if config.engine.kind == "zero" and config.engine.stage == 3 and any(p.numel() == 0 for p in task.parameters()):
         raise ConfigError("grounding is evaluated with whole parameters: use engine.stage=2, or `albef-ds evaluate` afterwards")
     albef, size = _model_of(task, options.momentum), config.train.micro_batch_size
@@ -98,7 +92,7 @@ def _model_of(task: ContrastiveTask, momentum: bool) -> ALBEF:
 
 
 def corpus_set(config: RunConfig) -> RetrievalSet:
-    """The first `train.eval_samples` of `data.eval_shards`."""
+    """Returns the first `train.eval_samples` samples of `data.eval_shards`."""
     folder, size = Path(config.data.eval_shards), config.model.vision.image_size
     return RetrievalSet(folder, config.data, size, limit=config.train.eval_samples)
 

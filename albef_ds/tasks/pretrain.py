@@ -20,17 +20,17 @@ from albef_ds.tasks.side_stream import SideStream
 
 
 class PretrainTask(ContrastiveTask):
-    """`base`: the model and its MLM head, both with a momentum copy; beside it the ITM head and the temperature."""
+    """`base` has the model and its MLM head, both with a momentum copy; ITM head and temperature have none."""
 
     config: PretrainConfig
 
     def __init__(self, model: ModelConfig, compute: ComputeConfig, config: PretrainConfig, seed: int = 0) -> None:
-        # Released training starts with random unit vectors in the queue, which act as negatives.
+        # The released training starts with random unit vectors in the queue, which act as negatives.
         super().__init__(model, compute, config, seed, start_filled=config.compat or not config.mask_unfilled_queue)
         self._text_cache = TextCache(self.model.encode_text, compute.cached_texts) if compute.cached_texts else None
 
     def distilled_modules(self, model: ModelConfig, compute: ComputeConfig) -> dict[str, nn.Module]:
-        """The model and the MLM head."""
+        """Returns the model and the MLM head."""
         albef = ALBEF(model, compute)
         return {"albef": albef, "mlm_head": MLMHead(model.text, albef.text_encoder.embeddings.word)}
 
@@ -43,26 +43,26 @@ class PretrainTask(ContrastiveTask):
 
     @property
     def knows_positives(self) -> bool:
-        """See `ContrastiveTask.knows_positives`; the released pretraining does not."""
+        """See `ContrastiveTask.knows_positives`. False in the released pretraining."""
         return self.config.mask_known_positives and not self.config.compat
 
     def schedule(self, epoch: float) -> dict[str, float]:
-        """As for every contrastive task; `fuse` is false during the first `align_epochs`, then true."""
+        """Adds `fuse` to the schedule of `ContrastiveTask`: false during the first `align_epochs`, then true."""
         return {**super().schedule(epoch), "fuse": epoch >= self.config.align_epochs}
 
     def forward(
         self, batch: ImageTextBatch, *, alpha: float, random_negatives: float = 0.0, fuse: bool = True
     ) -> tuple[Losses, Metrics]:
-        """Losses `itc`, `mlm`, `itm` of one micro-batch, and metrics.
+        """Returns losses `itc`, `mlm`, `itm` of one micro-batch, and metrics.
 
         Args:
             batch: B pairs.
             alpha: weight of the momentum model's pseudo-targets.
             random_negatives: share of ITM negatives drawn uniformly.
-            fuse: false before the multimodal encoder is trained: `itc` is then the only loss, computed without it.
+            fuse: false while the multimodal encoder is not trained yet: `itc` is then the only loss.
 
         Raises:
-            ConfigError: image-text matching is trained and the batch has one pair, so no negative.
+            ConfigError: ITM is trained and the batch has only one pair, so there is no negative.
         """
         batch = self.same_length(batch)
         if not fuse:
@@ -88,7 +88,7 @@ class PretrainTask(ContrastiveTask):
         return {"itc": itc, "mlm": mlm, "itm": itm}, metrics
 
     def _align(self, batch: ImageTextBatch, alpha: float) -> tuple[Losses, Metrics]:
-        """ITC alone."""
+        """Returns losses and metrics of ITC only."""
         side = self.side_stream(batch)
         text_embeds = self._encode(batch.token_ids, batch.token_mask)
         image_feat = self.model.project_image(self.model.encode_image(batch.images))
@@ -103,7 +103,7 @@ class PretrainTask(ContrastiveTask):
         return self._text_cache or self.model.encode_text
 
     def _encode_texts(self, batch: ImageTextBatch) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, L, D) of the clean and of the masked text."""
+        """Returns embeddings (B, L, D) of the clean and the masked text."""
         encode = self._encode
         if not self.compute.one_fusion_call:
             return encode(batch.token_ids, batch.token_mask), encode(batch.masked_ids, batch.token_mask)
@@ -115,10 +115,10 @@ class PretrainTask(ContrastiveTask):
     def _momentum_pass(
         self, side: SideStream, batch: ImageTextBatch, text_embeds: Tensor, masked: tuple[MaskedTokens, Tensor] | None
     ) -> tuple[Candidates, Tensor | None]:
-        """The momentum model's features of the clean pair and, where `masked` is given, its logits at the masked positions.
+        """Returns candidates by the momentum model's features and, given `masked`, its logits at the masked positions.
 
         Args:
-            side: where the momentum model computes.
+            side: the stream of the momentum model.
             batch: B pairs.
             text_embeds: the student's embeddings (B, L, D) of the clean text.
             masked: the masked tokens, and the student's embeddings (B, L, D) of the masked text.
@@ -140,14 +140,14 @@ class PretrainTask(ContrastiveTask):
         return self.gather_candidates(batch, image_feat, text_feat), logits
 
     def _masked_language(self, tokens: MaskedTokens, hidden: Tensor, momentum_logits: Tensor | None, alpha: float) -> Tensor:
-        """MLM loss, the mean over the masked tokens of this rank or, with `gather_negatives`, of all ranks."""
+        """Returns the MLM loss, the mean over the masked tokens of this rank or, with `gather_negatives`, of all ranks."""
         total = self.wide_losses.masked_language(self.mlm_head, hidden, tokens, momentum_logits, alpha)
         divisor = total.new_full((), len(tokens.labels))
         if self.config.gather_negatives:
-            # One rank would divide by the tokens of the whole batch; data-parallel averaging divides by the ranks again.
+            # A single rank would divide by the tokens of the full batch; data-parallel averaging divides by the ranks again.
             divisor = comm.all_reduce_sum(divisor) / comm.world_size()
         return total / divisor.clamp(min=1.0)
 
     def loss_weights(self) -> dict[str, float]:
-        """As configured; the paper's are 1."""
+        """Returns the configured weights; the paper's are 1."""
         return {**super().loss_weights(), "mlm": self.config.mlm_weight}

@@ -1,4 +1,4 @@
-"""The tasks that can be trained: one record each. What depends on the kind of a task is asked of its record."""
+"""The tasks that can be trained, with one record each: the only place of properties that depend on the kind of a task."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from albef_ds.tasks.vqa import VqaTask
 
 @dataclass(frozen=True, kw_only=True)
 class TaskKind:
-    """What the system has to know about one kind of task."""
+    """The properties of one kind of task."""
 
     settings: type[BaseTaskConfig]
-    """One of the union `config.tasks.TaskConfig`; its `kind` is the name, its `main_metrics` choose the checkpoint."""
+    """A member of the union `config.tasks.TaskConfig`; its `kind` is the name, its `main_metrics` choose the checkpoint."""
     task: Callable[..., Task]
-    """Made from (model, compute, task settings, seed)."""
+    """Takes (model, compute, task settings, seed)."""
     samples: SampleKind
-    """What it is trained on."""
+    """The training samples."""
     evaluation: Evaluation | None = None
-    """How it is evaluated; None: not at all."""
+    """None: the task is not evaluated."""
     evaluation_with_refs: Evaluation | None = None
-    """How it is evaluated instead where `data.refs` names referring expressions (grounding)."""
+    """Replaces `evaluation` if `data.refs` names referring expressions (grounding)."""
     new_heads: tuple[str, ...] = ()
-    """Beginnings of the names of parameters that start with random weights where `init.checkpoint` lacks them."""
+    """Prefixes of parameter names that start with random weights if `init.checkpoint` lacks them."""
     transfer: Callable[[dict[str, Any], Any], dict[str, Any]] = unchanged
-    """Another task's state dict and these settings to what the task starts from, under its own names."""
+    """Maps another task's state dict, with these settings, to initial weights under this task's names."""
     uses: tuple[str, ...] = ()
-    """Methods of `albef_ds.load(...)` that it is trained for; none: it serves fine-tuning."""
+    """Methods of `albef_ds.load(...)` for which it is trained; empty if it only serves fine-tuning."""
 
     @property
     def name(self) -> str:
@@ -75,11 +75,7 @@ _KINDS = (
         uses=("classify",),
     ),
     TaskKind(
-        settings=TextAssignmentConfig,
-        task=TextAssignmentTask,
-        samples=PAIRS,
-        new_heads=("ta_head.",),
-        transfer=image_projection,
+        settings=TextAssignmentConfig, task=TextAssignmentTask, samples=PAIRS, new_heads=("ta_head.",), transfer=image_projection
     ),
     TaskKind(
         settings=VqaConfig,
@@ -92,15 +88,15 @@ _KINDS = (
     ),
 )
 TASKS: dict[type[BaseTaskConfig], TaskKind] = {kind.settings: kind for kind in _KINDS}
-"""The record of each class of settings."""
+"""Maps each class of settings to the record of its task."""
 
 
 def kind_of(settings: BaseTaskConfig) -> TaskKind:
-    """The record of the task that has these settings."""
+    """Returns the record of the task with these settings."""
     return TASKS[type(settings)]
 
 
 def evaluation_of(config: RunConfig) -> Evaluation | None:
-    """How the run's task is evaluated; None: not at all."""
+    """Returns the evaluation of the run's task, or None."""
     kind = kind_of(config.task)
     return (kind.evaluation_with_refs if config.data.refs else None) or kind.evaluation

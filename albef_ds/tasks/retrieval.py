@@ -1,4 +1,4 @@
-"""Retrieval: ITC + ITM on annotated pairs (paper section 5). Weakly supervised grounding trains the same way."""
+"""Retrieval: ITC + ITM on annotated pairs (paper section 5). Weakly supervised grounding is trained in the same way."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from albef_ds.tasks.contrastive import ContrastiveTask
 
 
 class RetrievalTask(ContrastiveTask):
-    """`base`: the model, with a momentum copy; beside it the ITM head and the temperature.
+    """`base` has the model, with a momentum copy; ITM head and temperature have none.
 
-    Captions of one picture share its `image_ids` and are positives of each other, in the queue too, as released.
+    Captions of one image share its `image_ids` and are positives of each other, in the queue too, as released.
     """
 
     config: RetrievalConfig
@@ -22,7 +22,7 @@ class RetrievalTask(ContrastiveTask):
         super().__init__(model, compute, config, seed, start_filled=config.compat or not config.mask_unfilled_queue)
 
     def forward(self, batch: ImageTextBatch, *, alpha: float, random_negatives: float = 0.0) -> tuple[Losses, Metrics]:
-        """Losses `itc` and `itm` of one micro-batch, and metrics; arguments and errors as in pretraining."""
+        """Returns losses `itc` and `itm` of one micro-batch, and metrics; arguments and errors as in pretraining."""
         batch = self.same_length(batch)
         albef, side = self.model, self.side_stream(batch)
         image_embeds = albef.encode_image(batch.images)
@@ -45,5 +45,5 @@ class RetrievalTask(ContrastiveTask):
         return {"itc": itc, "itm": itm}, {"itm_accuracy": itm_accuracy, **self.contrastive_metrics(sim_i2t, candidates)}
 
     def bounded_parameters(self) -> list[tuple[nn.Parameter, float, float]]:
-        """The temperature; the released fine-tuning leaves it free."""
+        """Returns the temperature with its bounds; the released fine-tuning does not bound it."""
         return [] if self.config.compat else super().bounded_parameters()

@@ -1,4 +1,4 @@
-"""The momentum model's forward pass on a second CUDA stream, beside the student's. Not yet run on a GPU."""
+"""Runs the momentum model's forward pass on a second CUDA stream, in parallel to the student's. Not yet run on a GPU."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 class SideStream:
-    """Work that may overlap with what the current stream is given after this was made.
+    """A stream for work that may overlap with later work of the current stream.
 
-    Make it once what the work reads has been launched, give the current stream its own work, then run the other inside
-    `with side.work():` and hand its results to `join`. On a CPU, and with `on` false, everything happens in order.
+    Create it after the inputs of the work have been launched, launch the current stream's own work, then run the other work in
+    `with side.work():` and pass its results to `join`. On a CPU, or with `on` false, everything runs in order.
 
     Args:
-        device: where both compute.
+        device: device of both streams.
         on: whether to use a second stream.
     """
 
@@ -28,19 +28,19 @@ class SideStream:
         self.follow()
 
     def follow(self) -> None:
-        """Wait, on the side, for all that the stream on which this was made has been given so far."""
+        """Makes the side stream wait for all work launched so far on the main stream, on which this object was created."""
         if self._streams is not None:
             main, side = self._streams
             side.wait_stream(main)
 
     @contextlib.contextmanager
     def work(self) -> Iterator[None]:
-        """Launch on the side what is run inside."""
+        """Launches the work inside the block on the side stream."""
         with torch.cuda.stream(self._streams[1]) if self._streams is not None else contextlib.nullcontext():
             yield
 
     def join(self, *results: Tensor | None) -> None:
-        """Let the stream on which this was made wait for the side; the memory of `results` stays until it has used them."""
+        """Makes the main stream wait for the side stream, and keeps the memory of `results` until the main stream has used it."""
         if self._streams is not None:
             main, side = self._streams
             main.wait_stream(side)

@@ -1,6 +1,6 @@
-"""Text assignment: does a text belong to the first image, the second, or neither (paper section 5, NLVR2)?
+"""Text assignment: predicts if a text belongs to the first image, the second, or neither (paper section 5, NLVR2).
 
-Trains the doubled multimodal layers on image-text pairs before NLVR2. Not distilled, as in the released code.
+It trains the doubled multimodal layers on image-text pairs before NLVR2, without distillation, as in the released code.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from albef_ds.tasks.base import Losses, Metrics, Task
 
 FIRST, SECOND, NEITHER = 0, 1, 2
 """The classes: the text describes the first image, the second, or neither."""
-_CASE, _ORDER, _IMAGE = 11, 12, 13  # tags keep the streams of random numbers apart
+_CASE, _ORDER, _IMAGE = 11, 12, 13  # tags make the streams of random numbers independent
 
 
 class TextAssignmentTask(Task):
-    """`base`: the model with two images per text; beside it the head, and the frozen projection that tells similar images."""
+    """`base` has the model with two images per text; beside it are the head and the frozen projection for image similarity."""
 
     def __init__(self, model: ModelConfig, compute: ComputeConfig, config: TextAssignmentConfig, seed: int = 0) -> None:
         super().__init__()
@@ -33,19 +33,15 @@ class TextAssignmentTask(Task):
         self.base = nn.ModuleDict({"albef": ALBEF(model, compute, projections=False, num_images=2)})
         self.vision_proj = nn.Linear(model.vision.width, model.embed_dim)
         self.ta_head = nn.Linear(model.text.width, 3)
-        self.vision_proj.requires_grad_(False)  # nothing differentiable comes of it
+        self.vision_proj.requires_grad_(False)  # used for sampling only, which is not differentiable
 
     def schedule(self, epoch: float) -> dict[str, float]:
-        """Nothing changes over time."""
+        """Returns {}: the task has no schedule."""
         del epoch
         return {}
 
     def forward(self, batch: ImageTextBatch) -> tuple[Losses, Metrics]:
-        """Loss `ta` and `ta_accuracy` of B pairs.
-
-        Raises:
-            ConfigError: fewer than three pairs, so no two other images.
-        """
+        """Returns loss `ta` and metric `ta_accuracy` of B pairs. Raises `ConfigError` for fewer than three pairs."""
         if len(batch) < 3:
             raise ConfigError(f"train.micro_batch_size of {len(batch)} leaves a text without two other images: use 3 or more")
         albef = self.model
@@ -62,17 +58,17 @@ class TextAssignmentTask(Task):
 
     @torch.no_grad()
     def assign(self, image_embeds: Tensor, batch: ImageTextBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Which two images each text meets: first and second image as rows of the batch, and the label, each int64 (B,).
+        """Returns each text's first and second image as rows of the batch, and its label, each int64 (B,).
 
-        With probability 1/3 two different other images, else the own one and another in either order. Others are drawn by
-        similarity of image features, from the softmax over the batch without the own one; images that the batch knows to
-        be the same are drawn last.
+        The images are two different other ones with probability 1/3, else the own one and another in random order. Others are
+        drawn by similarity of image features, from the softmax over the batch without the own image; known copies of the own
+        image are drawn last.
         """
         sim = F.normalize(at_least_fp32(self.vision_proj(image_embeds[:, 0])), dim=-1).double()
         sim = sim @ sim.T / self.config.temperature
         own = torch.arange(len(batch), device=sim.device)
         if not self.config.compat:
-            # No more than the range of a similarity, so that an order remains among images that are all the same.
+            # Finite, so that similarities still order the images if all are the same.
             same = batch.image_ids[:, None] == batch.image_ids[None]
             sim = sim - same * (1e3 / self.config.temperature)
         sim = sim.masked_fill(torch.eye(len(batch), dtype=torch.bool, device=sim.device), float("-inf"))
@@ -84,10 +80,10 @@ class TextAssignmentTask(Task):
         return first, second, labels
 
     def draw_cases(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Two uniform numbers per sample: below 1/3 for two other images, and below 1/2 for the own image first."""
+        """Draws two uniform numbers per sample: below 1/3 for two other images, and below 1/2 for the own image first."""
         return hashed_uniform(self.seed, positions, _CASE), hashed_uniform(self.seed, positions, _ORDER)
 
     def draw_two(self, logits: Tensor, positions: Tensor) -> Tensor:
-        """int64 (B, 2): two different columns per row, drawn without replacement from the softmax of `logits` (B, B)."""
+        """Draws int64 (B, 2), two columns per row without replacement from the softmax of `logits` (B, B)."""
         noise = gumbel(hashed_uniform(self.seed, positions[:, None], positions[None, :], _IMAGE))
         return (logits + noise).topk(2, dim=1).indices

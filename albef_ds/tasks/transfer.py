@@ -1,7 +1,7 @@
-"""What a task makes of another task's weights: functions of state dicts under our parameter names, which compute nothing.
+"""Maps another task's weights to a task's initial weights, by renaming and copying entries of state dicts.
 
-A state dict maps the names of `task.named_parameters()` (`base.albef. ...`, each tied tensor once) to tensors, or to anything
-else with a `shape`. Layers that come in pairs are the concern of `checkpoint/initial/between_tasks.py`.
+A state dict maps the names of `task.named_parameters()` (`base.albef. ...`, each tied tensor once) to tensors, or to other
+objects with a `shape`. `checkpoint/initial/between_tasks.py` handles layers that come in pairs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _MLM_HEAD = "base.mlm_head."
 
 
 class Shaped(Protocol):
-    """A tensor, or what stands for one."""
+    """A tensor, or another object with a shape."""
 
     @property
     def shape(self) -> Sequence[int]:
-        """Its size in each dimension."""
+        """The size of each dimension."""
         ...
 
 
@@ -33,30 +33,30 @@ T = TypeVar("T", bound=Shaped)
 
 
 def unchanged(state: dict[str, T], settings: BaseTaskConfig) -> dict[str, T]:
-    """The other task's tensors as they are."""
+    """Returns the other task's tensors unchanged."""
     return state
 
 
 def image_projection(state: dict[str, T], settings: BaseTaskConfig) -> dict[str, T]:
-    """For text assignment: the model's image projection pairs the images."""
+    """Returns the tensors for text assignment, which draws pairs of images by the model's image projection."""
     return {name.replace("base.albef.vision_proj.", "vision_proj."): tensor for name, tensor in state.items()}
 
 
 def answer_decoder(state: dict[str, T], settings: VqaConfig) -> dict[str, T]:
-    """For VQA: an answer decoder is made beside the other tensors."""
+    """Returns the tensors for VQA: the other task's and those of an answer decoder."""
     return state | vqa_decoder_from_multimodal(state, settings.decoder_layers)
 
 
 def vqa_decoder_from_multimodal(state: Mapping[str, T], num_layers: int) -> dict[str, T]:
-    """An answer decoder's tensors from the multimodal layers, the word embeddings and the MLM head (released code).
+    """Makes an answer decoder's tensors from the multimodal layers, the word embeddings and the MLM head (released code).
 
     Args:
-        state: of a pretraining task.
-        num_layers: layers of the decoder; it takes the first ones, and no more than there are.
+        state: state dict of a pretraining task.
+        num_layers: number of layers of the decoder; it gets the first ones that exist.
 
     Returns:
-        Names that begin with `base.decoder.`. Cross-attention keys and values are missing where images and texts differ in
-        width: they would not fit.
+        Tensors by names that start with `base.decoder.`, without cross-attention keys and values if images and texts differ in
+        width.
     """
     decoder: dict[str, T] = {}
     for name, tensor in state.items():

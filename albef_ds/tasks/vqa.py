@@ -1,4 +1,4 @@
-"""Visual question answering: a decoder writes the answer over the fused question (paper section 5)."""
+"""Visual question answering: a decoder generates the answer from the fused question (paper section 5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from albef_ds.tasks.base import Losses, Metrics, Task, albef_of
 
 
 class VqaTask(Task):
-    """`base`: the model without ITC projections and the decoder, both with a momentum copy if alpha is above 0."""
+    """`base` has the model without ITC projections and the decoder, both with a momentum copy if alpha is above 0."""
 
     def __init__(self, model: ModelConfig, compute: ComputeConfig, config: VqaConfig, seed: int = 0) -> None:
         super().__init__()
@@ -26,13 +26,14 @@ class VqaTask(Task):
         self.base = nn.ModuleDict({"albef": albef, "decoder": AnswerDecoder(model.text, compute, config.decoder_layers)})
 
     def schedule(self, epoch: float) -> dict[str, float]:
-        """alpha rises linearly over `alpha_ramp_epochs`."""
+        """Returns alpha, which rises linearly over `alpha_ramp_epochs`."""
         return {"alpha": self.config.alpha_at(epoch)}
 
     def forward(self, batch: VqaBatch, *, alpha: float) -> tuple[Losses, Metrics]:
-        """Loss `answer` and `token_accuracy` of B questions.
+        """Returns loss `answer` and metric `token_accuracy` of B questions.
 
-        The loss of an answer is the sum over its tokens; answers add up with their weights, divided by B (released code).
+        The loss of an answer is the sum over its tokens; the result is the weighted sum over answers, divided by B (released
+        code).
         """
         targets = batch.answer_mask[:, 1:]
         labels = batch.answer_ids[:, 1:][targets]
@@ -48,7 +49,7 @@ class VqaTask(Task):
         return {"answer": (per_token * weights).sum() / len(batch)}, metrics
 
     def fuse_question(self, batch: Batch, *, momentum: bool = False) -> Tensor:
-        """The questions fused with their images (B, L, D), by the student or its momentum copy."""
+        """Returns the questions fused with their images (B, L, D), by the student or its momentum copy."""
         return _fuse_question(self.momentum.modules if momentum else self.base, batch)
 
     def rank_answers(
@@ -61,7 +62,7 @@ class VqaTask(Task):
         *,
         momentum: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """See `models.answers.rank_answers`; put the task into eval mode first."""
+        """See `models.answers.rank_answers`. Set the task to eval mode first."""
         return rank_answers(self._decoder(momentum), question_embeds, question_mask, answer_ids, answer_mask, k)
 
     def generate(
@@ -74,7 +75,7 @@ class VqaTask(Task):
         max_tokens: int = 10,
         momentum: bool = False,
     ) -> Tensor:
-        """See `models.answers.generate_answers`; put the task into eval mode first."""
+        """See `models.answers.generate_answers`. Set the task to eval mode first."""
         decoder = self._decoder(momentum)
         return generate_answers(decoder, question_embeds, question_mask, start_id=start_id, end_id=end_id, max_tokens=max_tokens)
 
@@ -82,11 +83,11 @@ class VqaTask(Task):
         return _decoder_of(self.momentum.modules if momentum else self.base)
 
     def _logits(self, modules: nn.ModuleDict, batch: VqaBatch) -> Tensor:
-        """Vocabulary logits (M, V) of the M answer tokens after each first one, answer by answer."""
+        """Returns vocabulary logits (M, V) of the M answer tokens after each first one, answer by answer."""
         decoder = _decoder_of(modules)
         question_embeds = _fuse_question(modules, batch)
         rows = torch.arange(len(batch), device=question_embeds.device)
-        # The length is known, so a GPU need not be asked for it.
+        # The given length avoids waiting for the GPU.
         index = rows.repeat_interleave(batch.answer_counts, output_size=batch.answer_ids.shape[0])
         hidden = decoder.hidden(batch.answer_ids, batch.answer_mask, question_embeds, batch.token_mask, index)
         return decoder.mlm_head(hidden[:, :-1][batch.answer_mask[:, 1:]])

@@ -1,4 +1,4 @@
-"""From configuration to parts: the right momentum model and engine, and what cannot go together."""
+"""The configuration determines momentum model and engine; settings that exclude each other are refused."""
 
 from __future__ import annotations
 

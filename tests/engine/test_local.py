@@ -1,4 +1,4 @@
-"""The plain engine: what an optimizer step moves, and that a skipped one moves nothing."""
+"""The plain engine: the state that an optimizer step changes; a skipped step changes nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _engine(task: PretrainTask | None = None, **optim: Any) -> LocalEngine:
 
 
 def _snapshot(engine: LocalEngine) -> dict[str, Any]:
-    """Everything a step may move, by name."""
+    """Returns all state that a step may change, by name."""
     task = engine.task
     assert isinstance(task, PretrainTask)
     state: dict[str, Any] = {f"student.{name}": value.clone() for name, value in task.state_dict().items()}
@@ -37,7 +37,7 @@ def _snapshot(engine: LocalEngine) -> dict[str, Any]:
 
 
 def _moved(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    """First name parts of what differs."""
+    """Returns the first parts of the names of changed entries."""
     assert before.keys() == after.keys()
     return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
@@ -66,8 +66,8 @@ def _poison(engine: LocalEngine, value: float) -> Any:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_a_step_with_a_non_finite_gradient_moves_nothing(value: float, clip_norm: float) -> None:
-    engine, twin = _engine(clip_norm=clip_norm), _engine(clip_norm=clip_norm)
-    for one in (engine, twin):
+    engine, other = _engine(clip_norm=clip_norm), _engine(clip_norm=clip_norm)
+    for one in (engine, other):
         one.train_step([random_batch(4)], SCHEDULE, learning_rate=1e-3)
     before = _snapshot(engine)
     hook = _poison(engine, value)
@@ -76,9 +76,9 @@ def test_a_step_with_a_non_finite_gradient_moves_nothing(value: float, clip_norm
     assert result.skipped and not result.grad_norm < float("inf")
     assert _moved(before, _snapshot(engine)) == set()
     # Nor does anything of it linger: the next step is the one that an engine which never saw it takes.
-    for one in (engine, twin):
+    for one in (engine, other):
         one.train_step([random_batch(4, start=8)], SCHEDULE, learning_rate=1e-3)
-    assert _moved(_snapshot(twin), _snapshot(engine)) == set()
+    assert _moved(_snapshot(other), _snapshot(engine)) == set()
 
 
 @pytest.mark.parametrize(("rate", "bound"), [(1.0, 0.001), (-1.0, 0.5)])
@@ -120,15 +120,15 @@ def test_clipping_bounds_the_gradient_but_reports_its_norm() -> None:
 
 
 def test_a_dry_run_leaves_no_trace() -> None:
-    engine, twin = _engine(), _engine()
-    for one in (engine, twin):
+    engine, other = _engine(), _engine()
+    for one in (engine, other):
         one.train_step([random_batch(4)], SCHEDULE, learning_rate=1e-3)
     before = _snapshot(engine)
     engine.dry_run(random_batch(4, start=4), SCHEDULE)
     assert _moved(before, _snapshot(engine)) == set()
-    for one in (engine, twin):
+    for one in (engine, other):
         one.train_step([random_batch(4, start=8)], SCHEDULE, learning_rate=1e-3)
-    assert _moved(_snapshot(twin), _snapshot(engine)) == set()
+    assert _moved(_snapshot(other), _snapshot(engine)) == set()
 
 
 def test_goes_on_exactly_from_the_tensors_of_another_engine() -> None:

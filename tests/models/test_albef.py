@@ -1,4 +1,4 @@
-"""The whole model: initial weights, features, frozen text encoder."""
+"""The full model: initial weights, features, frozen text encoder."""
 
 from __future__ import annotations
 

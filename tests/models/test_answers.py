@@ -1,4 +1,4 @@
-"""The answer decoder: ranking against one answer at a time, generation against the definition, no look ahead."""
+"""The answer decoder: ranking compared with one answer at a time, generation with its definition, causal attention."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _task(**compute: bool) -> VqaTask:
 
 @pytest.fixture(scope="module")
 def parts() -> tuple[AnswerDecoder, Tensor, Tensor]:
-    """Decoder, and questions of different lengths fused with their images."""
+    """Returns a decoder, and questions of different lengths fused with their images."""
     task, batch = _task(), random_batch(ROWS)
     decoder = task.base["decoder"]
     assert isinstance(decoder, AnswerDecoder)
@@ -36,7 +36,7 @@ def parts() -> tuple[AnswerDecoder, Tensor, Tensor]:
 
 
 def _answer_list(count: int) -> tuple[Tensor, Tensor]:
-    """Answers of one to three words, no two with the same first one."""
+    """Returns answers of one to three words with different first words."""
     generator = torch.Generator().manual_seed(4)
     ids = torch.zeros(count, 5, dtype=torch.int64)
     for row in range(count):
@@ -48,7 +48,7 @@ def _answer_list(count: int) -> tuple[Tensor, Tensor]:
 
 
 def _log_probs(decoder: AnswerDecoder, ids: list[int], question: Tensor, mask: Tensor) -> list[float]:
-    """Log-probability of each token after the first of one answer; the question without its padding."""
+    """Returns the log-probability of each token after the first of one answer, for a question without padding."""
     words = int(mask.sum())
     answer = torch.tensor([ids])
     hidden = decoder.hidden(answer, answer >= 0, question[None, :words], mask[None, :words])

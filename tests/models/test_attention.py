@@ -1,4 +1,4 @@
-"""The two forms of attention."""
+"""The two implementations of attention agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The BERT layers against transformers' BERT and against a literal post-norm reference."""
+"""The BERT layers compared with transformers' BERT and with a literal post-norm reference."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_text_encoder_equals_the_bert_of_transformers(attention: str) -> None:
 def _reference_attention(
     query: nn.Linear, key: nn.Linear, value: nn.Linear, hidden: Tensor, source: Tensor, mask: Tensor
 ) -> Tensor:
-    """One row, one head after the other: (Q, D), (K, D'), bool (Q, K)."""
+    """Attention of one row, head by head: (Q, D), (K, D'), bool (Q, K)."""
     heads = []
     for head in range(TEXT.num_heads):
         part = slice(8 * head, 8 * head + 8)
@@ -74,7 +74,7 @@ def _reference_attention(
 
 
 def _reference_fusion(encoder: MultimodalEncoder, text: Tensor, token_mask: Tensor, image: Tensor, causal: bool) -> Tensor:
-    """One text (L, D) with its image (N, image width), sub-layer by sub-layer as the paper's figure 1 stacks them."""
+    """Fuses one text (L, D) with its image (N, image width), sub-layer by sub-layer as the paper's figure 1 stacks them."""
     length = text.shape[0]
     mask = token_mask[None, :].expand(length, length)
     mask = mask & torch.ones(length, length, dtype=torch.bool).tril() if causal else mask

@@ -1,4 +1,4 @@
-"""Compiled blocks compute what the blocks compute."""
+"""Compiled blocks give the same results as the blocks."""
 
 from __future__ import annotations
 

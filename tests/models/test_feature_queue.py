@@ -11,14 +11,14 @@ from albef_ds.models.feature_queue import NO_ID, FeatureQueue
 
 
 def _put(queue: FeatureQueue, numbers: list[int], order: list[int] | None = None) -> None:
-    """Enqueue features that spell their sample's number, arriving in `order`."""
+    """Enqueues features that encode their sample's number, in `order`."""
     values = torch.tensor(numbers)[torch.tensor(order)] if order else torch.tensor(numbers)
     features = values[:, None].float().repeat(1, 3)
     queue.enqueue(features, -features, values + 100, values + 200, values)
 
 
 def _numbers(queue: FeatureQueue) -> list[int]:
-    """The valid entries' numbers, slot by slot; all four buffers must tell the same."""
+    """Returns the sample numbers of the valid entries, which must be the same in all four buffers."""
     images, texts, image_ids, caption_ids = queue.contents()
     assert torch.equal(images, -texts) and torch.equal(image_ids + 100, caption_ids)
     assert torch.equal(images[:, 0].long() + 100, image_ids)

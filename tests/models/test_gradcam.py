@@ -1,4 +1,4 @@
-"""Grad-CAM against a literal reference: hand-written layers, scores of attention differentiated entry by entry."""
+"""Grad-CAM compared with a literal reference: explicit layers, attention scores differentiated entry by entry."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _heads(x: Tensor) -> Tensor:
 
 
 def _literal(task: RetrievalTask, layer: int, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps (L, h, w) and the score of one pair without padding: image tokens (N, W), text tokens (L, D).
+    """Returns maps (L, h, w) and the score of one pair without padding: image tokens (N, W), text tokens (L, D).
 
     The weights of the chosen layer are an input of what follows; their gradients are taken one by one.
     """

@@ -1,4 +1,4 @@
-"""The dense momentum model: exact averages of what learns, nothing of what is frozen."""
+"""The dense momentum model averages trained parameters exactly and leaves frozen ones out."""
 
 from __future__ import annotations
 
@@ -96,15 +96,15 @@ def test_copy_from_student_and_a_loaded_state_replace_the_average() -> None:
 
 def test_tied_word_embeddings_stay_tied() -> None:
     task = tiny_task()
-    twin = task.momentum.modules
-    word = twin["albef"].text_encoder.embeddings.word.weight
+    momentum = task.momentum.modules
+    word = momentum["albef"].text_encoder.embeddings.word.weight
     student = task.model.text_encoder.embeddings.word.weight
-    assert twin["mlm_head"].decoder.weight is word and word is not student
+    assert momentum["mlm_head"].decoder.weight is word and word is not student
     before = word.clone()
     with torch.no_grad():
         student.add_(1.0)
     task.momentum.update()
-    assert twin["mlm_head"].decoder.weight is word
+    assert momentum["mlm_head"].decoder.weight is word
     # Averaged once, not once per name.
     torch.testing.assert_close(word, 0.995 * before + 0.005 * student.detach())
 

@@ -1,4 +1,4 @@
-"""Which LayerNorm a model gets. NVIDIA's apex needs a GPU to be built, so a stand-in takes its place."""
+"""The choice of the LayerNorm. NVIDIA's apex needs a GPU to be built, so a stand-in replaces it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens without padding and back."""
+"""Packing removes padding, and unpacking restores it."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def test_embeddings_and_gradients_are_those_of_padded_rows_for_the_tokens_share_
 
 
 def test_modules_stay_whole() -> None:
-    """The switch changes no parameter: files fit both forms."""
+    """The setting changes no parameter, so a file fits both settings."""
     names = [list(nn.Module.state_dict(TextEncoder(CONFIG, ComputeConfig(packed_text=pack)))) for pack in (False, True)]
     assert names[0] == names[1]

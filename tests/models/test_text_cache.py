@@ -1,4 +1,4 @@
-"""Kept text embeddings: what the encoder would have given, and no more rows than allowed."""
+"""Cached text embeddings equal the encoder's, and the number of rows is bounded."""
 
 from __future__ import annotations
 

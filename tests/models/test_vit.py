@@ -1,4 +1,4 @@
-"""The visual encoder against timm's ViT."""
+"""The visual encoder compared with timm's ViT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny fine-tuning runs: a configuration and batches per task, the same whatever engine, stage or number of ranks."""
+"""Tiny fine-tuning runs: a configuration and batches per task, the same for any engine, stage or number of ranks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ANSWER_LENGTH = 5
 
 
 def task_config(name: str, **changes: Any) -> RunConfig:
-    """The tiny model with the settings of the task called `name`."""
+    """Returns the tiny model with the settings of the task called `name`."""
     return replace(tiny_config(task=TASKS[name]), **changes)
 
 
 def task_batch(name: str, step: int, size: int) -> Batch:
-    """Batch number `step` of the task called `name`."""
+    """Returns batch number `step` of the task called `name`."""
     pairs = tiny_batch(step, size)
     generator = torch.Generator().manual_seed(1000 + step)
     common = {"token_ids": pairs.token_ids, "token_mask": pairs.token_mask, "positions": pairs.positions}
@@ -57,7 +57,7 @@ def task_batch(name: str, step: int, size: int) -> Batch:
 
 
 def run_task(name: str, config: RunConfig, steps: int = 2) -> dict[str, Any]:
-    """Train on this rank's share of each global batch: losses per step, norms, whole weights, momentum weights."""
+    """Trains on this rank's share of each global batch; returns losses per step, norms, full weights, momentum weights."""
     if config.engine.kind == "zero":
         init_distributed(CPU)
     task = build.build_task(config, config.engine.precision)
@@ -78,6 +78,6 @@ def run_task(name: str, config: RunConfig, steps: int = 2) -> dict[str, Any]:
 
 
 def image_text_batch(size: int, step: int = 0) -> ImageTextBatch:
-    """Pairs in which no picture comes twice."""
+    """Returns pairs with different images."""
     batch = tiny_batch(step, size)
     return replace(batch, image_ids=batch.positions, caption_ids=batch.positions)

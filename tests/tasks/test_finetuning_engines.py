@@ -1,4 +1,4 @@
-"""Every fine-tuning task under ZeRO-2 and ZeRO-3 on two ranks is the plain engine's."""
+"""Every fine-tuning task under ZeRO-2 and ZeRO-3 on two ranks equals the plain engine's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WEIGHT_BOUND = 1e-4
 
 
 def _under_zero() -> dict[str, dict[str, Any]]:
-    """All tasks and stages in one set of processes: starting them costs more than a run."""
+    """Runs all tasks and stages in one set of processes, since starting them costs more than a run."""
     results = {}
     for name in TASKS:
         for stage, recompute in ((2, False), (3, True)):

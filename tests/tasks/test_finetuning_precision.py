@@ -1,4 +1,4 @@
-"""A momentum copy kept in fp32 beside a student in bf16, with which it shares a frozen text encoder."""
+"""A momentum copy in fp32 of a student in bf16, with which it shares a frozen text encoder."""
 
 from __future__ import annotations
 

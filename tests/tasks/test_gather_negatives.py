@@ -1,4 +1,4 @@
-"""Many ranks are one: losses, gradients, negatives and the queue over gloo ranks equal those of a single process."""
+"""Losses, gradients, negatives and the queue over several gloo ranks equal those of a single process."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Result = dict[str, Any]
 
 
 def _uneven(batch: ImageTextBatch) -> ImageTextBatch:
-    """Rows 4 and on predict one token each, so that ranks differ in masked tokens."""
+    """Rows from 4 on predict one token each, so that ranks differ in masked tokens."""
     labels, masked = batch.mlm_labels.clone(), batch.masked_ids.clone()
     labels[4:, 2:], masked[4:, 2:] = -100, batch.token_ids[4:, 2:]
     return replace(batch, mlm_labels=labels, masked_ids=masked)
 
 
 def _train(gather: bool, accumulation: int, compute: dict[str, bool], frozen: bool) -> Result:
-    """This rank's share of one batch of ROWS: losses averaged over ranks, data-parallel gradients, draws, queue."""
+    """Returns for this rank's share of one batch of ROWS: losses averaged over ranks, data-parallel gradients, draws, queue."""
     config = PretrainConfig(queue_size=12, gather_negatives=gather)
     task = tiny_task(config, ComputeConfig(**compute), tiny_model(frozen=frozen))
     fill_queue(task, 9)
@@ -121,7 +121,7 @@ def test_one_pair_per_rank_finds_its_negatives_on_other_ranks() -> None:
     task = tiny_task(PretrainConfig(queue_size=4))
     losses, _ = task(random_batch(2, duplicates=False), alpha=0.4)
     ranks = run_ranks(_lone_pairs, 2)
-    # Samples 0 and 1 of the batch with duplicates show one picture: the fallback draws the other rank's.
+    # Samples 0 and 1 of the batch with duplicates show one image: the fallback draws the other rank's.
     assert sum(rank["itm"] for rank in ranks) / 2 == pytest.approx(float(losses["itm"].detach()))
 
 

@@ -1,4 +1,4 @@
-"""The pretraining task: one mathematics however it is computed, ITC targets and negatives that know their positives."""
+"""The pretraining task: all implementations agree; ITC targets and negatives respect known positives."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_batch_without_a_masked_token_has_an_mlm_loss_of_zero(masked_only: boo
 
 
 def _targets(task: PretrainTask, batch: Any, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The `positives` that both directions of ITC were given."""
+    """Returns the `positives` passed to both directions of ITC."""
     seen: list[Tensor] = []
     real = contrastive_loss
 
@@ -159,9 +159,9 @@ def _targets(task: PretrainTask, batch: Any, monkeypatch: pytest.MonkeyPatch) ->
     return seen
 
 
-def test_same_picture_and_same_caption_are_positives_in_batch_and_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_image_and_same_caption_are_positives_in_batch_and_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     task = tiny_task()
-    fill_queue(task, 9)  # its first entry shows the picture of rows 0 and 1
+    fill_queue(task, 9)  # its first entry shows the image of rows 0 and 1
     expected = torch.zeros(ROWS, ROWS + 9, dtype=torch.bool)
     expected[range(ROWS), range(ROWS)] = True
     expected[0, 1] = expected[1, 0] = expected[1, 2] = expected[2, 1] = True
@@ -251,7 +251,7 @@ def test_the_first_epochs_may_align_alone_with_the_same_contrastive_loss_and_gra
 
 
 def _drawn(task: PretrainTask, batch: Any, **schedule: float) -> tuple[list[Tensor], dict[str, float]]:
-    """What was drawn (texts for images, images for texts), and the losses."""
+    """Returns the drawn negatives (texts for images, images for texts), and the losses."""
     drawn: list[Tensor] = []
     real = task.draw
 
@@ -277,7 +277,7 @@ def test_negatives_are_neither_own_nor_known_positives(random_negatives: float) 
             assert bool((batch.caption_ids[chosen] != batch.caption_ids).all())
 
 
-def test_a_batch_of_one_picture_draws_other_rows() -> None:
+def test_a_batch_of_one_image_draws_other_rows() -> None:
     batch = random_batch(ROWS)
     batch = replace(batch, image_ids=torch.full((ROWS,), 7))
     drawn, losses = _drawn(tiny_task(), batch)

@@ -1,4 +1,4 @@
-"""The records of the tasks are complete: one for each class of settings, and what they name exists."""
+"""The records of the tasks are complete: there is one for each class of settings, and all names in them exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The momentum model on a stream of its own: who waits for whom. The streams are stand-ins, since they need a GPU."""
+"""The momentum model on a separate stream: the order of waits. Stand-ins replace the streams, which need a GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 
 
 class Stream:
-    """A CUDA stream that writes down what it is told to wait for."""
+    """A CUDA stream that records the streams it waits for."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name, self.log = name, log
@@ -30,7 +30,7 @@ class Stream:
 
 
 class Result:
-    """A tensor that writes down who uses its memory."""
+    """A tensor that records the streams that use its memory."""
 
     def __init__(self, log: list[str]) -> None:
         self.log = log
@@ -41,7 +41,7 @@ class Result:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What happens to the streams, in order."""
+    """Returns the recorded calls in order."""
     lines: list[str] = []
     current = [Stream("main", lines)]
 

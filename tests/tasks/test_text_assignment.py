@@ -1,4 +1,4 @@
-"""Text assignment against a literal reference: one text at a time, plain loops, the released code's case distinction."""
+"""Text assignment compared with a literal reference: one text at a time, plain loops, the released code's cases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = 9
 
 
 class _Drawn(TextAssignmentTask):
-    """Draws from lists: what `torch.rand` and `multinomial` would have given."""
+    """Returns draws from lists, in place of `torch.rand` and `multinomial`."""
 
     cases: list[float]
     orders: list[float]
@@ -41,7 +41,7 @@ def _task(kind: type[TextAssignmentTask] = TextAssignmentTask, **settings: bool)
 
 
 def _literal_loss(task: _Drawn, images: Tensor, ids: Tensor, mask: Tensor) -> float:
-    """The released procedure, pair by pair: which images a text meets, six doubled layers in turn, cross-entropy."""
+    """The released procedure, pair by pair: choice of the two images, six doubled layers, cross-entropy."""
     model = task.model
     embeds = [model.encode_image(image[None])[0] for image in images]
     features = [F.normalize(task.vision_proj(embed[0]), dim=0) for embed in embeds]
@@ -111,7 +111,7 @@ def test_classes_and_images_come_as_the_paper_says() -> None:
     assert all(torch.equal(one, other) for one, other in zip(again, (first, second, labels), strict=True))
 
 
-def test_similar_images_are_drawn_and_the_same_picture_is_not() -> None:
+def test_similar_images_are_drawn_and_the_same_image_is_not() -> None:
     task = _task()
     batch = random_batch(4, duplicates=False)
     with torch.no_grad():
@@ -125,8 +125,8 @@ def test_similar_images_are_drawn_and_the_same_picture_is_not() -> None:
         first, second, labels = task.assign(embeds, moved)
         partner = torch.where(labels == FIRST, second, first)  # the most similar one, sampled at temperature 0.07
         assert partner.tolist() == [1, 0, 3, 2]
-        same_picture = replace(moved, image_ids=torch.tensor([5, 5, 6, 6]))
-        first, second, labels = task.assign(embeds, same_picture)
+        same_image = replace(moved, image_ids=torch.tensor([5, 5, 6, 6]))
+        first, second, labels = task.assign(embeds, same_image)
         partner = torch.where(labels == FIRST, second, first)
         assert all(one // 2 != row // 2 for row, one in enumerate(partner.tolist()))
 

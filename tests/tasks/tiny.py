@@ -1,4 +1,4 @@
-"""A model small enough to differentiate in milliseconds, and batches with everything that can go wrong in them."""
+"""A model small enough to differentiate in milliseconds, and batches with duplicates and padding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LENGTH = 7
 
 
 def tiny_model(*, dropout: float = 0.0, frozen: bool = False, **text: Any) -> ModelConfig:
-    """The tiny model with few positions."""
+    """Returns the tiny model with few positions."""
     text = {"max_positions": 12, "dropout": dropout, "frozen": frozen, **text}
     return tiny.tiny_model(vision={"mlp_ratio": 2.0}, text=text)
 
@@ -32,7 +32,7 @@ def tiny_task(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> PretrainTask:
-    """A task in train mode whose weights are far from their tiny initial values and whose momentum copy differs."""
+    """Returns a task in train mode whose weights are far from their tiny initial values and whose momentum copy differs."""
     config = config or PretrainConfig(queue_size=12)
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
@@ -54,7 +54,7 @@ def tiny_task(
 def random_batch(
     rows: int, seed: int = 0, *, start: int = 0, length: int = LENGTH, duplicates: bool = True, dtype: torch.dtype = torch.float64
 ) -> ImageTextBatch:
-    """Texts of different lengths, at least one masked token in each; with `duplicates` rows 0 and 1 show one picture and
+    """Returns texts of different lengths, at least one masked token in each; with `duplicates` rows 0 and 1 show one image and
     rows 1 and 2 share a caption. Every sample depends on (`seed`, its number) only."""
     numbers = range(start, start + rows)
     samples = [_sample(seed, number, length) for number in numbers]
@@ -88,7 +88,7 @@ def _sample(seed: int, number: int, length: int) -> tuple[Tensor, Tensor, Tensor
 
 
 def shortest_form(batch: ImageTextBatch) -> ImageTextBatch:
-    """The batch padded to its own longest text, as a loader delivers it."""
+    """Returns the batch padded to its longest text, as a loader delivers it."""
     longest = int(batch.token_mask.sum(dim=1).max())
     texts = ("token_ids", "token_mask", "masked_ids", "mlm_labels")
     return replace(batch, **{name: getattr(batch, name)[:, :longest] for name in texts})
@@ -97,7 +97,7 @@ def shortest_form(batch: ImageTextBatch) -> ImageTextBatch:
 def losses_and_gradients(
     task: PretrainTask, batch: ImageTextBatch, **schedule: float
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """One forward and backward; leaves no gradient and no pending feature behind."""
+    """Runs one forward and backward, and clears gradients and pending features."""
     losses, _ = task(batch, **{"alpha": 0.4, **schedule})
     task.total(losses).backward()
     gradients = {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
@@ -107,7 +107,7 @@ def losses_and_gradients(
 
 
 def fill_queue(task: PretrainTask, rows: int, seed: int = 9) -> None:
-    """Put `rows` random features with ids of their own into the task's queue, one of them showing picture 1000."""
+    """Puts `rows` random features with new ids into the task's queue, one of them of image 1000."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.nn.functional.normalize(torch.randn(2, rows, EMBED_DIM, generator=generator), dim=-1)
     image_ids = torch.arange(rows) + 5000

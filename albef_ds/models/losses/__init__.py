@@ -1,4 +1,4 @@
-"""The three objectives as functions of tensors, and the sampling of hard negatives. All in fp32 or better.
+"""The three objectives as functions of tensors, and the sampling of hard negatives, in fp32 or better.
 
-`wide.py` chooses between whole rows of logits and slices of columns.
+`wide.py` chooses between full rows of logits and slices of columns.
 """

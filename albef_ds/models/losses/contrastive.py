@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def mixed_targets(momentum_logits: Tensor, positives: Tensor, alpha: float) -> Tensor:
-    """alpha * softmax(momentum logits) + (1 - alpha) * positives, rows summing to 1 (eq. 6).
+    """Returns alpha * softmax(momentum logits) + (1 - alpha) * positives, with rows of sum 1 (eq. 6).
 
     Args:
         momentum_logits: (B, K).
-        positives: bool (B, K), at least one true per row; several share the weight evenly.
+        positives: bool (B, K), at least one true per row; several have equal weights.
         alpha: weight of the pseudo-targets.
     """
     ground_truth = positives.to(momentum_logits.dtype)
@@ -23,17 +23,12 @@ def mixed_targets(momentum_logits: Tensor, positives: Tensor, alpha: float) -> T
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over rows of -sum(targets * log_softmax(logits))."""
+    """Returns the mean over rows of -sum(targets * log_softmax(logits))."""
     return -(F.log_softmax(logits, dim=1) * targets).sum(dim=1).mean()
 
 
 def contrastive_loss(
-    features: Tensor,
-    momentum_features: Tensor,
-    keys: Tensor,
-    positives: Tensor,
-    temperature: Tensor,
-    alpha: float,
+    features: Tensor, momentum_features: Tensor, keys: Tensor, positives: Tensor, temperature: Tensor, alpha: float
 ) -> tuple[Tensor, Tensor]:
     """One direction of ITC: features of one modality against momentum features of the other.
 
@@ -48,7 +43,7 @@ def contrastive_loss(
     Returns:
         The loss, and the student's logits (B, K).
     """
-    # Similarities rounded to bf16 cost recall, so autocast stays out.
+    # Similarities rounded to bf16 reduce recall, so autocast is disabled.
     with torch.autocast(features.device.type, enabled=False):
         logits = features @ keys.T / temperature
         with torch.no_grad():

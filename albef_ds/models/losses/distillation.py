@@ -1,4 +1,4 @@
-"""Cross-entropy with momentum distillation, row by row: MLM and the fine-tuning tasks (paper section 3.3, eq. 7)."""
+"""Cross-entropy with momentum distillation per row, for MLM and the fine-tuning tasks (paper section 3.3, eq. 7)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from albef_ds.models.precision import at_least_fp32
 
 
 def distilled_cross_entropy(logits: Tensor, labels: Tensor, momentum_logits: Tensor | None, alpha: float) -> Tensor:
-    """(1 - alpha) * cross-entropy + alpha * soft cross-entropy to the momentum model's softmax.
+    """Returns (1 - alpha) * cross-entropy + alpha * soft cross-entropy to the momentum model's softmax.
 
     Args:
         logits: (M, C).
         labels: int64 (M,), all valid.
-        momentum_logits: (M, C), or None where alpha is 0.
+        momentum_logits: (M, C), or None if alpha is 0.
         alpha: weight of the pseudo-targets.
 
     Returns:

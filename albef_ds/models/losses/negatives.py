@@ -16,16 +16,16 @@ _MASK32 = 0xFFFFFFFF
 
 
 def _mix(x: Word) -> Word:
-    # A 32-bit finaliser with full avalanche. A product may wrap int64; its low 32 bits, all that is kept, stay exact.
+    # A 32-bit finaliser with full avalanche. A product may wrap int64, but only its low 32 bits are kept, which are exact.
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK32
     x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK32
     return x ^ (x >> 16)
 
 
 def hashed_uniform(seed: int, *keys: Tensor | int) -> Tensor:
-    """fp64 numbers in (0, 1), one per broadcast element of the int64 `keys`; equal keys give equal numbers.
+    """Returns fp64 numbers in (0, 1), one per broadcast element of the int64 `keys`; equal keys give equal numbers.
 
-    A key that is one number for all is given as that: a GPU would have to wait for a tensor of it.
+    Pass a key that is the same for all elements as an `int`: a GPU would have to wait for a tensor of it.
     """
     state: Any = seed & _MASK32
     for key in keys:
@@ -36,16 +36,16 @@ def hashed_uniform(seed: int, *keys: Tensor | int) -> Tensor:
 
 
 def gumbel(uniform: Tensor) -> Tensor:
-    """Standard Gumbel noise from numbers in (0, 1): argmax(logits + gumbel) draws from softmax(logits)."""
+    """Returns standard Gumbel noise from numbers in (0, 1): argmax(logits + gumbel) samples from softmax(logits)."""
     return -torch.log(-torch.log(uniform))
 
 
 @torch.no_grad()
 def sample_negatives(logits: Tensor, allowed: Tensor, own: Tensor, noise: Tensor | float = 0.0) -> Tensor:
-    """One negative per row, drawn from the softmax of `logits` over the `allowed` columns (paper section 3.2, ITM).
+    """Draws one negative per row from the softmax of `logits` over the `allowed` columns (paper section 3.2, ITM).
 
-    Masked before the softmax and drawn by Gumbel-max, so no row can have zero mass. A row that allows nothing (every
-    candidate is a known positive) draws uniformly over all columns but its own.
+    Logits are masked before the softmax and sampled by Gumbel-max, so no row can have zero mass. A row without allowed columns
+    (every candidate is a known positive) is sampled uniformly over all columns but its own.
 
     Args:
         logits: (B, K) similarities.

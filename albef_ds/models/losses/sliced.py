@@ -1,14 +1,14 @@
-"""Soft-target cross-entropy from features to loss: a slice of columns at a time, forward and backward.
+"""Soft-target cross-entropy from features to loss, forward and backward over one slice of columns at a time.
 
-A row of logits is s = scale * (x . w_c) + b_c over the columns c of a queue or a vocabulary, its target
-t = alpha * softmax(teacher logits) + (1 - alpha) * (positives, evenly) as in the paper's eq. 6 and 7. With
-lse the logarithm of the sum of exponentials over all columns,
+A row of logits is s = scale * (x . w_c) + b_c over the columns c of a queue or a vocabulary. Its target is
+t = alpha * softmax(teacher logits) + (1 - alpha) * (positives with equal weights) as in the paper's eq. 6 and 7. With lse the
+logarithm of the sum of exponentials over all columns,
 
     loss = lse(s) - alpha * E_teacher[s] - (1 - alpha) * mean over positives of s,      d loss / d s = softmax(s) - t,
 
-so one pass over the columns gives the loss, and a second one, which computes the slices again, the gradients. Neither
-logits nor probabilities are kept: of (rows, columns) at most a slice exists. Both passes are methods of a `SlicedForm`:
-plain torch (`TorchForm`) or Triton kernels (`TritonForm`). Both are tested against the losses over whole rows of logits.
+so one pass over the columns gives the loss, and a second one, which recomputes the slices, the gradients. Neither logits nor
+probabilities are kept: at most a slice of (rows, columns) exists. Both passes are methods of a `SlicedForm`: torch (`TorchForm`)
+or Triton kernels (`TritonForm`). Both are tested against the losses over full rows of logits.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from albef_ds.models.losses.sliced_problem import FeatureTeacher, Positives, Pro
 from albef_ds.models.precision import at_least_fp32
 
 COLUMNS = 4096
-"""Columns of a slice: 1 MB of fp32 logits for 64 rows."""
+"""Columns per slice: 1 MB of fp32 logits for 64 rows."""
 _KERNEL_LOGITS = 1 << 20
-"""Logits of a slice where launching kernels is what takes time."""
+"""Logits per slice on a GPU, where smaller slices would spend their time on launching kernels."""
 
 
 class SlicedForm(Protocol):
@@ -34,26 +34,29 @@ class SlicedForm(Protocol):
     needs_gpu: bool
 
     def slice_size(self, rows: int) -> int:
-        """Columns of a slice for `rows` rows."""
+        """Returns the number of columns per slice for `rows` rows."""
+        ...
 
     def sums(self, problem: Problem, columns: int) -> Sums:
-        """First pass: the sums over all columns, `columns` at a time."""
+        """First pass: returns the sums over all columns, computed `columns` at a time."""
+        ...
 
     def logit_gradient(self, problem: Problem, part: slice, sums: Sums, alpha: float) -> Tensor:
-        """Second pass: d loss / d s for the columns `part`, (R, C), fp32 or better."""
+        """Second pass: returns d loss / d s for the columns `part`, (R, C), fp32 or better."""
+        ...
 
 
 class _OnlineSoftmax:
-    """log sum exp of logits that come in slices, and the mean of a second quantity under their softmax."""
+    """log sum exp of logits that are added in slices, and the mean of a second quantity under their softmax."""
 
     def __init__(self, rows: int, like: Tensor) -> None:
-        # Finite: a slice may hold -inf alone.
+        # Finite, since all logits of a slice may be -inf.
         self.running_max = like.new_full((rows,), torch.finfo(like.dtype).min)
         self.running_sum = like.new_zeros(rows)
         self.weighted_sum = like.new_zeros(rows)
 
     def add(self, logits: Tensor, values: Tensor | None = None) -> None:
-        """Take a slice (R, C) in."""
+        """Adds a slice (R, C)."""
         highest = torch.maximum(self.running_max, logits.amax(dim=1))
         shrink = torch.exp(self.running_max - highest)
         exponentials = torch.exp(logits - highest[:, None])
@@ -71,17 +74,15 @@ class _OnlineSoftmax:
         return self.weighted_sum / self.running_sum
 
 
-class TorchForm:
-    """Both passes in plain torch, on any device."""
+class TorchForm(SlicedForm):
+    """Both passes in torch, on any device."""
 
     needs_gpu = False
 
     def slice_size(self, rows: int) -> int:
-        """See `SlicedForm.slice_size`."""
         return COLUMNS
 
     def sums(self, problem: Problem, columns: int) -> Sums:
-        """See `SlicedForm.sums`."""
         x, weight, bias, scale, teacher = problem.x, problem.weight, problem.bias, problem.scale, problem.teacher
         like = at_least_fp32(x)
         student, teacher_sums = _OnlineSoftmax(len(x), like), _OnlineSoftmax(len(x), like)
@@ -99,7 +100,6 @@ class TorchForm:
         return Sums(student.log_sum, positive_sum, num_positives, teacher_sums.log_sum, teacher_sums.mean)
 
     def logit_gradient(self, problem: Problem, part: slice, sums: Sums, alpha: float) -> Tensor:
-        """See `SlicedForm.logit_gradient`."""
         weight, bias, teacher = problem.weight[part], problem.bias, problem.teacher
         result = scaled_logits(problem.x, weight, problem.scale, None if bias is None else bias[part])
         result.sub_(sums.log_sum[:, None]).exp_()
@@ -109,17 +109,17 @@ class TorchForm:
         return result
 
 
-class TritonForm:
-    """Both passes as Triton kernels, on a GPU; products are in the precision of `x`, which may not be fp64."""
+class TritonForm(SlicedForm):
+    """Both passes as Triton kernels, on a GPU; products are in the precision of `x`, which must not be fp64."""
 
     needs_gpu = True
 
     def slice_size(self, rows: int) -> int:
-        """As many columns as make about a million logits."""
+        """See `SlicedForm.slice_size`. About a million logits per slice."""
         return max(COLUMNS, (_KERNEL_LOGITS // max(1, rows)) & ~1023)
 
     def sums(self, problem: Problem, columns: int) -> Sums:
-        """See `SlicedForm.sums`; the size of a slice plays no part. Raises `ValueError` for fp64."""
+        """See `SlicedForm.sums`. `columns` is ignored. Raises `ValueError` for fp64."""
         if problem.x.dtype == torch.float64:
             raise ValueError("TritonForm computes in fp32: give features of fp32, fp16 or bf16, or use TorchForm")
         from albef_ds.models.losses import sliced_triton  # optional package: Triton
@@ -127,7 +127,6 @@ class TritonForm:
         return sliced_triton.sums(problem)
 
     def logit_gradient(self, problem: Problem, part: slice, sums: Sums, alpha: float) -> Tensor:
-        """See `SlicedForm.logit_gradient`."""
         from albef_ds.models.losses import sliced_triton  # optional package: Triton
 
         return sliced_triton.logit_gradient(problem, part, sums, alpha)
@@ -148,19 +147,19 @@ def soft_cross_entropy(
     *,
     form: SlicedForm = TORCH,
 ) -> Tensor:
-    """The loss of each row, (R,), fp32 (fp64 from fp64); differentiable in `x`, `weight`, `bias` and `scale`.
+    """Returns the loss of each row, (R,), fp32 (fp64 from fp64), differentiable in `x`, `weight`, `bias` and `scale`.
 
-    Under autocast products are in its precision, those of the backward pass too.
+    Under autocast, products of the forward and backward pass are in its precision.
 
     Args:
         x: (R, D).
         weight: (columns, D).
         bias: (columns,) or None.
-        scale: (1,), what similarities are multiplied with (1 / temperature).
+        scale: (1,), the factor of the similarities (1 / temperature).
         positives: the ground truth.
-        teacher: the momentum model's logits; None where alpha is 0. Never differentiated.
+        teacher: the momentum model's logits; None if alpha is 0. Never differentiated.
         alpha: weight of the teacher.
-        columns: size of a slice; None: the form's choice.
+        columns: columns per slice; None: the form's default.
         form: computes the two passes.
     """
     if teacher is None:
@@ -218,7 +217,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
                     grad_x += grad_logits @ weight[part].to(x.dtype)
                 if grad_weight is not None:
                     grad_weight[part] = grad_logits.T @ scaled
-        # Similarities are x . w: their part in the gradient of the scale is x . (gradient of the logits, times w).
+        # Similarities are x . w, so the gradient of the scale is x . (gradient of the logits, times w).
         grad_scale = (grad_x * x).sum().to(scale.dtype).reshape(scale.shape) if wants_scale and grad_x is not None else None
         grad_x = (grad_x * scale).to(x.dtype) if wants_x and grad_x is not None else None
         return grad_x, grad_weight, grad_bias, grad_scale, None, None, None, None, None

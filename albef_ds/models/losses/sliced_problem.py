@@ -1,4 +1,4 @@
-"""The data of the soft-target cross-entropy by slices: student, teacher, positives; shared by its torch and Triton forms."""
+"""The arguments of the sliced soft-target cross-entropy (student, teacher, positives), for its torch and Triton forms."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from albef_ds.models.precision import at_least_fp32
 
 @dataclass(frozen=True)
 class FeatureTeacher:
-    """Teacher logits that are similarities too: scale * (features . w_c), with the student's columns and scale."""
+    """Teacher logits that are also similarities: scale * (features . w_c), with the student's columns and scale."""
 
     features: Tensor
     """(R, D)."""
 
     def logits(self, columns: slice, weight: Tensor, scale: Tensor) -> Tensor:
-        """(R, C) for a slice of columns whose `weight` is (C, D)."""
+        """Returns (R, C) for a slice of columns whose `weight` is (C, D)."""
         return scaled_logits(self.features, weight, scale)
 
 
 @dataclass(frozen=True)
 class LogitTeacher:
-    """Teacher logits as they are."""
+    """Teacher logits that are given directly."""
 
     values: Tensor
     """(R, all columns)."""
 
     def logits(self, columns: slice, weight: Tensor, scale: Tensor) -> Tensor:
-        """(R, C) for a slice of columns."""
+        """Returns (R, C) for a slice of columns."""
         return at_least_fp32(self.values[:, columns])
 
 
@@ -40,7 +40,7 @@ Teacher = FeatureTeacher | LogitTeacher
 
 @dataclass(frozen=True)
 class Positives:
-    """The columns that are the ground truth: a mask, or one label per row."""
+    """The ground-truth columns, as a mask or one label per row."""
 
     mask: Tensor | None = None
     """bool (R, columns), at least one true per row."""
@@ -48,7 +48,7 @@ class Positives:
     """int64 (R,)."""
 
     def part(self, columns: slice) -> Tensor:
-        """bool (R, C) for a slice of columns."""
+        """Returns bool (R, C) for a slice of columns."""
         if self.mask is not None:
             return self.mask[:, columns]
         assert self.labels is not None
@@ -84,12 +84,12 @@ class Sums:
 
 
 def scaled_logits(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    """scale * (x . w_c) + b_c: (R, C), fp32 or better, of `x` (R, D), `weight` (C, D), `scale` (1,) and `bias` (C,)."""
+    """Returns scale * (x . w_c) + b_c, (R, C), fp32 or better, of `x` (R, D), `weight` (C, D), `scale` (1,), `bias` (C,)."""
     logits = at_least_fp32(x @ weight.T.to(x.dtype)) * scale
     return logits if bias is None else logits + bias
 
 
 def slices(total: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of `size` columns that cover `total`; the last may be shorter."""
+    """Yields consecutive slices of `size` columns that cover `total`; the last may be shorter."""
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))

@@ -1,10 +1,10 @@
-"""The two passes of `sliced.py` as Triton kernels, for ITC against the queue and MLM against the vocabulary alike.
+"""The two passes of `sliced.py` as Triton kernels, for ITC against the queue and MLM over the vocabulary.
 
-`sums` goes from features to each row's sums without a logit in memory: a program takes a block of rows and a share of the
-columns, and torch adds up the shares. `logit_gradient` writes the gradients of one slice of logits; torch multiplies them with
-features and matrix. Products add up in fp32; those of fp32 numbers are in fp32 throughout (ieee).
+`sums` computes each row's sums from features without storing logits: a program takes a block of rows and a share of the columns,
+and torch combines the shares. `logit_gradient` writes the gradients of one slice of logits, which torch multiplies with features
+and matrix. Products are accumulated in fp32; products of fp32 numbers are in fp32 throughout (ieee).
 
-Proved in Triton's interpreter against fp64 (tests/models/losses/test_triton.py). Not yet run on a GPU.
+Tested in Triton's interpreter against fp64 (tests/models/losses/test_triton.py). Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from albef_ds.models.losses.sliced_problem import FeatureTeacher, Problem, Sums
 _COLUMNS = 64
 _SHARES = 64
 """Programs per block of rows in `sums`: a batch has few rows and a queue many columns."""
-_LOWEST = tl.constexpr(-3.0e38)  # finite: a tile may hold -inf alone
+_LOWEST = tl.constexpr(-3.0e38)  # finite, since all logits of a tile may be -inf
 _NO_TEACHER, _TEACHER_FEATURES, _TEACHER_LOGITS = 0, 1, 2
 
 
@@ -35,7 +35,7 @@ def _logits_tile(  # type: ignore[no-untyped-def]
     x, teacher, weight, bias, factor, rows, columns, row_mask, column_mask, num_columns, width,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, FEATURES: tl.constexpr, BIASED: tl.constexpr, TEACHER: tl.constexpr,
 ):  # fmt: skip
-    """The student's and the teacher's logits of a tile, fp32; the teacher's are 0 without one."""
+    """Returns the student's and the teacher's logits of a tile, fp32; the latter are 0 without a teacher."""
     logits = tl.zeros((ROWS, COLUMNS), tl.float32)
     teacher_logits = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, width, FEATURES):
@@ -60,7 +60,7 @@ def _logits_tile(  # type: ignore[no-untyped-def]
 def _positives_tile(  # type: ignore[no-untyped-def]
     positives, rows, columns, row_mask, column_mask, num_columns, LABELS: tl.constexpr
 ):  # fmt: skip
-    """1 where a column is a positive, fp32."""
+    """Returns 1 where a column is a positive, else 0, fp32."""
     if LABELS:
         labels = tl.load(positives + rows, mask=row_mask, other=-1)
         found = ((labels[:, None] == columns[None, :]) & column_mask[None, :]).to(tl.float32)
@@ -175,7 +175,7 @@ def logit_gradient(problem: Problem, part: slice, sums: Sums, alpha: float) -> T
 
 
 def _inputs(problem: Problem) -> tuple[list[Tensor], dict[str, Any]]:
-    """The tensors that both kernels read, in their order, and their compile-time constants. `x` stands for an absent one."""
+    """Returns the input tensors of both kernels in order, with `x` in place of missing ones, and compile-time constants."""
     x, weight = problem.x.contiguous(), problem.weight.contiguous()
     teacher, kind = x, _NO_TEACHER
     if isinstance(problem.teacher, FeatureTeacher):
@@ -199,7 +199,7 @@ def _inputs(problem: Problem) -> tuple[list[Tensor], dict[str, Any]]:
 
 
 def _combine(highest: Tensor, *sums: Tensor) -> tuple[Tensor, ...]:
-    """Adds up sums of exponentials relative to each share's maximum (S, R): returns the overall maximum and the sums (R,)."""
+    """Adds sums of exponentials relative to each share's maximum (S, R); returns the overall maximum and the sums (R,)."""
     overall = highest.amax(dim=0)
     weights = torch.exp(highest - overall)
     return (overall, *((part * weights).sum(dim=0) for part in sums))

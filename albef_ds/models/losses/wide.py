@@ -1,4 +1,4 @@
-"""The two losses over thousands of columns, ITC against the queue and MLM over the vocabulary, as `compute.wide_losses` asks."""
+"""The two losses over thousands of columns, ITC against the queue and MLM over the vocabulary, by `compute.wide_losses`."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from albef_ds.models.losses.sliced_problem import FeatureTeacher, LogitTeacher, 
 
 
 class WideLosses:
-    """From whole rows of logits: the reference. Subclasses give the same numbers up to rounding."""
+    """Computes the losses from full rows of logits: the reference. Subclasses give the same numbers up to rounding."""
 
     needs_gpu = False
     recomputes_logits = False
-    """Whether the backward pass computes the logits again."""
+    """True if the backward pass computes the logits again."""
 
     def contrastive(
         self, features: Tensor, features_m: Tensor, keys: Tensor, positives: Tensor, temperature: Tensor, alpha: float, count: int
     ) -> tuple[Tensor, Tensor]:
-        """`contrastive_loss`, and the student's logits (B, count) for the first `count` keys, without gradient."""
+        """Returns `contrastive_loss`, and the student's logits (B, count) for the first `count` keys, without gradient."""
         loss, logits = contrastive_loss(features, features_m, keys, positives, temperature, alpha)
         return loss, logits[:, :count].detach()
 
     def masked_language(
         self, head: MLMHead, hidden: Tensor, tokens: MaskedTokens, momentum_logits: Tensor | None, alpha: float
     ) -> Tensor:
-        """MLM with momentum distillation (paper eq. 3 and 7), summed over the M masked tokens.
+        """Returns the MLM loss with momentum distillation (paper eq. 3 and 7), summed over the M masked tokens.
 
         Args:
-            head: the student's.
+            head: the student's MLM head.
             hidden: fused states (B, Q or L, D).
             tokens: the masked ones among them.
-            momentum_logits: (M, V), or None where alpha is 0.
+            momentum_logits: (M, V), or None if alpha is 0.
             alpha: weight of the pseudo-targets.
         """
         return distilled_cross_entropy(tokens.logits(head, hidden), tokens.labels, momentum_logits, alpha).sum()
 
 
 class SlicedLosses(WideLosses):
-    """By slices of columns: no row of logits but the momentum model's for MLM."""
+    """Computes the losses by slices of columns, with no full rows of logits but the momentum model's for MLM."""
 
     recomputes_logits = True
 
@@ -54,7 +54,6 @@ class SlicedLosses(WideLosses):
     def contrastive(
         self, features: Tensor, features_m: Tensor, keys: Tensor, positives: Tensor, temperature: Tensor, alpha: float, count: int
     ) -> tuple[Tensor, Tensor]:
-        """See `WideLosses.contrastive`."""
         with torch.autocast(features.device.type, enabled=False):
             teacher = FeatureTeacher(features_m) if alpha > 0.0 else None
             mask = Positives(mask=positives)
@@ -64,7 +63,6 @@ class SlicedLosses(WideLosses):
     def masked_language(
         self, head: MLMHead, hidden: Tensor, tokens: MaskedTokens, momentum_logits: Tensor | None, alpha: float
     ) -> Tensor:
-        """See `WideLosses.masked_language`."""
         teacher = None if momentum_logits is None else LogitTeacher(momentum_logits)
         labels = Positives(labels=tokens.labels)
 
@@ -80,5 +78,5 @@ FORMS = {"plain": WideLosses(), "sliced": SlicedLosses(TORCH), "triton": SlicedL
 
 
 def wide_losses(compute: ComputeConfig) -> WideLosses:
-    """The form of both losses that `compute.wide_losses` names."""
+    """Returns the implementation of both losses that `compute.wide_losses` names."""
     return FORMS[compute.wide_losses]

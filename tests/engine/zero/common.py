@@ -1,4 +1,4 @@
-"""A tiny pretraining run on made-up batches, the same whatever engine, stage or number of ranks."""
+"""A tiny pretraining run on made-up batches, the same for any engine, stage or number of ranks."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.tiny import tiny_model
 CPU = torch.device("cpu")
 VOCAB, LENGTH = 211, 9
 GLOBAL_BATCH = 12
-"""Divides by 1, 2, 3 ranks, in micro-batches of GLOBAL_BATCH / 4 or a multiple of it."""
+"""Divisible by 1, 2, 3 ranks, in micro-batches of GLOBAL_BATCH / 4 or a multiple of it."""
 
 
 def tiny_config(**changes: Any) -> RunConfig:
-    """Sizes that do not divide by 2, 3 or 4, so that every shard is padded somewhere."""
+    """Returns a configuration with sizes that do not divide by 2, 3 or 4, so that every shard is padded somewhere."""
     config = RunConfig(
         model=tiny_model(
             vision={"width": 30, "mlp_ratio": 2.1},
@@ -48,7 +48,7 @@ def tiny_config(**changes: Any) -> RunConfig:
 
 
 def tiny_batch(step: int, size: int = GLOBAL_BATCH) -> ImageTextBatch:
-    """Batch number `step`, with padding and repeated pictures and captions."""
+    """Returns batch number `step`, with padding and repeated images and captions."""
     generator = torch.Generator().manual_seed(step)
     ids = torch.randint(5, VOCAB, (size, LENGTH), generator=generator)
     ids[:, 0] = 2
@@ -70,7 +70,7 @@ def tiny_batch(step: int, size: int = GLOBAL_BATCH) -> ImageTextBatch:
 
 
 def make(config: RunConfig) -> tuple[PretrainTask, Engine]:
-    """Task and engine of `config` on the ranks that are up."""
+    """Returns task and engine of `config` on the running ranks."""
     if config.engine.kind == "zero":
         init_distributed(CPU)
     task = build.build_task(config, config.engine.precision)
@@ -81,7 +81,7 @@ def make(config: RunConfig) -> tuple[PretrainTask, Engine]:
 
 
 def micro_batches(config: RunConfig, step: int) -> list[ImageTextBatch]:
-    """This rank's share of batch `step`, cut into micro-batches."""
+    """Returns this rank's share of batch `step`, split into micro-batches."""
     batch, size = tiny_batch(step, config.train.global_batch_size), config.train.micro_batch_size
     share = config.train.global_batch_size // comm.world_size()
     start = comm.rank() * share
@@ -89,7 +89,7 @@ def micro_batches(config: RunConfig, step: int) -> list[ImageTextBatch]:
 
 
 def run_steps(config: RunConfig, steps: int, dry_run: bool = False, align: int = 0) -> dict[str, Any]:
-    """Train and return what can be compared: losses and norms per step, whole weights, momentum weights, queue.
+    """Trains and returns losses and norms per step, full weights, momentum weights and the queue.
 
     The first `align` steps are without fusion.
     """
@@ -113,17 +113,17 @@ def run_steps(config: RunConfig, steps: int, dry_run: bool = False, align: int =
 
 
 def with_engine(config: RunConfig, **changes: Any) -> RunConfig:
-    """`config` with other engine settings."""
+    """Returns `config` with other engine settings."""
     return replace(config, engine=replace(config.engine, **changes))
 
 
 def with_checkpointing(config: RunConfig) -> RunConfig:
-    """`config` with every part's activations recomputed."""
+    """Returns `config` with every part's activations recomputed."""
     return replace(config, compute=ComputeConfig(checkpoint_visual=True, checkpoint_text=True, checkpoint_multimodal=True))
 
 
 def largest_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """Largest absolute difference over equally named tensors; the names must be the same."""
+    """Returns the largest absolute difference over equally named tensors; the names must be the same."""
     names = set(theirs) - {"mlm_head.decoder.weight"}  # a tied tensor, listed once by some
     assert names <= set(ours) <= set(theirs), sorted(set(ours) ^ set(theirs))
     return max(float((ours[name] - theirs[name]).abs().max()) for name in names)

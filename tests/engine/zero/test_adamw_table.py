@@ -34,7 +34,7 @@ def test_every_cell_follows_the_published_algorithm(
 
 
 def _endless_overflow(stages: tuple[int, ...]) -> list[dict[str, Any]]:
-    """How many steps each stage skips before it gives up, and what it says."""
+    """Returns the number of steps that each stage skips before it raises, and the message."""
     from deepspeed.accelerator import get_accelerator
 
     get_accelerator().is_fp16_supported = lambda: True

@@ -1,4 +1,4 @@
-"""A loss that is infinite on one rank, with finite gradients, keeps every rank at every stage from moving."""
+"""A loss that is infinite on one rank, with finite gradients, makes every rank at every stage skip the step."""
 
 from __future__ import annotations
 

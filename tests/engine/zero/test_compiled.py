@@ -1,4 +1,4 @@
-"""Compiled blocks under ZeRO-3: the same numbers, and graphs that no hook cuts."""
+"""Compiled blocks under ZeRO-3: the same numbers, and no hook breaks their graphs."""
 
 from __future__ import annotations
 

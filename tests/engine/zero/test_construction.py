@@ -1,4 +1,4 @@
-"""A model under ZeRO-3 is never whole on a rank, and starts from the same weights as everywhere."""
+"""Under ZeRO-3 no rank ever holds the full model, and its initial weights are the same as at other stages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.engine.zero.common import tiny_batch, tiny_config
 
 
 class _LargestWhole:
-    """The most elements that parameters held whole, looked at after each module's constructor."""
+    """Returns the largest number of elements in full parameters after any module's constructor."""
 
     def __init__(self) -> None:
         self.elements = 0
@@ -59,7 +59,7 @@ def _config(stage: int, vit_file: str) -> RunConfig:
 
 
 def _construct(vit_file: str) -> dict[str, Any]:
-    """Per stage: student and momentum weights after construction, and what this rank held."""
+    """Returns per stage: student and momentum weights after construction, and the elements on this rank."""
     init_distributed(torch.device("cpu"))
     found: dict[str, Any] = {}
     for stage in (2, 3):

@@ -1,4 +1,4 @@
-"""Does the stored average follow the true one at small learning rates, where one update is far below an fp16 rounding step?"""
+"""The stored average follows the true one at small learning rates, where one update is far below an fp16 rounding step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEPS, RATE, DECAY = 4000, 1e-5, 0.995
 
 @pytest.fixture(scope="module")
 def walk() -> tuple[dict[str, float], float]:
-    """Error of each storage against an fp64 average over 4,000 AdamW steps of a small regression at learning rate 1e-5.
+    """Returns each storage's error against an fp64 average over 4,000 AdamW steps of a small regression at learning rate 1e-5.
 
     Relative to the distance between the true average and the student.
     """

@@ -1,4 +1,4 @@
-"""Every ZeRO stage, number of ranks and recomputation gives what the plain engine gives."""
+"""Every ZeRO stage, number of ranks and recomputation gives the plain engine's results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _reference(align: int = 0) -> dict[str, Any]:
 
 
 def _every_stage(aligned_too: bool) -> dict[str, dict[str, Any]]:
-    """All runs of one set of processes: starting them costs more than a run."""
+    """Does all runs in one set of processes, since starting them costs more than a run."""
     results = {}
     for checkpointing in (False, True):
         config = with_checkpointing(tiny_config()) if checkpointing else tiny_config()

@@ -1,4 +1,4 @@
-"""What DeepSpeed does not do by itself: one place to see when a new version of it behaves otherwise. One rank, every stage."""
+"""Behaviour of DeepSpeed that `internals.py` corrects, on one rank at every stage: shows if a new version changes it."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def _outputs(modules: nn.ModuleDict) -> list[torch.Tensor]:
 
 
 def _follow_a_walk(storage: str, steps: int) -> dict[str, Any]:
-    """Dense and sharded copies of one wandering student: their weights and outputs, and what the sharded one held."""
+    """Returns weights and outputs of dense and sharded copies of one changing student, and the memory of the sharded one."""
     student = _student()
     dense = DenseMomentum(student, 0.9)
     sharded = ShardedMomentum(student, 0.9, storage=storage)
@@ -137,7 +137,7 @@ def test_an_update_issues_no_collective() -> None:
 
 
 def test_padding_is_never_read() -> None:
-    """A rank beyond the end of a parameter contributes nothing, whatever lies in its padding."""
+    """A rank beyond the end of a parameter contributes nothing, whatever its padding contains."""
     [result] = run_ranks(_poisoned_padding, 1)
     assert result
 

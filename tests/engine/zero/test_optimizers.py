@@ -1,4 +1,4 @@
-"""Which AdamW a run gets, and what is said where one cannot run."""
+"""The choice of AdamW, and the error if an implementation cannot run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def _apex(monkeypatch: pytest.MonkeyPatch, fused: bool) -> None:
-    """Put a package called apex in place: NVIDIA's has FusedAdam, the one on PyPI has not."""
+    """Installs a fake package `apex`: NVIDIA's has FusedAdam, the one on PyPI does not."""
     package, optimizers = ModuleType("apex"), ModuleType("apex.optimizers")
     if fused:
         optimizers.FusedAdam = torch.optim.AdamW  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changes to the environment end with the test."""
+    """Restores the environment after the test."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
     for name in VARIABLES:
         os.environ.pop(name, None)

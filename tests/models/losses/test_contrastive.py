@@ -1,4 +1,4 @@
-"""The contrastive loss against its formula written out."""
+"""The contrastive loss compared with its explicit formula."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The masked-language-modelling loss against its formula."""
+"""The masked-language-modelling loss compared with its formula."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise that depends on what is sampled, and negatives that never are positives."""
+"""Noise depends on the sampled pair only, and negatives are never positives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss by slices of columns equals the plain form, gradients included, and keeps no row of logits."""
+"""The loss by slices of columns and its gradients equal the plain form's, and no full row of logits is kept."""
 
 from __future__ import annotations
 

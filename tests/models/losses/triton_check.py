@@ -1,4 +1,4 @@
-"""Run in a process of its own with TRITON_INTERPRET=1, which Triton reads when it is imported."""
+"""Runs in a separate process with TRITON_INTERPRET=1, which Triton reads when it is imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Loss = Callable[..., Tensor]
 
 
 def contrast(rows: int, width: int, total: int, alpha: float) -> tuple[Loss, list[Tensor]]:
-    """ITC: what computes the losses, and what they are differentiated in."""
+    """ITC: returns the arguments of the losses, and the tensors to differentiate in."""
     generator = torch.Generator().manual_seed(rows)
     x, teacher, keys = (F.normalize(torch.randn(n, width, generator=generator), dim=1) for n in (rows, rows, total))
     mask = torch.rand(rows, total, generator=generator) < 0.02
@@ -31,7 +31,7 @@ def contrast(rows: int, width: int, total: int, alpha: float) -> tuple[Loss, lis
 
 
 def words(rows: int, width: int, total: int, alpha: float) -> tuple[Loss, list[Tensor]]:
-    """MLM: hidden states, the vocabulary's matrix and its bias."""
+    """MLM: returns hidden states, the vocabulary's matrix and its bias."""
     generator = torch.Generator().manual_seed(rows)
     hidden, matrix = torch.randn(rows, width, generator=generator), torch.randn(total, width, generator=generator)
     teacher, labels = torch.randn(rows, total, generator=generator), torch.randint(0, total, (rows,), generator=generator)
@@ -47,7 +47,7 @@ def words(rows: int, width: int, total: int, alpha: float) -> tuple[Loss, list[T
 
 
 def deviation(loss: Loss, inputs: list[Tensor], precision: torch.dtype = torch.float32) -> float:
-    """Largest deviation of loss and gradients, in `precision`, from the sliced form in fp64."""
+    """Returns the largest deviation of loss and gradients, in `precision`, from the sliced form in fp64."""
     rates = torch.linspace(0.5, 1.5, len(inputs[0]))
     found = []
     for kind, form in ((precision, TRITON), (torch.float64, TORCH)):
@@ -59,7 +59,7 @@ def deviation(loss: Loss, inputs: list[Tensor], precision: torch.dtype = torch.f
 
 
 def whole_task() -> float:
-    """Largest deviation of a pretraining step's losses and gradients from the sliced form; both in fp32."""
+    """Returns the largest deviation of a pretraining step's losses and gradients from the sliced form; both in fp32."""
     found = []
     for form in ("triton", "sliced"):
         task = tiny_task(compute=ComputeConfig(wide_losses=form)).float()

@@ -1,4 +1,4 @@
-"""Compile the kernels for an A100 and an H100, which needs no GPU: `python -m tests.models.losses.triton_compile`."""
+"""Compiles the kernels for an A100 and an H100, which needs no GPU: `python -m tests.models.losses.triton_compile`."""
 
 from __future__ import annotations
 
