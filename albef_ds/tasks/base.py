@@ -37,7 +37,7 @@ class Task(nn.Module):
 
     @property
     def has_momentum(self) -> bool:
-        """Whether a momentum model is attached; a task that does not use one has none."""
+        """True if a momentum model is attached; a task that does not use one has none."""
         return self._momentum is not None
 
     @property

@@ -125,7 +125,7 @@ class ContrastiveTask(Task):
 
     @property
     def knows_positives(self) -> bool:
-        """Whether samples with the same image or caption are positives of each other."""
+        """True if samples with the same image or caption are positives of each other."""
         return self.config.mask_known_positives
 
     @torch.no_grad()

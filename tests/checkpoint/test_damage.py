@@ -116,7 +116,7 @@ def test_every_byte_of_the_marker_counts(copy: Path) -> None:
 def test_all_damaged_is_one_line_and_no_new_start(copy: Path) -> None:
     for step in (1, 2):
         _truncate(copy / CHECKPOINTS_FOLDER / f"step-{step:07d}" / "student.safetensors")
-    with pytest.raises(WeightsError, match=r"all 2 checkpoints in .* are damaged: restore one"):
+    with pytest.raises(WeightsError, match=r"all 2 checkpoints in .* are damaged: restore a backup"):
         find_checkpoint(copy, "auto")
 
 

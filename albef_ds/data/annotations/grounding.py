@@ -83,7 +83,7 @@ def _instances(path: Path) -> tuple[dict[int, tuple[int, int]], dict[int, Box]]:
 def _detections(path: Path) -> dict[str, tuple[Box, ...]]:
     raw = read_json(path)
     if not isinstance(raw, dict) or not all(isinstance(boxes, list) for boxes in raw.values()):
-        raise DataError(f"{path} is no object of lists of boxes by image id: give the released dets.json")
+        raise DataError(f"{path} is not an object of lists of boxes by image id: give the released dets.json")
     return {image_id: tuple(_box(f"{path} image {image_id}", box) for box in boxes) for image_id, boxes in raw.items()}
 
 

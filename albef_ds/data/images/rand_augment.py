@@ -40,7 +40,7 @@ class Operation(IntEnum):
 
     @property
     def moves(self) -> bool:
-        """Whether it moves pixels, in one of two directions."""
+        """True if it moves pixels, in one of two directions."""
         return self >= Operation.SHEAR_X
 
 

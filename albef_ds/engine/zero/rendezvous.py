@@ -22,7 +22,7 @@ _POLL = 0.1
 _ARRIVED = "albef_ds/arrived"
 
 
-def meet(limit: float, environment: Mapping[str, str] | None = None) -> Any:
+def connect(limit: float, environment: Mapping[str, str] | None = None) -> Any:
     """Waits until all ranks have connected and returns the store for `torch.distributed.init_process_group`.
 
     Args:

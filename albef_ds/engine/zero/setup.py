@@ -17,7 +17,7 @@ from albef_ds.common.errors import MachineError
 from albef_ds.common.processes import free_port
 from albef_ds.config.ds_config import load_ds_config
 from albef_ds.config.schema import RunConfig
-from albef_ds.engine.zero.rendezvous import meet
+from albef_ds.engine.zero.rendezvous import connect
 
 LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -69,7 +69,7 @@ def init_distributed(device: torch.device, start_limit: float = 0.0, collective_
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group(
             "gloo" if device.type == "cpu" else "nccl",
-            store=meet(start_limit),
+            store=connect(start_limit),
             rank=int(os.environ["RANK"]),
             world_size=int(os.environ["WORLD_SIZE"]),
             timeout=timedelta(seconds=collective_limit),

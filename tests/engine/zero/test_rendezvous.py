@@ -10,7 +10,7 @@ import pytest
 
 from albef_ds.common.errors import MachineError
 from albef_ds.common.processes import free_port
-from albef_ds.engine.zero.rendezvous import meet
+from albef_ds.engine.zero.rendezvous import connect
 
 
 def _environment(rank: int, world_size: int, port: int, per_node: int = 1) -> dict[str, str]:
@@ -27,7 +27,7 @@ def _environment(rank: int, world_size: int, port: int, per_node: int = 1) -> di
 def test_the_missing_are_named_with_the_host_of_their_neighbours() -> None:
     """Of two nodes with two ranks each only rank 0 starts."""
     with pytest.raises(MachineError) as caught:
-        meet(0.3, _environment(0, 4, free_port(), per_node=2))
+        connect(0.3, _environment(0, 4, free_port(), per_node=2))
     said = str(caught.value)
     assert f"rank 1 on {socket.gethostname()}, rank 2 (no rank of its node started), rank 3" in said
     assert "train.start_limit" in said and "1 of 4 ranks did" in said
@@ -37,7 +37,7 @@ def test_ranks_that_come_share_a_store() -> None:
     port, stores = free_port(), dict[int, Any]()
 
     def come(rank: int) -> None:
-        stores[rank] = meet(60.0, _environment(rank, 2, port))
+        stores[rank] = connect(60.0, _environment(rank, 2, port))
 
     threads = [threading.Thread(target=come, args=(rank,)) for rank in (1, 0)]
     for thread in threads:
@@ -51,4 +51,4 @@ def test_ranks_that_come_share_a_store() -> None:
 def test_without_rank_0_the_place_is_named() -> None:
     port = free_port()
     with pytest.raises(MachineError, match=rf"found no rank 0 at 127.0.0.1:{port} in train.start_limit"):
-        meet(1.0, _environment(1, 2, port))
+        connect(1.0, _environment(1, 2, port))
