@@ -128,7 +128,7 @@ def test_what_exists_is_replaced_only_when_asked_and_only_by_its_like(source: Pa
     (tmp_path / "mine" / "diary.txt").write_text("keep")
     with pytest.raises(MachineError, match="mine exists"):
         convert(found, tmp_path / "mine", Options("folder"))
-    with pytest.raises(MachineError, match="no model folder"):
+    with pytest.raises(MachineError, match="not a model folder"):
         convert(found, tmp_path / "mine", Options("folder", overwrite=True))
     assert (tmp_path / "mine" / "diary.txt").read_text() == "keep"
     convert(found, tmp_path / "m", Options("folder"))
