@@ -134,7 +134,7 @@ def test_what_exists_is_replaced_only_when_asked_and_only_by_its_like(source: Pa
     convert(found, tmp_path / "m", Options("folder"))
     convert(found, tmp_path / "m", Options("folder", dtype="bf16", overwrite=True))
     assert read_model(tmp_path / "m").model.tensors["itm_head.weight"].dtype == torch.bfloat16
-    with pytest.raises(ConfigError, match=r"not named \.safetensors"):
+    with pytest.raises(ConfigError, match=r"does not end in \.safetensors"):
         convert(found, tmp_path / "m.bin", Options("safetensors"))
     with pytest.raises(MachineError, match="is not a folder"):
         convert(found, tmp_path / "absent" / "m.pth", Options("released"))
