@@ -22,7 +22,7 @@ import torch
 from albef_ds.checkpoint.find import find_checkpoint
 from albef_ds.checkpoint.saver import Saver
 from albef_ds.checkpoint.snapshot import restore, restore_progress
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.common import comm
 from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import RunConfig
@@ -60,7 +60,7 @@ def _measure(model: str, stage: int, work: str) -> dict[str, Any]:
     comm.barrier()
     times: dict[str, Any] = {"load average": round(os.getloadavg()[0], 1)}
     started = time.perf_counter()
-    saver.start(engine, task, Progress(config.train, step=1, samples=config.train.global_batch_size), [])
+    saver.start(engine, task, TrainingProgress(config.train, step=1, samples=config.train.global_batch_size), [])
     times["copy to memory, s"] = time.perf_counter() - started
     result = saver.finish()
     assert result is not None and not result.error, result

@@ -38,7 +38,7 @@ def make(folder: Path) -> None:
     import torch
 
     from albef_ds.checkpoint.saver import Saver
-    from albef_ds.checkpoint.training_progress import Progress
+    from albef_ds.checkpoint.training_progress import TrainingProgress
     from albef_ds.config.schema import EngineConfig, OptimConfig, RunConfig, TrainConfig
     from albef_ds.engine import build
     from albef_ds.engine.zero.setup import init_distributed
@@ -57,7 +57,7 @@ def make(folder: Path) -> None:
     engine = build.build_engine(task, config, device, "fp32")
     saver = Saver(folder, config)
     saver.root.mkdir(parents=True, exist_ok=True)
-    saver.start(engine, task, Progress(config.train), [])
+    saver.start(engine, task, TrainingProgress(config.train), [])
     result = saver.finish()
     assert result is not None and not result.error, result
 

@@ -44,7 +44,7 @@ EVALUATION = 40_000
 
 
 @dataclass(frozen=True)
-class Chunk:
+class SyntheticChunk:
     """One chunk of the synthetic corpus."""
 
     work: Path
@@ -61,7 +61,7 @@ def base_hash(rows: Any) -> Any:
     return values ^ (values >> np.uint64(32))
 
 
-def make_chunk(chunk: Chunk) -> int:
+def make_chunk(chunk: SyntheticChunk) -> int:
     """Writes the catalog and scan files of one chunk."""
     rng = np.random.default_rng(chunk.number)
     rows = np.arange(chunk.first, chunk.first + chunk.rows)
@@ -102,14 +102,14 @@ def make_chunk(chunk: Chunk) -> int:
     return chunk.rows
 
 
-def is_made(chunk: Chunk) -> bool:
+def is_made(chunk: SyntheticChunk) -> bool:
     """True if `make_chunk` has finished this chunk."""
     return (chunk.work / "scan" / f"00000-{chunk.number:05d}.parquet").exists()
 
 
 def make_corpus(work: Path, rows: int, workers: int) -> None:
     """Writes catalog and scan of `rows` images, and an evaluation set that contains some of them."""
-    chunks = [Chunk(work, number, first, min(CHUNK, rows - first)) for number, first in enumerate(range(0, rows, CHUNK))]
+    chunks = [SyntheticChunk(work, number, first, min(CHUNK, rows - first)) for number, first in enumerate(range(0, rows, CHUNK))]
     run_tasks(make_chunk, chunks, Parallel(workers), "make", size_of=lambda chunk: chunk.rows, is_done=is_made)
     listed = [{"name": f"00000-{c.number:05d}", "source": "cc12m", "first_row": c.first, "num_rows": c.rows} for c in chunks]
     sources = {"cc12m": {"kind": "synthetic", "listed": rows, "problems": {}, "examples": {}}}

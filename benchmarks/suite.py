@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Entry:
+class Benchmark:
     """One benchmark: its module and arguments except `--out`."""
 
     title: str
@@ -40,23 +40,23 @@ class Entry:
 
 _ALL_CORES = ("--threads", str(len(os.sched_getaffinity(0))))
 SUITE = [
-    Entry("Step", "step", _ALL_CORES, ("--batch", "2", "--tokens", "12", "--repetitions", "1")),
-    Entry("Step on captions as long as CC12M's", "step", ("--captions", "cc12m", *_ALL_CORES), None),
-    Entry("Parts of the step", "parts", _ALL_CORES, ("--batch", "2", "--tokens", "12", "--repetitions", "1")),
-    Entry("Losses", "losses", (), ("--repetitions", "1")),
-    Entry("Attention", "attention", (), ("--repetitions", "1")),
-    Entry("AdamW in every engine", "engines"),
-    Entry("Momentum update", "momentum_update", (), ("--model", "tiny", "--repetitions", "2")),
-    Entry("Momentum memory", "momentum", (), ("--ranks", "1")),
-    Entry("Loader", "loader", (), ("--pictures", "16", "--workers", "1")),
-    Entry("Checkpoints", "checkpoint", (), ("--model", "tiny", "--ranks", "1", "--stages", "2")),
-    Entry("Conversion", "convert", (), None, work="--work"),
-    Entry("Data tools", "data_tools_peers", (), ("--only", "captions")),
-    Entry("Memory by plan", "plan", (), None),
+    Benchmark("Step", "step", _ALL_CORES, ("--batch", "2", "--tokens", "12", "--repetitions", "1")),
+    Benchmark("Step on captions as long as CC12M's", "step", ("--captions", "cc12m", *_ALL_CORES), None),
+    Benchmark("Parts of the step", "parts", _ALL_CORES, ("--batch", "2", "--tokens", "12", "--repetitions", "1")),
+    Benchmark("Losses", "losses", (), ("--repetitions", "1")),
+    Benchmark("Attention", "attention", (), ("--repetitions", "1")),
+    Benchmark("AdamW in every engine", "engines"),
+    Benchmark("Momentum update", "momentum_update", (), ("--model", "tiny", "--repetitions", "2")),
+    Benchmark("Momentum memory", "momentum", (), ("--ranks", "1")),
+    Benchmark("Loader", "loader", (), ("--pictures", "16", "--workers", "1")),
+    Benchmark("Checkpoints", "checkpoint", (), ("--model", "tiny", "--ranks", "1", "--stages", "2")),
+    Benchmark("Conversion", "convert", (), None, work="--work"),
+    Benchmark("Data tools", "data_tools_peers", (), ("--only", "captions")),
+    Benchmark("Memory by plan", "plan", (), None),
 ]
 
 
-def run(entry: Entry, quick: bool, folder: Path) -> dict[str, Any]:
+def run(entry: Benchmark, quick: bool, folder: Path) -> dict[str, Any]:
     """The benchmark's record with `title` and `minutes`; instead of rows it has the reason in `failed` if it failed."""
     out = folder / entry.title.replace(" ", "_")
     arguments = list((entry.quick or ()) if quick else entry.full)

@@ -114,7 +114,7 @@ class DedupConfig:
 
 @dataclass(frozen=True)
 class DecontaminateConfig:
-    """How similar a training and an evaluation image must be; wider than for duplicates, because a miss costs more."""
+    """Limits of the similarity between training and evaluation images; wider than for duplicates, because a miss costs more."""
 
     radius: int = 6
     """Most bits of 64 in which perceptual hashes differ; -1: only equal bytes, pixels and ids count."""

@@ -23,7 +23,7 @@ from albef_ds.checkpoint.snapshot import Snapshot, Window, take_snapshot
 from albef_ds.checkpoint.tensor_files.hashed import Entry, write_text
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
 from albef_ds.checkpoint.tensor_files.safetensors_form import write_safetensors
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.common import comm
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER, STEP_PREFIX, complete_steps, step_folder
 from albef_ds.config.schema import RunConfig
@@ -92,7 +92,7 @@ class Saver:
         return self._writing is not None and self._writing.thread is not None and self._writing.thread.is_alive()
 
     def start(
-        self, engine: Engine, task: Task, progress: Progress, window: Window, metrics: Mapping[str, float] | None = None
+        self, engine: Engine, task: Task, progress: TrainingProgress, window: Window, metrics: Mapping[str, float] | None = None
     ) -> None:
         """Copies the state and starts to write it; the previous save must be finished."""
         assert self._writing is None, "one save at a time"

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from albef_ds.checkpoint.tensor_files.tensor_file import TensorFile
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.common import comm
 from albef_ds.common.errors import UserError, WeightsError, first_line
 from albef_ds.common.run_files import CONFIG_NAME, MOMENTUM_NAME, QUEUE_NAME, STATE_NAME, STUDENT_NAME, rank_file, tensors_file
@@ -49,7 +49,7 @@ class Snapshot:
 
 
 def take_snapshot(
-    config: RunConfig, engine: Engine, task: Task, progress: Progress, window: Window, metrics: Mapping[str, float]
+    config: RunConfig, engine: Engine, task: Task, progress: TrainingProgress, window: Window, metrics: Mapping[str, float]
 ) -> Snapshot:
     """Copies the state of the run to the CPU; all ranks call it together.
 
@@ -96,11 +96,11 @@ def read_state(folder: Path) -> dict[str, Any]:
     return files.read_json_object(folder / STATE_NAME)
 
 
-def restore_progress(folder: Path, config: TrainConfig) -> Progress:
+def restore_progress(folder: Path, config: TrainConfig) -> TrainingProgress:
     """The run's progress when `folder` was written. Raises WeightsError if the state is missing or damaged."""
     state = read_state(folder)
     try:
-        return Progress(
+        return TrainingProgress(
             config,
             step=int(state["step"]),
             samples=int(state["samples"]),

@@ -8,7 +8,7 @@ from albef_ds.config.schema import TrainConfig
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Position of a run. Lengths are in samples; a wall-clock budget becomes the share of it that has passed."""
 
     config: TrainConfig
@@ -50,7 +50,7 @@ class Progress:
         self.samples = end
         return True
 
-    def go_back(self, earlier: Progress, hole: tuple[int, int]) -> None:
+    def go_back(self, earlier: TrainingProgress, hole: tuple[int, int]) -> None:
         """Returns to the position of `earlier` and adds a hole; keeps the training time."""
         self.step, self.samples, self.skipped_samples = earlier.step, earlier.samples, earlier.skipped_samples
         self.holes = [*self.holes, hole]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from albef_ds.checkpoint.saver import Saver
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import Batch
 from albef_ds.engine.interface import Engine, StepResult
@@ -27,7 +27,7 @@ class RunContext:
     engine: Engine
     """Holds the task."""
     data: RunData
-    progress: Progress
+    progress: TrainingProgress
     """Position of the run; the trainer advances it."""
     saver: Saver
     logger: RunLogger

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.common import comm
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
@@ -23,7 +23,7 @@ class RunData:
         ConfigError: the stream cannot be opened, or neither it nor the settings determine the end of the run.
     """
 
-    def __init__(self, config: RunConfig, progress: Progress, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, progress: TrainingProgress, device: torch.device) -> None:
         self.accumulation = config.accumulation_steps(comm.world_size())
         self._config, self._progress, self._device = config, progress, device
         self._stream, self._batches = self._open()

@@ -14,7 +14,7 @@ from albef_ds.checkpoint.find import find_checkpoint
 from albef_ds.checkpoint.initial.load import load_initial_momentum, load_initial_weights
 from albef_ds.checkpoint.saver import Saver
 from albef_ds.checkpoint.snapshot import restore_progress, seed_generators
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.common import comm
 from albef_ds.common.device import resolve_precision
 from albef_ds.common.errors import ConfigError
@@ -49,7 +49,7 @@ def started(
     """
     output = Path(config.output)
     checkpoint = find_checkpoint(output, resume, _print_on_rank_0) if resume else None
-    progress = restore_progress(checkpoint, config.train) if checkpoint else Progress(config.train)
+    progress = restore_progress(checkpoint, config.train) if checkpoint else TrainingProgress(config.train)
     with contextlib.ExitStack() as at_end:
         data = RunData(config, progress, device)
         at_end.callback(data.close)

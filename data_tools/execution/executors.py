@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Parallel:
-    """Where and with how many processes map stages run."""
+    """Executor of map stages: processes, Dask scheduler, share of the tasks."""
 
     workers: int = 0
     """Processes of the pool; 0: one per core this process may use; 1: no pool."""

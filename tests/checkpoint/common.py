@@ -11,7 +11,7 @@ from torch import Tensor
 from albef_ds.checkpoint.find import find_checkpoint
 from albef_ds.checkpoint.saver import Saver
 from albef_ds.checkpoint.snapshot import restore, restore_progress
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.common import comm
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine.interface import MOMENTS, Engine
@@ -33,7 +33,7 @@ def with_dropout(config: RunConfig) -> RunConfig:
     return replace(config, model=replace(config.model, text=replace(config.model.text, dropout=0.2)))
 
 
-def train(config: RunConfig, task: Task, engine: Engine, progress: Progress, until: int) -> list[dict[str, float]]:
+def train(config: RunConfig, task: Task, engine: Engine, progress: TrainingProgress, until: int) -> list[dict[str, float]]:
     """Steps up to `until`; the mean losses of each."""
     losses = []
     while progress.step < until:
@@ -43,7 +43,7 @@ def train(config: RunConfig, task: Task, engine: Engine, progress: Progress, unt
     return losses
 
 
-def save(output: Path, config: RunConfig, task: Task, engine: Engine, progress: Progress) -> Path:
+def save(output: Path, config: RunConfig, task: Task, engine: Engine, progress: TrainingProgress) -> Path:
     """Write a checkpoint the way the trainer does."""
     saver = Saver(output, config)
     saver.root.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def leg(output: Path, config: RunConfig, until: int) -> dict[str, Any]:
     """Go on from the newest checkpoint in `output` if there is one, train to step `until`, save; everything to compare."""
     task, engine = make(config)
     folder = find_checkpoint(output, "auto")
-    progress = restore_progress(folder, config.train) if folder else Progress(config.train)
+    progress = restore_progress(folder, config.train) if folder else TrainingProgress(config.train)
     if folder:
         restore(folder, engine, task, config)
     losses = train(config, task, engine, progress, until)

@@ -10,7 +10,7 @@ import pytest
 
 from albef_ds.checkpoint.find import find_checkpoint
 from albef_ds.checkpoint.saver import Saver
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.common.errors import WeightsError
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER
 from tests.checkpoint.common import config_for, save, train
@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("run")
     config = config_for(-1)
     task, engine = make(config)
-    progress = Progress(config.train)
+    progress = TrainingProgress(config.train)
     for step in (1, 2):
         train(config, task, engine, progress, step)
         save(output, config, task, engine, progress)

@@ -12,7 +12,7 @@ import pytest
 
 from albef_ds.checkpoint.find import find_checkpoint
 from albef_ds.checkpoint.saver import Saver
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.cli.main import main
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER
 from data_tools.files.shard_writer import ShardWriter
@@ -40,7 +40,7 @@ def _saver(output: Path) -> tuple[Saver, Callable[[int], str]]:
     task, engine = make(config)
     saver = Saver(output, config)
     saver.root.mkdir(parents=True)
-    progress = Progress(config.train)
+    progress = TrainingProgress(config.train)
 
     def save(step: int) -> str:
         train(config, task, engine, progress, step)

@@ -10,7 +10,7 @@ import torch
 
 from albef_ds.checkpoint.saver import Saver
 from albef_ds.checkpoint.snapshot import restore
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from tests.checkpoint.common import config_for, leg, with_dropout
 from tests.distributed import run_ranks
 from tests.engine.zero.common import largest_difference, make
@@ -89,7 +89,7 @@ def test_a_loss_that_begins_between_two_log_lines_counts_as_0_before(tmp_path: P
     task, engine = make(config)
     saver = Saver(tmp_path, config)
     saver.root.mkdir()
-    saver.start(engine, task, Progress(config.train), [{"losses.itc": 1.0}, {"losses.itc": 2.0, "losses.mlm": 3.0}])
+    saver.start(engine, task, TrainingProgress(config.train), [{"losses.itc": 1.0}, {"losses.itc": 2.0, "losses.mlm": 3.0}])
     result = saver.finish()
     assert result is not None and not result.error
     window = restore(result.folder, engine, task, config)

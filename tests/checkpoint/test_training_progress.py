@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.config.schema import TrainConfig
 
 
-def progress(num_samples: int | None, step: int = 0, seconds: float = 0.0, **train: float) -> Progress:
+def progress(num_samples: int | None, step: int = 0, seconds: float = 0.0, **train: float) -> TrainingProgress:
     config = TrainConfig(micro_batch_size=8, global_batch_size=8, **train)  # type: ignore[arg-type]
-    return Progress(config, num_samples, step=step, samples=8 * step, seconds=seconds)
+    return TrainingProgress(config, num_samples, step=step, samples=8 * step, seconds=seconds)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.cli.main import guarded
 from albef_ds.cli.slurm.job import run_config
 from albef_ds.common.errors import ConfigError, MachineError
@@ -85,7 +85,7 @@ def shards_here(config: RunConfig, environment: Mapping[str, str]) -> str:
     place = nodes.index(node) if node in nodes else 0
     order = SampleOrder.of([shard.num_samples for shard in Manifest.load(source).shards], config)
     start = newest_step(Path(config.output)) * batch
-    steps = Progress(train, order.num_samples).total_steps
+    steps = TrainingProgress(train, order.num_samples).total_steps
     share = slice(place * part, (place + 1) * part)
     needed = staging.needed_shards(order, start, max(0, steps * batch - start) if steps else None, batch, share)
     folder = Path(os.path.expandvars(scratch))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from albef_ds.checkpoint.training_progress import Progress
+from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.cli.slurm.node import shards_here
 from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.config.overrides import parse_overrides
@@ -122,7 +122,7 @@ def test_the_shards_that_a_node_reads_are_those_that_are_staged(
     if start_step:
         (tmp_path / "checkpoints" / f"step-{start_step:07d}").mkdir(parents=True)
     train, names = config.train, [f"n{number}" for number in range(nodes)]
-    steps = Progress(train, 80_000).total_steps
+    steps = TrainingProgress(train, 80_000).total_steps
     assert (steps is not None and steps * train.global_batch_size > 80_000 * train.epochs - 1) or train.max_steps == steps
     staged: list[list[int]] = []
 
