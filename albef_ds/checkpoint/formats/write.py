@@ -80,10 +80,10 @@ def convert(source: Found, destination: Path, options: Options) -> Written:
     model, left = prepared(source.model, options)
     model = replace(model, lineage=(*model.lineage, _step(source, options)))
     _check_free(destination, options)
-    with scratch_path(destination) as room:
+    with scratch_path(destination) as scratch:
         try:
-            room.mkdir()
-            written = _write(model, room / destination.name, options)
+            scratch.mkdir()
+            written = _write(model, scratch / destination.name, options)
         except OSError as error:
             reason = error.strerror
             raise MachineError(f"{destination} cannot be written ({reason}): free the disk or give another place") from None

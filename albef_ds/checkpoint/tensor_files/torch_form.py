@@ -102,8 +102,8 @@ def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: bytes | memo
     start = file.tell() + _LOCAL_HEADER.size + len(member.filename) + _ZIP64_EXTRA + 4
     padding = -start % _ALIGNMENT
     member.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
-    with archive.open(member, "w", force_zip64=True) as room:
-        room.write(data)
+    with archive.open(member, "w", force_zip64=True) as entry:
+        entry.write(data)
 
 
 def open_torch_file(path: Path) -> StoredTensors:

@@ -59,10 +59,10 @@ def export(model: WholeModel, folder: Path, formats: Sequence[str] = FORMATS) ->
         check_onnx()
     specs = _specs(model)
     try:
-        with atomic_path(folder) as room:
-            room.mkdir()
-            differences = _write_all(specs, model, room, formats)
-            _describe(model, room)
+        with atomic_path(folder) as scratch:
+            scratch.mkdir()
+            differences = _write_all(specs, model, scratch, formats)
+            _describe(model, scratch)
     except OSError as error:
         raise MachineError(f"{folder} cannot be written ({error.strerror}): give another place") from None
     return differences
@@ -99,18 +99,18 @@ def _specs(model: WholeModel) -> tuple[ProgramSpec, ...]:
     return program_specs(task.model, task.itm_head)
 
 
-def _write_all(specs: Sequence[ProgramSpec], model: WholeModel, room: Path, formats: Sequence[str]) -> dict[str, float]:
+def _write_all(specs: Sequence[ProgramSpec], model: WholeModel, scratch: Path, formats: Sequence[str]) -> dict[str, float]:
     differences = {}
     for spec in specs:
         with torch.no_grad(), _quiet():
             program = _trace(spec, model)
         if "torch" in formats:
-            path = room / f"{spec.name}.pt2"
+            path = scratch / f"{spec.name}.pt2"
             torch.export.save(program, path)
             loaded = torch.export.load(path).module()
             differences[path.name] = _difference(spec, model, lambda *inputs, loaded=loaded: _many(loaded(*inputs)))
         if "onnx" in formats:
-            path = room / f"{spec.name}.onnx"
+            path = scratch / f"{spec.name}.onnx"
             with _quiet():
                 made = torch.onnx.export(
                     program, (), input_names=spec.inputs, output_names=spec.outputs, opset_version=OPSET, dynamo=True
@@ -164,17 +164,17 @@ def _many(outputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 
-def _describe(model: WholeModel, room: Path) -> None:
-    native.save_preparation(model, room)
+def _describe(model: WholeModel, scratch: Path) -> None:
+    native.save_preparation(model, scratch)
     config = portable(model.config)
-    files.save(replace(config, data=replace(config.data, vocab_file=native.VOCAB_NAME)), room / CONFIG_NAME)
+    files.save(replace(config, data=replace(config.data, vocab_file=native.VOCAB_NAME)), scratch / CONFIG_NAME)
     lines = [
         "# Exported ALBEF\n",
         *[f"{number}. {json.dumps(step)}" for number, step in enumerate(model.lineage, start=1)],
         "\n`image`: images -> image_features, image_embeds. `text`: token_ids, token_mask -> text_features, text_embeds.",
         "`match`: image_embeds, text_embeds, token_mask -> probability. Similarity is the product of features.\n",
     ]
-    (room / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    (scratch / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 @contextlib.contextmanager
