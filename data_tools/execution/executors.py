@@ -80,17 +80,20 @@ def run_tasks(
                 results.append(function(task))
                 bar.update(sizes[number])
             return results
-        with _executor(parallel, len(mine)) as executor:
-            futures: dict[Future[Result], int] = {executor.submit(function, task): number for number, task in enumerate(mine)}
-            try:
-                for future in as_completed(futures):
-                    results.append(future.result())
-                    bar.update(sizes[futures[future]])
-            except BrokenProcessPool:
-                raise MachineError(f"a worker of {label} died, most likely of memory: use fewer workers and run again") from None
-            finally:
-                for future in futures:
-                    future.cancel()
+        futures: dict[Future[Result], int] = {}
+        try:
+            with _executor(parallel, len(mine)) as executor:
+                try:
+                    for number, task in enumerate(mine):
+                        futures[executor.submit(function, task)] = number
+                    for future in as_completed(futures):
+                        results.append(future.result())
+                        bar.update(sizes[futures[future]])
+                finally:
+                    for future in futures:
+                        future.cancel()
+        except BrokenProcessPool:
+            raise MachineError(f"a worker of {label} died, most likely of memory: use fewer workers and run again") from None
     return results
 
 
@@ -101,8 +104,15 @@ def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
         # A fork server starts from a clean process, unlike fork, and imports once, unlike spawn.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["data_tools.stages.scan", "data_tools.stages.write_shards"])
-        with ProcessPoolExecutor(workers, context, initializer=_end_with_run) as pool:
-            yield pool
+        others = set(multiprocessing.active_children())
+        with _Pool(workers, context, initializer=_end_with_run) as pool:
+            try:
+                yield pool
+            except BrokenProcessPool:
+                # When a worker dies the pool ends those that it knows. It would wait for ever for one that starts at that moment.
+                for worker in set(multiprocessing.active_children()) - others:
+                    worker.kill()
+                raise
         return
     try:
         from distributed import Client  # optional package
@@ -117,6 +127,15 @@ def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
         yield client.get_executor()
     finally:
         client.close()
+
+
+class _Pool(ProcessPoolExecutor):
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As the base class, which raises `OSError` when a worker dies while another one starts: its pipes are closed by then."""
+        try:
+            return super().submit(*args, **kwargs)
+        except OSError as error:
+            raise BrokenProcessPool(str(error)) from error
 
 
 def _end_with_run() -> None:
