@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import nn
 
 from albef_ds.models.bert import FusionLayer, TextLayer
+from albef_ds.models.vit import Block
 
 UNIMODAL_BLOCKS = (Block, TextLayer)
 BLOCKS = (*UNIMODAL_BLOCKS, FusionLayer)

@@ -1,8 +1,9 @@
-"""The visual encoder: a ViT whose blocks and patch projection are timm's (paper section 3.1).
+"""The visual encoder: a ViT (paper section 3.1).
 
-It computes the same as timm's `VisionTransformer` with the same parameter names up to the prefix `embed.`, so DeiT weights can be
-loaded. Class token, position table and patch projection are in a separate module (`ImageEmbedding`), since sharding the momentum
-copy needs all parameters that are used at the same time in one module.
+It computes the same as timm's `VisionTransformer`, with the same parameter names up to the prefix `embed.`, so DeiT weights can
+be loaded. timm itself is not imported, since that imports torchvision and torch's compiler and takes as long as torch's import.
+Class token, position table and patch projection are in a separate module (`ImageEmbedding`), since sharding the momentum copy
+needs all parameters that are used at the same time in one module.
 """
 
 from __future__ import annotations
@@ -11,13 +12,24 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from timm.layers import PatchEmbed  # type: ignore[attr-defined]
-from timm.models.vision_transformer import Block
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from albef_ds.config.schema import ComputeConfig, VisionConfig
 from albef_ds.models.attention import uses_sdpa
 from albef_ds.models.bert import run_layer
+
+
+class PatchEmbed(nn.Module):
+    """One linear projection of each patch."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, patches, width)."""
+        return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class ConvolutionStem(nn.Module):
@@ -44,7 +56,7 @@ class ImageEmbedding(nn.Module):
         super().__init__()
         self.patch_embed: nn.Module
         if config.stem == "patch":
-            self.patch_embed = PatchEmbed(config.image_size, config.patch_size, 3, config.width)
+            self.patch_embed = PatchEmbed(config.patch_size, config.width)
         else:
             self.patch_embed = ConvolutionStem(config)
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
@@ -69,6 +81,58 @@ class _LayerNorm(nn.LayerNorm):
         super().__init__(width, eps=1e-6, **kwargs)
 
 
+class Attention(nn.Module):
+    """Multi-head self-attention; `fused_attn` selects torch's fused kernel instead of two matrix products."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.fused_attn = True
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        batch, length, width = tokens.shape
+        qkv = self.qkv(tokens).reshape(batch, length, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        if self.fused_attn:
+            mixed = F.scaled_dot_product_attention(query, key, value)
+        else:
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+            mixed = scores.softmax(dim=-1) @ value
+        return self.proj(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden_width)
+        self.fc2 = nn.Linear(hidden_width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.norm1 = _LayerNorm(config.width)
+        self.attn = Attention(config.width, config.num_heads)
+        self.norm2 = _LayerNorm(config.width)
+        self.mlp = Mlp(config.width, int(config.width * config.mlp_ratio))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, width) -> (B, N, width)."""
+        tokens = tokens + self.attn(self.norm1(tokens))
+        return tokens + self.mlp(self.norm2(tokens))
+
+
 class VisualEncoder(nn.Module):
     """ViT that returns all tokens after the final norm."""
 
@@ -77,10 +141,7 @@ class VisualEncoder(nn.Module):
         self.implementation = compute.attention
         self.recompute = compute.checkpoint_visual
         self.embed = ImageEmbedding(config)
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.num_heads, config.mlp_ratio, qkv_bias=True, norm_layer=_LayerNorm)
-            for _ in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = _LayerNorm(config.width)
 
     def forward(self, images: Tensor) -> Tensor:

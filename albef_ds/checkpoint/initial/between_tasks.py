@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 
 import torch
-from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from torch import Tensor
 
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
@@ -42,6 +41,9 @@ def resize_position_embedding(table: LazyTensor, num_tokens: int, dtype: torch.d
     side = math.isqrt(num_tokens - 1)
 
     def resized(whole: Tensor) -> Tensor:
+        # Start-up: timm imports torchvision and torch's compiler.
+        from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
+
         result: Tensor = resample_abs_pos_embed(whole, [side, side], num_prefix_tokens=1)
         return result
 

@@ -10,7 +10,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+from torch import Tensor
 
 from albef_ds.common.device import resolve_device
 from albef_ds.common.errors import MachineError, first_line
@@ -23,12 +23,22 @@ def check(jpeg_device: str) -> None:
         return
     if not torch.cuda.is_available():
         raise MachineError("data.jpeg_device=cuda but torch sees no GPU: use data.jpeg_device=cpu")
+    from torchvision.io import encode_jpeg  # start-up: torchvision imports torch's compiler
+
     try:
-        decode_jpeg(encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8)), ImageReadMode.RGB, device=device())
+        decode_jpeg(encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8)), device())
     except RuntimeError as error:
         raise MachineError(
             f"data.jpeg_device=cuda but torchvision decodes no JPEG on it ({first_line(error)}): use data.jpeg_device=cpu"
         ) from None
+
+
+def decode_jpeg(data: Tensor, device: torch.device) -> Tensor:
+    """Decodes the bytes of a JPEG to RGB, uint8 (3, H, W) on `device`. Raises `RuntimeError` for what nvJPEG refuses."""
+    from torchvision import io  # start-up: torchvision imports torch's compiler
+
+    image: Tensor = io.decode_jpeg(data, io.ImageReadMode.RGB, device=device)
+    return image
 
 
 @cache
@@ -44,7 +54,7 @@ def cropped_view(data: bytes, box: tuple[int, int, int, int], side: int, device:
     """
     left, top, right, bottom = box
     try:
-        image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB, device=device)
+        image = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), device)
         crop = image[None, :, top:bottom, left:right].float()
         scaled = F.interpolate(crop, (side, side), mode="bicubic", antialias=True, align_corners=False)
     except RuntimeError:
