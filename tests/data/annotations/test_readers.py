@@ -138,9 +138,7 @@ def test_missing_images_are_counted_before_anything_starts(tmp_path: Path) -> No
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").touch()
     require_images(tmp_path, ["a/1.jpg"])
-    with pytest.raises(
-        DataError, match=r"4 of 5 images are missing under data.image_root .*: a/2.jpg, a/3.jpg, a/4.jpg, \.\.\."
-    ):
+    with pytest.raises(DataError, match=r"4 of 5 images are missing under data.image_root .*: a/2.jpg, a/3.jpg, a/4.jpg, \.\.\."):
         require_images(tmp_path, ["a/1.jpg", "a/2.jpg", "a/3.jpg", "a/4.jpg", "b/1.jpg", "a/2.jpg"])
 
 
