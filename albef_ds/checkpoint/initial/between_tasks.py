@@ -41,7 +41,7 @@ def resize_position_embedding(table: LazyTensor, num_tokens: int, dtype: torch.d
     side = math.isqrt(num_tokens - 1)
 
     def resized(whole: Tensor) -> Tensor:
-        # Start-up: timm imports torchvision and torch's compiler.
+        # Here for start-up time: timm imports torchvision and torch's compiler.
         from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 
         result: Tensor = resample_abs_pos_embed(whole, [side, side], num_prefix_tokens=1)
