@@ -198,7 +198,7 @@ def main() -> None:
             f"{(time.monotonic() - start) / 60:.1f} minutes.",
         ]
         facts = {"device": name, "ceiling": ceiling}
-        write_record(arguments.out, "Profile of one device", notes, rows, ["torch", "timm"], facts, quiet=quiet)
+        write_record(arguments.out, "Profile of one device", notes, rows, ["torch"], facts, quiet=quiet)
 
     def attempt(part: str, measured: Callable[[], Iterable[dict[str, Any]]]) -> None:
         """Adds a part's rows, or the reason why there are no more; earlier measurements are always kept."""

@@ -191,7 +191,7 @@ def main() -> None:
         "momentum model's similarities with the queue are part of ITC's forward pass. Bytes per parameter: AdamW 28, momentum",
         "average 12.",
     ]
-    write_record(arguments.out, "Parts of one step of the base model", notes, rows, ["torch", "timm"], {"seconds": total})
+    write_record(arguments.out, "Parts of one step of the base model", notes, rows, ["torch"], {"seconds": total})
 
 
 if __name__ == "__main__":

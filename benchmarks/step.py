@@ -196,7 +196,7 @@ def main() -> None:
     if args.captions != "full":
         share = batch.token_mask.double().mean().item()
         notes.append(f"Captions as long as CC12M's, cut at {args.tokens}: {share:.0%} of the text tokens are not padding.")
-    write_record(args.out, "One step of the base model", notes, rows, ["torch", "timm"], {"threads": args.threads})
+    write_record(args.out, "One step of the base model", notes, rows, ["torch"], {"threads": args.threads})
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def _as_rows(window: Window) -> Tensor:
 def versions() -> dict[str, str]:
     """Versions of Python and the packages, and the commit of this package if it runs from a repository."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("albef_ds", "deepspeed", "timm", "transformers"):
+    for package in ("albef_ds", "deepspeed", "transformers"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

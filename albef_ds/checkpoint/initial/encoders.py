@@ -36,7 +36,7 @@ _WORDS = "base.albef.text_encoder.embeddings.word.weight"
 def load_visual_encoder(albef: ALBEF, path: Path, access: ParameterAccess = WHOLE) -> LoadReport:
     """Fills the visual encoder from a file with timm's names (timm, DeiT).
 
-    The position table is resampled (bicubic) if the file was trained at another image size.
+    The position table is resized (bicubic, as in the released code) if the file was trained at another image size.
 
     Args:
         albef: the model, changed in place.

@@ -23,7 +23,7 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.data.shards.format import MANIFEST_NAME
 from albef_ds.data.shards.reader import ShardReader
 
-PACKAGES = ("torch", "deepspeed", "timm", "transformers", "numpy", "safetensors")
+PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "safetensors")
 NONCE = "nonce"
 """File that the head node writes into the run's folder, to check that the other nodes see it."""
 

@@ -49,8 +49,8 @@ def test_position_embedding_keeps_the_class_token_and_the_picture() -> None:
     larger = resize_position_embedding(LazyTensor.of(table), 1 + 12 * 12).read()
     assert larger.shape == (1, 145, 1) and float(larger[0, 0, 0]) == 7.0
     grid = larger[0, 1:, 0].view(12, 12)
-    # Inside the borders cubic interpolation keeps a slope, of 8/12 per patch.
-    torch.testing.assert_close((grid[4:9] - grid[3:8])[:, 3:9], torch.full((5, 6), 8 / 12), rtol=1e-4, atol=1e-4)
+    # Inside the borders a slope of 8/12 per patch stays, about which torch's cubic kernel (a = -0.75) ripples by 0.093 at most.
+    torch.testing.assert_close((grid[4:9] - grid[3:8])[:, 3:9], torch.full((5, 6), 8 / 12), rtol=0, atol=0.1)
     assert torch.equal(resize_position_embedding(LazyTensor.of(table), 65).read(), table)
     with pytest.raises(WeightsError, match="a position table of 63 patches is not a square grid"):
         resize_position_embedding(LazyTensor.of(table[:, :-1]), 145)
