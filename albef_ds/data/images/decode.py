@@ -2,29 +2,28 @@
 
 Random numbers come from generators of (seed, position), so a view is a pure function of (bytes, seed, position). JPEG is decoded
 by simplejpeg (libjpeg-turbo) if installed, which gives Pillow's pixels faster; Pillow decodes files that it rejects and other
-formats. RandAugment is in `rand_augment.py`; views made on the model's device are in `view.py`.
+formats (`read.py`). RandAugment is in `rand_augment.py`; views made on the model's device are in `view.py`.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin
 from torch import Tensor
 
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness
-from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import gpu_jpeg
 from albef_ds.data.images.crop import Crop
 from albef_ds.data.images.normalise import normalise
 from albef_ds.data.images.rand_augment import draw
 from albef_ds.data.images.rand_augment_numpy import rand_augment
+from albef_ds.data.images.read import check_size, decode_image
 from albef_ds.data.images.view import PendingView, Pixels, View
 
 try:
@@ -32,52 +31,9 @@ try:
 except ImportError:  # optional; without it decoding takes longer
     simplejpeg = None
 
-FORMATS = ("JPEG", "PNG", "WEBP")
 _TURNED = re.compile(rb"Exif\0\0|tiff:Orientation")
 _SMALL = 6
 """A crop of at most this many times the view's pixels is sent to the model's device unscaled: this includes every JPEG."""
-
-
-def decode_image(data: bytes, max_pixels: int, scale_for: Callable[[int, int], int] | None = None) -> Image.Image:
-    """Returns an upright RGB image; transparency becomes white.
-
-    `scale_for` maps the upright image's width and height to the factor (1, 2, 4 or 8) by which a JPEG may be reduced while
-    decoding; other formats are not reduced.
-
-    Raises:
-        BrokenSampleError: not a complete JPEG, PNG or WebP, or more than `max_pixels`.
-    """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `max_pixels` is checked below, before decoding
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_size(image.width, image.height, max_pixels)
-        if scale_for is not None:
-            width, height = image.size[:: -1 if _is_on_its_side(image) else 1]
-            scale = scale_for(width, height)
-            if scale > 1 and image.format == "JPEG":
-                image.draft(None, (image.width // scale, image.height // scale))
-        image.load()
-        return _to_rgb(_upright(image))
-    except (BrokenSampleError, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        raise BrokenSampleError("undecodable picture", "of no known format") from None
-    except Exception as error:  # a decoder may raise anything on unknown bytes; the sample is at fault
-        raise BrokenSampleError("undecodable picture", f"{type(error).__name__}: {error}") from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise BrokenSampleError("too many pixels", f"{width} x {height}")
-
-
-def _is_on_its_side(image: Image.Image) -> bool:
-    try:
-        return image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Exception:  # as in `_upright`
-        return False
 
 
 def decode_crop(data: bytes, max_pixels: int, crop: Crop) -> Pixels:
@@ -87,7 +43,7 @@ def decode_crop(data: bytes, max_pixels: int, crop: Crop) -> Pixels:
     """
     size = _plain_jpeg_size(data) if simplejpeg is not None else None
     if size is not None:
-        _check_size(*size, max_pixels)
+        check_size(*size, max_pixels)
         scale = crop.scale_for(*size)
         try:
             pixels = simplejpeg.decode_jpeg(data, "RGBX", min_width=-(-size[0] // scale), min_height=-(-size[1] // scale))
@@ -97,8 +53,9 @@ def decode_crop(data: bytes, max_pixels: int, crop: Crop) -> Pixels:
             left, top, right, bottom = crop.box(pixels.shape[1])
             return np.array(pixels[top:bottom, left:right])  # copied while in the CPU's cache; the full image is freed
     image = decode_image(data, max_pixels, crop.scale_for)
+    crop.place(*image.size)
     left, top, right, bottom = crop.box(image.width)
-    return np.array(image.crop((left, top, right, bottom)).convert("RGBA"))
+    return np.array(Image.fromarray(np.asarray(image)[top:bottom, left:right]).convert("RGBA"))
 
 
 def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -107,10 +64,10 @@ def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
         return None
     try:
         if simplejpeg is None:
-            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as image:
                 return image.size if image.mode in ("RGB", "L") else None
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    except (ValueError, OSError, Image.DecompressionBombError):  # `decode_image` decides
+    except (ValueError, OSError, SyntaxError):  # `decode_image` decides
         return None
     return (width, height) if space in ("YCbCr", "Gray") else None
 
@@ -126,25 +83,6 @@ def _may_be_turned(jpeg: bytes) -> bool:
             return True
         place += 1 if marker == 0xFF else 2 + length
     return True  # not a JPEG that this function understands
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # EXIF may be damaged although the pixels were decoded
-        return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # 16 or 32 bits per pixel: PIL's own conversion would clip at 255
-        values = np.asarray(image).astype(np.float64)
-        if values.max(initial=0) > 255:
-            values /= 257
-        return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> View:
@@ -174,7 +112,7 @@ def _gpu_view(data: bytes, max_pixels: int, crop: Crop) -> Pixels | None:
     size = _plain_jpeg_size(data)
     if size is None:
         return None
-    _check_size(*size, max_pixels)
+    check_size(*size, max_pixels)
     return gpu_jpeg.cropped_view(data, crop.place(*size), crop.side, gpu_jpeg.device())
 
 

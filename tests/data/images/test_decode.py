@@ -64,7 +64,7 @@ def test_exif_orientation_is_applied() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no picture", encode(noise())[:200], encode(noise(), "JPEG")[:300], encode(noise(), "GIF")]
+    "data", [b"", b"no picture", encode(noise())[:200], encode(noise(), "JPEG")[:300], encode(noise(), "EPS")]
 )
 def test_bytes_that_are_no_complete_image_are_a_broken_sample(data: bytes) -> None:
     with pytest.raises(BrokenSampleError, match="undecodable picture"):
