@@ -14,6 +14,7 @@ from torch import Tensor
 from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import decode
+from albef_ds.data.images.read import decode_image
 
 ImageInput = str | Path | Image.Image | Tensor
 """A path, a PIL image, or a tensor: uint8 (3, H, W) of any size, or normalised float (3, S, S) of the model's size."""
@@ -45,7 +46,7 @@ def size_of(image: ImageInput, max_pixels: int) -> tuple[int, int]:
         return image.shape[2], image.shape[1]
     if isinstance(image, Image.Image):
         return ImageOps.exif_transpose(image).size
-    return decode.decode_image(Path(image).read_bytes(), max_pixels).size
+    return decode_image(Path(image).read_bytes(), max_pixels).size
 
 
 def many(items: Any) -> list[Any]:

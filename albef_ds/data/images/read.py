@@ -148,11 +148,13 @@ def colours(image: Image.Image) -> Image.Image:
         from PIL import ImageCms  # start-up: few images need it
 
         standard = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
-        return ImageCms.applyTransform(image, standard)
+        converted = ImageCms.applyTransform(image, standard)
+        assert converted is not None  # a new image, since it was not asked to work in place
+        return converted
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    return image if image.getchannel("A").getextrema()[0] < _BYTE else image.convert("RGB")
+    return image if np.asarray(image)[..., 3].min(initial=_BYTE) < _BYTE else image.convert("RGB")
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -176,7 +178,8 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
     if values.dtype.kind == "u":
         high = int(values.max(initial=0))
-        return (values if high <= _BYTE else (values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        scaled: NDArray[np.uint8] = (values if high <= _BYTE else (values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return scaled
     levels = values.astype(np.float64)
     finite = levels[np.isfinite(levels)]
     low, high = min(0.0, finite.min(initial=0)), finite.max(initial=0)
@@ -187,4 +190,5 @@ def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
         levels *= _BYTE
     elif high > _BYTE:
         levels /= 257
-    return levels.round().astype(np.uint8)
+    rounded: NDArray[np.uint8] = levels.round().astype(np.uint8)
+    return rounded
