@@ -47,7 +47,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "exported"
         differences, export_seconds = timed(lambda: export(whole, folder, ["onnx"]))
-        data = RetrievalSet(emoji_corpus(cache_folder()) / "test", model.config.data, model.config.model.vision.image_size)
+        data = RetrievalSet(
+            emoji_corpus(cache_folder()) / "test", model.config.evaluation_data, model.config.model.vision.image_size
+        )
         images, [(ids, mask)] = data.images(range(data.num_images)), list(data.text_batches(10_000))
         (feat, embeds), onnx_images = timed(lambda: run_onnx(folder / "image.onnx", {"images": images}))
         tokens = {"token_ids": ids, "token_mask": mask}

@@ -193,7 +193,7 @@ def main() -> None:
     def write(quiet: bool = True) -> None:
         notes = [
             f"{name}. Measured rate of a matrix product: {ceiling / 1e12:.2f} TFLOP/s. {arguments.model} model, "
-            f"{config.data.max_tokens} tokens, {'bf16 autocast' if device.type == 'cuda' else 'fp32'}, AdamW and momentum "
+            f"{config.text_length} tokens, {'bf16 autocast' if device.type == 'cuda' else 'fp32'}, AdamW and momentum "
             "included; utilisation counts the FLOPs of the exact savings whatever a variant spends. "
             f"{(time.monotonic() - start) / 60:.1f} minutes.",
         ]
@@ -238,7 +238,7 @@ def main() -> None:
 
 
 def _masked(config: RunConfig) -> float:
-    return float(max(1, round(config.data.mlm_probability * (config.data.max_tokens - 1))))
+    return float(max(1, round(config.data.mlm_probability * (config.text_length - 1))))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def batch_of(config: RunConfig, captions: str) -> ImageTextBatch:
     words = config.model.text.vocab_size
     batch.token_ids[:, 1:] = torch.randint(min(1000, words // 2), words, batch.token_ids[:, 1:].shape)
     batch.mlm_labels.fill_(-100)
-    full = config.data.max_tokens
+    full = config.text_length
     lengths = torch.full((len(batch),), full) if captions == "full" else caption_lengths(len(batch), full)
     batch.token_mask.copy_(torch.arange(full) < lengths[:, None])
     batch.token_ids[~batch.token_mask] = 0

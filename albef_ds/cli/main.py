@@ -10,11 +10,14 @@ import difflib
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import albef_ds
 from albef_ds.common import exit_codes
 from albef_ds.common.errors import ConfigError, UserError
+from albef_ds.common.notices import Notice
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("albef_ds.cli.demo.command", "train on the shipped emoji corpus in minutes and retrieve by words"),
@@ -61,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guarded(command: Callable[[], int]) -> int:
     """Runs `command` and returns its exit code. Prints a `UserError` as one line on standard error, Ctrl-C without traceback."""
     try:
-        code = command()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning(warnings.showwarning)
+            code = command()
         sys.stdout.flush()
         return code
     except UserError as error:
@@ -94,6 +99,18 @@ def _dispatch(arguments: list[str]) -> int:
         raise ConfigError(f"there is no command {name}: {hint}")
     command: Callable[[list[str]], int] = importlib.import_module(COMMANDS[name][0]).main
     return command(rest)
+
+
+def _show_warning(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """Returns a `warnings.showwarning` that prints a `Notice` as one line, on the first rank only."""
+
+    def show(message: Warning | str, category: type[Warning], *arguments: Any, **named: Any) -> None:
+        if not issubclass(category, Notice):
+            otherwise(message, category, *arguments, **named)
+        elif os.environ.get("RANK", "0") == "0":
+            print(f"albef-ds: {message}", file=sys.stderr)
+
+    return show
 
 
 def _rank_label() -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from albef_ds.common.errors import ConfigError
-from albef_ds.config.fields import not_negative, positive, require, setting, share
+from albef_ds.config.data import DataConfig
+from albef_ds.config.fields import not_negative, positive, require, setting
 from albef_ds.config.tasks import (
     ClassificationConfig,
     PretrainConfig,
@@ -21,7 +22,15 @@ from albef_ds.config.tasks import (
 )
 
 # Classes of other modules that are imported from here.
-__all__ = ["ClassificationConfig", "PretrainConfig", "RetrievalConfig", "TaskConfig", "TextAssignmentConfig", "VqaConfig"]
+__all__ = [
+    "ClassificationConfig",
+    "DataConfig",
+    "PretrainConfig",
+    "RetrievalConfig",
+    "TaskConfig",
+    "TextAssignmentConfig",
+    "VqaConfig",
+]
 
 
 def _heads_divide(section: str, width: int, num_heads: int) -> None:
@@ -135,62 +144,6 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         positive("model", self, "embed_dim")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Sources and preprocessing of samples."""
-
-    shards: str = setting("", "folder with manifest.json, or a tar / brace pattern / URL read without one")
-    eval_shards: str = setting("", "shards of the retrieval evaluation during training, given like data.shards; empty: none")
-    group_size: int = setting(
-        1, "consecutive samples of the corpus that stay together in the order, as hard negatives by design", unit="samples"
-    )
-    annotations: str = setting(
-        "", "annotation files of a fine-tuning task, comma-separated (an official VQA pair as QUESTIONS+ANSWERS); replaces shards"
-    )
-    eval_annotations: str = setting("", "annotation files of the validation split, scored during training to choose a checkpoint")
-    test_annotations: str = setting(
-        "", "annotation files of the test splits, NAME=FILE or FILE; scored by `albef-ds evaluate` only"
-    )
-    image_root: str = setting("", "folder that image paths in annotation files are relative to")
-    vg_root: str = setting("", "folder of Visual Genome's images in VQA; empty: image_root")
-    answer_list: str = setting("", "JSON list of the answers that VQA ranks (`albef-ds answers` makes one)")
-    refs: str = setting(
-        "", "JSON list {ref_id, ann_id, image_id, split} of referring expressions; if given, grounding is evaluated"
-    )
-    instances: str = setting("", "COCO's instances JSON with the boxes of the referring expressions")
-    detections: str = setting("", "a detector's boxes per image, as the released dets.json; empty: none")
-    num_workers: int = setting(4, "loader processes per rank; 0 loads in the training process", unit="processes")
-    prefetch: int = setting(2, "batches each worker keeps ready", unit="batches")
-    max_words: int = setting(30, "caption words kept before tokenisation", unit="words", paper="30 (released code)")
-    max_tokens: int = setting(25, "caption tokens kept, [CLS] included", unit="tokens", paper="25 (released code)")
-    sep_token: bool = setting(
-        False, "end a caption with [SEP], unlike the released weights' training", paper="no (released code)"
-    )
-    vocab_file: str = setting("", "WordPiece vocabulary; empty: the bert-base-uncased list in this package")
-    mlm_probability: float = setting(0.15, "share of tokens chosen for MLM", paper="0.15")
-    crop_scale_min: float = setting(
-        0.2, "smallest area share of a random crop; 1: always the whole image", paper="0.2, 0.5 fine-tuned (released code)"
-    )
-    flip: bool = setting(
-        True, "mirror half of the images (captions that say left or right become wrong)", paper="yes (released code)"
-    )
-    rand_augment: bool = setting(True, "RandAugment(2, 7) without colour changes", paper="yes")
-    jpeg_device: Literal["cpu", "cuda"] = setting(
-        "cpu", "device on which loader processes decode JPEGs; cuda: nvJPEG, about 500 MB of GPU memory per process"
-    )
-    augment_device: Literal["cpu", "model"] = setting(
-        "cpu", "place to resize, flip and augment crops; cpu: loader processes; model: the model's device, whole batches"
-    )
-    max_pixels: int = setting(89_478_485, "largest image; a larger one counts as a broken sample", unit="pixels")
-    max_broken: float = setting(0.01, "share of broken samples above which a run stops")
-
-    def __post_init__(self) -> None:
-        positive("data", self, "group_size", "prefetch", "max_words", "max_tokens", "max_pixels", "crop_scale_min")
-        not_negative("data", self, "num_workers")
-        require(self.max_tokens >= 2, "data.max_tokens", f"is {self.max_tokens}", "give at least 2 ([CLS] and one word)")
-        share("data", self, "mlm_probability", "max_broken", "crop_scale_min")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -363,6 +316,21 @@ class RunConfig:
             "switch one of them off",
         )
         self.task.check_batch(self.train.micro_batch_size)
+
+    @property
+    def training_data(self) -> DataConfig:
+        """The data section as training reads samples: limits of words and tokens are numbers that fit the position table."""
+        return self.data.in_training(self.model.text.max_positions)
+
+    @property
+    def evaluation_data(self) -> DataConfig:
+        """The data section as evaluation and use of the model read samples: `max_words` and `max_tokens` are theirs."""
+        return self.data.in_evaluation(self.model.text.max_positions)
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of a long text in training, for plans and mock batches; without a limit 4 tokens for every 3 words."""
+        return min(self.training_data.max_tokens, self.data.max_tokens or 4 * self.data.max_words // 3)
 
     def pretraining(self) -> PretrainConfig:
         """Returns the task's settings if it is pretraining. Raises `ConfigError` for another task."""

@@ -23,7 +23,7 @@ def pairs(config: RunConfig) -> ImageTextBatch:
     """Returns image-text pairs with twice the average number of masked tokens, as an upper bound."""
     shared = _images_and_texts(config)
     labels = torch.full_like(shared["token_ids"], -100)
-    masked = max(1, round(2 * config.data.mlm_probability * config.data.max_tokens))
+    masked = max(1, round(2 * config.data.mlm_probability * config.text_length))
     labels[:, 1 : 1 + masked] = _word(config)
     rows = shared["positions"]
     return ImageTextBatch(masked_ids=shared["token_ids"], mlm_labels=labels, image_ids=rows, caption_ids=rows, **shared)
@@ -55,7 +55,7 @@ def _word(config: RunConfig) -> int:
 
 
 def _images_and_texts(config: RunConfig) -> dict[str, Any]:
-    size, length, side = config.train.micro_batch_size, config.data.max_tokens, config.model.vision.image_size
+    size, length, side = config.train.micro_batch_size, config.text_length, config.model.vision.image_size
     return {
         "images": torch.zeros(size, 3, side, side),
         "token_ids": torch.full((size, length), _word(config)),

@@ -80,7 +80,7 @@ def evaluate(
     """
     evaluation = _evaluation(config)
     records = read_records(evaluation.read, config, annotations, split)[: limit or None]
-    data = evaluation.make_set(records, config.data, config.model.vision.image_size)
+    data = evaluation.make_set(records, config.evaluation_data, config.model.vision.image_size)
     return evaluation.evaluate(task, data, config, device, options)
 
 

@@ -59,7 +59,8 @@ def read_examples(config: RunConfig) -> Examples | None:
     Raises:
         UserError: files or images cannot be used.
     """
-    data, side, shown, evaluation = config.data, config.model.vision.image_size, config.train.eval_pictures, evaluation_of(config)
+    data, side = config.evaluation_data, config.model.vision.image_size
+    shown, evaluation = config.train.eval_pictures, evaluation_of(config)
     if data.eval_annotations and evaluation is not None:
         records = read_records(evaluation.read, config, data.eval_annotations, "val")
         if isinstance(records[0], CaptionRecord):

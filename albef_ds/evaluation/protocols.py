@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from albef_ds.common.errors import ConfigError
+from albef_ds.config.data import RELEASED_LIMITS
 from albef_ds.config.schema import RunConfig
 from albef_ds.evaluation.trained_on import recipes_in
 from albef_ds.tasks.registry import kind_of
@@ -42,6 +43,13 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
 }
 """Every protocol by name."""
+
+
+def as_released(config: RunConfig) -> RunConfig:
+    """`config` with the texts of an evaluation cut as in the released code's retrieval, whatever the model's own limits."""
+    limits = RELEASED_LIMITS["retrieval"]
+    data = replace(config.data, eval_max_words=limits.eval_max_words, eval_max_tokens=limits.eval_max_tokens)
+    return replace(config, data=data)
 
 
 def check_protocol(name: str, config: RunConfig, lineage: list[dict[str, Any]]) -> Protocol:

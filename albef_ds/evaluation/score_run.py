@@ -23,7 +23,7 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.data.annotations.retrieval import Split
 from albef_ds.evaluation.evaluate import evaluate
 from albef_ds.evaluation.main_metric import main_metric
-from albef_ds.evaluation.protocols import PROTOCOLS, check_protocol
+from albef_ds.evaluation.protocols import PROTOCOLS, as_released, check_protocol
 from albef_ds.evaluation.trained_on import lineage_of, overlap_of, weights_hash
 from albef_ds.metrics.scores import EvaluationOptions, Scores
 from albef_ds.tasks.registry import evaluation_of
@@ -129,7 +129,10 @@ def _candidates(path: Path) -> list[Path]:
 
 
 def _config(path: Path, request: Request) -> RunConfig:
-    return parse_overrides(read_model(path).model.config, list(request.overrides))
+    config = read_model(path).model.config
+    if request.protocol in PROTOCOLS:
+        config = as_released(config)
+    return parse_overrides(config, list(request.overrides))
 
 
 def _scores(path: Path, request: Request, device: torch.device, files: str, split: Split, progress: Progress) -> Scores:

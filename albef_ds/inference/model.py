@@ -50,9 +50,10 @@ from torch import Tensor
 from albef_ds.checkpoint.formats.read import build_for_inference, read_model
 from albef_ds.checkpoint.formats.whole_model import Weights, WholeModel
 from albef_ds.common.errors import ConfigError, MachineError, WeightsError
+from albef_ds.common.notices import notice
+from albef_ds.config.schema import DataConfig
 from albef_ds.data.batch import Batch, ClassificationBatch
-from albef_ds.data.text.clean import clean_caption
-from albef_ds.data.text.tokenizer import CaptionTokenizer
+from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
 from albef_ds.inference.inputs import ImageInput, Images, Texts, batches, many, paired, pixels_of, size_of
 from albef_ds.metrics.boxes import score_boxes, upscale
 from albef_ds.models.fusion_pass import FusionPass
@@ -117,10 +118,15 @@ class AlbefModel:
         self.config, self.kind, self.lineage = model.config, model.kind, model.lineage
         self.device, self.dtype = device, dtype
         self.task: Task = build_for_inference(model, device, dtype)
+        self._said_cut = False
+
+    @cached_property
+    def _data(self) -> DataConfig:
+        return self.config.evaluation_data
 
     @cached_property
     def _tokenizer(self) -> CaptionTokenizer:
-        tokenizer, size = CaptionTokenizer.from_config(self.config.data), self.config.model.text.vocab_size
+        tokenizer, size = CaptionTokenizer.from_config(self._data), self.config.model.text.vocab_size
         if tokenizer.vocab_size != size:
             raise ConfigError(
                 f"the model has {size} word pieces, but its vocabulary file {tokenizer.vocab_size}: "
@@ -134,13 +140,23 @@ class AlbefModel:
         return torch.stack([pixels_of(image, size, most) for image in many(images)])
 
     def prepare_texts(self, texts: Texts) -> tuple[Tensor, Tensor]:
-        """Ids int64 (B, L) and mask bool (B, L) of cleaned texts. Raises `ConfigError` if cleaning leaves nothing of a text."""
-        rows = []
+        """Ids int64 (B, L) and mask bool (B, L) of cleaned texts, cut to the settings' limits, which is said once.
+
+        Raises `ConfigError` if cleaning leaves nothing of a text.
+        """
+        tokenizer, rows = self._tokenizer, []
         for text in many(texts):
-            rows.append(clean_caption(text, self.config.data.max_words))
-            if len(self._tokenizer.encode(rows[-1])) < 2:
+            cut_before = tokenizer.num_cut
+            rows.append(tokenizer.read(text)[1])
+            if len(rows[-1]) < 2:
                 raise ConfigError(f"nothing is left of the text {text!r} after cleaning: give one with words in it")
-        return self._tokenizer(rows)
+            if tokenizer.num_cut > cut_before and not self._said_cut:
+                self._said_cut = True
+                notice(
+                    f"the text {text!r:.60} and others like it are cut to {tokenizer.max_words} words and {tokenizer.max_tokens} "
+                    "tokens: data.eval_max_words and data.eval_max_tokens are the limits"
+                )
+        return pad_ids(rows)
 
     @torch.no_grad()
     def encode_image(self, images: Images, *, batch_size: int = BATCH_SIZE) -> Tensor:
@@ -274,7 +290,7 @@ class AlbefModel:
 
     def _ranked(self, task: VqaTask, embeds: Tensor, mask: Tensor, answers: Sequence[str]) -> list[str]:
         # Answers end with [SEP], as in training.
-        tokenizer = CaptionTokenizer(self.config.data.vocab_file, self.config.data.max_tokens, sep_token=True)
+        tokenizer = CaptionTokenizer.for_answers(self._data)
         ids, answer_mask = (part.to(self.device) for part in tokenizer(list(answers)))
         best, _ = task.rank_answers(embeds, mask, ids, answer_mask, task.config.k_test)
         return [answers[row] for row in best[:, 0].tolist()]

@@ -65,7 +65,7 @@ def evaluate_vqa(
     Raises:
         UserError: the list of answers cannot be ranked.
     """
-    tokenizer = CaptionTokenizer(config.data.vocab_file, config.data.max_tokens, sep_token=True)
+    tokenizer = CaptionTokenizer.for_answers(config.evaluation_data)
     answers = [] if options.generate else answer_list(config)
     rows = [tokenizer.encode(answer) for answer in answers]
     for answer, row in zip(answers, rows, strict=True):

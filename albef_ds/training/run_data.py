@@ -45,6 +45,10 @@ class RunData:
         """Returns the number of broken samples that this rank replaced by others."""
         return sum(sum(reasons.values()) for reasons in self._stream.broken_counts().values())
 
+    def num_cut(self) -> int:
+        """Returns how many of this rank's texts were longer than the limits of words and tokens."""
+        return self._stream.num_cut()
+
     def close(self) -> None:
         """Ends the loader processes."""
         self._stream.close()

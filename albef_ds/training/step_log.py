@@ -6,6 +6,7 @@ import math
 
 from albef_ds.checkpoint.snapshot import Window
 from albef_ds.common import comm
+from albef_ds.config.schema import DataConfig
 from albef_ds.engine.interface import StepResult
 from albef_ds.training.context import RunContext, Step
 from albef_ds.training.loss_band import Point, monitor_of
@@ -22,6 +23,7 @@ class StepLog:
         """This rank's numbers of the steps since the last log line; part of a checkpoint."""
         self._run = run
         self._band = monitor_of(run.config)
+        self._said_cut = False
 
     def after_step(self, step: Step) -> None:
         """Collects the numbers of `step`; on steps that are logged all ranks exchange theirs."""
@@ -43,8 +45,12 @@ class StepLog:
         self.window.clear()
         losses = {name.removeprefix(_LOSS): value for name, value in means.items() if name.startswith(_LOSS)}
         metrics = {name.removeprefix(_METRIC): value for name, value in means.items() if name.startswith(_METRIC)}
-        broken = comm.all_reduce_mean({"broken_samples": float(self._run.data.num_broken())}, device)
-        metrics |= {name: value * comm.world_size() for name, value in broken.items() if value}
+        data = self._run.data
+        counts = comm.all_reduce_mean({"broken_samples": float(data.num_broken()), "cut": float(data.num_cut())}, device)
+        if counts.pop("cut") and not self._said_cut:
+            self._said_cut = True
+            self._run.logger.message(_cut_texts(self._run.config.training_data))
+        metrics |= {name: value * comm.world_size() for name, value in counts.items() if value}
         values = {"loss": task.total(losses)} | {f"loss_{name}": value for name, value in losses.items()}
         values |= metrics | {name: float(value) for name, value in step.schedule.items()}
         return values | {
@@ -52,6 +58,13 @@ class StepLog:
             "grad_norm": step.result.grad_norm,
             "epoch": self._run.progress.epoch,
         }
+
+
+def _cut_texts(limits: DataConfig) -> str:
+    return (
+        f"some texts have more than data.max_words={limits.max_words} words or data.max_tokens={limits.max_tokens} tokens: "
+        "their ends are not read (this is said once)"
+    )
 
 
 def _flat(result: StepResult) -> dict[str, float]:

@@ -139,7 +139,11 @@ def save_preparation(model: WholeModel, folder: Path) -> None:
         "image_std": list(STD),
     }
     _write_json(folder / "preprocessor_config.json", preparation)
-    tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": model.config.data.max_tokens}
+    tokenizer = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        "model_max_length": model.config.evaluation_data.max_tokens,
+    }
     _write_json(folder / "tokenizer_config.json", tokenizer)
 
 

@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, equal
 from albef_ds.common.errors import ConfigError, WeightsError
+from albef_ds.config.data import RELEASED_LIMITS, DataConfig
 from albef_ds.config.overrides import parse_overrides
-from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TextConfig, VisionConfig
+from albef_ds.config.schema import ModelConfig, RunConfig, TextConfig, VisionConfig
 from albef_ds.config.tasks import (
     ClassificationConfig,
     PretrainConfig,
@@ -59,8 +60,11 @@ def released_config(
                 f"{source} has {path}.width {width}, whose number of attention heads shapes do not show: "
                 f"give {path}.num_heads=N as it was trained"
             )
-    max_tokens = min(DataConfig().max_tokens, model.text.max_positions)
-    config = replace(RunConfig(), model=model, task=_task(tensors, doubled), data=DataConfig(max_tokens=max_tokens))
+    task = _task(tensors, doubled)
+    limits = RELEASED_LIMITS[task.kind]
+    max_tokens = min(limits.max_tokens, model.text.max_positions)
+    data = DataConfig(**limits._replace(max_tokens=max_tokens)._asdict())
+    config = replace(RunConfig(), model=model, task=task, data=data)
     return parse_overrides(config, overrides)
 
 

@@ -99,7 +99,7 @@ class DemoReport:
 @torch.no_grad()
 def score_split(task: PretrainTask, config: RunConfig, folder: Path, device: torch.device, k_test: int) -> RetrievalScores:
     """Scores of the split in `folder`; `task` is on `device`. Raises `UserError` if the split cannot be read."""
-    data = RetrievalSet(folder, config.data, config.model.vision.image_size)
+    data = RetrievalSet(folder, config.evaluation_data, config.model.vision.image_size)
     evaluator = RetrievalEvaluator(task.model, task.itm_head, data, device, k_test, temperature=float(task.temperature.detach()))
     return evaluator.score()
 
@@ -113,7 +113,7 @@ def make_panels(
     folder: Path, config: RunConfig, scores: RetrievalScores, ranking: Ranking, counts: tuple[int, int], seed: int = 0
 ) -> tuple[Panel, Panel]:
     """Panels of text to image and image to text with `counts` examples, half of them hits if there are enough."""
-    data = RetrievalSet(folder, config.data, THUMBNAIL)
+    data = RetrievalSet(folder, config.evaluation_data, THUMBNAIL)
 
     def image_item(row: int) -> Item:
         return Item(data.captions[data.caption_image.tolist().index(row)], to_pil_image(data.images([row])[0]))

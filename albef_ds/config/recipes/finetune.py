@@ -7,6 +7,7 @@ resized to 384 px. Batch sizes are for 8 GPUs. docs/finetuning.md describes the 
 from __future__ import annotations
 
 from albef_ds.config import schema
+from albef_ds.config.data import RELEASED_LIMITS
 
 _NUM_GPUS = 8
 _WARMUP_RATE = 1e-5
@@ -20,16 +21,17 @@ def _finetune(
     epochs: float,
     learning_rate: float,
     warmup_steps: int,
-    max_tokens: int = 40,
+    limits: str = "",
     crop_scale_min: float = 0.5,
 ) -> schema.RunConfig:
     batch = micro_batch * _NUM_GPUS
+    kept = RELEASED_LIMITS[limits or task.kind]
     return schema.RunConfig(
         recipe=name,
         output=f"runs/{name}",
         model=schema.ModelConfig(vision=schema.VisionConfig(image_size=384)),
         task=task,
-        data=schema.DataConfig(max_tokens=max_tokens, crop_scale_min=crop_scale_min),
+        data=schema.DataConfig(**kept._asdict(), crop_scale_min=crop_scale_min),
         optim=schema.OptimConfig(
             learning_rate=learning_rate,
             initial_learning_rate=_WARMUP_RATE,
@@ -81,7 +83,7 @@ def vqa() -> schema.RunConfig:
     """
     # In the released code 4 warm-up "epochs" are 400 steps.
     task = schema.VqaConfig(decoder_layers=6, k_test=128)
-    return _finetune("vqa", task, micro_batch=32, epochs=8, learning_rate=2e-5, warmup_steps=400, max_tokens=25)
+    return _finetune("vqa", task, micro_batch=32, epochs=8, learning_rate=2e-5, warmup_steps=400)
 
 
 def nlvr_pretrain() -> schema.RunConfig:
@@ -97,6 +99,7 @@ def nlvr_pretrain() -> schema.RunConfig:
         recipe="nlvr_pretrain",
         output="runs/nlvr_pretrain",
         task=schema.TextAssignmentConfig(),
+        data=schema.DataConfig(**RELEASED_LIMITS["text_assignment"]._asdict()),
         optim=schema.OptimConfig(
             learning_rate=2e-5, initial_learning_rate=_WARMUP_RATE, final_learning_rate=1e-5, warmup_samples=100 * 64 * _NUM_GPUS
         ),
@@ -152,6 +155,7 @@ def grounding_refcoco() -> schema.RunConfig:
         epochs=5,
         learning_rate=1e-5,
         warmup_steps=0,
+        limits="grounding",
         crop_scale_min=1.0,
     )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from albef_ds.config.schema import RunConfig
+from albef_ds.config.data import RELEASED_LIMITS
+from albef_ds.config.schema import DataConfig, RunConfig
+
+_DATA = DataConfig(**RELEASED_LIMITS["pretrain"]._asdict())
 
 
 def pretrain_4m() -> RunConfig:
@@ -16,7 +19,7 @@ def pretrain_4m() -> RunConfig:
         deepspeed --num_gpus 8 albef_ds/train.py --recipe pretrain_4m data.shards=SHARDS \\
             init.visual_encoder=deit_base_patch16_224.safetensors init.text_encoder=bert-base-uncased
     """
-    return RunConfig(recipe="pretrain_4m", output="runs/pretrain_4m")
+    return RunConfig(recipe="pretrain_4m", output="runs/pretrain_4m", data=_DATA)
 
 
 def pretrain_14m() -> RunConfig:
@@ -30,7 +33,7 @@ def pretrain_14m() -> RunConfig:
         deepspeed --num_gpus 8 albef_ds/train.py --recipe pretrain_14m data.shards=SHARDS \\
             init.visual_encoder=deit_base_patch16_224.safetensors init.text_encoder=bert-base-uncased
     """
-    return RunConfig(recipe="pretrain_14m", output="runs/pretrain_14m")
+    return RunConfig(recipe="pretrain_14m", output="runs/pretrain_14m", data=_DATA)
 
 
 RECIPES = (pretrain_4m, pretrain_14m)

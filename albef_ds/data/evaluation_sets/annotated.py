@@ -20,7 +20,7 @@ from albef_ds.data.batch import Batch, ClassificationBatch
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import decode
 from albef_ds.data.text.clean import clean_caption
-from albef_ds.data.text.tokenizer import CaptionTokenizer
+from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
 
 R = TypeVar("R", StatementRecord, QuestionRecord, ExpressionRecord)
 
@@ -44,8 +44,8 @@ class _Reader:
 
     def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Returns ids int64 (T, L) and mask bool (T, L). Raises `DataError` for a text that is empty after cleaning."""
-        cleaned = [clean_caption(text, self.config.max_words) for text in texts]
-        ids, mask = self.tokenizer(cleaned)
+        ids, mask = pad_ids([self.tokenizer.read(text)[1] for text in texts])
+        self.tokenizer.say_cut(len(texts))
         empty = (mask.sum(dim=1) < 2).nonzero().flatten().tolist()
         if empty:
             raise DataError(f"text {texts[empty[0]]!r} of the evaluation is empty after cleaning: fix the annotation file")
@@ -118,17 +118,17 @@ class PairSet:
         self._reader = _Reader(config, image_size, chosen)
         self._records: list[CaptionRecord] = []
         number_of: dict[str, int] = {}
-        pairs: dict[tuple[int, str], None] = {}
+        pairs: dict[tuple[int, str], str] = {}
         for record in chosen:
             if record.image_id not in number_of:
                 number_of[record.image_id] = len(self._records)
                 self._records.append(record)
             for caption in record.captions:
-                pairs[number_of[record.image_id], clean_caption(caption, config.max_words)] = None
+                pairs.setdefault((number_of[record.image_id], clean_caption(caption, config.max_words)), caption)
         self.captions = [caption for _, caption in pairs]
         self.caption_image = torch.tensor([owner for owner, _ in pairs])
         """int64 (num_captions,): index of each caption's image."""
-        self._ids, self._mask = self._reader.tokens(self.captions)
+        self._ids, self._mask = self._reader.tokens(list(pairs.values()))
 
     @property
     def keys(self) -> list[str]:

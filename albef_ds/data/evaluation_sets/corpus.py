@@ -19,7 +19,6 @@ from albef_ds.data.images import decode
 from albef_ds.data.shards.format import sample_key
 from albef_ds.data.shards.reader import ShardReader
 from albef_ds.data.stream.samples import read_text
-from albef_ds.data.text.clean import clean_caption
 from albef_ds.data.text.tokenizer import CaptionTokenizer
 
 
@@ -59,13 +58,14 @@ class RetrievalSet:
                 self.keys.append(sample_key(number))
             owner = image_of[image_id]
             for text in texts:
-                caption = clean_caption(text, config.max_words)
-                if len(self._tokenizer.encode(caption)) < 2:
+                caption, token_ids = self._tokenizer.read(text)
+                if len(token_ids) < 2:
                     raise self._error(sample_key(number), shard, "has a caption that is empty after cleaning")
                 if (owner, caption) not in known:
                     known.add((owner, caption))
                     self.captions.append(caption)
                     owners.append(owner)
+        self._tokenizer.say_cut(len(self.captions))
         self.caption_image = torch.tensor(owners)
         """int64 (num_captions,): index of each caption's image."""
 

@@ -36,6 +36,10 @@ class _AnnotatedMicroBatches(MicroBatches):
     def collate(self, samples: list[Any]) -> RawBatch:
         return self._builder.collate(samples)
 
+    @property
+    def num_cut(self) -> int:
+        return self._builder.num_cut
+
 
 def annotated_stream(config: RunConfig, samples: SampleKind, share: Share) -> OrderedStream[Any]:
     """Returns the stream over the `samples` in `config.data.annotations`.
@@ -44,7 +48,7 @@ def annotated_stream(config: RunConfig, samples: SampleKind, share: Share) -> Or
         UserError: a file is missing or of another format, images are missing, `samples.check` rejects the records, or as
             `OrderedStream`.
     """
-    data = config.data
+    data = config.training_data
     records = read_records(samples.read, config, data.annotations)
     image_files = ImageFiles(data)
     image_files.require(records)

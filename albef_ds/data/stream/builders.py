@@ -14,7 +14,6 @@ from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import decode
 from albef_ds.data.images.view import RawImages, View, stack_views
 from albef_ds.data.stream.samples import SampleBuilder, collate
-from albef_ds.data.text.clean import clean_caption
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
 
 VIEWS_APART = 0x9E37
@@ -23,6 +22,10 @@ VIEWS_APART = 0x9E37
 
 class Builder(Protocol):
     """Builds samples and collates them into batches."""
+
+    @property
+    def num_cut(self) -> int:
+        """Texts that were longer than the limits of words and tokens so far."""
 
     def build(self, record: Any, images: list[bytes], position: int) -> Any:
         """Returns the sample at `position`. Raises `BrokenSampleError`."""
@@ -36,6 +39,10 @@ class PairBuilder:
 
     def __init__(self, config: DataConfig, image_size: int, seed: int) -> None:
         self._samples = SampleBuilder(config, image_size, seed)
+
+    @property
+    def num_cut(self) -> int:
+        return self._samples.tokenizer.num_cut
 
     def build(self, record: CaptionRecord, images: list[bytes], position: int) -> Any:
         """Returns the sample of `SampleBuilder.build`."""
@@ -63,9 +70,13 @@ class _ViewBuilder:
         self.config, self.image_size, self.seed = config, image_size, seed
         self.tokenizer = CaptionTokenizer.from_config(config)
 
+    @property
+    def num_cut(self) -> int:
+        return self.tokenizer.num_cut
+
     def views(self, record: Record, text: str, images: list[bytes], position: int) -> _Views:
         """Returns the sample. Raises `BrokenSampleError`: an image cannot be decoded, or the text is empty after cleaning."""
-        token_ids = self.tokenizer.encode(clean_caption(text, self.config.max_words))
+        _, token_ids = self.tokenizer.read(text)
         if len(token_ids) < 2:
             raise BrokenSampleError("empty caption", "nothing is left after cleaning")
         made = [
@@ -98,7 +109,7 @@ class QuestionBuilder(_ViewBuilder):
 
     def __init__(self, config: DataConfig, image_size: int, seed: int) -> None:
         super().__init__(config, image_size, seed)
-        self.answers = CaptionTokenizer(config.vocab_file, config.max_tokens, sep_token=True)
+        self.answers = CaptionTokenizer.for_answers(config)
 
     def build(self, record: QuestionRecord, images: list[bytes], position: int) -> _Views:
         return self.views(record, record.question, images, position)

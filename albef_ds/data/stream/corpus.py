@@ -20,7 +20,7 @@ class _CorpusMicroBatches(MicroBatches):
     def __init__(self, config: RunConfig) -> None:
         self._reader = ShardReader(Path(config.data.shards))
         super().__init__(SampleOrder.of(self._reader.counts, config), config.train.micro_batch_size)
-        self._builder = SampleBuilder(config.data, config.model.vision.image_size, config.train.seed)
+        self._builder = SampleBuilder(config.training_data, config.model.vision.image_size, config.train.seed)
         self._first_sample = [0, *accumulate(self._reader.counts)]
 
     def sample(self, shard: int, row: int, position: int) -> Example:
@@ -33,6 +33,10 @@ class _CorpusMicroBatches(MicroBatches):
 
     def collate(self, samples: list[Example]) -> ImageTextBatch[RawImages]:
         return collate(samples)
+
+    @property
+    def num_cut(self) -> int:
+        return self._builder.tokenizer.num_cut
 
     def close(self) -> None:
         self._reader.close()

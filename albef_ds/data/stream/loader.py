@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -48,10 +48,12 @@ class Delivery:
     batch: RawBatch | None
     broken: list[BrokenSample] = field(default_factory=list)
     failure: str = ""
+    num_cut: int = 0
+    """Texts that were longer than the limits of words and tokens."""
 
     def pin_memory(self) -> Delivery:
         """Returns the delivery with its batch in page-locked memory (called by the loader)."""
-        return self if self.batch is None else Delivery(self.batch.pin_memory(), self.broken, self.failure)
+        return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
 
 
 def start_worker(worker_id: int) -> None:
@@ -119,6 +121,7 @@ class LoaderStream(Generic[B_co]):
         config.accumulation_steps(share.world_size)
         self._dataset, self._config, self._share, self._sampler = dataset, config.data, share, sampler
         self._tally = BrokenTally(config.data.max_broken)
+        self._num_cut = 0
         self._source: Generator[Delivery, None, None] | None = None
 
     def __iter__(self) -> Iterator[B_co]:
@@ -128,11 +131,16 @@ class LoaderStream(Generic[B_co]):
             self._dataset, self._config, sampler=self._sampler, pin_memory=share.pin_memory, start_method=share.start_method
         )
         for delivery in source:
+            self._num_cut += delivery.num_cut
             yield open_delivery(delivery, self._tally)
 
     def broken_counts(self) -> dict[str, dict[str, int]]:
         """Returns this rank's broken samples so far: shard to reason to count."""
         return self._tally.as_dict()
+
+    def num_cut(self) -> int:
+        """Returns how many of this rank's texts were longer than the limits of words and tokens."""
+        return self._num_cut
 
     def close(self) -> None:
         """Ends the loader processes; iterating again starts at `start_position`."""

@@ -39,6 +39,9 @@ class Stream(Protocol[B_co]):
     def broken_counts(self) -> dict[str, dict[str, int]]:
         """Returns this rank's broken samples so far: shard to reason to count."""
 
+    def num_cut(self) -> int:
+        """Returns how many of this rank's texts were longer than the limits of words and tokens."""
+
     def close(self) -> None:
         """Ends the loader processes."""
 
@@ -56,11 +59,12 @@ class MicroBatches(Dataset[Delivery], ABC):
 
     def __getitem__(self, start: int) -> Delivery:
         broken: list[BrokenSample] = []
+        cut_before = self.num_cut
         try:
             samples = [self._at(position, broken) for position in range(start, start + self._micro_batch_size)]
         except UserError as error:
             return Delivery(None, failure=str(error))
-        return Delivery(self.collate(samples), broken)
+        return Delivery(self.collate(samples), broken, num_cut=self.num_cut - cut_before)
 
     def _at(self, position: int, broken: list[BrokenSample]) -> Any:
         for place in range(position, position + SUBSTITUTES_TRIED):
@@ -75,6 +79,11 @@ class MicroBatches(Dataset[Delivery], ABC):
             f"{SUBSTITUTES_TRIED} samples in a row are broken, such as {key} in {name}: "
             "check them, and write the data again without them (`albef-data verify` checks a corpus)"
         )
+
+    @property
+    def num_cut(self) -> int:
+        """Texts that this process has cut so far."""
+        return 0
 
     @abstractmethod
     def sample(self, shard: int, row: int, position: int) -> Any:

@@ -18,7 +18,6 @@ from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import decode
 from albef_ds.data.images.view import RawImages, View, stack_views
 from albef_ds.data.shards.reader import parse_meta
-from albef_ds.data.text.clean import clean_caption
 from albef_ds.data.text.masking import IGNORED, mask_tokens
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
 
@@ -91,8 +90,7 @@ class SampleBuilder:
         chosen = 0
         if len(captions) > 1:
             chosen = int(randomness.generator(self.seed, position, randomness.CAPTION).random() * len(captions))
-        caption = clean_caption(captions[chosen], self.config.max_words)
-        token_ids = self.tokenizer.encode(caption)
+        caption, token_ids = self.tokenizer.read(captions[chosen])
         if len(token_ids) < 2:
             raise BrokenSampleError("empty caption", "nothing is left after cleaning")
         return caption, token_ids

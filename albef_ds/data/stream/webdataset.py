@@ -76,7 +76,7 @@ class WebDatasetStream(LoaderStream[ImageTextBatch[RawImages]]):
 class _PlainTars(IterableDataset[Delivery]):
     def __init__(self, config: RunConfig, share: Share) -> None:
         self._urls = expand_shards(config.data.shards)
-        self._builder = SampleBuilder(config.data, config.model.vision.image_size, config.train.seed)
+        self._builder = SampleBuilder(config.training_data, config.model.vision.image_size, config.train.seed)
         self._micro_batch_size, self._seed, self._share = config.train.micro_batch_size, config.train.seed, share
 
     def __iter__(self) -> Iterator[Delivery]:
@@ -98,6 +98,7 @@ class _PlainTars(IterableDataset[Delivery]):
     def _batch(self, samples: Iterator[dict[str, Any]], positions: Iterator[int]) -> Delivery:
         examples: list[Example] = []
         broken: list[BrokenSample] = []
+        cut_before = self._builder.tokenizer.num_cut
         while len(examples) < self._micro_batch_size:
             sample = next(samples)
             try:
@@ -110,7 +111,7 @@ class _PlainTars(IterableDataset[Delivery]):
                         f"{len(broken)} samples of one batch are broken, such as {sample['__key__']} in {sample['__url__']} "
                         f"({error}): check that data.shards holds images with captions"
                     ) from None
-        return Delivery(collate(examples), broken)
+        return Delivery(collate(examples), broken, num_cut=self._builder.tokenizer.num_cut - cut_before)
 
 
 def _read_forever(urls: list[str], generator: random.Random) -> Iterator[dict[str, Any]]:

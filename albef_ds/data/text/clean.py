@@ -8,8 +8,8 @@ _REMOVED = str.maketrans("", "", ",.'!?\"()*#:;~")
 _SPACES = re.compile(r"\s{2,}")
 
 
-def clean_caption(caption: str, max_words: int) -> str:
-    """Returns `caption` in lower case, without punctuation, truncated to `max_words` words; it may be empty.
+def clean_caption(caption: str, max_words: int | None = None) -> str:
+    """Returns `caption` in lower case, without punctuation, truncated to `max_words` words if given; it may be empty.
 
     Removes `,.'!?"()*#:;~`, replaces `-` and `/` by spaces and `<person>` by `person`, and collapses runs of spaces.
     """

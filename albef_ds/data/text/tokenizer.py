@@ -15,7 +15,9 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor
 
 from albef_ds.common.errors import DataError
+from albef_ds.common.notices import notice
 from albef_ds.config.schema import DataConfig
+from albef_ds.data.text.clean import clean_caption
 
 DEFAULT_VOCAB = Path(__file__).resolve().parents[2] / "assets" / "bert-base-uncased-vocab.txt"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -44,17 +46,26 @@ def read_vocab(path: Path) -> dict[str, int]:
 
 
 class CaptionTokenizer:
-    """Maps cleaned captions to ids: [CLS] first, [SEP] only with `sep_token` (the released weights saw none), truncated.
+    """Maps texts to ids: [CLS] first, [SEP] only with `sep_token` (the released weights saw none), truncated.
 
     Picklable, for spawned loader workers.
+
+    Args:
+        vocab_file: WordPiece vocabulary; empty: bert-base-uncased's.
+        max_tokens: ids kept, [CLS] and [SEP] included; 0: all.
+        sep_token: end texts with [SEP].
+        max_words: words that `read` keeps.
     """
 
-    def __init__(self, vocab_file: str = "", max_tokens: int = 25, sep_token: bool = False) -> None:
+    def __init__(self, vocab_file: str = "", max_tokens: int = 25, sep_token: bool = False, max_words: int = 30) -> None:
         vocab = read_vocab(Path(vocab_file) if vocab_file else DEFAULT_VOCAB)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (vocab[token] for token in SPECIAL_TOKENS)
         self.vocab_size = len(vocab)
         self.max_tokens = max_tokens
+        self.max_words = max_words
         self.sep_token = sep_token
+        self.num_cut = 0
+        """Texts of which something was left out so far."""
         self._tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD))
         self._tokenizer.normalizer = BertNormalizer(lowercase=True)
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
@@ -62,15 +73,41 @@ class CaptionTokenizer:
 
     @classmethod
     def from_config(cls, config: DataConfig) -> CaptionTokenizer:
-        """Returns the tokenizer for `config`."""
-        return cls(config.vocab_file, config.max_tokens, config.sep_token)
+        """Returns the tokenizer for `config`, a section as `RunConfig.training_data` or `evaluation_data` gives it."""
+        return cls(config.vocab_file, config.max_tokens, config.sep_token, config.max_words)
+
+    @classmethod
+    def for_answers(cls, config: DataConfig) -> CaptionTokenizer:
+        """Returns the tokenizer of VQA's answers, which end with [SEP]."""
+        return cls(config.vocab_file, config.answer_tokens, sep_token=True)
+
+    def read(self, text: str) -> tuple[str, NDArray[np.int64]]:
+        """Returns `text` cleaned and cut to `max_words`, and its ids (`encode`)."""
+        whole = clean_caption(text)
+        words = whole.split(" ")
+        kept = " ".join(words[: self.max_words])
+        cut_before = self.num_cut
+        ids = self.encode(kept)
+        if len(words) > self.max_words:
+            self.num_cut = cut_before + 1
+        return kept, ids
 
     def encode(self, caption: str) -> NDArray[np.int64]:
         """Returns the ids of one cleaned caption, int64 (L,), 1 <= L <= max_tokens; L = 1: only [CLS], no text."""
         # Words are tokenised independently, so the pieces of each are cached.
-        words = [piece for word in caption.split(" ") for piece in self._pieces(word)]
-        tail = [self.sep_id] if self.sep_token and words else []
-        return np.array([self.cls_id, *words[: self.max_tokens - 1 - len(tail)], *tail], np.int64)
+        pieces = [piece for word in caption.split(" ") for piece in self._pieces(word)]
+        tail = [self.sep_id] if self.sep_token and pieces else []
+        room = self.max_tokens - 1 - len(tail) if self.max_tokens else len(pieces)
+        self.num_cut += len(pieces) > room
+        return np.array([self.cls_id, *pieces[:room], *tail], np.int64)
+
+    def say_cut(self, total: int) -> None:
+        """Shows once how many of `total` texts of an evaluation were cut, if any."""
+        if self.num_cut:
+            notice(
+                f"{self.num_cut} of {total} texts have more than {self.max_words} words or {self.max_tokens} tokens and are cut: "
+                "data.eval_max_words and data.eval_max_tokens are the limits"
+            )
 
     def _pieces(self, word: str) -> list[int]:
         pieces = self._known.get(word)

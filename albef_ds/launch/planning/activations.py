@@ -64,7 +64,7 @@ def activations(config: RunConfig, compute: Compute, world_size: int) -> list[Pa
 
 def masked_tokens(config: RunConfig) -> int:
     """Returns the MLM positions per caption for which memory is planned: a batch of long masks, as in the dry run."""
-    return min(config.data.max_tokens - 1, max(1, round(2 * config.data.mlm_probability * config.data.max_tokens)))
+    return min(config.text_length - 1, max(1, round(2 * config.data.mlm_probability * config.text_length)))
 
 
 def temporary(config: RunConfig, compute: Compute) -> int:
@@ -116,7 +116,7 @@ def _text_layer(text: TextConfig, compute: Compute, queries: int, keys: int) -> 
 
 
 def _text(config: RunConfig, compute: Compute) -> PartActivations:
-    text, length, s = config.model.text, config.data.max_tokens, compute.itemsize
+    text, length, s = config.model.text, config.text_length, compute.itemsize
     rows = 2 * config.train.micro_batch_size  # the clean and the masked text
     output = rows * length * text.width * s
     if text.frozen:
@@ -131,7 +131,7 @@ def _text(config: RunConfig, compute: Compute) -> PartActivations:
 
 def _fusion_layer(config: RunConfig, compute: Compute, rows: int, queries: int) -> int:
     """Returns the bytes of `rows` texts in one layer, without keys and values of their images."""
-    text, length, s = config.model.text, config.data.max_tokens, compute.itemsize
+    text, length, s = config.model.text, config.text_length, compute.itemsize
     width, tokens = text.width, config.model.vision.num_tokens
     # Query, context, norm input, norm output of the cross-attention, and its dropout mask.
     cross = queries * (4 * width * s + width * compute.mask + _STATISTICS) + compute.weights(queries, tokens, text.num_heads)
@@ -154,7 +154,7 @@ def _image_keys(config: RunConfig, compute: Compute, one_call: bool, itm: int) -
 
 
 def _multimodal(config: RunConfig, compute: Compute, world_size: int) -> PartActivations:
-    text, length, s = config.model.text, config.data.max_tokens, compute.itemsize
+    text, length, s = config.model.text, config.text_length, compute.itemsize
     size, settings, positions = config.train.micro_batch_size, config.compute, masked_tokens(config)
     cls = 1 if settings.itm_cls_only else length
     asked = positions if settings.itm_cls_only and settings.mlm_masked_only else length
@@ -177,7 +177,7 @@ def _multimodal(config: RunConfig, compute: Compute, world_size: int) -> PartAct
 def _masked_language(config: RunConfig, compute: Compute) -> PartActivations:
     text, s = config.model.text, compute.itemsize
     masked = config.train.micro_batch_size * masked_tokens(config)
-    rows = masked if config.compute.mlm_masked_only else config.train.micro_batch_size * config.data.max_tokens
+    rows = masked if config.compute.mlm_masked_only else config.train.micro_batch_size * config.text_length
     targets = 4 if config.pretraining().alpha > 0 else 0
     return PartActivations("MLM head", rows * (4 * text.width * s + _STATISTICS) + masked * text.vocab_size * (4 + targets))
 

@@ -171,7 +171,7 @@ def _features(config: RunConfig, dtype: str, world_size: int, accumulation: int)
     row = 3 * 8 + 2 * 4 * config.model.embed_dim
     found = [Traffic("features", "all_gather", "uint8", row * (enqueued + gathered), times)]
     if gathered:
-        length, vision = config.data.max_tokens, config.model.vision
+        length, vision = config.text_length, config.model.vision
         embeds = gathered * (length * config.model.text.width + vision.num_tokens * vision.width) * ITEMSIZE[dtype]
         found += [
             Traffic("features", "all_gather", dtype, embeds, 2 * accumulation),

@@ -32,7 +32,7 @@ class PartFlops:
 
 def masked_per_caption(config: RunConfig) -> float:
     """Returns the mean number of MLM positions of a caption of full length."""
-    return config.data.mlm_probability * (config.data.max_tokens - 1)
+    return config.data.mlm_probability * (config.text_length - 1)
 
 
 def step_flops(config: RunConfig, world_size: int = 1, masked: float | None = None) -> list[PartFlops]:
@@ -92,7 +92,7 @@ def _text_layer(text: TextConfig, queries: float, keys: int) -> float:
 
 
 def _text(config: RunConfig) -> PartFlops:
-    text, size, length = config.model.text, config.train.micro_batch_size, config.data.max_tokens
+    text, size, length = config.model.text, config.train.micro_batch_size, config.text_length
     row = text.num_layers * _text_layer(text, length, length)
     projected = _linear(size, text.width, config.model.embed_dim)
     layers = 2 * size * row  # the clean and the masked text
@@ -105,7 +105,7 @@ def _text(config: RunConfig) -> PartFlops:
 
 def _fusion(config: RunConfig, passes: list[tuple[int, float]], images: int, last: bool) -> float:
     """Returns the FLOPs of one multimodal layer for `passes` of (rows, positions needed) over `images` different images."""
-    text, vision, length = config.model.text, config.model.vision, config.data.max_tokens
+    text, vision, length = config.model.text, config.model.vision, config.text_length
     projected = images if config.compute.share_cross_kv else sum(rows for rows, _ in passes)
     total = _linear(projected * vision.num_tokens, vision.width, 2 * text.width)
     for rows, wanted in passes:
@@ -117,7 +117,7 @@ def _fusion(config: RunConfig, passes: list[tuple[int, float]], images: int, las
 
 def _multimodal(config: RunConfig, world_size: int, masked: float) -> PartFlops:
     size, depth = config.train.micro_batch_size, config.model.text.num_fusion_layers
-    asked = masked if config.compute.mlm_masked_only else float(config.data.max_tokens)
+    asked = masked if config.compute.mlm_masked_only else float(config.text_length)
     # Images drawn from other ranks are added to the own ones.
     images = 2 * size if config.pretraining().gather_negatives and world_size > 1 else size
     three = [(size, 1.0), (2 * size, 1.0), (size, asked)]
@@ -137,14 +137,14 @@ def _multimodal(config: RunConfig, world_size: int, masked: float) -> PartFlops:
 
 def _inputs(config: RunConfig, wanted: float | None) -> float:
     """Returns the FLOPs per row of the query, key and value projections of the texts in a multimodal layer."""
-    width, length = config.model.text.width, config.data.max_tokens
+    width, length = config.model.text.width, config.text_length
     queries = length if wanted is None or not config.compute.itm_cls_only else wanted
     return _linear(queries, width, width) + _linear(length, width, 2 * width)
 
 
 def _words(config: RunConfig, masked: float) -> PartFlops:
     text = config.model.text
-    rows = config.train.micro_batch_size * (masked if config.compute.mlm_masked_only else config.data.max_tokens)
+    rows = config.train.micro_batch_size * (masked if config.compute.mlm_masked_only else config.text_length)
     dense, decoder = _linear(rows, text.width, text.width), _linear(rows, text.width, text.vocab_size)
     momentum = dense + decoder if config.pretraining().alpha > 0 else 0.0
     # Sliced losses compute the logits again for their gradient.
