@@ -4,7 +4,8 @@
 and torch combines the shares. `logit_gradient` writes the gradients of one slice of logits, which torch multiplies with features
 and matrix. Products are accumulated in fp32; products of fp32 numbers are in fp32 throughout (ieee).
 
-Tested in Triton's interpreter against fp64 (tests/models/losses/test_triton.py). Not yet run on a GPU.
+Tested in Triton's interpreter against fp64 (tests/models/losses/test_triton.py) and compiled for three generations of GPUs
+(benchmarks/kernels.py). Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from torch import Tensor
 from albef_ds.models.losses.sliced_problem import FeatureTeacher, Problem, Sums
 
 _COLUMNS = 64
-_SHARES = 64
-"""Programs per block of rows in `sums`: a batch has few rows and a queue many columns."""
+_SHARE = 1024
+"""Columns per program of `sums`: a batch has few rows and a queue many columns."""
+_ROWS, _WARPS = 32, 8
+"""Most rows per program, and its warps. With 64 rows or 4 warps registers are spilled (benchmarks/kernels.py)."""
 _LOWEST = tl.constexpr(-3.0e38)  # finite, since all logits of a tile may be -inf
 _NO_TEACHER, _TEACHER_FEATURES, _TEACHER_LOGITS = 0, 1, 2
 
@@ -32,20 +35,20 @@ def _tile(pointer, rows, columns, width, row_mask, column_mask):  # type: ignore
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _logits_tile(  # type: ignore[no-untyped-def]
-    x, teacher, weight, bias, factor, rows, columns, row_mask, column_mask, num_columns, width,
+    x, teacher, weight, bias, factor, rows, columns, row_mask, column_mask, num_columns, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, FEATURES: tl.constexpr, BIASED: tl.constexpr, TEACHER: tl.constexpr,
 ):  # fmt: skip
     """Returns the student's and the teacher's logits of a tile, fp32; the latter are 0 without a teacher."""
     logits = tl.zeros((ROWS, COLUMNS), tl.float32)
     teacher_logits = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, width, FEATURES):
+    for start in range(0, WIDTH, FEATURES):
         features = start + tl.arange(0, FEATURES)
-        feature_mask = features < width
-        left = _tile(x, rows, features, width, row_mask, feature_mask)
-        right = tl.trans(_tile(weight, columns, features, width, column_mask, feature_mask).to(left.dtype))
+        feature_mask = features < WIDTH
+        left = _tile(x, rows, features, WIDTH, row_mask, feature_mask)
+        right = tl.trans(_tile(weight, columns, features, WIDTH, column_mask, feature_mask).to(left.dtype))
         logits += tl.dot(left, right, input_precision="ieee")
         if TEACHER == 1:
-            other = _tile(teacher, rows, features, width, row_mask, feature_mask).to(left.dtype)
+            other = _tile(teacher, rows, features, WIDTH, row_mask, feature_mask).to(left.dtype)
             teacher_logits += tl.dot(other, right, input_precision="ieee")
     logits *= factor
     teacher_logits *= factor
@@ -71,16 +74,14 @@ def _positives_tile(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _sums_kernel(  # type: ignore[no-untyped-def]
-    x, teacher, weight, bias, positives, scale, out, num_rows, num_columns, width, share,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, FEATURES: tl.constexpr,
+    x, teacher, weight, bias, positives, scale, out, num_rows, num_columns,
+    WIDTH: tl.constexpr, SHARE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FEATURES: tl.constexpr,
     BIASED: tl.constexpr, LABELS: tl.constexpr, TEACHER: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     part = tl.program_id(1)
     row_mask = rows < num_rows
     factor = tl.load(scale)
-    first = part * share
-    end = tl.minimum(first + share, num_columns)
     running_max = tl.full((ROWS,), _LOWEST, tl.float32)
     teacher_max = tl.full((ROWS,), _LOWEST, tl.float32)
     running_sum = tl.zeros((ROWS,), tl.float32)
@@ -88,11 +89,11 @@ def _sums_kernel(  # type: ignore[no-untyped-def]
     weighted_sum = tl.zeros((ROWS,), tl.float32)
     positive_sum = tl.zeros((ROWS,), tl.float32)
     count = tl.zeros((ROWS,), tl.float32)
-    for start in range(first, end, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        column_mask = columns < end
+    for start in range(0, SHARE, COLUMNS):
+        columns = part * SHARE + start + tl.arange(0, COLUMNS)
+        column_mask = columns < num_columns
         logits, teacher_logits = _logits_tile(
-            x, teacher, weight, bias, factor, rows, columns, row_mask, column_mask, num_columns, width,
+            x, teacher, weight, bias, factor, rows, columns, row_mask, column_mask, num_columns, WIDTH,
             ROWS, COLUMNS, FEATURES, BIASED, TEACHER,
         )  # fmt: skip
         is_positive = _positives_tile(positives, rows, columns, row_mask, column_mask, num_columns, LABELS)
@@ -123,15 +124,15 @@ def _sums_kernel(  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _logit_gradient_kernel(  # type: ignore[no-untyped-def]
     x, teacher, weight, bias, positives, scale, log_sum, teacher_log_sum, count, out,
-    num_rows, num_columns, width, first, end, alpha,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, FEATURES: tl.constexpr,
+    num_rows, num_columns, first, end, alpha,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, FEATURES: tl.constexpr,
     BIASED: tl.constexpr, LABELS: tl.constexpr, TEACHER: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = first + tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     row_mask, column_mask = rows < num_rows, columns < end
     logits, teacher_logits = _logits_tile(
-        x, teacher, weight, bias, tl.load(scale), rows, columns, row_mask, column_mask, num_columns, width,
+        x, teacher, weight, bias, tl.load(scale), rows, columns, row_mask, column_mask, num_columns, WIDTH,
         ROWS, COLUMNS, FEATURES, BIASED, TEACHER,
     )  # fmt: skip
     is_positive = _positives_tile(positives, rows, columns, row_mask, column_mask, num_columns, LABELS)
@@ -147,12 +148,11 @@ def sums(problem: Problem) -> Sums:
     """See `SlicedForm.sums`."""
     num_rows, num_columns = len(problem.x), len(problem.weight)
     pointers, switches = _inputs(problem)
-    blocks = triton.cdiv(num_columns, _COLUMNS)
-    share = triton.cdiv(blocks, min(_SHARES, blocks)) * _COLUMNS
+    share = min(_SHARE, max(_COLUMNS, triton.next_power_of_2(num_columns)))
     shares = triton.cdiv(num_columns, share)
     out = problem.x.new_empty((shares, 7, num_rows), dtype=torch.float32)
     grid = (triton.cdiv(num_rows, switches["ROWS"]), shares)
-    _sums_kernel[grid](*pointers, out, num_rows, num_columns, problem.x.shape[1], share, **switches)
+    _sums_kernel[grid](*pointers, out, num_rows, num_columns, SHARE=share, **switches)
     highest, total = _combine(out[:, 0], out[:, 1])
     student = highest + torch.log(total), out[:, 2].sum(dim=0), out[:, 3].sum(dim=0)
     if problem.teacher is None:
@@ -169,13 +169,16 @@ def logit_gradient(problem: Problem, part: slice, sums: Sums, alpha: float) -> T
     grid = (triton.cdiv(num_rows, switches["ROWS"]), triton.cdiv(num_columns, _COLUMNS))
     teacher_log_sum = sums.log_sum if sums.teacher_log_sum is None else sums.teacher_log_sum
     rows = (sums.log_sum, teacher_log_sum, sums.num_positives)
-    sizes = (num_rows, len(problem.weight), problem.x.shape[1], part.start, part.stop)
+    sizes = (num_rows, len(problem.weight), part.start, part.stop)
     _logit_gradient_kernel[grid](*pointers, *rows, out, *sizes, alpha, **switches)
     return out
 
 
 def _inputs(problem: Problem) -> tuple[list[Tensor], dict[str, Any]]:
-    """Returns the input tensors of both kernels in order, with `x` in place of missing ones, and compile-time constants."""
+    """Returns the input tensors of both kernels in order, with `x` in place of missing ones, and compile-time constants.
+
+    Loops run over constants (WIDTH, SHARE), which Triton's interpreter needs with NumPy 2.4 until Triton 3.7.
+    """
     x, weight = problem.x.contiguous(), problem.weight.contiguous()
     teacher, kind = x, _NO_TEACHER
     if isinstance(problem.teacher, FeatureTeacher):
@@ -187,12 +190,15 @@ def _inputs(problem: Problem) -> tuple[list[Tensor], dict[str, Any]]:
     assert positives is not None
     positives = positives.to(torch.uint8) if labels is None else positives
     switches = {
-        "ROWS": min(64, max(16, triton.next_power_of_2(len(x)))),
+        "WIDTH": x.shape[1],
+        "ROWS": min(_ROWS, max(16, triton.next_power_of_2(len(x)))),
         "COLUMNS": _COLUMNS,
-        "FEATURES": min(64, max(16, triton.next_power_of_2(x.shape[1]))),
+        # A product of fp32 numbers keeps whole rows of its factors in registers.
+        "FEATURES": 16 if x.dtype == torch.float32 else 32,
         "BIASED": problem.bias is not None,
         "LABELS": labels is not None,
         "TEACHER": kind,
+        "num_warps": _WARPS,
     }
     bias = x if problem.bias is None else problem.bias.contiguous()
     return [x, teacher, weight, bias, positives.contiguous(), problem.scale], switches
