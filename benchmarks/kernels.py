@@ -114,7 +114,7 @@ def loss_launches() -> list[Launch]:
     both("ITC in fp32", Problem(features, empty(_BATCH + _QUEUE, _EMBED), None, empty(1), mask, teacher))
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         labels = Positives(labels=empty(_TOKENS, dtype=torch.int64))
-        hidden, matrix, bias = (empty(*shape, dtype=dtype) for shape in ((_TOKENS, _WIDTH), (_VOCABULARY, _WIDTH), (_VOCABULARY,)))
+        hidden, matrix, bias = (empty(*size, dtype=dtype) for size in ((_TOKENS, _WIDTH), (_VOCABULARY, _WIDTH), (_VOCABULARY,)))
         given = LogitTeacher(empty(_TOKENS, _VOCABULARY, dtype=dtype))
         both(f"MLM in {name}", Problem(hidden, matrix, bias, empty(1), labels, given))
     return launches
