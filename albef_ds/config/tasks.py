@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from albef_ds.config.fields import not_negative, positive, require, setting, share
 
+ItmScore = Literal["margin", "match"]
 _KIND = "task that is trained; the recipe sets it"
 
 
@@ -83,6 +84,12 @@ class ContrastiveConfig(DistillationConfig):
     itm_random_epochs: float = setting(
         0.0, "epochs over which `itm_random_negatives` falls linearly to 0; 0 keeps it constant", unit="epochs", paper="0"
     )
+    itm_score: Literal["margin", "match"] = setting(
+        "margin",
+        "score by which an evaluation's ITM ranking orders candidates; margin: logit of match minus that of no match; match: the "
+        "former alone, always with task.compat=true",
+        paper="match (released code)",
+    )
     gather_negatives: bool = setting(False, "contrast and draw negatives over all ranks' batches, not the local one", paper="no")
     mask_unfilled_queue: bool = setting(
         True, "leave out queue entries that do not hold a feature yet", paper="no (random vectors)"
@@ -107,6 +114,11 @@ class ContrastiveConfig(DistillationConfig):
     def uses_momentum(self) -> bool:
         """Always True: ITC contrasts with momentum features."""
         return True
+
+    @property
+    def ranking_score(self) -> ItmScore:
+        """`itm_score`, which `compat` replaces by that of the released code."""
+        return "match" if self.compat else self.itm_score
 
     def without_queue(self) -> Self:
         """Returns the same settings with a queue of size 0."""

@@ -8,6 +8,7 @@ from typing import Any
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.data import RELEASED_LIMITS
 from albef_ds.config.schema import RunConfig
+from albef_ds.config.tasks import ContrastiveConfig
 from albef_ds.evaluation.trained_on import recipes_in
 from albef_ds.tasks.registry import kind_of
 
@@ -46,10 +47,11 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def as_released(config: RunConfig) -> RunConfig:
-    """`config` with the texts of an evaluation cut as in the released code's retrieval, whatever the model's own limits."""
+    """`config` with texts cut and candidates ordered by ITM as in the released code's retrieval evaluation."""
     limits = RELEASED_LIMITS["retrieval"]
     data = replace(config.data, eval_max_words=limits.eval_max_words, eval_max_tokens=limits.eval_max_tokens)
-    return replace(config, data=data)
+    task = replace(config.task, itm_score="match") if isinstance(config.task, ContrastiveConfig) else config.task
+    return replace(config, data=data, task=task)
 
 
 def check_protocol(name: str, config: RunConfig, lineage: list[dict[str, Any]]) -> Protocol:

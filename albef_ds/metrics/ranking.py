@@ -66,6 +66,8 @@ class DirectionScores:
     """int64 (Q, K): candidates that the multimodal encoder has scored."""
     margins: Tensor | None = None
     """float32 (Q, K): their ITM logits, match minus no match."""
+    match: Tensor | None = None
+    """float32 (Q, K): their ITM logits of match alone, by which `itm` then orders them, as the released code does."""
 
     def right(self, rows: slice = slice(None)) -> Tensor:
         """Right candidates of the queries `rows`, bool (R, C)."""
@@ -78,15 +80,17 @@ class DirectionScores:
     def scores(self, ranking: Ranking, rows: slice = slice(None)) -> Tensor:
         """Scores of the queries `rows` by `ranking`, float64 (R, C).
 
-        `itc`: the similarity. `itm`: the ITM margin (the logit of the match probability, which does not saturate) for the
-        shortlist, followed by all others by similarity. `itm_itc`: log p(match) + similarity / temperature for the shortlist,
-        which is the log of the product of both heads' probabilities; the others as before.
+        `itc`: the similarity. `itm`: the ITM margin (the logit of the match probability, which does not saturate), or `match`
+        if given, for the shortlist, followed by all others by similarity. `itm_itc`: log p(match) + similarity / temperature for
+        the shortlist, which is the log of the product of both heads' probabilities; the others as before.
         """
         similarity = self.similarity[rows].double()
         if ranking == "itc":
             return similarity
         assert self.shortlist is not None and self.margins is not None, "no candidates were re-ranked"
         shortlist, reranked = self.shortlist[rows], self.margins[rows].double()
+        if ranking == "itm" and self.match is not None:
+            reranked = self.match[rows].double()
         if ranking == "itm_itc":
             reranked = F.logsigmoid(reranked) + similarity.gather(1, shortlist) / self.temperature
         return (similarity - _OUTSIDE).scatter(1, shortlist, reranked)

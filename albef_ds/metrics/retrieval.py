@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from albef_ds.common.errors import DataError
 from albef_ds.common.progress import Progress, silent
+from albef_ds.config.tasks import ItmScore
 from albef_ds.metrics.over_ranks import eval_mode, map_rows
 from albef_ds.metrics.ranking import DirectionScores, Ranking, recall
 from albef_ds.models.albef import ALBEF
@@ -93,6 +94,7 @@ class RetrievalEvaluator:
         k_test: candidates re-ranked per query; 0: none; more than there are: all.
         batch_size: images or captions per forward pass.
         temperature: divides similarities in the ranking by ITM and ITC together.
+        itm_score: `margin` or `match`, see `ContrastiveConfig.itm_score`.
         prefix: first part of the metrics' names.
         progress: called after every batch.
 
@@ -110,6 +112,7 @@ class RetrievalEvaluator:
         *,
         batch_size: int = 64,
         temperature: float = 0.07,
+        itm_score: ItmScore = "margin",
         prefix: str = "retrieval",
         progress: Progress | None = None,
     ) -> None:
@@ -118,6 +121,7 @@ class RetrievalEvaluator:
             raise DataError(f"image {int(captions.argmin())} of the evaluation has no caption: write the corpus without it")
         self.albef, self.itm_head, self.data, self.device = albef, itm_head, data, device
         self.k_test, self.batch_size, self.temperature, self.prefix = k_test, batch_size, temperature, prefix
+        self.itm_score = itm_score
         self._progress: Progress = progress or silent
 
     def run(self) -> Iterator[tuple[str, float]]:
@@ -165,7 +169,7 @@ class RetrievalEvaluator:
     def _reranked(
         self, i2t: DirectionScores, t2i: DirectionScores, text_embeds: Tensor, mask: Tensor, itm_head: nn.Module
     ) -> RetrievalScores:
-        """Adds ITM margins for the shortlists of both directions.
+        """Adds ITM scores for the shortlists of both directions.
 
         A pair on both lists is scored once. Pairs are sorted by image: a batch encodes its few images again and projects their
         keys and values once, so no rank ever holds the tokens of all images.
@@ -183,15 +187,18 @@ class RetrievalEvaluator:
             item = FusionPass(text_embeds[texts], mask[texts], (index,), cls)
             [hidden] = self.albef.fuse(self._encode_images(images), [item])
             logits = itm_head(hidden[:, 0]).float()
-            return (logits[:, 1] - logits[:, 0],)
+            return logits[:, 1] - logits[:, 0], logits[:, 1]
 
         # Every image has at least K pairs, so a batch has about `batch_size` images at most.
         size = self.batch_size * min(4, for_image.shape[1])
-        [margins] = self._map_rows("pairs", pairs.numel(), size, compute)
-        of_image, of_text = (margins[torch.searchsorted(pairs, wanted)] for wanted in (wanted_i2t, wanted_t2i))
-        return RetrievalScores(
-            replace(i2t, shortlist=for_image, margins=of_image), replace(t2i, shortlist=for_text, margins=of_text)
-        )
+        margins, match = self._map_rows("pairs", pairs.numel(), size, compute)
+
+        def scored(direction: DirectionScores, shortlist: Tensor, wanted: Tensor) -> DirectionScores:
+            place = torch.searchsorted(pairs, wanted)
+            logits = match[place] if self.itm_score == "match" else None
+            return replace(direction, shortlist=shortlist, margins=margins[place], match=logits)
+
+        return RetrievalScores(scored(i2t, for_image, wanted_i2t), scored(t2i, for_text, wanted_t2i))
 
     def _map_rows(self, stage: str, num_rows: int, size: int, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> list[Tensor]:
         return map_rows(num_rows, size, compute, self.device, partial(self._progress, stage))

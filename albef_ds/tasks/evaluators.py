@@ -14,6 +14,7 @@ import torch
 
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import DataConfig, RunConfig
+from albef_ds.config.tasks import ItmScore
 from albef_ds.data.annotations.read import Reader, read_boxed_expressions, read_pairs, read_questions, read_statements
 from albef_ds.data.annotations.records import ExpressionRecord
 from albef_ds.data.evaluation_sets.annotated import PairSet, TextImageSet
@@ -55,6 +56,7 @@ def _evaluate_retrieval(
     """Returns recall in both directions. The momentum model has no ITM head, so the student's is used."""
     own: int = getattr(config.task, "k_test", K_TEST)
     k_test = options.k_test or own
+    itm_score: ItmScore = getattr(config.task, "ranking_score", "margin")
     # Between forward passes ZeRO-3 may keep an empty placeholder; then the initial value is used.
     temperature = task.temperature.detach()
     evaluator = RetrievalEvaluator(
@@ -65,10 +67,11 @@ def _evaluate_retrieval(
         k_test,
         batch_size=config.train.micro_batch_size,
         temperature=float(temperature) if temperature.numel() else task.config.temperature,
+        itm_score=itm_score,
         prefix="retrieval_momentum" if options.momentum else "retrieval",
         progress=options.progress,
     )
-    return Scores(dict(evaluator.run()), protocol={"k_test": k_test})
+    return Scores(dict(evaluator.run()), protocol={"k_test": k_test, "itm_score": itm_score})
 
 
 def _evaluate_grounding(
