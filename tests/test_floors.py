@@ -42,7 +42,10 @@ DATA_TOOLS_ORDER = (
     ("config",),
 )
 DATA_TOOLS_FLOORS = {name: floor for floor, names in enumerate(reversed(DATA_TOOLS_ORDER)) for name in names}
-DATA_TOOLS_MAY_IMPORT = ("common.errors", "common.atomic_files", "common.exit_codes", "common.progress", "data.shards")
+DATA_TOOLS_MAY_IMPORT = (
+    *("common.errors", "common.atomic_files", "common.exit_codes", "common.progress"),
+    *("data.shards", "data.images.jpeg", "data.images.read"),
+)
 """What data_tools shares with albef_ds; albef_ds imports nothing of data_tools."""
 SCENES_COMMAND = "data_tools/scenes/command.py"
 """A command of `albef-ds` that writes a corpus: it may use that command line. `cli/main.py` names it in its table."""
@@ -106,7 +109,8 @@ def data_tools_fault(file: str, name: str) -> str | None:
         return f"{room} has no floor: give it one in tests/test_floors.py"
     if within(name, "albef_ds"):
         allowed = (*DATA_TOOLS_MAY_IMPORT, *(("cli",) if file == SCENES_COMMAND else ()))
-        return None if within(name, *(f"albef_ds.{module}" for module in allowed)) else "data_tools shares the shard format only"
+        shared = within(name, *(f"albef_ds.{module}" for module in allowed))
+        return None if shared else "data_tools shares shards and the reading of images only"
     if not within(name, "data_tools"):
         return None
     target = name.partition(".")[2].partition(".")[0]

@@ -1,28 +1,25 @@
 """Decodes images and describes them: pixel hash, perceptual hash, variance, colour signature.
 
-Every number describes the image as displayed: EXIF orientation applied, transparency over white. JPEG is decoded by
-simplejpeg (libjpeg-turbo) if installed, everything else by Pillow; both give the same pixels.
+Every number describes the image as displayed: EXIF orientation applied, transparency over white. The pixels are those of the
+loader (`albef_ds/data/images/read.py`, and `jpeg.py` for the fast path).
 """
 
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from albef_ds.data.images import jpeg, read
 from data_tools.config import MAX_PIXELS
 
-try:
-    import simplejpeg
-except ImportError:  # pragma: no cover - the extra `data` brings it
-    simplejpeg = None
-
+EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Formats that shards hold as they are."""
 SIDE = 32
 """Side in pixels of the thumbnail from which hash, variance and colours are computed."""
 _DCT_SIDE = 8
@@ -30,7 +27,7 @@ FIELDS = 8
 """The colour signature holds the mean colours of FIELDS x FIELDS fields."""
 COLOUR_BYTES = FIELDS * FIELDS * 3
 _FAST_SIDE = 56  # with this as smallest side, DCT scaling moves the hash by about one bit
-Image.MAX_IMAGE_PIXELS = None  # the limit is checked here, per call, before anything is decoded
+_SCANNED = 1 << 62  # the scan has checked the size of images that are written
 
 
 @dataclass(frozen=True)
@@ -69,49 +66,37 @@ def decode(content: bytes, *, max_pixels: int = MAX_PIXELS, fast: bool = False, 
     if not content:
         raise BrokenImage("empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content))
-            width, height = image.size
-            if width * height > max_pixels:
-                raise BrokenImage("too many pixels")
-            orientation = image.getexif().get(0x0112, 1)
-            image_format, mode = image.format or "", image.mode
-            if image_format == "JPEG" and mode in ("RGB", "L") and simplejpeg is not None:
-                small = _FAST_SIDE if fast else 0
-                space = "RGB" if colour or not fast else "GRAY"
-                pixels = simplejpeg.decode_jpeg(content, space, min_height=small, min_width=small)
-            else:
-                pixels = _pillow_pixels(image)
-    except BrokenImage:
-        raise
-    except UnidentifiedImageError:
-        raise BrokenImage("not a picture") from None
-    except Exception as error:  # decoders of damaged files raise nearly anything
-        text = str(error).lower()
-        cut = "truncated" in text or "premature" in text or "unexpected end" in text
-        raise BrokenImage("cut off" if cut else "damaged") from None
-    if not isinstance(orientation, int) or not 1 <= orientation <= 8:
-        orientation = 1
-    return DecodedImage(image_format, mode, orientation, width, height, pixels)
+        header = jpeg.plain(content)
+        if header is not None:
+            read.check_size(header.width, header.height, max_pixels)
+            scale = _fast_scale(header.width, header.height) if fast else 1
+            stored = jpeg.decode(content, header, "RGB" if colour or not fast else "GRAY", scale)
+            if stored is not None:
+                orientation = read.orientation_of(read.open_image(content)) if header.may_be_turned else 1
+                return DecodedImage("JPEG", header.mode, orientation, header.width, header.height, stored)
+        full: list[int] = []
+
+        def scale_for(width: int, height: int) -> int:
+            full[:] = width, height
+            return _fast_scale(width, height)
+
+        image = read.load_image(content, max_pixels, scale_for if fast else None)
+    except read.UnusableImageError as error:
+        raise BrokenImage(error.fault) from None
+    orientation = read.orientation_of(image)
+    width, height = (full[::-1] if orientation > 4 else full) or image.size
+    return DecodedImage(image.format or "", image.mode, orientation, width, height, np.asarray(read.colours(image)))
 
 
-def _pillow_pixels(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        pixels = np.asarray(image.convert("RGBA"))
-        return pixels if int(pixels[..., 3].min()) < 255 else np.ascontiguousarray(pixels[..., :3])
-    return np.asarray(image.convert("RGB"))
+def _fast_scale(width: int, height: int) -> int:
+    return next((scale for scale in (8, 4, 2) if -(-min(width, height) // scale) >= _FAST_SIDE), 1)
 
 
 def _shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.shape[2] == 1:
         small = np.asarray(_reduce(Image.fromarray(pixels[..., 0])))
         return np.repeat(small[..., None], 3, axis=2)
-    image = Image.fromarray(pixels)
-    if image.mode == "RGBA":
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image).convert("RGB")
-    return np.asarray(_reduce(image))
+    return np.asarray(_reduce(read.on_white(Image.fromarray(pixels))))
 
 
 def _reduce(image: Image.Image) -> Image.Image:
@@ -171,21 +156,28 @@ def perceptual_hashes(contents: list[bytes], *, fast: bool = True) -> NDArray[np
     return _phash(np.stack(thumbnails).astype(np.float32) @ _GREY)
 
 
-def resize(content: bytes, max_side: int, quality: int) -> tuple[bytes, str] | None:
-    """Bytes and extension of `content` scaled down, upright, to a longer side of `max_side` pixels; None if it is no larger.
+def for_shard(content: bytes, max_side: int, quality: int) -> tuple[bytes, str]:
+    """Bytes and extension of an image as shards hold it.
 
-    Images with transparency become PNG, all others JPEG of `quality` 1 to 100.
+    JPEG (with MPO), PNG and WebP stay byte for byte; with `max_side` above 0, only up to a longer side of that many pixels.
+    All else is written again as the loader sees it: upright, 8 bits, over white. It becomes JPEG of `quality` 1 to 100 if it was
+    scaled down and is opaque, else PNG, which keeps every pixel.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-        if max(image.size) <= max_side:
-            return None
-        transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-        image = image.convert("RGBA" if transparent else "RGB")
+    opened = read.open_image(content)
+    smaller = max_side > 0 and max(opened.size) > max_side
+    extension = EXTENSIONS.get(opened.format or "")
+    if extension is not None and not smaller:
+        return content, extension
+    stored = read.load_image(content, _SCANNED)
+    image = read.as_rgb(stored)
+    if not stored.mode.startswith("RGB"):
+        image.info.pop("icc_profile", None)  # it describes other channels
+    if not smaller:
+        return encode(image, "png", 0)
     factor = max_side / max(image.size)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    return encode(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0), "png" if transparent else "jpg", quality)
+    image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return encode(image, "png" if stored.has_transparency_data else "jpg", quality)
 
 
 def encode(image: Image.Image, extension: str, quality: int) -> tuple[bytes, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from albef_ds.data.images import read
+from data_tools.config import MAX_PIXELS
 from data_tools.content import images
 from data_tools.execution.stage_folder import load_stage
 from data_tools.files.storage import ByteReader, save_atomically
@@ -195,7 +195,7 @@ class _Gallery:
             content = ByteReader().read(record.path, record.offset, record.size) if not record.missing else b""
             data = base64.b64encode(_thumbnail(content)).decode()
             image = f"<img alt='' src='data:image/jpeg;base64,{data}'>"
-        except (OSError, images.BrokenImage):
+        except (OSError, read.UnusableImageError):
             pass
         text = html.escape("; ".join(record.captions)[:110])
         label = f"<b>{html.escape(note)}</b> " if note else ""
@@ -204,14 +204,9 @@ class _Gallery:
 
 
 def _thumbnail(content: bytes) -> bytes:
-    decoded = images.decode(content)
-    image = Image.fromarray(images.turn(decoded.pixels, decoded.orientation))
+    image = read.decode_image(content, MAX_PIXELS)
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
+    return images.encode(image, "jpg", 80)[0]
 
 
 def _clusters(decisions: Decisions, gallery: _Gallery) -> str:

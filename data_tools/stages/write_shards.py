@@ -5,7 +5,6 @@ A task writes `shard/NNNNN.json` in the working folder when its tar is complete.
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +16,6 @@ import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from PIL import Image
 
 from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry
@@ -41,7 +39,6 @@ PAPER_COUNTS = {
     "cc12m": (10_060_000, 10_060_000),
 }
 """Images and captions per source that the paper trained on (arXiv 2107.07651, appendix)."""
-_EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
 @dataclass(frozen=True)
@@ -133,20 +130,9 @@ def _content(samples: list[PlannedSample], resize: ResizeConfig) -> Iterator[Sam
             raise DataError(f"{record.path} has gone since it was scanned ({error}): bring it back and run again") from None
         if xxhash.xxh3_128_intdigest(content) & (1 << 64) - 1 != sample.content_hash:
             raise DataError(f"{record.path} has changed since it was scanned: run again with restart")
-        image, extension = _encoded(content, resize)
+        image, extension = images.for_shard(content, resize.max_side, resize.quality)
         yield image, extension, _meta(sample)
     reader.close()
-
-
-def _encoded(content: bytes, resize: ResizeConfig) -> tuple[bytes, str]:
-    if resize.max_side and (smaller := images.resize(content, resize.max_side, resize.quality)) is not None:
-        return smaller
-    image = Image.open(io.BytesIO(content))
-    extension = _EXTENSIONS.get(image.format or "")
-    if extension is not None:
-        return content, extension
-    # Formats that shards do not support (GIF, BMP, TIFF) become PNG, which keeps the first frame losslessly.
-    return images.encode(image.convert("RGBA" if "transparency" in image.info or image.mode == "RGBA" else "RGB"), "png", 0)
 
 
 def _meta(sample: PlannedSample) -> dict[str, Any]:

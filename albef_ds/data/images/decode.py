@@ -7,18 +7,15 @@ formats (`read.py`). RandAugment is in `rand_augment.py`; views made on the mode
 
 from __future__ import annotations
 
-import io
-import re
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, JpegImagePlugin
+from PIL import Image
 from torch import Tensor
 
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness
-from albef_ds.data.images import gpu_jpeg
+from albef_ds.data.images import gpu_jpeg, jpeg
 from albef_ds.data.images.crop import Crop
 from albef_ds.data.images.normalise import normalise
 from albef_ds.data.images.rand_augment import draw
@@ -26,12 +23,6 @@ from albef_ds.data.images.rand_augment_numpy import rand_augment
 from albef_ds.data.images.read import check_size, decode_image
 from albef_ds.data.images.view import PendingView, Pixels, View
 
-try:
-    import simplejpeg
-except ImportError:  # optional; without it decoding takes longer
-    simplejpeg = None
-
-_TURNED = re.compile(rb"Exif\0\0|tiff:Orientation")
 _SMALL = 6
 """A crop of at most this many times the view's pixels is sent to the model's device unscaled: this includes every JPEG."""
 
@@ -41,48 +32,17 @@ def decode_crop(data: bytes, max_pixels: int, crop: Crop) -> Pixels:
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the crop keeps at least its side in both directions.
     """
-    size = _plain_jpeg_size(data) if simplejpeg is not None else None
-    if size is not None:
-        check_size(*size, max_pixels)
-        scale = crop.scale_for(*size)
-        try:
-            pixels = simplejpeg.decode_jpeg(data, "RGBX", min_width=-(-size[0] // scale), min_height=-(-size[1] // scale))
-        except ValueError:  # damaged or unusual: Pillow decides
-            pass
-        else:
+    header = jpeg.plain(data)
+    if header is not None and not header.may_be_turned:
+        check_size(header.width, header.height, max_pixels)
+        pixels = jpeg.decode(data, header, "RGBX", crop.scale_for(header.width, header.height))
+        if pixels is not None:
             left, top, right, bottom = crop.box(pixels.shape[1])
             return np.array(pixels[top:bottom, left:right])  # copied while in the CPU's cache; the full image is freed
     image = decode_image(data, max_pixels, crop.scale_for)
     crop.place(*image.size)
     left, top, right, bottom = crop.box(image.width)
     return np.array(Image.fromarray(np.asarray(image)[top:bottom, left:right]).convert("RGBA"))
-
-
-def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Returns width and height of a JPEG that needs decoding only: no rotation, no CMYK. Otherwise None."""
-    if not data.startswith(b"\xff\xd8") or _may_be_turned(data):
-        return None
-    try:
-        if simplejpeg is None:
-            with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as image:
-                return image.size if image.mode in ("RGB", "L") else None
-        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    except (ValueError, OSError, SyntaxError):  # `decode_image` decides
-        return None
-    return (width, height) if space in ("YCbCr", "Gray") else None
-
-
-def _may_be_turned(jpeg: bytes) -> bool:
-    """Returns whether EXIF or XMP may contain an orientation; only the segments before the first scan are read."""
-    place = 2
-    while place + 4 <= len(jpeg) and jpeg[place] == 0xFF:
-        marker, length = jpeg[place + 1], int.from_bytes(jpeg[place + 2 : place + 4], "big")
-        if marker == 0xDA:  # the scan
-            return False
-        if marker == 0xE1 and _TURNED.search(jpeg, place, place + 2 + length):
-            return True
-        place += 1 if marker == 0xFF else 2 + length
-    return True  # not a JPEG that this function understands
 
 
 def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> View:
@@ -109,11 +69,12 @@ def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, p
 
 def _gpu_view(data: bytes, max_pixels: int, crop: Crop) -> Pixels | None:
     """Returns the resized crop of a plain JPEG, made on the GPU; None if the CPU has to make it."""
-    size = _plain_jpeg_size(data)
-    if size is None:
+    header = jpeg.plain(data)
+    if header is None or header.may_be_turned or not header.ends:
         return None
-    check_size(*size, max_pixels)
-    return gpu_jpeg.cropped_view(data, crop.place(*size), crop.side, gpu_jpeg.device())
+    width, height = header.width, header.height
+    check_size(width, height, max_pixels)
+    return gpu_jpeg.cropped_view(data, crop.place(width, height), crop.side, gpu_jpeg.device())
 
 
 def scale_to(pixels: Pixels, side: int) -> Pixels:

@@ -7,7 +7,10 @@ Only the first frame is read. Imports neither torch nor the settings.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
+import struct
 import threading
 import warnings
 from collections.abc import Callable
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from albef_ds.data.broken import BrokenSampleError
+from albef_ds.data.images.metadata import without_metadata
 
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "ICO", "ICNS", "CUR", "DIB", "PCX", "DCX",
@@ -66,6 +70,17 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def load_image(data: bytes, max_pixels: int, scale_for: Callable[[int, int], int] | None = None) -> Image.Image:
     """Returns the decoded image as stored: neither upright nor RGB. Arguments and errors as `decode_image`."""
     try:
+        return _load(data, max_pixels, scale_for)
+    except UnusableImageError as error:
+        if error.fault != "too many pixels":
+            for copy in without_metadata(data):
+                with contextlib.suppress(UnusableImageError):
+                    return _load(copy, max_pixels, scale_for)
+        raise
+
+
+def _load(data: bytes, max_pixels: int, scale_for: Callable[[int, int], int] | None) -> Image.Image:
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = _open(data)
@@ -87,6 +102,15 @@ def load_image(data: bytes, max_pixels: int, scale_for: Callable[[int, int], int
         raise UnusableImageError("cut off" if cut else "damaged", detail) from None
 
 
+def open_image(data: bytes) -> Image.Image:
+    """Returns an image whose header has been read and whose pixels have not. Raises `UnusableImageError`."""
+    for copy in itertools.chain((data,), without_metadata(data)):
+        with contextlib.suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _open(copy)
+    raise UnusableImageError("not a picture", "of no known format")
+
+
 def check_size(width: int, height: int, max_pixels: int) -> None:
     """Raises `UnusableImageError` if an image has more than `max_pixels`."""
     if width * height > max_pixels:
@@ -97,7 +121,7 @@ def _open(data: bytes) -> Image.Image:
     if data.startswith(b"\xff\xd8\xff"):  # including MPO, which is a JPEG with further JPEGs behind it
         try:
             return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
-        except SyntaxError as error:
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:  # what `Image.open` takes for another format
             raise UnidentifiedImageError(str(error)) from None
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None

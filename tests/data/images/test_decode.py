@@ -14,7 +14,7 @@ from PIL import Image
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness
 from albef_ds.data.broken import BrokenSampleError
-from albef_ds.data.images import decode
+from albef_ds.data.images import decode, jpeg
 from albef_ds.data.images.crop import Crop, crop_box
 from albef_ds.data.images.normalise import normalise
 
@@ -95,7 +95,7 @@ def test_both_decoders_give_the_same_view(options: dict[str, Any], monkeypatch: 
         data = encode(image, "JPEG", **options)
         fast = [decode.training_view(data, DataConfig(), 32, 0, position)[..., :3] for position in range(8)]
         with monkeypatch.context() as patch:
-            patch.setattr(decode, "simplejpeg", None)
+            patch.setattr(jpeg, "simplejpeg", None)
             slow = [decode.training_view(data, DataConfig(), 32, 0, position)[..., :3] for position in range(8)]
         assert all((a == b).all() for a, b in zip(fast, slow, strict=True))
 

@@ -15,7 +15,7 @@ from albef_ds.common.errors import MachineError
 from albef_ds.config.schema import DataConfig
 from albef_ds.data import randomness
 from albef_ds.data.broken import BrokenSampleError
-from albef_ds.data.images import decode, gpu_jpeg
+from albef_ds.data.images import decode, gpu_jpeg, jpeg
 from albef_ds.data.images.crop import Crop
 from albef_ds.data.stream import loader
 
@@ -75,11 +75,11 @@ def test_what_the_gpu_does_not_decode_the_cpu_does(cpu_as_gpu: None) -> None:
 
 def test_the_gpus_way_needs_no_simplejpeg(cpu_as_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     views, pictures = [], [encode("JPEG", mode) for mode in ("RGB", "L")]
-    for decoder in (decode.simplejpeg, None):
-        monkeypatch.setattr(decode, "simplejpeg", decoder)
+    for decoder in (jpeg.simplejpeg, None):
+        monkeypatch.setattr(jpeg, "simplejpeg", decoder)
         views.append([decode.training_view(picture, ON_GPU, 200, 0, 3) for picture in pictures])
-        assert decode._plain_jpeg_size(encode("JPEG", "CMYK")) is None
-        assert decode._plain_jpeg_size(b"\xff\xd8\xff") is None
+        assert jpeg.plain(encode("JPEG", "CMYK")) is None
+        assert jpeg.plain(b"\xff\xd8\xff") is None
     assert all(np.array_equal(a, b) for a, b in zip(*views, strict=True))
 
 

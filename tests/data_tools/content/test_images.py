@@ -100,11 +100,12 @@ def test_variance_finds_flat_pictures_and_colours_tell_flags_apart() -> None:
     assert np.abs(found.colours[1].astype(int) - found.colours[2]).max() > 100
 
 
-def test_resize_keeps_small_pictures_and_scales_large_ones_upright() -> None:
-    assert images.resize(jpeg(6), 64, 90) is None
+def test_large_pictures_are_scaled_upright_and_small_ones_stay_as_they_are() -> None:
+    small = jpeg(6)
+    assert images.for_shard(small, 64, 90) == (small, "jpg")
     exif = Image.Exif()
     exif[0x0112] = 6
-    content, extension = images.resize(encoded(scene(6, 200, 100), exif=exif), 50, 90) or (b"", "")
+    content, extension = images.for_shard(encoded(scene(6, 200, 100), exif=exif), 50, 90)
     assert (extension, Image.open(io.BytesIO(content)).size) == ("jpg", (25, 50))
-    content, extension = images.resize(encoded(scene(6, 200, 100).convert("LA"), "PNG"), 50, 90) or (b"", "")
-    assert (extension, Image.open(io.BytesIO(content)).mode) == ("png", "RGBA")
+    content, extension = images.for_shard(encoded(scene(6, 200, 100).convert("LA"), "PNG"), 50, 90)
+    assert (extension, Image.open(io.BytesIO(content)).mode) == ("png", "RGB")
