@@ -16,7 +16,7 @@ from data_tools.config import PRESETS, DecontaminateConfig, DedupConfig, FilterC
 from data_tools.execution.executors import Parallel
 from data_tools.files.storage import load_json
 from data_tools.readers.source import SourceSpec
-from data_tools.stages.catalog import build_catalog
+from data_tools.stages.catalog import Catalog, build_catalog
 from data_tools.stages.decontaminate import Known, decontaminate_stage
 from data_tools.stages.dedup import dedup_stage
 from data_tools.stages.filter import filter_stage
@@ -113,10 +113,14 @@ def _run_catalog(args: argparse.Namespace) -> int:
     if stage is None:
         _print_manifest(None, args.work)
         return 0
-    for name, source in stage.summary["sources"].items():
+    _print_sources(stage.summary["sources"])
+    return 0
+
+
+def _print_sources(sources: dict[str, Any]) -> None:
+    for name, source in sources.items():
         notes = "".join(f", {reason}: {count:,}" for reason, count in source["problems"].items())
         _say(f"{name}: {source['listed']:,} images listed{notes}")
-    return 0
 
 
 def _run_scan(args: argparse.Namespace) -> int:
@@ -195,6 +199,7 @@ def _run_report(args: argparse.Namespace) -> int:
 def _run_build(args: argparse.Namespace) -> int:
     run = pipeline.append if args.command == "append" else pipeline.build
     manifest = run(args.work, args.out, _sources(args), _chain(args), _parallel(args))
+    _print_sources(Catalog(args.work).sources)
     _print_manifest(manifest, args.out)
     _say(f"report: {args.work / pipeline.REPORT_NAME}")
     return 0

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import posixpath
+import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from albef_ds.common.atomic_files import atomic_file
-from albef_ds.common.errors import DataError, MachineError
+from albef_ds.common.errors import ConfigError, DataError, MachineError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
@@ -64,7 +65,7 @@ def load_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}"
         raise DataError(f"{path} {place} is not JSON ({error.msg}): fix the file or fetch it again") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}): check the file") from None
 
 
@@ -89,23 +90,51 @@ def join(root: str, path: str) -> str:
 
 
 def open_source(path: str) -> BinaryIO | IO[bytes]:
-    """Open a local file or URL for reading."""
+    """Open a local file or URL for reading. Raises OSError, or UserError if the URL's kind is unknown or lacks its package."""
     if not is_url(path):
         return open(path, "rb")
+    with remote(path) as (system, root):
+        file: IO[bytes] = system.open(root, "rb")
+    return file
+
+
+@contextmanager
+def remote(url: str) -> Iterator[tuple[Any, str]]:
+    """Gives fsspec's file system of `url` and the path in it; errors of the protocol's package inside the block become OSError.
+
+    Raises UserError if the kind of URL is unknown or its package is not installed.
+    """
     import fsspec  # start-up time: URLs alone need it
 
-    file: IO[bytes] = fsspec.open(path, "rb").open()
-    return file
+    try:
+        system, root = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise MachineError(f"{url} cannot be opened ({error}): install that package with pip") from None
+    except ValueError as error:
+        raise ConfigError(f"{url} cannot be opened ({error}): give a local path, or a URL that fsspec supports") from None
+    try:
+        yield system, root
+    except OSError:
+        raise
+    except Exception as error:  # each protocol's package has errors of its own
+        raise OSError(errno.EIO, f"{url}: {type(error).__name__}: {error}") from None
+
+
+def exists(path: str) -> bool:
+    """True if there is a local file, folder or object under `path`."""
+    if not is_url(path):
+        return os.path.exists(path)
+    with remote(path) as (system, root):
+        return bool(system.exists(root))
 
 
 def list_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
     """`path` if it is a file, else the sorted files directly in it with one of `suffixes`. Raises DataError if there are none."""
     try:
         if is_url(path):
-            import fsspec  # start-up time: URLs alone need it
-
-            system, root = fsspec.core.url_to_fs(path)
-            found = [system.unstrip_protocol(name) for name in (system.ls(root, detail=False) if system.isdir(root) else [root])]
+            with remote(path) as (system, root):
+                names = system.ls(root, detail=False) if system.isdir(root) else [root]
+                found = [system.unstrip_protocol(name) for name in names]
         else:
             found = [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
             found = [name for name in found if os.path.exists(name)]
@@ -117,6 +146,15 @@ def list_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
     return found
 
 
+def _whole_file(path: str) -> bytes:
+    # Without O_NONBLOCK, opening a pipe waits for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, f"{path} is not a regular file")
+        return file.read()
+
+
 class ByteReader:
     """Reads whole files or ranges of them, keeping the last few local files open. One per process."""
 
@@ -124,15 +162,15 @@ class ByteReader:
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def read(self, path: str, offset: int = -1, size: int = -1) -> bytes:
-        """`size` bytes at `offset` of `path`, or the whole file if `offset` is negative. Raises OSError if it is too short."""
-        if is_url(path):
-            import fsspec  # start-up time: URLs alone need it
+        """`size` bytes at `offset` of `path`, or the whole file if `offset` is negative.
 
-            system, root = fsspec.core.url_to_fs(path)
-            content = system.cat_file(root) if offset < 0 else system.cat_file(root, start=offset, end=offset + size)
+        Raises OSError if it is too short or no regular file (a device or a pipe would never end), UserError as `remote`.
+        """
+        if is_url(path):
+            with remote(path) as (system, root):
+                content = system.cat_file(root) if offset < 0 else system.cat_file(root, start=offset, end=offset + size)
         elif offset < 0:
-            with open(path, "rb", buffering=0) as file:
-                content = file.read()
+            content = _whole_file(path)
         else:
             content = os.pread(self._descriptor(path), size, offset)
         if offset >= 0 and len(content) != size:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from albef_ds.common.errors import ConfigError
-from data_tools.readers import folders, json_lists, official, openclipart, tables, tars, url_lists
+from data_tools.readers import corpora, folders, img2dataset, json_lists, official, openclipart, tables, tars, url_lists
 from data_tools.readers.source import Problems, Record, SourceSpec
 
 Parts = Callable[[SourceSpec], list[str]]
@@ -39,12 +39,12 @@ READERS: dict[str, Reader] = {
     "cc3m": Reader(url_lists.parts, url_lists.read_cc3m, "TSV of caption, URL; images= the downloads, pattern= their names"),
     "cc12m": Reader(url_lists.parts, url_lists.read_cc12m, "TSV of URL, caption; images= the downloads, pattern= their names"),
     "img2dataset": Reader(
-        tars.img2dataset_parts, tars.read_img2dataset, "output folder of img2dataset: NNNNN.parquet with NNNNN.tar or NNNNN/"
+        img2dataset.parts, img2dataset.read, "output folder of img2dataset: NNNNN.parquet with NNNNN.tar or NNNNN/"
     ),
     "table": Reader(tables.parts, tables.read, "Parquet, CSV, TSV or JSONL with a path and a caption column; a file or a folder"),
     "folder": Reader(folders.parts, folders.read, "folder of images, each with a .txt or .json of the same name"),
     "webdataset": Reader(tars.parts, tars.read_webdataset, "tar or folder of tars in WebDataset form"),
-    "shards": Reader(tars.shards_parts, tars.read_shards, "a corpus written by albef-data"),
+    "shards": Reader(corpora.parts, corpora.read, "a corpus written by albef-data"),
     "openclipart": Reader(openclipart.parts, openclipart.read, "PNG folder of Debian's openclipart-png, second= the SVG folder"),
 }
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from albef_ds.common.errors import DataError
 from data_tools.files.storage import list_files, open_source
-from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
+from data_tools.readers.json_forms import form_of
+from data_tools.readers.source import Problems, Record, SourceSpec, caption_list, id_of
 
 _CHUNK = 1 << 20
 
@@ -32,14 +33,14 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
         if not isinstance(listed, str) or not listed:
             raise DataError(f"{part} line {line}: entry {str(entry)[:80]} names no image: give an object with image and caption")
         captions = caption_list(entry.get("caption"))
-        image_id = entry.get("image_id")
+        image_id = id_of(entry.get("image_id"))
         if current is not None and current.id == listed:
             current.captions.extend(captions)
             continue
         if current is not None:
             yield _checked(current)
         path = spec.resolve(listed, posixpath.dirname(part))
-        current = Record(listed, path, -1, -1, captions, "" if image_id is None else str(image_id))
+        current = Record(listed, path, -1, -1, captions, image_id)
     if current is not None:
         yield _checked(current)
 
@@ -63,6 +64,8 @@ def iterate_array(path: str) -> Iterator[tuple[int, Any]]:
             if buffer and expect != "value":
                 if buffer[0] == "]" and expect == ",":
                     return
+                if buffer[0] == "{" and expect == "[":
+                    raise DataError(f"{path} line {line} begins an object, not a list of {{image, caption}}: {form_of(buffer)}")
                 if buffer[0] != expect:
                     raise _broken(path, line, f"{expect!r} expected, found {buffer[0]!r}")
                 buffer, expect = buffer[1:], "value"
@@ -72,10 +75,14 @@ def iterate_array(path: str) -> Iterator[tuple[int, Any]]:
                     return
                 try:
                     value, end = decoder.raw_decode(buffer)
+                except RecursionError:
+                    raise _broken(path, line, "lists nested too deeply") from None
                 except json.JSONDecodeError as error:
                     # An error far from the end of the buffer is not caused by its end.
                     if at_end or error.pos < len(buffer) - 2 * _CHUNK:
                         raise _broken(path, line + error.lineno - 1, error.msg) from None
+                except ValueError as error:
+                    raise _broken(path, line, str(error)) from None
                 else:
                     yield line, value
                     line += buffer.count("\n", 0, end)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 from albef_ds.common.errors import ConfigError
 from data_tools.files.storage import join
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_FLOAT_ID = re.compile(r"-?\d+\.0+")
 
 
 class Record(NamedTuple):
@@ -119,6 +121,27 @@ class SourceSpec:
 
 
 def caption_list(value: Any) -> list[str]:
-    """The non-blank captions in `value`: a string, or the strings of a list."""
+    """The non-blank captions in `value`: a string, or the strings of a list. None and NaN mean that there is none."""
     values: Iterable[Any] = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     return [" ".join(text.split()) for text in values if isinstance(text, str) and text.strip()]
+
+
+def text_of(raw: bytes, problems: Problems, where: str) -> str:
+    """`raw` decoded as UTF-8, without a byte-order mark. Bytes that are not UTF-8 are replaced and counted."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        problems.add("text that is not UTF-8", where)
+        return raw.decode("utf-8-sig", "replace")
+
+
+def id_of(value: Any) -> str:
+    """The identifier `value` as text: empty for None and NaN; `391895.0`, which pandas makes of an integer id, is `391895`."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def id_of_text(text: str) -> str:
+    """The same for an identifier that comes from a text file."""
+    return text.partition(".")[0] if _FLOAT_ID.fullmatch(text) else "" if text.lower() == "nan" else text

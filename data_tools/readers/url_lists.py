@@ -5,7 +5,6 @@ Downloads made by img2dataset have another reader (`tars.read_img2dataset`), whi
 
 from __future__ import annotations
 
-import io
 import posixpath
 import re
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 
 from albef_ds.common.errors import ConfigError, DataError
 from data_tools.files.storage import list_files, load_json, open_source
-from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
+from data_tools.readers.source import Problems, Record, SourceSpec, caption_list, text_of
 
 _FIELD = re.compile(r"\{(index|basename)(?::(\d{1,2}))?\}")
 
@@ -40,7 +39,7 @@ def read_sbu(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record
 
     Raises UserError if the two differ in length or the JSON has another form.
     """
-    if part.endswith(".json"):
+    if part.lower().endswith(".json"):
         raw = load_json(Path(part))
         if not isinstance(raw, dict) or not isinstance(raw.get("image_urls"), list) or not isinstance(raw.get("captions"), list):
             raise DataError(f"{part} lacks image_urls and captions: give sbu-captions-all.json")
@@ -48,7 +47,7 @@ def read_sbu(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record
     elif not spec.second:
         raise ConfigError(f"source {spec.name} needs SBU's captions: add second=PATH/SBU_captioned_photo_dataset_captions.txt")
     else:
-        pairs = zip_longest(_lines(spec.second), _lines(part))
+        pairs = zip_longest(_lines(spec.second, problems), _lines(part, problems))
     yield from _records(spec, part, pairs)
 
 
@@ -58,6 +57,8 @@ def _records(spec: SourceSpec, part: str, pairs: Iterator[tuple[str | None, str 
     for index, (caption, url) in enumerate(pairs):
         if caption is None or url is None:
             raise DataError(f"{part} and its captions differ in length at line {index + 1}: fetch both files again")
+        if not isinstance(url, str):
+            raise DataError(f"{part} entry {index + 1} has no URL but {str(url)[:80]}: fetch the file again")
         name = fill_pattern(spec.pattern, index, url)
         captions = caption_list(caption)
         missing = "" if captions else "no caption"
@@ -66,7 +67,10 @@ def _records(spec: SourceSpec, part: str, pairs: Iterator[tuple[str | None, str 
 
 def fill_pattern(pattern: str, index: int, url: str) -> str:
     """`pattern` with `{index}` (the 0-based line), `{index:8}` (zero-padded) and `{basename}` (of the URL's path) filled in."""
-    basename = posixpath.basename(urlsplit(url).path)
+    try:
+        basename = posixpath.basename(urlsplit(url).path)
+    except ValueError:  # such as http://[ without its end
+        basename = posixpath.basename(url)
 
     def fill(match: re.Match[str]) -> str:
         return str(index).zfill(int(match[2] or 0)) if match[1] == "index" else basename
@@ -74,14 +78,14 @@ def fill_pattern(pattern: str, index: int, url: str) -> str:
     return _FIELD.sub(fill, pattern)
 
 
-def _lines(path: str) -> Iterator[str]:
-    with io.TextIOWrapper(open_source(path), encoding="utf-8", errors="replace", newline="\n") as file:
-        for line in file:
-            yield line.rstrip("\r\n")
+def _lines(path: str, problems: Problems) -> Iterator[str]:
+    with open_source(path) as file:
+        for number, line in enumerate(file, start=1):
+            yield text_of(line, problems, f"{path} line {number}").rstrip("\r\n")
 
 
 def _columns(path: str, problems: Problems) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(_lines(path, problems), start=1):
         first, tab, second = line.partition("\t")
         if not tab:
             # The line stays an entry, so that later lines keep their index and the count of listed pairs is right.

@@ -98,13 +98,32 @@ def _read_part(task: _Task) -> int:
     try:
         records = reader_for(task.spec).read(task.spec, task.part, problems)
         sizes: list[int] = []
-        while rows := list(islice(records, task.chunk_rows)):
+        while rows := [checked(record, problems) for record in islice(records, task.chunk_rows)]:
             save_table(task.folder / f"{task.number:05d}-{len(sizes):05d}.parquet", to_table(rows))
             sizes.append(len(rows))
     except OSError as error:
         raise DataError(f"{task.part} of source {task.spec.name} cannot be read ({error}): check path and permissions") from None
     save_json(_marker(task), {"chunks": sizes, "problems": problems.counts, "examples": problems.examples})
     return sum(sizes)
+
+
+def checked(record: Record, problems: Problems) -> Record:
+    """`record`, marked as missing if no file can have its path; captions that are not Unicode are counted."""
+    if not all(map(_is_valid, record.captions)):
+        problems.add("caption with a lone surrogate, which is no Unicode", record.id)
+    if record.missing or ("\0" not in record.path and _is_valid(record.path)):
+        return record
+    return record._replace(missing="path with a NUL" if "\0" in record.path else "path that is not UTF-8")
+
+
+def _is_valid(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def to_table(records: list[Record]) -> pa.Table:
@@ -144,7 +163,10 @@ def _summary(specs: list[SourceSpec], tasks: list[_Task]) -> dict[str, Any]:
             examples = source["examples"].setdefault(reason, [])
             examples += marker["examples"][reason][: 5 - len(examples)]
     if first_row == 0:
-        raise DataError("the sources list no image at all: check their paths and kinds")
+        notes = [f"{reason}: {count:,}" for source in sources.values() for reason, count in source["problems"].items()]
+        raise DataError(
+            f"the sources list no image at all ({', '.join(notes) or 'nothing was found'}): check their paths and kinds"
+        )
     return {"num_rows": first_row, "chunks": chunks, "sources": sources}
 
 

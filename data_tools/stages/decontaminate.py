@@ -19,6 +19,7 @@ from data_tools.config import DecontaminateConfig
 from data_tools.execution.stage_folder import StageFolder, load_stage, open_stage
 from data_tools.files.storage import open_source
 from data_tools.matching.hamming import cross_pairs
+from data_tools.readers.source import id_of, id_of_text
 from data_tools.stages.decisions import KEPT, Decisions
 from data_tools.stages.hash_files import HashSet, load_hashes
 from data_tools.stages.scan_results import Columns
@@ -66,7 +67,7 @@ def read_ids(path: str) -> set[str]:
     """The ids in a file of one id per line, without blank lines. Raises DataError if it cannot be read or is empty."""
     try:
         with open_source(path) as file:
-            ids = {line.strip() for line in file.read().decode("utf-8-sig").splitlines()} - {""}
+            ids = {id_of_text(line.strip()) for line in file.read().decode("utf-8-sig").split("\n")} - {""}
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"id list {path} cannot be read ({error}): give a text file with one id a line") from None
     if not ids:
@@ -80,7 +81,7 @@ def rows_with_ids(columns: Columns, ids: set[str]) -> I64:
     for chunk in columns.catalog.chunks:
         for number, record in enumerate(columns.catalog.records(chunk), start=chunk.first_row):
             name = record.id.rsplit("/", 1)[-1].rsplit("!", 1)[-1]
-            known_as = {record.id, record.image_id, str(record.extra.get("coco_id", "")), name, os.path.splitext(name)[0]} - {""}
+            known_as = {record.id, record.image_id, id_of(record.extra.get("coco_id")), name, os.path.splitext(name)[0]} - {""}
             if not known_as.isdisjoint(ids):
                 rows.append(number)
     return np.array(rows, np.int64)

@@ -31,6 +31,7 @@ from data_tools.stages.scan_results import Columns
 
 I64 = NDArray[np.int64]
 DECISIONS_NAME = "decisions.parquet"
+_REASONS = 5  # named where nothing was kept
 _META_BYTES = 512  # typical JSON member, for shards by size
 _SPILL_BYTES = 64 << 20
 
@@ -69,7 +70,11 @@ def plan_stage(work: Path, config: PlanConfig) -> StageFolder:
     decisions = Decisions.load(before.folder)
     rows = np.flatnonzero(decisions.image == KEPT)
     if not len(rows):
-        raise ConfigError(f"nothing was kept: see the counts in {work}/report.html or choose a milder preset")
+        counts = {reason: found["pictures"] for reason, found in decisions.counts().items() if found["pictures"]}
+        most = ", ".join(f"{reason}: {counts[reason]:,}" for reason in sorted(counts, key=lambda r: -counts[r])[:_REASONS])
+        raise ConfigError(
+            f"nothing was kept of {columns.num_rows:,} images ({most}): correct the sources or choose a milder preset"
+        )
     order = permutation(rows, config.seed) if config.shuffle else rows
     bounds = shard_bounds(order, columns.image("num_bytes"), config)
     place = np.full(columns.num_rows, -1, np.int64)

@@ -14,7 +14,8 @@ from albef_ds.common.errors import DataError
 from albef_ds.data.annotations.json_files import entries, field, read_json, texts
 from albef_ds.data.annotations.records import Box, CaptionRecord, ExpressionRecord
 
-SPLITS = ("val", "testA", "testB")
+SPLITS = ("val", "testA", "testB", "test")
+"""Splits that are scored: RefCOCO and RefCOCO+ have testA and testB, RefCOCOg has test."""
 _KIND = "a list of {image, text, ref_id}"
 
 

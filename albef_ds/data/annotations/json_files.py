@@ -14,23 +14,49 @@ SHOWN = 3
 
 
 def read_json(path: Path) -> Any:
-    """Returns the JSON in `path`, or the list of a `.jsonl` file's lines.
+    """Returns the JSON value in `path`, or the list of its lines if each line is a value (JSON lines, as NLVR2's `.json` files).
+
+    A byte-order mark is skipped. Only a line feed ends a line: texts may hold other line separators, such as U+2028.
 
     Raises:
         DataError: the file is missing, unreadable or not JSON.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"annotation file {path} does not exist: give the path of a JSON file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"annotation file {path} cannot be read ({error}): give a readable JSON file") from None
     try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return json.loads(text)
+        value = json.loads(text)
+        return [value] if path.suffix.lower() == ".jsonl" and isinstance(value, dict) else value
     except json.JSONDecodeError as error:
-        raise DataError(f"annotation file {path} is not JSON (line {error.lineno}: {error.msg}): fetch it again") from None
+        first_value = text[: error.pos].strip() if error.msg == "Extra data" else "\n"
+        if "\n" not in first_value or path.suffix.lower() == ".jsonl":
+            return _json_lines(path, text)
+        raise _broken(path, error.lineno, error, text, is_last=True) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"annotation file {path} cannot be read as JSON ({error}): correct the value") from None
+
+
+def _json_lines(path: Path, text: str) -> list[Any]:
+    values = []
+    for number, line in enumerate(lines := text.rstrip().split("\n"), start=1):
+        if line.strip():
+            try:
+                values.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise _broken(path, number, error, line, is_last=number == len(lines)) from None
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"annotation file {path} line {number} cannot be read ({error}): correct the line") from None
+    return values
+
+
+def _broken(path: Path, line: int, error: json.JSONDecodeError, text: str, *, is_last: bool) -> DataError:
+    """The error of broken JSON. A file that ends early was copied or downloaded in part; any other fault is in its text."""
+    at_end = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
+    fix = "it ends early, fetch it again" if at_end and is_last else "correct that line"
+    return DataError(f"annotation file {path} is not JSON (line {line}: {error.msg}): {fix}")
 
 
 def entries(path: Path, raw: Any, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -56,7 +56,7 @@ class ExpressionRecord:
     width: int
     height: int
     split: str
-    """`val`, `testA` or `testB`."""
+    """`val`, `testA`, `testB` or `test`."""
 
 
 Record = CaptionRecord | QuestionRecord | StatementRecord | ExpressionRecord

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from albef_ds.common.errors import DataError
 from albef_ds.data.annotations.json_files import entries, field, read_json
 from albef_ds.data.annotations.records import StatementRecord
+from albef_ds.data.shards.format import PICTURE_ENDINGS
 
 NLVR_LABELS = {"False": 0, "True": 1}
 ENTAILMENT_LABELS = {"contradiction": 0, "neutral": 1, "entailment": 2}
 """Class numbers of the released code."""
 _NLVR = "a list of {images: [a, b], sentence, label} or the official JSON lines"
 _ENTAILMENT = "a list of {image, sentence, label} or the official snli_ve_*.jsonl"
+_FLICKR_IDS = ("Flickr30K_ID", "Flikr30kID")
+"""The key of the image in the two releases of the official files."""
 
 
 def read_nlvr(path: Path) -> list[StatementRecord]:
@@ -46,8 +49,9 @@ def read_nlvr(path: Path) -> list[StatementRecord]:
 
 
 def read_entailment(path: Path) -> list[StatementRecord]:
-    """Reads SNLI-VE: released {image, sentence, label}, or official {Flickr30K_ID, sentence2, gold_label}.
+    """Reads SNLI-VE: released {image, sentence, label}, or official {Flickr30K_ID or Flikr30kID, sentence2, gold_label}.
 
+    Images are files of Flickr30K. The released lists and the later official files name them without `.jpg`, which is added.
     Official lines on which annotators did not agree (`gold_label` of `-`) are skipped.
 
     Raises:
@@ -58,13 +62,20 @@ def read_entailment(path: Path) -> list[StatementRecord]:
         if "gold_label" in entry:
             if entry["gold_label"] == "-":
                 continue
-            image = f"{field(where, entry, 'Flickr30K_ID', (str, int))}.jpg"
+            name = next((name for name in _FLICKR_IDS if name in entry), _FLICKR_IDS[0])
+            image = _flickr_file(field(where, entry, name, (str, int)))
             sentence, label = field(where, entry, "sentence2", str), _label(where, entry, "gold_label", ENTAILMENT_LABELS)
         else:
-            image, sentence = field(where, entry, "image", str), field(where, entry, "sentence", str)
+            image, sentence = _flickr_file(field(where, entry, "image", (str, int))), field(where, entry, "sentence", str)
             label = _label(where, entry, "label", ENTAILMENT_LABELS)
         records.append(StatementRecord((image,), sentence, label))
     return records
+
+
+def _flickr_file(image: str | int) -> str:
+    """Returns the file name of an image that may be named by its number alone."""
+    name = str(image)
+    return name if PurePosixPath(name).suffix.lower() in PICTURE_ENDINGS else f"{name}.jpg"
 
 
 def _label(where: str, entry: dict[str, Any], name: str, labels: dict[str, int]) -> int:

@@ -13,29 +13,33 @@ ARTICLES = ("a", "an", "the")
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBERS = {"none": "0", **{word: str(digit) for digit, word in enumerate(_DIGITS)}}
 # fmt: off
-_APOSTROPHES = [
+_SINGLE = [
     "ain't", "aren't", "can't", "could've", "couldn't", "didn't", "doesn't", "don't", "hadn't", "hasn't", "haven't", "he'd",
-    "he's", "how'd", "how'll", "how's", "I'd've", "I'm", "I've", "isn't", "it'd", "it'll", "let's", "ma'am", "mightn't",
-    "might've", "mustn't", "must've", "needn't", "not've", "o'clock", "oughtn't", "shan't", "should've", "shouldn't",
-    "somebody'd", "somebody'll", "somebody's", "someone'd", "someone'll", "someone's", "something'd", "something'll", "that's",
-    "there'd", "there're", "there's", "they'd", "they'll", "they're", "they've", "'twas", "wasn't", "we've", "weren't",
-    "what'll", "what're", "what's", "what've", "when's", "where'd", "where's", "where've", "who'd", "who'll", "who's", "who've",
-    "why'll", "why're", "why's", "won't", "would've", "wouldn't", "y'all", "you'd", "you'll", "you're", "you've",
+    "he's", "how'd", "how'll", "how's", "isn't", "it'd", "it'll", "ma'am", "mightn't", "might've", "mustn't", "must've",
+    "needn't", "not've", "o'clock", "oughtn't", "shan't", "should've", "shouldn't", "somebody'll", "somebody's", "someone'd",
+    "someone'll", "someone's", "something'd", "something'll", "that's", "there'd", "there're", "there's", "they'd", "they'll",
+    "they're", "they've", "'twas", "wasn't", "we've", "weren't", "what'll", "what're", "what's", "what've", "when's",
+    "where'd", "where's", "where've", "who'd", "who'll", "who's", "who've", "why'll", "why're", "why's", "won't", "would've",
+    "wouldn't", "y'all", "you'd", "you'll", "you're", "you've",
 ]
 _DOUBLE = [
-    "couldn't've", "hadn't've", "he'd've", "it'd've", "mightn't've", "she'd've", "shouldn't've", "somebody'd've",
-    "someone'd've", "something'd've", "there'd've", "they'd've", "we'd've", "who'd've", "wouldn't've", "y'all'll", "y'all'd've",
-    "you'd've",
+    "couldn't've", "hadn't've", "he'd've", "it'd've", "mightn't've", "she'd've", "shouldn't've", "somebody'd've", "someone'd've",
+    "something'd've", "there'd've", "they'd've", "we'd've", "who'd've", "wouldn't've", "y'all'll", "y'all'd've", "you'd've",
 ]
+_OTHER = {
+    "ow's'at": "'ow's'at", "'ows'at": "'ow's'at", "'ow'sat": "'ow's'at", "somebody'd": "somebodyd", "y'alld've": "y'all'd've",
+}
 # fmt: on
-CONTRACTIONS = {word.replace("'", ""): word for word in (*_APOSTROPHES, *_DOUBLE)}
-"""Maps the spelling without apostrophe to that with it."""
-for _word in _DOUBLE:  # a text may have kept the first or the last apostrophe
+CONTRACTIONS = {word.replace("'", ""): word for word in _SINGLE} | _OTHER
+"""Maps the spellings that the published table corrects. Its entries in capitals never match, since texts are in lower case."""
+for _word in _DOUBLE:  # the table has the spellings without the first or without the last apostrophe, not without any
     _head, _, _tail = _word.rpartition("'")
     CONTRACTIONS[f"{_head}{_tail}"] = _word
     _first, _, _rest = _word.partition("'")
     CONTRACTIONS[_first + _rest] = _word
 
+_FULL_STOPS = 32
+"""Most full stops removed from one text: the published code passes a flag in the place of this count."""
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
 
@@ -56,7 +60,7 @@ def _punctuation(text: str) -> str:
     for mark in PUNCTUATION:
         drop = f"{mark} " in text or f" {mark}" in text or _COMMA_IN_NUMBER.search(text) is not None
         result = result.replace(mark, "" if drop else " ")
-    return _FULL_STOP.sub("", result)
+    return _FULL_STOP.sub("", result, count=_FULL_STOPS)
 
 
 def _words(text: str) -> str:

@@ -29,6 +29,13 @@ from albef_ds.common.errors import DataError
 FORMAT = "albef-ds-shards/1"
 MANIFEST_NAME = "manifest.json"
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+# fmt: off
+PICTURE_ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".mpo", ".jp2", ".j2k",
+    ".j2c", ".jpx", ".avif", ".avifs", ".heic", ".heif", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico",
+)
+# fmt: on
+"""Endings, in lower case, of the files that sources list as images. Whether one can be decoded is found when it is read."""
 KEY_DIGITS = 9
 BLOCK = 512  # bytes of a tar block
 

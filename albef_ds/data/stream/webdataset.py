@@ -6,14 +6,17 @@ continuing the sequence. Every rank has endless micro-batches, so all take the s
 end. Shards are split over ranks and workers if there are enough, else every worker reads all of them in its own order.
 
 A sample is an image (`.jpg`, `.jpeg`, `.png`, `.webp`) with a `.json` that has `caption` or `captions`, or a `.txt` with one
-caption. Its members are consecutive in the tar and share their name up to the last dot.
+caption. Its members are consecutive in the tar and share their name up to the last dot, or up to the first if the rest is a
+compound ending (`albef_ds.data.shards.sample_keys`). A tar that is damaged ends the run; one that lacks its end mark is counted.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import posixpath
 import random
+import tarfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +25,6 @@ from typing import Any, BinaryIO
 import braceexpand
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.filters import shuffle
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from albef_ds.common.errors import ConfigError, DataError, UserError
 from albef_ds.config.schema import RunConfig
@@ -31,6 +33,8 @@ from albef_ds.data.batch import ImageTextBatch
 from albef_ds.data.broken import BrokenSample, BrokenSampleError
 from albef_ds.data.images.view import RawImages
 from albef_ds.data.shards.format import IMAGE_EXTENSIONS
+from albef_ds.data.shards.sample_keys import GroupFacts, join_compound_endings
+from albef_ds.data.shards.strict_tar import TarFaultError, open_tar
 from albef_ds.data.stream.loader import Delivery, LoaderStream, Share
 from albef_ds.data.stream.samples import Example, SampleBuilder, collate, stable_id
 
@@ -130,13 +134,56 @@ def _read_forever(urls: list[str], generator: random.Random) -> Iterator[dict[st
 
 def _read_tar(url: str) -> Iterator[dict[str, Any]]:
     try:
-        with _open(url) as stream:
-            members = tar_file_expander([{"url": url, "stream": stream}])
-            yield from group_by_keys(members, keys=_key_and_extension)
+        with _open(url) as stream, open_tar(stream, stream="://" in url, compressed=True) as tar:
+            yield from join_compound_endings(_groups(_members(tar, remote="://" in url), url), _facts, _joined)
     except (GeneratorExit, UserError):
         raise
-    except Exception as error:  # the library raises what tarfile, the network or its own assertions do
+    except TarFaultError as fault:
+        if not fault.at_end:
+            raise DataError(f"tar {url} is damaged ({fault}): copy it again") from None
+        # Every member was whole, so the run goes on, and its counts say that some may be missing.
+        yield {"__key__": "(end)", "__url__": url, "__fault__": "tar without its end mark"}
+    except Exception as error:  # tarfile raises what its parsing, the network or a decompression does
         raise DataError(f"tar {url} cannot be read ({type(error).__name__}: {error.args[:1]}): copy it again") from None
+
+
+def _members(tar: tarfile.TarFile, *, remote: bool) -> Iterator[tuple[str, bytes]]:
+    """Yields names and contents. A link stands for the file that it names; in a stream that cannot be read, so it is empty."""
+    for info in tar:
+        is_link = info.islnk() or info.issym()
+        if posixpath.basename(info.name).startswith("._") or not (info.isreg() or is_link):
+            continue
+        try:
+            file = None if is_link and remote else tar.extractfile(info)
+        except KeyError:  # the link's file is not in the tar
+            file = None
+        yield info.name, file.read() if file is not None else b""
+        if remote:
+            tar.members = []  # type: ignore[attr-defined]  # it would keep every member
+
+
+def _groups(members: Iterator[tuple[str, bytes]], url: str) -> Iterator[dict[str, Any]]:
+    sample: dict[str, Any] = {}
+    for name, content in members:
+        key, extension = _key_and_extension(name)
+        if key is None:
+            continue
+        if key != sample.get("__key__") or extension in sample:
+            if sample:
+                yield sample
+            sample = {"__key__": key, "__url__": url}
+        sample[extension] = content
+    if sample:
+        yield sample
+
+
+def _facts(sample: dict[str, Any]) -> GroupFacts:
+    has_image = any(extension in sample for extension in IMAGE_EXTENSIONS)
+    return GroupFacts(sample["__key__"], has_image, "txt" in sample or "json" in sample)
+
+
+def _joined(key: str, samples: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: value for sample in samples for name, value in sample.items()} | {"__key__": key}
 
 
 def _open(url: str) -> BinaryIO:
@@ -148,13 +195,15 @@ def _open(url: str) -> BinaryIO:
 
 
 def _key_and_extension(name: str) -> tuple[str | None, str]:
-    """Returns the name up to its last dot, and the rest, since keys may contain dots."""
+    """Returns the name up to its last dot, and the rest in lower case, since keys may contain dots."""
     key, dot, extension = name.rpartition(".")
-    return (key, extension) if dot and "/" not in extension else (None, "")
+    return (key, extension.lower()) if dot and "/" not in extension else (None, "")
 
 
 def _parts(sample: dict[str, Any]) -> tuple[bytes, list[str], str]:
     """Returns image bytes, captions and image id (a hash of the bytes if the JSON has none)."""
+    if "__fault__" in sample:
+        raise BrokenSampleError(sample["__fault__"], sample["__url__"])
     image = next((sample[extension] for extension in IMAGE_EXTENSIONS if extension in sample), None)
     if image is None:
         raise BrokenSampleError("undecodable picture", f"no member in {', '.join(IMAGE_EXTENSIONS)}")

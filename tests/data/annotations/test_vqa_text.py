@@ -35,7 +35,15 @@ from albef_ds.data.annotations.vqa_text import CONTRACTIONS, PUNCTUATION, normal
         # contractions get their apostrophe
         ("dont", "don't"),
         ("isnt it", "isn't it"),
-        ("couldntve", "couldn't've"),
+        # ... as the published table has them, and no other way
+        ("couldntve", "couldntve"),
+        ("lets go", "lets go"),
+        ("somebody'd", "somebodyd"),
+        ("somebodyd", "somebodyd"),
+        ("'ows'at", "'ow's'at"),
+        ("im", "im"),
+        # the published code removes at most 32 full stops
+        ("u." * 33, "u" * 32 + "u."),
         ("couldn'tve", "couldn't've"),
         ("couldnt've", "couldn't've"),
         ("don't", "don't"),

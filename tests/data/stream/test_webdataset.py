@@ -21,7 +21,7 @@ from albef_ds.common.errors import DataError, UserError
 from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig, VisionConfig
 from albef_ds.data.batch import ImageTextBatch
 from albef_ds.data.stream.loader import Share
-from albef_ds.data.stream.webdataset import WebDatasetStream
+from albef_ds.data.stream.webdataset import WebDatasetStream, _read_tar
 
 
 def png(number: int) -> bytes:
@@ -133,3 +133,39 @@ def test_a_truncated_or_empty_tar_is_one_line(tars: Path) -> None:
         with pytest.raises(DataError, match=problem) as caught:
             take(f"{tars}/{name}", 5, workers=1)
         assert "\n" not in str(caught.value)
+
+
+def samples_in(path: Path) -> list[dict[str, Any]]:
+    return list(_read_tar(str(path)))
+
+
+def test_odd_names_and_links_are_one_sample_each(tmp_path: Path) -> None:
+    members = [("._0.png", b"meta"), ("0.PNG", b"a"), ("0.TXT", b"x"), ("1.rgb.png", b"b"), ("1.alt.txt", b"y")]
+    members += [("2.png", b"c"), ("2.txt", b"z"), ("2.png", b"d"), ("2.txt", b"w")]
+    write_tar(tmp_path / "t.tar", members)
+    with tarfile.open(tmp_path / "t.tar", "a") as tar:
+        for name, link in (("3.png", "0.PNG"), ("3.txt", "0.TXT"), ("4.png", "gone.png")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.LNKTYPE, link
+            tar.addfile(info)
+    found = [(sample["__key__"], sample.get("png"), sample.get("txt")) for sample in samples_in(tmp_path / "t.tar")]
+    assert found == [
+        ("0", b"a", b"x"), ("1", b"b", b"y"), ("2", b"c", b"z"), ("2", b"d", b"w"), ("3", b"a", b"x"), ("4", b"", None)
+    ]  # fmt: skip
+
+
+def test_a_tar_with_a_damaged_header_ends_the_run_and_one_without_its_end_is_counted(tars: Path) -> None:
+    path = tars / "0.tar"
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        second = tar.getmember("a.b/1.5.png").offset
+    damaged = bytearray(whole)
+    damaged[second + 148] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(DataError, match=r"0\.tar is damaged \(a header is damaged"):
+        samples_in(path)
+    path.write_bytes(whole[:second])
+    stream = WebDatasetStream(run_config(DataConfig(shards=str(path), num_workers=0, max_broken=1.0), 2), Share())
+    assert keys(list(islice(stream, 10))) == {"a.b/0.5"}
+    assert set(stream.broken_counts()[str(path)]) == {"tar without its end mark"}
+    stream.close()

@@ -17,16 +17,11 @@ from data_tools.files.storage import ByteReader
 from data_tools.readers import reader_for
 from data_tools.readers.json_lists import iterate_array
 from data_tools.readers.openclipart import read_rdf
-from data_tools.readers.source import Problems, Record, SourceSpec
+from data_tools.readers.source import Record, SourceSpec
 from data_tools.readers.url_lists import fill_pattern
 from data_tools.stages.catalog import to_table
+from tests.data_tools.readers.reading import read
 from tests.data_tools.sample_images import jpeg, tar_of
-
-
-def read(text: str) -> tuple[list[Record], Problems]:
-    spec, problems = SourceSpec.parse(text), Problems()
-    reader = reader_for(spec)
-    return [record for part in reader.parts(spec) for record in reader.read(spec, part, problems)], problems
 
 
 def test_released_list_keeps_every_caption_of_a_picture_and_remaps_paths(tmp_path: Path) -> None:
