@@ -133,23 +133,34 @@ def _read_forever(urls: list[str], generator: random.Random) -> Iterator[dict[st
 
 
 def _read_tar(url: str) -> Iterator[dict[str, Any]]:
+    without_end: list[TarFaultError] = []
     try:
         with _open(url) as stream, open_tar(stream, stream="://" in url, compressed=True) as tar:
-            yield from join_compound_endings(_groups(_members(tar, remote="://" in url), url), _facts, _joined)
+            yield from join_compound_endings(_groups(_members(tar, without_end, remote="://" in url), url), _facts, _joined)
     except (GeneratorExit, UserError):
         raise
     except TarFaultError as fault:
-        if not fault.at_end:
-            raise DataError(f"tar {url} is damaged ({fault}): copy it again") from None
-        # Every member was whole, so the run goes on, and its counts say that some may be missing.
-        yield {"__key__": "(end)", "__url__": url, "__fault__": "tar without its end mark"}
+        raise DataError(f"tar {url} is damaged ({fault}): copy it again") from None
     except Exception as error:  # tarfile raises what its parsing, the network or a decompression does
         raise DataError(f"tar {url} cannot be read ({type(error).__name__}: {error.args[:1]}): copy it again") from None
+    if without_end:
+        # Every member was whole, so the run goes on, and its counts say that some may be missing.
+        yield {"__key__": "(end)", "__url__": url, "__fault__": "tar without its end mark"}
 
 
-def _members(tar: tarfile.TarFile, *, remote: bool) -> Iterator[tuple[str, bytes]]:
+def _members(tar: tarfile.TarFile, without_end: list[TarFaultError], *, remote: bool) -> Iterator[tuple[str, bytes]]:
     """Yields names and contents. A link stands for the file that it names; in a stream that cannot be read, so it is empty."""
-    for info in tar:
+    infos = iter(tar)
+    while True:
+        try:
+            info = next(infos, None)
+        except TarFaultError as fault:
+            if not fault.at_end:
+                raise
+            without_end.append(fault)
+            return
+        if info is None:
+            return
         is_link = info.islnk() or info.issym()
         if posixpath.basename(info.name).startswith("._") or not (info.isreg() or is_link):
             continue
