@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, TensorsOnDemand
+from albef_ds.checkpoint.tensor_files.opening import open_tensors
 from albef_ds.checkpoint.tensor_files.tensor_file import TensorFile
 from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.common import comm
@@ -129,7 +131,7 @@ def restore(folder: Path, engine: Engine, task: Task, config: RunConfig) -> Wind
             engine.load_tensors(part, tensors)
         engine.load_counters(state["counters"])
         if task.has_momentum:
-            task.momentum.load_full_state_dict(TensorFile(folder / MOMENTUM_NAME))
+            _restore_momentum(folder / MOMENTUM_NAME, task)
         if task.queue is not None:
             task.queue.load_state_dict({**TensorFile(folder / QUEUE_NAME), **state["outside"]["queue"]})
         return _restore_rank(folder, state, engine.device, config.train.seed)
@@ -138,6 +140,15 @@ def restore(folder: Path, engine: Engine, task: Task, config: RunConfig) -> Wind
             raise
         config_path, reason = folder / CONFIG_NAME, first_line(error)
         raise WeightsError(f"{folder} does not fit this run ({reason}): keep the settings in {config_path}") from None
+
+
+def _restore_momentum(path: Path, task: Task) -> None:
+    """Restores the momentum model; parts that were frozen when the checkpoint was written are the student's."""
+    stored = dict(open_tensors(path).tensors)
+    if any(parameter.requires_grad and name not in stored for name, parameter in task.base.named_parameters()):
+        task.momentum.copy_from_student()
+        stored = {name: LazyTensor.of(whole) for name, whole in task.momentum.parameters()} | stored
+    task.momentum.load_full_state_dict(TensorsOnDemand(stored))
 
 
 def parameter_shape(parameter: Tensor) -> torch.Size:

@@ -55,6 +55,7 @@ class VisionConfig:
     stem: Literal["patch", "convolution"] = setting(
         "patch", "one patch projection, or a stack of stride-2 convolutions that learns faster on little data", paper="patch"
     )
+    frozen: bool = setting(False, "keep the image encoder's weights as loaded (not its projection)", paper="no")
 
     def __post_init__(self) -> None:
         positive("model.vision", self, "image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio")
@@ -95,6 +96,7 @@ class TextConfig:
         "cls", "source of the ITC feature: [CLS], or the mean over tokens as in sentence encoders", paper="cls"
     )
     frozen: bool = setting(False, "keep the text encoder's weights as loaded (not the multimodal encoder's)", paper="no")
+    fusion_frozen: bool = setting(False, "keep the multimodal encoder's weights as loaded", paper="no")
 
     def __post_init__(self) -> None:
         positive("model.text", self, "vocab_size", "width", "num_heads", "intermediate_width", "max_positions")
@@ -166,9 +168,13 @@ class OptimConfig:
     beta2: float = setting(0.999, "second AdamW beta", paper="0.999")
     eps: float = setting(1e-8, "AdamW epsilon", paper="1e-8")
     clip_norm: float = setting(0.0, "largest global gradient norm, clipped above it; 0: no clipping", paper="none")
+    layer_decay: float = setting(
+        1.0, "factor on the learning rate per layer below the top of an encoder; 1: one rate for all layers", paper="none"
+    )
 
     def __post_init__(self) -> None:
-        positive("optim", self, "learning_rate", "eps")
+        positive("optim", self, "learning_rate", "eps", "layer_decay")
+        share("optim", self, "layer_decay")
         not_negative("optim", self, "initial_learning_rate", "final_learning_rate", "warmup_samples", "weight_decay", "clip_norm")
         for name in ("beta1", "beta2"):
             value = getattr(self, name)

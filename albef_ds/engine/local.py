@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from albef_ds.config.schema import OptimConfig
 from albef_ds.engine.interface import STUDENT, Engine, StepResult, finish_step, generators_kept, mean_scalars, nan_unless_finite
-from albef_ds.engine.optim import parameter_groups
+from albef_ds.engine.optim import Trained, parameter_groups, set_learning_rate
 from albef_ds.tasks.base import Task
 
 
@@ -28,6 +28,7 @@ class LocalEngine(Engine):
         self.device = device
         self.clip_norm = config.clip_norm
         self._autocast = autocast
+        self._trained = Trained(task)
         groups = parameter_groups(task, config, compat=compat)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
@@ -43,8 +44,8 @@ class LocalEngine(Engine):
         return losses, metrics
 
     def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._trained.check()
+        set_learning_rate(self.optimizer.param_groups, learning_rate)
         self.optimizer.zero_grad()
         parts = [self._forward_backward(batch, schedule, 1.0 / len(micro_batches)) for batch in micro_batches]
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

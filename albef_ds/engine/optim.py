@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import OptimConfig
+from albef_ds.models.albef import ALBEF
 
 # The released code decays these, though decaying a temperature or a position table towards 0 makes no sense.
 _SPECIAL = ("temperature", "cls_token", "pos_embed")
@@ -17,21 +19,59 @@ def parameter_groups(module: nn.Module, config: OptimConfig, *, compat: bool = F
     """Returns the trainable parameters in two groups: matrices with weight decay, all others without.
 
     The others are biases, norms, class token, position table and temperature; with `compat` the last three decay, as in the
-    released code.
+    released code. With `optim.layer_decay` there are two groups per layer, and `rate` is their share of the learning rate
+    (`set_learning_rate`). Raises `ConfigError` if nothing is trainable.
     """
-    decay: list[nn.Parameter] = []
-    no_decay: list[nn.Parameter] = []
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    rates = _rates(module, config.layer_decay)
     for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.rsplit(".", 1)[-1] in _SPECIAL:
-            (decay if compat else no_decay).append(parameter)
-        else:
+        if parameter.requires_grad:
+            special = name.rsplit(".", 1)[-1] in _SPECIAL
             # ZeRO-3 replaces the tensor by this rank's flat part and keeps its shape in an attribute.
-            shape = getattr(parameter, "ds_shape", parameter.shape)
-            (decay if len(shape) > 1 else no_decay).append(parameter)
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            decays = compat if special else len(getattr(parameter, "ds_shape", parameter.shape)) > 1
+            groups.setdefault((rates.get(name, 1.0), decays), []).append(parameter)
+    if not groups:
+        raise ConfigError("no parameter of the task is trainable: leave model.vision.frozen or model.text.frozen false")
+    return [
+        {"params": groups[rate, decays], "weight_decay": config.weight_decay if decays else 0.0, "rate": rate}
+        for rate, decays in sorted(groups, reverse=True)
+    ]
+
+
+def _rates(module: nn.Module, layer_decay: float) -> dict[str, float]:
+    """Returns the share of the learning rate of each parameter of an encoder by its name; heads have the whole."""
+    if layer_decay == 1.0:
+        return {}
+    albefs = {prefix: part for prefix, part in module.named_modules() if isinstance(part, ALBEF)}
+    return {
+        f"{prefix}.{name}".lstrip("."): layer_decay ** albef.layers_below_top(name)
+        for prefix, albef in albefs.items()
+        for name, _ in albef.named_parameters()
+    }
+
+
+def set_learning_rate(groups: list[dict[str, Any]], learning_rate: float) -> None:
+    """Sets the learning rate of an optimizer's groups, each in its share."""
+    for group in groups:
+        group["lr"] = learning_rate * group.get("rate", 1.0)
+
+
+class Trained:
+    """The parameters that are trained: decided when an engine is built, since DeepSpeed does not follow later changes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parameters = [(name, parameter, parameter.requires_grad) for name, parameter in module.named_parameters()]
+
+    def check(self) -> None:
+        """Raises `ConfigError` if a parameter's `requires_grad` has changed."""
+        for name, parameter, trained in self._parameters:
+            if parameter.requires_grad != trained:
+                change = "frozen" if trained else "unfrozen"
+                raise ConfigError(
+                    f"parameter {name} was {change} after the engine was built, which would have no effect under ZeRO: "
+                    f"set requires_grad in the task's constructor, or model.vision.frozen, model.text.frozen and "
+                    "model.text.fusion_frozen"
+                )
 
 
 def learning_rate(config: OptimConfig, samples: float, total_samples: float) -> float:

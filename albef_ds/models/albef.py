@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -30,14 +31,44 @@ class ALBEF(nn.Module):
         if projections:
             self.vision_proj = nn.Linear(config.vision.width, config.embed_dim)
             self.text_proj = nn.Linear(config.text.width, config.embed_dim)
-        if config.text.frozen:
-            self.text_encoder.requires_grad_(False)
+        for part in self.frozen_parts():
+            part.requires_grad_(False)
+
+    def frozen_parts(self) -> list[nn.Module]:
+        """Returns the encoders whose weights are not trained."""
+        vision, text = self.config.vision, self.config.text
+        parts: list[tuple[nn.Module, bool]] = [
+            (self.visual_encoder, vision.frozen),
+            (self.text_encoder, text.frozen),
+            (self.multimodal_encoder, text.fusion_frozen),
+        ]
+        return [part for part, frozen in parts if frozen]
+
+    def layers_below_top(self, name: str) -> int:
+        """Returns the number of layers between a parameter and the heads, by its name in this module.
+
+        The image encoder's blocks are one stack; the text encoder's layers and, above them, the multimodal layers are another.
+        Embeddings are below the first layer. Projections and the image encoder's last norm are at the top: 0.
+        """
+        part, _, rest = name.partition(".")
+        found = re.match(r"(blocks|layers)\.(\d+)\.", rest)
+        if part == "visual_encoder":
+            depth, above = self.config.vision.depth, 0
+        elif part == "text_encoder":
+            depth, above = self.config.text.num_layers, self.config.text.num_fusion_layers
+        elif part == "multimodal_encoder" and found:
+            return self.config.text.num_fusion_layers - int(found[2]) // self.multimodal_encoder.num_images
+        else:
+            return 0
+        if found:
+            return above + depth - int(found[2])
+        return above + depth + 1 if rest.startswith("embed") else 0
 
     def train(self, mode: bool = True) -> ALBEF:
-        """Sets the mode, but keeps a frozen text encoder in eval mode: dropout only adds noise to weights that cannot adapt."""
+        """Sets the mode, but keeps frozen parts in eval mode: dropout only adds noise to weights that cannot adapt."""
         super().train(mode)
-        if self.config.text.frozen:
-            self.text_encoder.eval()
+        for part in self.frozen_parts():
+            part.eval()
         return self
 
     def encode_image(self, images: Tensor) -> Tensor:

@@ -77,6 +77,16 @@ class ContrastiveTask(Task):
         """Returns the stream of the momentum model, by `compute.momentum_stream`; make it before the student's work."""
         return SideStream(batch.images.device, self.compute.momentum_stream)
 
+    def momentum_images(self, momentum: ALBEF, side: SideStream, images: Tensor, student_embeds: Tensor) -> Tensor:
+        """Returns the momentum model's embeddings (B, N, width) of images (B, 3, H, W).
+
+        A frozen image encoder is shared with the student, so `student_embeds` are returned.
+        """
+        if momentum.visual_encoder is self.model.visual_encoder:
+            side.follow()
+            return student_embeds
+        return momentum.encode_image(images)
+
     def momentum_texts(
         self, momentum: ALBEF, side: SideStream, token_ids: list[Tensor], token_mask: Tensor, student_embeds: list[Tensor]
     ) -> list[Tensor]:

@@ -74,7 +74,7 @@ class PretrainTask(ContrastiveTask):
         text_embeds, masked_embeds = self._encode_texts(batch)
         image_feat, text_feat = albef.project_image(image_embeds), albef.project_text(text_embeds, batch.token_mask)
         distilled = (tokens, masked_embeds) if alpha > 0.0 else None
-        candidates, momentum_logits = self._momentum_pass(side, batch, text_embeds, distilled)
+        candidates, momentum_logits = self._momentum_pass(side, batch, image_embeds, text_embeds, distilled)
 
         itc, sim_i2t, sim_t2i = self.contrast(batch, image_feat, text_feat, candidates, alpha)
         texts, images = self.draw_negatives(batch, candidates, sim_i2t, sim_t2i, random_negatives)
@@ -91,9 +91,9 @@ class PretrainTask(ContrastiveTask):
         """Returns losses and metrics of ITC only."""
         side = self.side_stream(batch)
         text_embeds = self._encode(batch.token_ids, batch.token_mask)
-        image_feat = self.model.project_image(self.model.encode_image(batch.images))
-        text_feat = self.model.project_text(text_embeds, batch.token_mask)
-        candidates, _ = self._momentum_pass(side, batch, text_embeds, None)
+        image_embeds = self.model.encode_image(batch.images)
+        image_feat, text_feat = self.model.project_image(image_embeds), self.model.project_text(text_embeds, batch.token_mask)
+        candidates, _ = self._momentum_pass(side, batch, image_embeds, text_embeds, None)
         itc, sim_i2t, _ = self.contrast(batch, image_feat, text_feat, candidates, alpha)
         return {"itc": itc}, self.contrastive_metrics(sim_i2t, candidates)
 
@@ -113,13 +113,19 @@ class PretrainTask(ContrastiveTask):
 
     @torch.no_grad()
     def _momentum_pass(
-        self, side: SideStream, batch: ImageTextBatch, text_embeds: Tensor, masked: tuple[MaskedTokens, Tensor] | None
+        self,
+        side: SideStream,
+        batch: ImageTextBatch,
+        student_images: Tensor,
+        text_embeds: Tensor,
+        masked: tuple[MaskedTokens, Tensor] | None,
     ) -> tuple[Candidates, Tensor | None]:
         """Returns candidates by the momentum model's features and, given `masked`, its logits at the masked positions.
 
         Args:
             side: the stream of the momentum model.
             batch: B pairs.
+            student_images: the student's embeddings (B, N, width) of the images.
             text_embeds: the student's embeddings (B, L, D) of the clean text.
             masked: the masked tokens, and the student's embeddings (B, L, D) of the masked text.
         """
@@ -128,7 +134,7 @@ class PretrainTask(ContrastiveTask):
             ids, embeds = [*ids, batch.masked_ids], [*embeds, masked[1]]
         with side.work(), self.momentum_modules(text_embeds) as modules:
             momentum = albef_of(modules)
-            image_embeds = momentum.encode_image(batch.images)
+            image_embeds = self.momentum_images(momentum, side, batch.images, student_images)
             clean, *changed = self.momentum_texts(momentum, side, ids, batch.token_mask, embeds)
             image_feat, text_feat = momentum.project_image(image_embeds), momentum.project_text(clean, batch.token_mask)
             logits = None

@@ -30,7 +30,7 @@ class RetrievalTask(ContrastiveTask):
         image_feat, text_feat = albef.project_image(image_embeds), albef.project_text(text_embeds, batch.token_mask)
         with side.work(), self.momentum_modules(text_embeds) as modules:
             momentum = albef_of(modules)
-            image_embeds_m = momentum.encode_image(batch.images)
+            image_embeds_m = self.momentum_images(momentum, side, batch.images, image_embeds)
             [text_embeds_m] = self.momentum_texts(momentum, side, [batch.token_ids], batch.token_mask, [text_embeds])
             image_feat_m = momentum.project_image(image_embeds_m)
             text_feat_m = momentum.project_text(text_embeds_m, batch.token_mask)

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from albef_ds.config.schema import OptimConfig
-from albef_ds.engine.optim import learning_rate, parameter_groups
+from albef_ds.common.errors import ConfigError
+from albef_ds.config.schema import ComputeConfig, OptimConfig
+from albef_ds.engine.optim import learning_rate, parameter_groups, set_learning_rate
+from albef_ds.models.albef import ALBEF
 from tests.tasks.tiny import tiny_model, tiny_task
 
 SPECIAL = {"temperature", "base.albef.visual_encoder.embed.cls_token", "base.albef.visual_encoder.embed.pos_embed"}
@@ -74,3 +76,40 @@ def test_no_warm_up_starts_at_the_peak_and_a_short_run_never_fails() -> None:
     assert learning_rate(at_once, 0, 1000) == pytest.approx(1e-4)
     for samples in (0, 10, 50, 100, 101):
         assert 1e-5 <= learning_rate(CONFIG, samples, 50) <= 1e-4
+
+
+def test_layers_below_the_top_get_a_share_of_the_learning_rate() -> None:
+    """In the manner of BEiT (Bao et al. 2022): the heads have the whole rate, each layer below them 0.5 of the one above."""
+    task = tiny_task()
+    groups = parameter_groups(task, OptimConfig(layer_decay=0.5, weight_decay=0.1))
+    set_learning_rate(groups, 1.0)
+    names = {id(parameter): name.removeprefix("base.albef.") for name, parameter in task.named_parameters()}
+    rates = {names[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}
+    assert rates.keys() == set(names.values())
+    expected = {
+        "itm_head.weight": 1.0,
+        "text_proj.bias": 1.0,
+        "visual_encoder.norm.weight": 1.0,
+        "visual_encoder.blocks.1.norm1.bias": 0.5,
+        "visual_encoder.blocks.0.attn.qkv.weight": 0.25,
+        "visual_encoder.embed.pos_embed": 0.125,
+        "multimodal_encoder.layers.1.cross_attention.query.weight": 0.5,
+        "multimodal_encoder.layers.0.cross_attention.query.weight": 0.25,
+        "text_encoder.layers.1.feed_forward.up.bias": 0.125,
+        "text_encoder.layers.0.feed_forward.up.bias": 0.0625,
+        "text_encoder.embeddings.word.weight": 0.03125,
+    }
+    assert {name: rates[name] for name in expected} == expected
+    decays = {group["weight_decay"] for group in groups if group["rate"] == 0.5}
+    assert decays == {0.1, 0.0}
+
+
+def test_both_layers_of_a_pair_have_one_rate() -> None:
+    albef = ALBEF(tiny_model(), ComputeConfig(), projections=False, num_images=2)
+    below = [albef.layers_below_top(f"multimodal_encoder.layers.{layer}.feed_forward.up.bias") for layer in range(4)]
+    assert below == [2, 2, 1, 1]
+
+
+def test_nothing_to_train_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="no parameter of the task is trainable"):
+        parameter_groups(nn.Linear(2, 2).requires_grad_(False), OptimConfig())

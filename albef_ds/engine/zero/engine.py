@@ -13,8 +13,9 @@ from torch import Tensor
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine.interface import STUDENT, Engine, StepResult, finish_step, generators_kept, mean_scalars, nan_unless_finite
-from albef_ds.engine.optim import parameter_groups
+from albef_ds.engine.optim import Trained, parameter_groups, set_learning_rate
 from albef_ds.engine.zero import internals, optimizer_state
+from albef_ds.engine.zero.construction import check_shapes
 from albef_ds.engine.zero.optimizers import build_optimizer, choose
 from albef_ds.models.compilation import UNIMODAL_BLOCKS
 from albef_ds.tasks.base import Task
@@ -34,6 +35,8 @@ class ZeroEngine(Engine):
         self.stage = config.engine.stage
         self.clip_norm = config.optim.clip_norm
         self.optimizer_name = choose(config.optim.name, device)
+        check_shapes(task)
+        self._trained = Trained(task)
         optimizer = build_optimizer(parameter_groups(task, config.optim, compat=config.task.compat), config.optim, device)
         if config.compute.compile and self.stage == 3:
             # As leaf modules they are gathered as a whole; hooks inside them would break their compiled graphs.
@@ -53,8 +56,8 @@ class ZeroEngine(Engine):
 
     def train_step(self, micro_batches: Sequence[Any], schedule: Mapping[str, float], learning_rate: float) -> StepResult:
         assert len(micro_batches) == self.accumulation_steps, "the loader and DeepSpeed disagree on accumulation"
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._trained.check()
+        set_learning_rate(self.engine.optimizer.param_groups, learning_rate)
         parts = []
         grad_norm = 0.0
         skipped = False

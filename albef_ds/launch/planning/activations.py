@@ -80,6 +80,8 @@ def temporary(config: RunConfig, compute: Compute) -> int:
 def _visual(config: RunConfig, compute: Compute) -> PartActivations:
     vision, size, s = config.model.vision, config.train.micro_batch_size, compute.itemsize
     tokens, width = vision.num_tokens, vision.width
+    if vision.frozen:
+        return PartActivations("visual encoder", size * tokens * width * s)
     hidden = int(vision.mlp_ratio * width)
     # Two norm inputs, two norm outputs, queries, keys, values, the context, and the feed-forward part before and after GELU.
     attention = 4 * vision.num_heads if compute.fused else vision.num_heads * tokens * s

@@ -62,6 +62,8 @@ def _visual(config: RunConfig) -> PartFlops:
     blocks, stem = size * vision.depth * block, [size * layer for layer in _stem(config)]
     projected = _linear(size, width, config.model.embed_dim)
     forward = blocks + sum(stem) + projected
+    if vision.frozen:  # the momentum model takes the student's embeddings
+        return PartFlops("visual encoder", forward, projected, projected)
     # The gradient of the images is not computed.
     backward = 2 * forward - stem[0]
     # Recomputation does not need the last matrix product of each block.
@@ -103,16 +105,59 @@ def _text(config: RunConfig) -> PartFlops:
     return PartFlops("text encoder", layers + projected, backward, momentum, recompute)
 
 
-def _fusion(config: RunConfig, passes: list[tuple[int, float]], images: int, last: bool) -> float:
+@dataclass(frozen=True)
+class _FusionFlops:
+    """FLOPs of one multimodal layer's forward pass, by what a product multiplies."""
+
+    texts: float
+    """Queries, keys and values of the texts."""
+    self_attention: float
+    images: float
+    """Keys and values of the images."""
+    queries: float
+    """Output of self-attention, and queries of cross-attention."""
+    cross_attention: float
+    rest: float
+
+    @property
+    def forward(self) -> float:
+        return self.texts + self.self_attention + self.images + self.queries + self.cross_attention + self.rest
+
+    def backward(self, learns: bool, texts: bool, images: bool) -> float:
+        """Returns the FLOPs of the gradients.
+
+        Args:
+            learns: whether the weights are trained.
+            texts: whether the layer's text input needs a gradient.
+            images: whether the image embeddings do.
+        """
+        hidden, keys = learns or texts, learns or images
+        any_input = hidden or keys
+        return (
+            self.texts * (learns + texts)
+            + self.self_attention * 2 * hidden
+            + self.images * (learns + images)
+            + self.queries * (learns + hidden)
+            + self.cross_attention * (hidden + any_input + 2 * keys) / 2
+            + self.rest * (learns + any_input)
+        )
+
+
+def _fusion(config: RunConfig, passes: list[tuple[int, float]], images: int, last: bool) -> _FusionFlops:
     """Returns the FLOPs of one multimodal layer for `passes` of (rows, positions needed) over `images` different images."""
-    text, vision, length = config.model.text, config.model.vision, config.text_length
+    text, vision, length, width = config.model.text, config.model.vision, config.text_length, config.model.text.width
     projected = images if config.compute.share_cross_kv else sum(rows for rows, _ in passes)
-    total = _linear(projected * vision.num_tokens, vision.width, 2 * text.width)
-    for rows, wanted in passes:
-        queries = wanted if last and config.compute.itm_cls_only else length
-        cross = _linear(queries, text.width, 2 * text.width) + 4.0 * queries * vision.num_tokens * text.width
-        total += rows * (_text_layer(text, queries, length) + cross)
-    return total
+    queries = [(rows, wanted if last and config.compute.itm_cls_only else length) for rows, wanted in passes]
+    tokens = sum(rows * asked for rows, asked in queries)
+    all_tokens = length * sum(rows for rows, _ in passes)
+    return _FusionFlops(
+        texts=_linear(tokens, width, width) + _linear(all_tokens, width, 2 * width),
+        self_attention=4.0 * tokens * length * width,
+        images=_linear(projected * vision.num_tokens, vision.width, 2 * width),
+        queries=_linear(tokens, width, 2 * width),
+        cross_attention=4.0 * tokens * vision.num_tokens * width,
+        rest=_linear(tokens, width, width) + 2 * _linear(tokens, width, text.intermediate_width),
+    )
 
 
 def _multimodal(config: RunConfig, world_size: int, masked: float) -> PartFlops:
@@ -121,25 +166,26 @@ def _multimodal(config: RunConfig, world_size: int, masked: float) -> PartFlops:
     # Images drawn from other ranks are added to the own ones.
     images = 2 * size if config.pretraining().gather_negatives and world_size > 1 else size
     three = [(size, 1.0), (2 * size, 1.0), (size, asked)]
-    layers = (depth - 1) * _fusion(config, three, images, False) + _fusion(config, three, images, True)
+    layers = [_fusion(config, three, images, number == depth - 1) for number in range(depth)]
+    forward = sum(layer.forward for layer in layers)
     momentum = 0.0
     if config.pretraining().alpha > 0:
-        one = [(size, asked)]
-        momentum = (depth - 1) * _fusion(config, one, size, False) + _fusion(config, one, size, True)
+        momentum = sum(_fusion(config, [(size, asked)], size, number == depth - 1).forward for number in range(depth))
     head = _linear(3 * size, config.model.text.width, 2)
-    recompute = layers if config.compute.checkpoint_multimodal else 0.0
-    # Frozen texts need no gradient from the first layer's queries, keys and values.
-    unwanted = 0.0
-    if config.model.text.frozen:
-        unwanted = sum(rows * _inputs(config, wanted if depth == 1 else None) for rows, wanted in three)
-    return PartFlops("multimodal encoder", layers + head, 2 * (layers + head) - unwanted, momentum, recompute)
+    learns, texts, seen = _trained(config)
+    # Frozen texts need no gradient in the first layer; later layers' inputs come from layers.
+    backward = sum(layer.backward(learns, texts if number == 0 else True, seen) for number, layer in enumerate(layers))
+    if not (learns or texts or seen):
+        backward, recompute = -head, 0.0  # the head's input needs no gradient either
+    else:
+        recompute = forward if config.compute.checkpoint_multimodal else 0.0
+    return PartFlops("multimodal encoder", forward + head, backward + 2 * head, momentum, recompute)
 
 
-def _inputs(config: RunConfig, wanted: float | None) -> float:
-    """Returns the FLOPs per row of the query, key and value projections of the texts in a multimodal layer."""
-    width, length = config.model.text.width, config.text_length
-    queries = length if wanted is None or not config.compute.itm_cls_only else wanted
-    return _linear(queries, width, width) + _linear(length, width, 2 * width)
+def _trained(config: RunConfig) -> tuple[bool, bool, bool]:
+    """Returns whether the multimodal encoder, the text encoder and the image encoder are trained."""
+    vision, text = config.model.vision, config.model.text
+    return not text.fusion_frozen, not text.frozen, not vision.frozen
 
 
 def _words(config: RunConfig, masked: float) -> PartFlops:
@@ -150,7 +196,8 @@ def _words(config: RunConfig, masked: float) -> PartFlops:
     # Sliced losses compute the logits again for their gradient.
     again = decoder if wide_losses(config.compute).recomputes_logits else 0.0
     learns = 1 if text.frozen else 2  # the decoder shares its matrix with the word embeddings
-    return PartFlops("MLM head", dense + decoder, 2 * dense + learns * decoder, momentum, again)
+    inputs = 2 if any(_trained(config)) else 1
+    return PartFlops("MLM head", dense + decoder, inputs * dense + learns * decoder, momentum, again)
 
 
 def _contrast(config: RunConfig, world_size: int) -> PartFlops:

@@ -100,11 +100,13 @@ def test_the_student_serves_where_a_checkpoint_has_no_momentum_copy(pretrained: 
 
 
 @pytest.mark.parametrize("storage", ["dense", "fp32"])
+@pytest.mark.parametrize("task", ["pretrain", "retrieval"])
 def test_a_tied_tensor_counts_once_and_a_frozen_part_of_the_momentum_model_is_the_students(
-    pretrained: Path, storage: str
+    pretrained: Path, task: str, storage: str
 ) -> None:
-    config = _config(TASKS["pretrain"], pretrained)
-    frozen = replace(config.model, text=replace(config.model.text, frozen=True, dropout=0.0))
+    config = _config(TASKS[task], pretrained)
+    vision = replace(config.model.vision, frozen=True)
+    frozen = replace(config.model, vision=vision, text=replace(config.model.text, frozen=True, fusion_frozen=True, dropout=0.0))
     config = with_engine(replace(config, model=frozen), kind="zero", stage=1, momentum_storage=storage)
     task = build_task(config)
     load_initial_weights(task, config)
@@ -114,7 +116,12 @@ def test_a_tied_tensor_counts_once_and_a_frozen_part_of_the_momentum_model_is_th
     for name, tensor in task.momentum.parameters():
         torch.testing.assert_close(tensor, 2 * students[name].detach(), msg=name)
     shared = dict(task.momentum.modules["albef"].named_parameters())
-    assert shared["text_encoder.embeddings.word.weight"] is students["albef.text_encoder.embeddings.word.weight"]
+    for name in (
+        "text_encoder.embeddings.word.weight",
+        "visual_encoder.norm.bias",
+        "multimodal_encoder.layers.1.feed_forward.up.bias",
+    ):
+        assert shared[name] is students[f"albef.{name}"]
 
 
 def test_another_number_of_classes_is_a_new_head(tmp_path: Path) -> None:

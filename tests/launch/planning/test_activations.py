@@ -88,10 +88,13 @@ def test_negatives_of_other_ranks_are_counted(compute: dict[str, Any]) -> None:
         assert planned_bytes(config, 2) == pytest.approx(saved, rel=BOUND)
 
 
-def test_a_convolution_stem_and_a_frozen_text_encoder_are_counted() -> None:
+def test_a_convolution_stem_and_frozen_encoders_are_counted() -> None:
     config = small("fp32", 0.1)
     model = replace(
         config.model, vision=replace(config.model.vision, stem="convolution"), text=replace(config.model.text, frozen=True)
     )
     config = replace(config, model=model)
+    assert planned_bytes(config) == pytest.approx(saved_bytes(config), rel=BOUND)
+    images = replace(model, vision=replace(model.vision, frozen=True))
+    config = replace(config, model=images)
     assert planned_bytes(config) == pytest.approx(saved_bytes(config), rel=BOUND)

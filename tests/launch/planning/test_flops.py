@@ -42,9 +42,17 @@ def _config(compute: dict[str, Any], **sections: dict[str, Any]) -> RunConfig:
         _config({}, task={"alpha": 0.0}),
         _config({}, vision={"stem": "convolution"}),
         _config({}, text={"frozen": True}),
+        _config({}, vision={"frozen": True}),
+        _config(RELEASED, text={"fusion_frozen": True}),
+        _config({}, text={"fusion_frozen": True, "frozen": True}),
+        _config({}, text={"fusion_frozen": True}, vision={"frozen": True}),
+        _config({}, text={"fusion_frozen": True, "frozen": True}, vision={"frozen": True}),
         _config({"wide_losses": "sliced"}),
     ],
-    ids=["exact savings", "as released", "recomputed", "no pseudo-targets", "convolutions", "frozen text", "sliced losses"],
+    ids=[
+        *("exact savings", "as released", "recomputed", "no pseudo-targets", "convolutions", "frozen text", "frozen images"),
+        *("frozen fusion", "only images", "only texts", "only heads", "sliced losses"),
+    ],
 )
 def test_flops_equal_what_torch_counts(config: RunConfig) -> None:
     _, engine = make(config)
