@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from albef_ds.common.run_files import CHECKPOINTS_FOLDER, MARKER_NAME, STATE_NAM
 AUTO = "auto"
 
 
-def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = lambda _: None) -> Path | None:
+def print_once(text: str) -> None:
+    """Prints a line to standard error, on rank 0."""
+    if comm.rank() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = print_once) -> Path | None:
     """The checkpoint folder `resume`; for `auto`, the newest undamaged one in the run folder `output`, or None without any.
 
     Every byte is checked against the marker; the files are split over the ranks, and all ranks get the same result. `say` gets
@@ -37,6 +44,8 @@ def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = lamb
         folder = root / step_folder(step)
         problem = problem_of(folder)
         if not problem:
+            if folder != root / step_folder(steps[0]):
+                say(f"taking {folder}")
             return folder
         say(f"{folder} is damaged ({problem}): trying the one before it")
     if steps:

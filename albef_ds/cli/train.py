@@ -8,6 +8,7 @@ from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser, add_config_arguments, config_from, naming
 from albef_ds.common.errors import ConfigError
+from albef_ds.config.ds_config import load_ds_config
 from albef_ds.training.stop import parse_duration
 
 EXAMPLES = """\
@@ -54,6 +55,8 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--overwrite deletes the run that --resume would continue: give one of them")
     with naming("--stop-after"):
         stop_after = None if arguments.stop_after is None else parse_duration(arguments.stop_after)
+    if config.engine.ds_config:
+        load_ds_config(Path(config.engine.ds_config), config.engine.stage)  # raises for a mistake in the file
     # After a lost connection torch prints pages of stack frames; the watchdog reports it in one line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # torch and DeepSpeed are imported only after the command line was checked

@@ -1,7 +1,7 @@
 """Reads ZeRO tuning from a DeepSpeed JSON file, limited to what `RunConfig` does not own.
 
 `engine/zero/` derives the rest of DeepSpeed's configuration (batch sizes, precision, optimizer, stage) from `RunConfig`, so a
-file cannot contradict it. DeepSpeed itself checks the values of the knobs and unknown names inside `zero_optimization`.
+file cannot contradict it. `zero_knobs.py` has the names inside `zero_optimization` and the types of their values.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.files import read_json_object
 from albef_ds.config.settings import nearest
+from albef_ds.config.zero_knobs import SECTIONS, checked
 
 OWNED = {
     "train_batch_size": "train.global_batch_size",
@@ -48,8 +49,6 @@ ALLOWED = (
 )
 """Top-level keys that a file may contain."""
 
-_OFFLOADS = ("offload_optimizer", "offload_param")
-
 
 def load_ds_config(path: Path, stage: int) -> dict[str, Any]:
     """Returns the file's content, to be merged into the DeepSpeed configuration made from `RunConfig`.
@@ -59,7 +58,8 @@ def load_ds_config(path: Path, stage: int) -> dict[str, Any]:
         stage: `engine.stage`, against which the knobs are checked.
 
     Raises:
-        ConfigError: the file is unreadable, or has a key that a setting owns, an unknown key or a knob without effect at `stage`.
+        ConfigError: the file is unreadable, or has a key that a setting owns, an unknown key, a value of another type, or a knob
+            without effect at `stage`.
     """
     content = read_json_object(path)
     for key in content:
@@ -75,12 +75,15 @@ def load_ds_config(path: Path, stage: int) -> dict[str, Any]:
         name = f"zero_optimization.{key}"
         if name in OWNED:
             raise ConfigError(f"{path} sets {name}, which {OWNED[name]} determines: remove it and change the setting")
+        if key in SECTIONS and (not isinstance(value, dict) or value.get("device") not in ("none", "cpu", "nvme")):
+            raise ConfigError(f'{path} sets {name} to {value!r}: give an object such as {{"device": "cpu"}}')
+    zero = checked(zero, path, "zero_optimization")
+    for key in zero:
         needs = _needed_stage(key)
         if stage < needs:
+            name = f"zero_optimization.{key}"
             raise ConfigError(f"{path} sets {name}, which needs ZeRO stage {needs}: set engine.stage={needs} or remove it")
-        if key in _OFFLOADS and (not isinstance(value, dict) or value.get("device") not in ("none", "cpu", "nvme")):
-            raise ConfigError(f'{path} sets {name} to {value!r}: give an object such as {{"device": "cpu"}}')
-    return content
+    return {**content, "zero_optimization": zero} if zero else content
 
 
 def _needed_stage(key: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from albef_ds.checkpoint.find import problem_of
+from albef_ds.checkpoint.find import print_once, problem_of
 from albef_ds.checkpoint.formats.read import build_for_inference, read_model
 from albef_ds.checkpoint.formats.whole_model import Weights
 from albef_ds.common import comm
@@ -122,7 +122,12 @@ def _candidates(path: Path) -> list[Path]:
     if not root.is_dir():
         return [path]
     folders = [root / step_folder(step) for step in complete_steps(root)]
-    undamaged = [folder for folder in folders if not problem_of(folder)]
+    undamaged = []
+    for folder in folders:
+        if problem := problem_of(folder):
+            print_once(f"{folder} is damaged ({problem}): it is not scored")
+        else:
+            undamaged.append(folder)
     if not undamaged:
         raise WeightsError(f"{path} has no undamaged checkpoint: train first")
     return undamaged

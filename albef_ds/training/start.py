@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,7 +47,7 @@ def started(
     `request` and `watchdog` belong to this invocation; the other arguments and errors are those of `run.run`.
     """
     output = Path(config.output)
-    checkpoint = find_checkpoint(output, resume, _print_on_rank_0) if resume else None
+    checkpoint = find_checkpoint(output, resume) if resume else None
     progress = restore_progress(checkpoint, config.train) if checkpoint else TrainingProgress(config.train)
     with contextlib.ExitStack() as at_end:
         data = RunData(config, progress, device)
@@ -111,8 +110,3 @@ def _dry_run(config: RunConfig, engine: Engine) -> None:
             f"train.micro_batch_size {config.train.micro_batch_size} does not fit into memory ({error}): lower it, set "
             "compute.checkpoint_visual=true and compute.checkpoint_multimodal=true, or use engine.stage=3"
         ) from None
-
-
-def _print_on_rank_0(text: str) -> None:
-    if comm.rank() == 0:
-        print(text, file=sys.stderr, flush=True)

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from albef_ds.checkpoint.find import find_checkpoint
+from albef_ds.checkpoint.formats.read import read_model
 from albef_ds.checkpoint.saver import Saver
 from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.common.errors import WeightsError
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER
+from albef_ds.evaluation.score_run import _candidates
 from tests.checkpoint.common import config_for, save, train
 from tests.engine.zero.common import make
 
@@ -139,3 +141,16 @@ def test_nothing_in_a_checkpoint_is_pickled(run: Path) -> None:
     for path in (run / CHECKPOINTS_FOLDER / "step-0000002").iterdir():
         assert path.suffix in (".json", ".safetensors")
         assert path.read_bytes()[:2] not in (b"PK", b"\x80\x02")
+
+
+def test_everybody_who_reads_the_run_is_told_which_checkpoint_it_was(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    newest, before = sorted((copy / CHECKPOINTS_FOLDER).glob("step-*"))[::-1]
+    path = newest / "student.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert read_model(copy).path == before
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"{newest} is damaged (student.safetensors has another SHA-256") and said[1] == f"taking {before}"
+    assert _candidates(copy) == [before]
+    assert f"{newest} is damaged" in capsys.readouterr().err

@@ -7,7 +7,7 @@
         preprocessor_config.json  size, mean and deviation of the images
         README.md                 model card: description, origin, use
 
-The file's metadata holds configuration and lineage, so it can be used without the folder.
+The file's metadata holds configuration, lineage and checksums, so it can be used without the folder.
 """
 
 from __future__ import annotations
@@ -97,13 +97,13 @@ def save_file(model: WholeModel, path: Path, max_shard_bytes: int = 0) -> list[P
     metadata = _metadata(model)
     groups = shards_of(model.tensors, max_shard_bytes)
     if len(groups) == 1:
-        write_safetensors(path, groups[0], metadata)
+        write_safetensors(path, groups[0], metadata, checksums=True)
         return [path]
     stem = path.name.removesuffix(".safetensors")
     written, places = [], {}
     for number, group in enumerate(groups, start=1):
         part = path.with_name(f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors")
-        write_safetensors(part, group, metadata)
+        write_safetensors(part, group, metadata, checksums=True)
         written.append(part)
         places.update(dict.fromkeys(group, part.name))
     index = path.with_name(stem + INDEX_SUFFIX)

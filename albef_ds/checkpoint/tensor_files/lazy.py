@@ -87,8 +87,18 @@ class TensorsOnDemand(Mapping[str, Tensor]):
         return len(self._tensors)
 
 
-def read_at(path: Path, start: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[], Tensor]:
-    """A function that reads the `size` bytes at `start`; it raises WeightsError if the file has become shorter."""
+def read_at(
+    path: Path,
+    start: int,
+    size: int,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    check: Callable[[bytearray], None] = lambda _: None,
+) -> Callable[[], Tensor]:
+    """A function that reads the `size` bytes at `start` and calls `check` with them, which raises WeightsError for damage.
+
+    The function raises WeightsError too if the file has become shorter.
+    """
 
     def read() -> Tensor:
         if size == 0:
@@ -102,6 +112,8 @@ def read_at(path: Path, start: int, size: int, dtype: torch.dtype, shape: tuple[
                 if not got:
                     raise WeightsError(f"{path} became shorter while it was read: write it again")
                 done += got
+            view.release()
+        check(data)
         return torch.frombuffer(data, dtype=dtype).view(shape)
 
     return read

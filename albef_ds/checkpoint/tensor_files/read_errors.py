@@ -17,6 +17,11 @@ def unreadable(path: Path, error: Exception) -> WeightsError:
     return WeightsError(f"{path} cannot be read as weights ({_reason(path, error)}): {fix}")
 
 
+def changed(path: Path, what: str) -> WeightsError:
+    """The one-line error for a file some bytes of which are not those that were written."""
+    return WeightsError(f"{path} is damaged ({what} has another checksum than it was written with): fetch or write it again")
+
+
 def _reason(path: Path, error: Exception) -> str:
     try:
         with open(path, "rb") as file:

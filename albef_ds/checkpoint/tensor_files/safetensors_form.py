@@ -7,16 +7,17 @@ library still checks every header.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from xxhash import xxh3_64_hexdigest
 
 from albef_ds.checkpoint.tensor_files.hashed import Entry, new_file
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors, read_at
-from albef_ds.checkpoint.tensor_files.read_errors import unreadable
+from albef_ds.checkpoint.tensor_files.read_errors import changed, unreadable
 from albef_ds.common.errors import WeightsError
 
 _DTYPES = {
@@ -31,11 +32,19 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+CHECKSUMS, HEADER_CHECKSUM = "xxh3_64", "xxh3_64_header"
+"""Keys of our metadata."""
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None) -> Entry:
-    """Writes `tensors` one by one to the new file `path`, which is on disk on return. Raises the disk's OSError."""
+def write_safetensors(
+    path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str] | None = None, *, checksums: bool = False
+) -> Entry:
+    """Writes `tensors` one by one to the new file `path`, which is on disk on return.
+
+    With `checksums` the metadata holds the xxh3 hash of every tensor and of the header, which `open_safetensors` checks; every
+    tensor is then read twice. Raises the disk's OSError.
+    """
     # Widest elements first: every tensor is aligned without gaps, which the format forbids.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -45,6 +54,10 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: M
         end = place + entry.nbytes
         header[name] = {"dtype": _NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": [place, end]}
         place = end
+    if checksums:
+        sums = {name: xxh3_64_hexdigest(tensors[name].content()) for name in order}
+        header["__metadata__"] = {**(metadata or {}), CHECKSUMS: json.dumps(sums)}
+        header["__metadata__"][HEADER_CHECKSUM] = _header_checksum(header)
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with new_file(path) as file:
@@ -64,11 +77,39 @@ def open_safetensors(path: Path) -> StoredTensors:
             header: dict[str, Any] = json.loads(file.read(length))
     except (OSError, SafetensorError, ValueError) as error:
         raise unreadable(path, error) from None
-    metadata = header.pop("__metadata__", {})
+    metadata = header.get("__metadata__", {})
+    sums = _checksums(path, header)
+    header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
         if entry["dtype"] not in _DTYPES:
             raise WeightsError(f"{path}: {name} is of type {entry['dtype']}: save it as one of {', '.join(_DTYPES)}")
         dtype, shape, (start, end) = _DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
-        tensors[name] = LazyTensor(shape, dtype, read_at(path, 8 + length + start, end - start, dtype, shape))
+        check = _check(path, name, sums[name]) if name in sums else lambda _: None
+        tensors[name] = LazyTensor(shape, dtype, read_at(path, 8 + length + start, end - start, dtype, shape, check))
     return StoredTensors(tensors, metadata)
+
+
+def _checksums(path: Path, header: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> hash of the tensors of one of our files; empty for others. Raises WeightsError if the header has changed."""
+    metadata = header.get("__metadata__", {})
+    if CHECKSUMS not in metadata:
+        return {}
+    if metadata.get(HEADER_CHECKSUM) != _header_checksum(header):
+        raise changed(path, "its header")
+    sums: dict[str, str] = json.loads(metadata[CHECKSUMS])
+    return sums
+
+
+def _header_checksum(header: Mapping[str, Any]) -> str:
+    """Hash of the header without the hash itself."""
+    metadata = {key: value for key, value in header["__metadata__"].items() if key != HEADER_CHECKSUM}
+    return xxh3_64_hexdigest(json.dumps({**header, "__metadata__": metadata}, sort_keys=True).encode())
+
+
+def _check(path: Path, name: str, expected: str) -> Callable[[bytearray], None]:
+    def check(data: bytearray) -> None:
+        if xxh3_64_hexdigest(data) != expected:
+            raise changed(path, name)
+
+    return check

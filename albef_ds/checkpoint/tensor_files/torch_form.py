@@ -13,8 +13,10 @@ import pickle
 import struct
 import sys
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors, listing, read_at
-from albef_ds.checkpoint.tensor_files.read_errors import unreadable
+from albef_ds.checkpoint.tensor_files.read_errors import changed, unreadable
 from albef_ds.common.errors import WeightsError
 
 _ALIGNMENT = 64
@@ -107,11 +109,18 @@ def _add(archive: zipfile.ZipFile, file: BinaryIO, name: str, data: bytes | memo
 
 
 def open_torch_file(path: Path) -> StoredTensors:
-    """The state dict of a file, bare or under `model`. Raises WeightsError if it is damaged, has code or is not a state dict."""
+    """The state dict of a file, bare or under `model`. Raises WeightsError if it is damaged, has code or is not a state dict.
+
+    The zip form has a CRC-32 of every record: that of a tensor is checked when it is read, the others now.
+    """
     try:
+        if zipfile.is_zipfile(path):
+            for member in _members(path):
+                if not member.is_storage:
+                    member.check(member.bytes())
         # A memory map needs the zip form; older files are read into memory.
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except MemoryError:
+    except (MemoryError, WeightsError):
         raise
     except Exception as error:  # for foreign bytes the reader may raise anything; the file is at fault
         raise unreadable(path, error) from None
@@ -138,16 +147,28 @@ def _by_position(path: Path, tensors: Mapping[str, Tensor], beside: object) -> d
     All tensors of the file, those `beside` included, are in one map, so their addresses differ as their positions in the file
     do. A tensor at an unexpected position (a view, a compressed member) stays mapped.
     """
-    held = {start: size for start, size in _starts(path).items() if size}
+    members = {member.start: member for member in _members(path) if member.is_storage and member.size}
+    held = {start: member.size for start, member in members.items()}
     everything = [*tensors.values(), *_tensors_in(beside)]
     addresses = {tensor.untyped_storage().data_ptr() for tensor in everything if tensor.untyped_storage().nbytes()}
     first = min(addresses, default=0) - min(held, default=0)
     known = {address - first for address in addresses} == held.keys()
     lazy = {}
+    mapped: set[int] = set()
     for name, tensor in tensors.items():
         start = tensor.data_ptr() - first
         whole = known and tensor.is_contiguous() and held.get(start) == tensor.nbytes
-        lazy[name] = _at(path, start, tensor) if whole else LazyTensor.of(tensor)
+        if whole:
+            # Not the tensor, which would keep the map open.
+            shape, dtype = tuple(tensor.shape), tensor.dtype
+            lazy[name] = LazyTensor(shape, dtype, read_at(path, start, tensor.nbytes, dtype, shape, members[start].check))
+        else:
+            mapped.add(tensor.untyped_storage().data_ptr() - first)
+            lazy[name] = LazyTensor.of(tensor)
+    if mapped:  # these are not read through a check later
+        for start, member in members.items():
+            if start in mapped or not known:
+                member.check(member.bytes())
     return lazy
 
 
@@ -159,18 +180,42 @@ def _tensors_in(value: object) -> Iterator[Tensor]:
             yield from _tensors_in(part)
 
 
-def _at(path: Path, start: int, tensor: Tensor) -> LazyTensor:
-    shape, dtype = tuple(tensor.shape), tensor.dtype  # not the tensor, which would keep the map open
-    return LazyTensor(shape, dtype, read_at(path, start, tensor.nbytes, dtype, shape))
+@dataclass(frozen=True)
+class _Member:
+    """An uncompressed record of the zip file `path`."""
+
+    path: Path
+    name: str
+    start: int
+    size: int
+    crc: int
+    """CRC-32; 0 if the writer left it out, as torch can."""
+
+    @property
+    def is_storage(self) -> bool:
+        """True for the bytes of a tensor."""
+        return "/data/" in self.name
+
+    def bytes(self) -> bytearray:
+        """The content, whole."""
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            return bytearray(file.read(self.size))
+
+    def check(self, data: bytearray) -> None:
+        """Raises WeightsError unless `data` is what was written."""
+        if self.crc and zlib.crc32(data) != self.crc:
+            raise changed(self.path, self.name)
 
 
-def _starts(path: Path) -> dict[int, int]:
-    """First byte -> size of every uncompressed storage in the file."""
-    starts = {}
+def _members(path: Path) -> list[_Member]:
+    """The uncompressed records of a file."""
+    members = []
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-        for member in archive.infolist():
-            if "/data/" in member.filename and member.compress_type == zipfile.ZIP_STORED:
-                file.seek(member.header_offset)
+        for info in archive.infolist():
+            if info.compress_type == zipfile.ZIP_STORED:
+                file.seek(info.header_offset)
                 header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-                starts[file.tell() + header[-2] + header[-1]] = member.file_size
-    return starts
+                start = file.tell() + header[-2] + header[-1]
+                members.append(_Member(path, info.filename, start, info.file_size, info.CRC))
+    return members

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from albef_ds.common.errors import MachineError
+from albef_ds.common.errors import ConfigError, MachineError
 from albef_ds.common.processes import free_port
 from albef_ds.config.ds_config import load_ds_config
 from albef_ds.config.schema import RunConfig
@@ -85,6 +85,21 @@ def precision_section(precision: str) -> dict[str, Any]:
     return {}
 
 
+def _check_knobs(zero: dict[str, Any], file: str) -> None:
+    """Lets DeepSpeed check the knobs of a file. Raises `ConfigError` with the file, the key and the reason."""
+    if not file:
+        return
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # start-up: see the module's docstring
+    from pydantic import ValidationError  # start-up: part of DeepSpeed
+
+    try:
+        DeepSpeedZeroConfig(**zero)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(["zero_optimization", *map(str, first["loc"])])
+        raise ConfigError(f"{file} sets {key}, which DeepSpeed refuses ({first['msg']}): correct or remove it") from None
+
+
 def deepspeed_config(config: RunConfig, precision: str, world_size: int) -> dict[str, Any]:
     """Returns the full DeepSpeed configuration of a run: ours, plus the ZeRO settings in the file `engine.ds_config`.
 
@@ -94,6 +109,7 @@ def deepspeed_config(config: RunConfig, precision: str, world_size: int) -> dict
     stage = config.engine.stage
     knobs = load_ds_config(Path(config.engine.ds_config), stage) if config.engine.ds_config else {}
     zero = {"stage": stage, **knobs.pop("zero_optimization", {})}
+    _check_knobs(zero, config.engine.ds_config)
     return {
         **knobs,
         "train_micro_batch_size_per_gpu": config.train.micro_batch_size,
