@@ -11,7 +11,7 @@ from typing import Literal
 
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.data import DataConfig
-from albef_ds.config.fields import not_negative, positive, require, setting
+from albef_ds.config.fields import not_negative, positive, require, setting, share
 from albef_ds.config.tasks import (
     ClassificationConfig,
     PretrainConfig,
