@@ -166,7 +166,7 @@ def signature(sets: Words) -> NDArray[np.uint32]:
 
 def bands(signatures: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """A key per band, uint32 (B, NUM_BANDS); captions with an equal key are candidates."""
-    rows = signatures.reshape(len(signatures), NUM_BANDS, -1).astype(np.uint64)
+    rows = signatures.reshape(len(signatures), NUM_BANDS, NUM_PERMUTATIONS // NUM_BANDS).astype(np.uint64)
     keys = np.zeros(rows.shape[:2], np.uint64)
     for k in range(rows.shape[2]):
         keys = mix(keys + rows[:, :, k])

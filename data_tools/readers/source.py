@@ -15,6 +15,9 @@ from data_tools.files.storage import join
 
 _FLOAT_ID = re.compile(r"-?\d+\.0+")
 
+NO_CAPTION = "no caption"
+"""Value of `Record.missing` for an image without captions: it is read and hashed, but never written to a corpus."""
+
 
 class Record(NamedTuple):
     """One listed image with its captions: a row of the catalog."""
@@ -31,7 +34,7 @@ class Record(NamedTuple):
     image_id: str = ""
     """Identifier in the data set, such as a COCO id; empty: none."""
     missing: str = ""
-    """Reason why there is nothing to read (a failed download, no caption); empty: there should be an image."""
+    """Reason why there is nothing to read (a failed download) or to train on (`NO_CAPTION`); empty: there should be an image."""
     extra: Mapping[str, Any] = MappingProxyType({})
     """Further metadata to keep, such as the COCO id of a Visual Genome image."""
 

@@ -25,7 +25,7 @@ from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
 from data_tools.execution.stage_folder import StageFolder, open_stage
 from data_tools.files.storage import ByteReader, save_table
-from data_tools.readers.source import Record
+from data_tools.readers.source import NO_CAPTION, Record
 from data_tools.stages.catalog import Catalog, Chunk
 
 RETRIED = ("missing file", "unreadable")
@@ -102,7 +102,10 @@ def _scan_chunk(task: _Task) -> int:
 
 
 def describe_images(records: list[Record], *, max_pixels: int = MAX_PIXELS, fast: bool = False) -> pa.Table:
-    """Reads and decodes the image of each record; a row each, with an empty `status` if all went well."""
+    """Reads and decodes the image of each record; a row each, with an empty `status` if all went well.
+
+    An image without captions is described too, with the status `NO_CAPTION`, so that hash files can hold it.
+    """
     size = len(records)
     status = [""] * size
     formats, modes = [""] * size, [""] * size
@@ -124,10 +127,11 @@ def describe_images(records: list[Record], *, max_pixels: int = MAX_PIXELS, fast
 
     for i, record in enumerate(records):
         try:
-            content = b"" if record.missing else reader.read(record.path, record.offset, record.size)
+            absent = record.missing not in ("", NO_CAPTION)
+            content = b"" if absent else reader.read(record.path, record.offset, record.size)
             num_bytes[i] = len(content)
             hashes[i, :2] = _halves(xxhash.xxh3_128_digest(content))
-            decoded = images.decode(content, max_pixels=max_pixels, fast=fast) if not record.missing else None
+            decoded = images.decode(content, max_pixels=max_pixels, fast=fast) if not absent else None
         except FileNotFoundError:
             status[i] = "missing file"
         except OSError:
@@ -135,8 +139,8 @@ def describe_images(records: list[Record], *, max_pixels: int = MAX_PIXELS, fast
         except images.BrokenImage as problem:
             status[i] = str(problem)
         else:
+            status[i] = record.missing
             if decoded is None:
-                status[i] = record.missing
                 continue
             formats[i], modes[i], orientation[i] = decoded.format, decoded.mode, decoded.orientation
             shape[i] = decoded.width, decoded.height
