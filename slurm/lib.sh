@@ -174,11 +174,12 @@ survive() {
     exit $follows
 }
 
-# Runs one stage of albef-data, or this array task's share of it, and requeues it if it died.
+# Runs one stage of albef-data, or this array task's share of it, and requeues it if it died or the time limit is near.
 data_stage() {
-    trap : USR1 USR2
+    local share=() code child time_is_up=
+    trap 'time_is_up=1' USR1
+    trap : USR2
     load_site
-    local share=() code
     if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
         share=(--task-index "$SLURM_ARRAY_TASK_ID")
         # An array that is submitted again for some tasks only still needs the original number of tasks.
@@ -188,8 +189,26 @@ data_stage() {
         catalog | scan | shard | verify | hashes) share+=(--workers "${SLURM_CPUS_PER_TASK:-1}") ;;
     esac
     say "job $SLURM_JOB_ID${SLURM_ARRAY_TASK_ID:+, task $SLURM_ARRAY_TASK_ID}, restart ${SLURM_RESTART_COUNT:-0}: albef-data $*"
-    here -m data_tools.cli "$@" "${share[@]}"
+    # In the background, because the shell runs its trap only while it waits.
+    here -m data_tools.cli "$@" "${share[@]}" &
+    child=$!
+    wait "$child"
     code=$?
+    if [ -n "$time_is_up" ] && kill -0 "$child" 2>/dev/null; then
+        say "the time limit is near: the stage is stopped and keeps its finished work"
+        kill -TERM "$child"
+        wait "$child"
+        if [ "${SLURM_RESTART_COUNT:-0}" -ge "${ALBEF_MAX_RESTARTS:-100}" ]; then
+            say "stop: ${ALBEF_MAX_RESTARTS:-100} restarts are used up: submit the stage again to continue it"
+            exit 1
+        fi
+        requeue
+        exit 1
+    fi
+    if [ -n "$time_is_up" ]; then
+        wait "$child" # the signal came while the stage ended
+        code=$?
+    fi
     # 2 is a user's mistake, 1 a problem found by `verify`: a restart fixes neither.
     if [ $code -gt 2 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "${ALBEF_MAX_DATA_RESTARTS:-3}" ]; then
         say "requeue: exit code $code"

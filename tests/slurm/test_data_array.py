@@ -60,3 +60,30 @@ def test_an_array_with_a_killed_task_writes_the_bytes_of_the_local_run(slurm_clu
         == 0
     )
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
+
+
+def test_a_stage_at_its_time_limit_goes_on_in_the_same_job_under_a_sensible_log(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
+    raw = folder_corpus(tmp_path / "raw", {"0.jpg": (jpeg(1), ["a picture"])})
+    (tmp_path / "site.env").write_text(f"ALBEF_PYTHON={sys.executable}\n")
+    arguments = ["catalog", "--work", str(tmp_path / "work"), "--source", f"raw=folder:{raw}"]
+    variables = {"ALBEF_ROOT": str(ROOT), "ALBEF_SITE": str(tmp_path / "site.env")}
+    command = ["sbatch", "--parsable", "--time=60", str(ROOT / "slurm" / "data.sbatch"), *arguments]
+    job = Job(slurm_cluster, tmp_path, slurm_cluster.call(*command, cwd=tmp_path, **variables).stdout.strip())
+    frozen: list[int] = []
+
+    def freeze() -> bool:
+        for process, environment in slurm_cluster.processes().items():
+            words = slurm_cluster.command_line(process).split()
+            if environment.get("SLURM_JOB_ID") == job.number and words[1:4] == ["-m", "data_tools.cli", "catalog"]:
+                os.kill(process, signal.SIGSTOP)
+                frozen.append(process)
+        return bool(frozen)
+
+    slurm_cluster.wait(freeze, "the stage")
+    slurm_cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=1")
+    slurm_cluster.wait(lambda: "the time limit is near" in job.log, "the signal before the time limit")
+    slurm_cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
+    os.kill(frozen[0], signal.SIGCONT)
+    job.finish()
+    assert "restart 1: albef-data catalog" in job.log and "raw: 1 images listed" in job.log
+    assert [path.name for path in tmp_path.glob("*.log")] == [f"albef-data-{job.number}.log"]

@@ -62,6 +62,7 @@ def test_preempted_by_a_higher_partition(undisturbed: Job, submitter: Submitter)
     job.cluster.run("sbatch", "--partition=high", f"--nodes={nodes}", "--exclusive", "--output=/dev/null", "--wrap=true")
     job.thaw_after(ranks, signal.SIGTERM)
     job.finish()
+    # The ranks saved on SIGTERM and left with 0 within the GraceTime, which alone Slurm would call COMPLETED.
     assert "restart 0, on" in job.log and "restart 1, on" in job.log, "later attempts append to the log"
     assert outcomes(job) == ["stopped", "finished"] and restarts(job) == 1
     assert job.records() == undisturbed.records()
