@@ -62,7 +62,7 @@ def test_an_array_with_a_killed_task_writes_the_bytes_of_the_local_run(slurm_clu
     assert contents(tmp_path / "out") == contents(tmp_path / "local")
 
 
-def test_a_stage_at_its_time_limit_goes_on_in_the_same_job_under_a_sensible_log(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
+def test_a_stage_at_its_time_limit_goes_on_in_the_same_job_and_log(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
     raw = folder_corpus(tmp_path / "raw", {"0.jpg": (jpeg(1), ["a picture"])})
     (tmp_path / "site.env").write_text(f"ALBEF_PYTHON={sys.executable}\n")
     arguments = ["catalog", "--work", str(tmp_path / "work"), "--source", f"raw=folder:{raw}"]
