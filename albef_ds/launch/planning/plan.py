@@ -98,7 +98,7 @@ def make_plan(config: RunConfig, world_size: int, counts: ModelCounts | None = N
     ]
     passing = [
         Line("momentum units, whole", states.whole_units(config, counts, itemsize, world_size), "the largest, sent and used"),
-        Line("ZeRO-3 whole parameters", states.gathered(*sizes), "up to stage3_max_live_parameters"),
+        Line("ZeRO-3 whole parameters", states.gathered(*sizes), "stage3_max_reuse_distance / 2 + prefetching"),
         Line("communication buckets", states.buckets(*sizes), "reduce_bucket_size"),
         *(Line(f"activations: {part.name}", part.kept) for part in parts),
         Line("activations: recomputed layer", recomputed, "the largest checkpointed layer"),

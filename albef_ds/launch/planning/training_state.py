@@ -16,7 +16,8 @@ from albef_ds.launch.planning.parameter_counts import ModelCounts
 # DeepSpeed's defaults for knobs that a ZeRO file leaves out, in elements.
 _BUCKET = 500_000_000
 _PERSISTENCE = 100_000
-_MAX_LIVE = 1_000_000_000
+_MAX_LIVE = _MAX_REUSE = 1_000_000_000
+_PREFETCH = 50_000_000
 
 _STORAGE_BYTES = {"value_residual": 4, "fp32": 4, "fp16_stochastic": 2, "fp16_nearest": 2}
 _GATHERED_BYTES = {"value_residual": 2, "fp32": 4, "fp16_stochastic": 2, "fp16_nearest": 2}
@@ -32,6 +33,8 @@ class Zero:
     contiguous: bool = True
     persistence: int = _PERSISTENCE
     max_live: int = _MAX_LIVE
+    max_reuse: int = _MAX_REUSE
+    prefetch: int = _PREFETCH
     offload_optimizer: bool = False
     offload_parameters: bool = False
 
@@ -51,6 +54,8 @@ class Zero:
             contiguous=bool(knobs.get("contiguous_gradients", True)),
             persistence=int(knobs.get("stage3_param_persistence_threshold", _PERSISTENCE)),
             max_live=int(knobs.get("stage3_max_live_parameters", _MAX_LIVE)),
+            max_reuse=int(knobs.get("stage3_max_reuse_distance", _MAX_REUSE)),
+            prefetch=int(knobs.get("stage3_prefetch_bucket_size", _PREFETCH)),
             offload_optimizer=offloaded("offload_optimizer"),
             offload_parameters=offloaded("offload_param"),
         )
@@ -165,7 +170,13 @@ def buckets(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> 
 
 
 def gathered(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) -> int:
-    """Returns the bytes of whole student parameters under ZeRO-3, at most `stage3_max_live_parameters`."""
+    """Returns the bytes of whole large parameters of the student under ZeRO-3, after a forward pass.
+
+    DeepSpeed keeps a parameter that is used again within `stage3_max_reuse_distance`, forward and backward counted, and gathers
+    ahead up to `stage3_prefetch_bucket_size` or `stage3_max_live_parameters`. The largest one is whole in any case.
+    """
     if zero.stage < 3 or (world_size == 1 and not zero.offload_parameters):
         return 0
-    return itemsize * min(zero.max_live, sum(numel for numel in counts.parameters if numel > zero.persistence))
+    large = [numel for numel in counts.parameters if numel > zero.persistence]
+    kept = zero.max_reuse // 2 + min(zero.max_live, zero.prefetch)
+    return itemsize * min(sum(large), max(kept, *large, 0))
