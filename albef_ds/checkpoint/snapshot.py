@@ -133,7 +133,7 @@ def restore(folder: Path, engine: Engine, task: Task, config: RunConfig) -> Wind
         if task.has_momentum:
             _restore_momentum(folder / MOMENTUM_NAME, task)
         if task.queue is not None:
-            task.queue.load_state_dict({**TensorFile(folder / QUEUE_NAME), **state["outside"]["queue"]})
+            task.queue.restore(TensorFile(folder / QUEUE_NAME), state["outside"]["queue"]["_extra_state"])
         return _restore_rank(folder, state, engine.device, config.train.seed)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):

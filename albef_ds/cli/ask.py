@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.arguments import CommandParser, add_overrides
 from albef_ds.cli.progress_bar import waiting
 
 EXAMPLES = """\
@@ -26,13 +26,14 @@ def main(argv: list[str]) -> int:
     )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--json", action="store_true", help="print a JSON object of questions and answers")
-    arguments = command.parse_args(argv)
+    add_overrides(command, "settings that a released file does not hold")
+    arguments = command.parse_intermixed_args(argv)
     from albef_ds.data.annotations.vqa import read_answer_list  # start-up time
     from albef_ds.inference.model import load
 
     answers = read_answer_list(arguments.answers) if arguments.answers else None
     with waiting("reading the model"):
-        model = load(arguments.model, device=arguments.device)
+        model = load(arguments.model, device=arguments.device, overrides=arguments.overrides)
     found = model.answer(arguments.image, arguments.question, answers)
     if arguments.json:
         print(json.dumps(dict(zip(arguments.question, found, strict=True)), indent=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from albef_ds.cli.arguments import CommandParser
+from albef_ds.cli.arguments import CommandParser, add_overrides
 from albef_ds.cli.progress_bar import waiting
 from albef_ds.common.atomic_files import check_target
 from albef_ds.common.errors import ConfigError
@@ -32,7 +32,8 @@ def main(argv: list[str]) -> int:
     command.add_argument("--output", type=Path, default=Path("ground.png"), metavar="FILE", help="the PNG to write (ground.png)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--json", action="store_true", help="print a JSON object with the boxes of each layer, best first")
-    arguments = command.parse_args(argv)
+    add_overrides(command, "settings that a released file does not hold")
+    arguments = command.parse_intermixed_args(argv)
     check_target(arguments.output)
     if arguments.output.suffix.lower() != ".png":
         raise ConfigError(f"--output {arguments.output} is not a PNG file: give a name that ends with .png")
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
     from albef_ds.inference.model import load
 
     with waiting("reading the model"):
-        model = load(arguments.model, device=arguments.device)
+        model = load(arguments.model, device=arguments.device, overrides=arguments.overrides)
     depth = model.config.model.text.num_fusion_layers
     layers_shown = range(depth) if arguments.sweep else [arguments.layer]
     found = [model.ground(arguments.image, arguments.text, boxes, layer=layer) for layer in layers_shown]

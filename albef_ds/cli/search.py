@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from albef_ds.cli.arguments import CommandParser, whole_number
+from albef_ds.cli.arguments import CommandParser, add_overrides, whole_number
 from albef_ds.cli.progress_bar import Bars, waiting
 from albef_ds.common.atomic_files import check_target
 
@@ -28,13 +28,14 @@ def main(argv: list[str]) -> int:
     command.add_argument("--index", type=Path, metavar="FILE", help="file of features (FOLDER/.albef-index.safetensors)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--json", action="store_true", help="print a JSON object")
-    arguments = command.parse_args(argv)
+    add_overrides(command, "settings that a released file does not hold")
+    arguments = command.parse_intermixed_args(argv)
     check_target(arguments.output)
     from albef_ds.inference.model import load  # start-up time
     from albef_ds.inference.search import index_folder, search, write_page
 
     with waiting("reading the model"):
-        model = load(arguments.model, device=arguments.device)
+        model = load(arguments.model, device=arguments.device, overrides=arguments.overrides)
     model.encode_text(arguments.text)  # report problems of model or text before all images are read
     index = index_folder(model, arguments.images, arguments.index, Bars())
     hits = search(model, index, arguments.text, top=arguments.top, rerank=arguments.rerank)

@@ -5,16 +5,14 @@ The trainer uses it for the validation split, `albef-ds evaluate` for every spli
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.annotations.image_files import ImageFiles
-from albef_ds.data.annotations.read import read_records
+from albef_ds.data.annotations.read import check_labels, read_records
+from albef_ds.data.annotations.records import StatementRecord
 from albef_ds.data.annotations.retrieval import Split
-from albef_ds.data.shards.reader import ShardReader
 from albef_ds.metrics.retrieval import K_TEST
 from albef_ds.metrics.scores import EvaluationOptions, Scores
 from albef_ds.tasks.base import Task
@@ -23,18 +21,25 @@ from albef_ds.tasks.registry import evaluation_of
 
 
 def check_validation(config: RunConfig) -> None:
-    """Opens the files that `evaluate_validation` will read, so that a wrong path is reported before the training.
+    """Reads what `evaluate_validation` will read, except for the pixels, so that faults are reported before the training.
 
     Raises:
-        UserError: files or images are missing, damaged or of another format.
+        UserError: files or images are missing, damaged or of another format, or a text, label or answer cannot be used.
     """
     data = config.data
     if data.eval_annotations:
         evaluation = _evaluation(config)
-        ImageFiles(data).require(read_records(evaluation.read, config, data.eval_annotations, "val"))
+        records = read_records(evaluation.read, config, data.eval_annotations, "val")
+        ImageFiles(data).require(records)
+        used = records[: config.train.eval_samples or None]
+        evaluation.make_set(used, config.evaluation_data, config.model.vision.image_size)
+        if isinstance(used[0], StatementRecord):
+            check_labels(used, config)
         evaluation.check(config)
     elif has_corpus(config):
-        ShardReader(Path(data.eval_shards)).close()
+        evaluation = _evaluation(config)
+        assert evaluation.corpus_set is not None
+        evaluation.corpus_set(config)
 
 
 def evaluate_validation(task: Task, config: RunConfig, device: torch.device) -> dict[str, float]:

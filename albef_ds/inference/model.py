@@ -53,6 +53,7 @@ from albef_ds.common.errors import ConfigError, MachineError, WeightsError
 from albef_ds.common.notices import notice
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.batch import Batch, ClassificationBatch
+from albef_ds.data.text.answers import candidate_ids
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
 from albef_ds.inference.inputs import ImageInput, Images, Texts, batches, many, paired, pixels_of, size_of
 from albef_ds.metrics.boxes import score_boxes, upscale
@@ -204,7 +205,7 @@ class AlbefModel:
         self,
         images: Images,
         questions: Texts,
-        answers: Sequence[str] | None = None,
+        answers: Texts | None = None,
         *,
         batch_size: int = BATCH_SIZE,
         max_tokens: int = 10,
@@ -214,7 +215,7 @@ class AlbefModel:
         Args:
             images: as many as questions, or one for all of them.
             questions: one or many.
-            answers: candidates, ranked as in the released code; None: generate the answer.
+            answers: one candidate or several, ranked as in the released code; None: generate the answer.
             batch_size: questions per forward pass.
             max_tokens: longest generated answer.
 
@@ -222,6 +223,7 @@ class AlbefModel:
             UserError: the numbers of images and questions differ, an image cannot be read, or the model has no answer decoder.
         """
         task = self._of(VqaTask, "answer")
+        answers = [answers] if isinstance(answers, str) else answers
         listed, words = paired(many(images), many(questions))
         listed = listed * len(words) if len(listed) == 1 else listed
         given: list[str] = []
@@ -291,7 +293,7 @@ class AlbefModel:
     def _ranked(self, task: VqaTask, embeds: Tensor, mask: Tensor, answers: Sequence[str]) -> list[str]:
         # Answers end with [SEP], as in training.
         tokenizer = CaptionTokenizer.for_answers(self._data)
-        ids, answer_mask = (part.to(self.device) for part in tokenizer(list(answers)))
+        ids, answer_mask = (part.to(self.device) for part in pad_ids(candidate_ids(answers, tokenizer, "`answers`")))
         best, _ = task.rank_answers(embeds, mask, ids, answer_mask, task.config.k_test)
         return [answers[row] for row in best[:, 0].tolist()]
 

@@ -7,7 +7,8 @@ import hashlib
 import html
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -24,6 +25,8 @@ from albef_ds.inference.model import AlbefModel
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 INDEX_NAME = ".albef-index.safetensors"
+_VIEWS = 2
+"""Increased when this package makes other pixels of an image."""
 _THUMBNAIL = 240  # pixels
 _BATCH = 32
 _STYLE = """
@@ -92,8 +95,8 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
         raise DataError(f"{folder} holds no readable image: give a folder with {', '.join(SUFFIXES)} files")
     stacked = torch.stack([features[name] for name in kept])
     if fresh or set(known) != set(kept):
-        metadata = {"model": identity, "stamps": json.dumps({name: stamps[name] for name in kept})}
-        write_output(target, save({"features": stacked}, metadata))
+        described = {"model": identity, "stamps": json.dumps({name: stamps[name] for name in kept})}
+        write_output(target, save({"features": stacked}, described))
     return Index(folder, kept, stacked, len(fresh) - len(unreadable), unreadable)
 
 
@@ -133,22 +136,33 @@ def _encode(model: AlbefModel, folder: Path, names: list[str]) -> list[tuple[str
 
 
 def _identity(model: AlbefModel) -> str:
-    """Hash of what image features depend on: the image size and the weights of the visual encoder and its projection."""
-    digest = hashlib.sha256(str(model.config.model.vision.image_size).encode())
+    """Hash of what image features depend on: the encoder's settings and weights, the precision, and what decodes the images."""
+    config = model.config
+    vision = {name: value for name, value in asdict(config.model.vision).items() if name != "frozen"}
+    decoding = {name: _version(name) for name in ("torch", "pillow", "simplejpeg")}
+    depends_on = {"vision": vision, "precision": str(model.dtype), "max_pixels": config.data.max_pixels, "decoding": decoding}
+    digest = hashlib.sha256(json.dumps([_VIEWS, depends_on], sort_keys=True).encode())
     for name, parameter in sorted(model.task.named_parameters()):
         if "visual_encoder" in name or "vision_proj" in name:
             digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def _read(path: Path, identity: str) -> dict[str, tuple[str, Tensor]]:
     """Name to (stamp, feature); empty if there is no index of this model or a damaged one, which is then replaced."""
     try:
         with safe_open(path, "pt") as stored:
-            metadata = stored.metadata() or {}
-            if metadata.get("model") != identity:
+            described = stored.metadata() or {}
+            if described.get("model") != identity:
                 return {}
-            stamps: dict[str, str] = json.loads(metadata["stamps"])
+            stamps: dict[str, str] = json.loads(described["stamps"])
             return {name: (stamp, row) for (name, stamp), row in zip(stamps.items(), stored.get_tensor("features"), strict=True)}
     except (OSError, SafetensorError, ValueError, KeyError):
         return {}

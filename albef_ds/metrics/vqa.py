@@ -10,13 +10,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from albef_ds.common.errors import ConfigError, DataError
+from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.annotations.records import QuestionRecord
 from albef_ds.data.annotations.vqa import read_answer_list
 from albef_ds.data.annotations.vqa_text import normalize_answer, strip_breaks
 from albef_ds.data.batch import Batch
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
+from albef_ds.data.text.answers import candidate_ids
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
 from albef_ds.metrics.over_ranks import Modules, eval_mode, map_rows
 from albef_ds.metrics.scores import EvaluationOptions, Scores
@@ -67,10 +68,7 @@ def evaluate_vqa(
     """
     tokenizer = CaptionTokenizer.for_answers(config.evaluation_data)
     answers = [] if options.generate else answer_list(config)
-    rows = [tokenizer.encode(answer) for answer in answers]
-    for answer, row in zip(answers, rows, strict=True):
-        if len(row) < 2:
-            raise DataError(f"answer {answer!r} of data.answer_list has no tokens: remove it")
+    rows = candidate_ids(answers, tokenizer, "data.answer_list") if answers else []
     k_test: int = getattr(config.task, "k_test", len(answers))
     answer_ids, answer_mask = (part.to(device) for part in pad_ids(rows))
 
@@ -99,6 +97,11 @@ def evaluate_vqa(
     metrics |= {f"vqa/{name}": float(count) for name, count in counts.items()}
     predictions = {record.question_id: text for record, text in zip(data.records, texts, strict=True)}
     return Scores(metrics, predictions, {"answers": "generated"} if options.generate else {"k_test": k_test})
+
+
+def check_answer_list(config: RunConfig) -> None:
+    """Raises `UserError` if the answers of `data.answer_list` cannot be ranked."""
+    candidate_ids(answer_list(config), CaptionTokenizer.for_answers(config.evaluation_data), "data.answer_list")
 
 
 def answer_list(config: RunConfig) -> list[str]:

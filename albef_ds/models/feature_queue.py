@@ -6,6 +6,8 @@ caller gathers features over ranks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,6 +47,23 @@ class FeatureQueue(nn.Module):
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Restores what `get_extra_state` returned."""
         self.pointer, self.filled = state["pointer"], state["filled"]
+
+    @torch.no_grad()
+    def restore(self, stored: Mapping[str, Tensor], state: dict[str, int]) -> None:
+        """Restores buffers and extra state of a queue, which may have another size: the newest entries are kept then."""
+        size = stored["images"].shape[0]
+        if size == self.size:
+            self.load_state_dict({**stored, "_extra_state": state})
+            return
+        filled = state["filled"]
+        start = state["pointer"] if filled == size else 0
+        oldest_first = (start + torch.arange(filled)) % max(size, 1)
+        newest = oldest_first[max(0, filled - self.size) :]
+        count = newest.numel()
+        for name, buffer in self.named_buffers():
+            buffer[:count] = stored[name][newest].to(buffer)
+        self.pointer = count % max(self.size, 1)
+        self.filled = max(count, self.filled)  # a queue that starts filled stays so
 
     def contents(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns valid image features and text features (F, E), image ids and caption ids (F,).

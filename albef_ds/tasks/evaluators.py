@@ -23,7 +23,7 @@ from albef_ds.metrics.classification import evaluate_classification
 from albef_ds.metrics.grounding import evaluate_grounding
 from albef_ds.metrics.retrieval import K_TEST, RetrievalData, RetrievalEvaluator
 from albef_ds.metrics.scores import EvaluationOptions, Scores
-from albef_ds.metrics.vqa import answer_list, evaluate_vqa
+from albef_ds.metrics.vqa import check_answer_list, evaluate_vqa
 from albef_ds.metrics.vqa_submission import write_submission
 from albef_ds.models.albef import ALBEF
 from albef_ds.tasks.contrastive import ContrastiveTask
@@ -103,4 +103,4 @@ def corpus_set(config: RunConfig) -> RetrievalSet:
 RETRIEVAL = Evaluation(read=read_pairs, make_set=PairSet, evaluate=_evaluate_retrieval, corpus_set=corpus_set)
 GROUNDING = Evaluation(read=read_boxed_expressions, evaluate=_evaluate_grounding)
 CLASSIFICATION = Evaluation(read=read_statements, evaluate=evaluate_classification)
-VQA = Evaluation(read=read_questions, evaluate=evaluate_vqa, check=answer_list, write_predictions=write_submission)
+VQA = Evaluation(read=read_questions, evaluate=evaluate_vqa, check=check_answer_list, write_predictions=write_submission)

@@ -16,7 +16,8 @@ from PIL import Image
 import albef_ds
 from albef_ds.checkpoint.formats.read import read_model
 from albef_ds.checkpoint.formats.write import Options, convert
-from albef_ds.common.errors import ConfigError, UserError, WeightsError
+from albef_ds.common.errors import ConfigError, DataError, UserError, WeightsError
+from albef_ds.common.notices import Notice
 from albef_ds.inference import model as interface
 from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.tasks.contrastive import ContrastiveTask
@@ -197,3 +198,16 @@ def test_the_documented_examples_run(tmp_path: Path) -> None:
     names = {"folder": model_folder(tmp_path, "retrieval"), "vqa_folder": model_folder(tmp_path, "vqa")}
     results = doctest.testmod(interface, extraglobs=names)
     assert results.attempted >= 8 and results.failed == 0
+
+
+def test_one_text_is_one_candidate_and_what_cannot_be_ranked_is_one_line(load: Load) -> None:
+    model = load("vqa")
+    assert model.answer(picture(1), "what is on the table", "cup") == ["cup"]
+    for answers, message in (([], "`answers` has no answer"), (["cup", ""], "answer '' of `answers` has no tokens")):
+        with pytest.raises(DataError, match=message):
+            model.answer(picture(1), "what is on the table", answers)
+
+
+def test_answers_with_the_same_tokens_are_named(load: Load) -> None:
+    with pytest.warns(Notice, match="answers 'zebra' and 'okapi' of `answers` have the same tokens"):
+        load("vqa").answer(picture(1), "what is on the table", ["zebra", "cup", "okapi"])

@@ -96,3 +96,28 @@ def test_the_first_features_are_drawn_on_the_cpu_whatever_device_is_the_default(
         queue = FeatureQueue(4, 3)
     assert queue.images.device.type == queue.texts.device.type == "cpu"
     assert torch.equal(queue.images, FeatureQueue(4, 3).images)
+
+
+@pytest.mark.parametrize("entries", [3, 5, 8])
+@pytest.mark.parametrize("size", [0, 2, 4, 5, 9])
+@pytest.mark.parametrize("start_filled", [False, True])
+def test_a_queue_of_another_size_keeps_the_newest_entries(size: int, entries: int, start_filled: bool) -> None:
+    stored = FeatureQueue(5, 2)
+    for number in range(entries):
+        feature = torch.full((1, 2), float(number))
+        stored.enqueue(feature, -feature, torch.tensor([number]), torch.tensor([10 + number]), torch.tensor([number]))
+    queue = FeatureQueue(size, 2, start_filled=start_filled)
+    queue.restore(dict(stored.named_buffers()), stored.get_extra_state())
+    newest = list(range(entries))[-min(5, size) :] if size else []
+    images, texts, image_ids, caption_ids = queue.contents()
+    assert sorted(i for i in image_ids.tolist() if i >= 0) == newest
+    assert queue.filled == (size if start_filled and size != 5 else len(newest))
+    for row, number in enumerate(image_ids.tolist()):
+        if number >= 0:
+            assert images[row].tolist() == [number] * 2 and texts[row].tolist() == [-number] * 2
+            assert caption_ids[row] == 10 + number
+    if size:  # the oldest goes next
+        for number in range(100, 100 + size):
+            one = torch.ones(1, 2)
+            queue.enqueue(one, one, torch.tensor([number]), torch.tensor([number]), torch.tensor([number]))
+        assert sorted(queue.contents()[2].tolist()) == list(range(100, 100 + size))

@@ -14,7 +14,7 @@ from typing import Any
 from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.data.annotations.json_files import entries, field, read_json, texts
 from albef_ds.data.annotations.records import QuestionRecord
-from albef_ds.data.annotations.vqa_text import normalize_answer
+from albef_ds.data.annotations.vqa_text import normalize_answer, strip_breaks
 
 VG_WEIGHT = 0.5
 _KIND = "a list of {image, question, question_id, answer, dataset}, or the official questions JSON"
@@ -118,7 +118,8 @@ def build_answer_list(records: Iterable[QuestionRecord], min_count: int = 9) -> 
     for record in records:
         votes: dict[str, float] = defaultdict(float)
         for answer, weight in record.answers:
-            votes[normalize_answer(answer)] += weight
+            # An article alone, such as the letter "a", is an answer too.
+            votes[normalize_answer(answer) or strip_breaks(answer).lower()] += weight
         if votes:
             counts[min(votes, key=lambda answer: (-votes[answer], answer))] += 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

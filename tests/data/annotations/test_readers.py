@@ -72,6 +72,12 @@ def test_questions_and_annotations_of_different_splits_are_refused(tmp_path: Pat
         read_vqa(saved(tmp_path, raw), scenes / "v2_annotations_val.json")
 
 
+def test_an_article_alone_is_an_answer(tmp_path: Path) -> None:
+    given = [["a"] * 10, ["A"] * 6 + ["b"] * 4, ["..."] * 10]
+    rows = [{"image": "a", "question": "which letter", "question_id": n, "answer": answers} for n, answers in enumerate(given)]
+    assert build_answer_list(read_vqa(saved(tmp_path, rows)), min_count=2) == ["a"]
+
+
 def test_the_answer_list_counts_questions_by_their_most_given_answer(tmp_path: Path) -> None:
     given = [["Red"] * 6 + ["blue"] * 4, ["red."] * 10, ["blue"] * 10, ["the cat"] * 10]
     rows = [{"image": "a", "question": "q", "question_id": n, "answer": answers} for n, answers in enumerate(given)]
