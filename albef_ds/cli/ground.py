@@ -38,9 +38,7 @@ def main(argv: list[str]) -> int:
     if arguments.output.suffix.lower() != ".png":
         raise ConfigError(f"--output {arguments.output} is not a PNG file: give a name that ends with .png")
     boxes = [_box(text) for text in arguments.box]
-    from PIL import Image  # start-up time
-
-    from albef_ds.evaluation.heatmap import overlay, panels, save_png
+    from albef_ds.evaluation.heatmap import overlay, panels, save_png  # start-up time
     from albef_ds.inference.model import load
 
     with waiting("reading the model"):
@@ -48,8 +46,7 @@ def main(argv: list[str]) -> int:
     depth = model.config.model.text.num_fusion_layers
     layers_shown = range(depth) if arguments.sweep else [arguments.layer]
     found = [model.ground(arguments.image, arguments.text, boxes, layer=layer) for layer in layers_shown]
-    with Image.open(arguments.image) as opened:
-        image = opened.convert("RGB")
+    image = model.picture(arguments.image)
     names = [f"layer {layer}" if arguments.sweep else arguments.text for layer in layers_shown]
     entries = [(name, overlay(image, one.heatmap, [box for _, box in one.boxes])) for name, one in zip(names, found, strict=True)]
     if not arguments.sweep:

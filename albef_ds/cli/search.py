@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     model.encode_text(arguments.text)  # report problems of model or text before all images are read
     index = index_folder(model, arguments.images, arguments.index, Bars())
     hits = search(model, index, arguments.text, top=arguments.top, rerank=arguments.rerank)
-    write_page(arguments.output, arguments.text, hits)
+    write_page(arguments.output, arguments.text, hits, model.picture)
     if arguments.json:
         found = [{"path": str(hit.path), "similarity": hit.similarity, "match": hit.match} for hit in hits]
         unreadable = [{"path": path, "reason": reason} for path, reason in index.unreadable]

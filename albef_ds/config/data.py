@@ -93,6 +93,11 @@ class DataConfig:
     augment_device: Literal["cpu", "model"] = setting(
         "cpu", "place to resize, flip and augment crops; cpu: loader processes; model: the model's device, whole batches"
     )
+    compat: bool = setting(
+        False,
+        "read images and texts as the released code does where it differs (docs/architecture.md lists the points); "
+        "task.compat=true implies it",
+    )
     max_pixels: int = setting(89_478_485, "largest image; a larger one counts as a broken sample", unit="pixels")
     max_broken: float = setting(0.01, "share of broken samples above which a run stops")
 
@@ -112,17 +117,21 @@ class DataConfig:
         limits = [self.max_tokens, self.max_tokens if self.eval_max_tokens == -1 else self.eval_max_tokens]
         return 0 if 0 in limits else max(limits)
 
-    def in_training(self, longest: int) -> DataConfig:
-        """Returns a copy whose limits are numbers of at most `longest` tokens, the length of the position table."""
+    def in_training(self, longest: int, compat: bool = False) -> DataConfig:
+        """Returns a copy whose limits are numbers of at most `longest` tokens, the length of the position table.
+
+        Its `compat` is true if `compat`, that of the task, is.
+        """
         eval_words, eval_tokens = self.eval_max_words, self.eval_max_tokens
         return replace(
             self,
+            compat=self.compat or compat,
             max_tokens=min(self.max_tokens or longest, longest),
             eval_max_words=self.max_words if eval_words == -1 else eval_words,
             eval_max_tokens=min((self.max_tokens if eval_tokens == -1 else eval_tokens) or longest, longest),
         )
 
-    def in_evaluation(self, longest: int) -> DataConfig:
+    def in_evaluation(self, longest: int, compat: bool = False) -> DataConfig:
         """Returns the copy of `in_training` whose `max_words` and `max_tokens` are those of evaluation."""
-        limits = self.in_training(longest)
+        limits = self.in_training(longest, compat)
         return replace(limits, max_words=limits.eval_max_words, max_tokens=limits.eval_max_tokens)

@@ -326,12 +326,12 @@ class RunConfig:
     @property
     def training_data(self) -> DataConfig:
         """The data section as training reads samples: limits of words and tokens are numbers that fit the position table."""
-        return self.data.in_training(self.model.text.max_positions)
+        return self.data.in_training(self.model.text.max_positions, self.task.compat)
 
     @property
     def evaluation_data(self) -> DataConfig:
         """The data section as evaluation and use of the model read samples: `max_words` and `max_tokens` are theirs."""
-        return self.data.in_evaluation(self.model.text.max_positions)
+        return self.data.in_evaluation(self.model.text.max_positions, self.task.compat)
 
     @property
     def text_length(self) -> int:

@@ -8,8 +8,11 @@ from typing import Any
 from torch import nn
 
 from albef_ds.common.errors import ConfigError
-from albef_ds.config.schema import OptimConfig
+from albef_ds.config.schema import OptimConfig, RunConfig
 from albef_ds.models.albef import ALBEF
+
+RELEASED_JUMP = 100
+"""Steps for which the released code keeps each learning rate of its warm-up."""
 
 # The released code decays these, though decaying a temperature or a position table towards 0 makes no sense.
 _SPECIAL = ("temperature", "cls_token", "pos_embed")
@@ -82,3 +85,26 @@ def learning_rate(config: OptimConfig, samples: float, total_samples: float) -> 
     share = min(1.0, (samples - config.warmup_samples) / max(1.0, total_samples - config.warmup_samples))
     span = config.learning_rate - config.final_learning_rate
     return config.final_learning_rate + span * (1.0 + math.cos(math.pi * share)) / 2.0
+
+
+def released_learning_rate(config: OptimConfig, samples: float, epoch_samples: int, epochs: float, batch: int) -> float:
+    """Returns the released code's learning rate after `samples`: one per epoch, on a cosine over the epochs.
+
+    Epoch 0 has the warm-up, in jumps of `RELEASED_JUMP` steps of `batch` samples, and then the peak; epoch e > 0 has
+    min + (max - min) (1 + cos(pi e / epochs)) / 2, even if the warm-up was longer than epoch 0. (Its scheduler/cosine_lr.py with
+    the calls in Pretrain.py.)
+    """
+    epoch = int(samples // epoch_samples)
+    if epoch == 0 and samples < config.warmup_samples:
+        done = samples // batch // RELEASED_JUMP * RELEASED_JUMP * batch / config.warmup_samples
+        return config.initial_learning_rate + done * (config.learning_rate - config.initial_learning_rate)
+    span = config.learning_rate - config.final_learning_rate
+    return config.final_learning_rate + span * (1.0 + math.cos(math.pi * min(1.0, epoch / epochs))) / 2.0
+
+
+def scheduled_rate(config: RunConfig, samples: float, total_samples: float, epoch_samples: int | None) -> float:
+    """Returns the learning rate of a run after `samples`: the released code's with `task.compat`, if epochs are known."""
+    train = config.train
+    if config.task.compat and epoch_samples and train.epochs:
+        return released_learning_rate(config.optim, samples, epoch_samples, train.epochs, train.global_batch_size)
+    return learning_rate(config.optim, samples, total_samples)

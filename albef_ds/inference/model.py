@@ -45,6 +45,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from albef_ds.checkpoint.formats.read import build_for_inference, read_model
@@ -55,7 +56,7 @@ from albef_ds.config.schema import DataConfig
 from albef_ds.data.batch import Batch, ClassificationBatch
 from albef_ds.data.text.answers import candidate_ids
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
-from albef_ds.inference.inputs import ImageInput, Images, Texts, batches, many, paired, pixels_of, size_of
+from albef_ds.inference.inputs import ImageInput, Images, Texts, batches, many, paired, picture_of, pixels_of
 from albef_ds.metrics.boxes import score_boxes, upscale
 from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.gradcam import ground_text, middle_layer
@@ -137,10 +138,14 @@ class AlbefModel:
 
     def prepare_images(self, images: Images) -> Tensor:
         """Resizes (bicubic) and normalises images to float32 (B, 3, S, S). Raises `UserError` if one cannot be read."""
-        size, most = self.config.model.vision.image_size, self.config.data.max_pixels
-        return torch.stack([pixels_of(image, size, most) for image in many(images)])
+        size = self.config.model.vision.image_size
+        return torch.stack([pixels_of(image, size, self._data) for image in many(images)])
 
-    def prepare_texts(self, texts: Texts) -> tuple[Tensor, Tensor]:
+    def picture(self, image: ImageInput) -> Image.Image:
+        """The RGB image that the model reads before its size is changed, such as to draw over it. Raises as `prepare_images`."""
+        return picture_of(image, self.config.model.vision.image_size, self._data)
+
+    def prepare_texts(self, texts: Texts, *, questions: bool = False) -> tuple[Tensor, Tensor]:
         """Ids int64 (B, L) and mask bool (B, L) of cleaned texts, cut to the settings' limits, which is said once.
 
         Raises `ConfigError` if cleaning leaves nothing of a text.
@@ -148,7 +153,7 @@ class AlbefModel:
         tokenizer, rows = self._tokenizer, []
         for text in many(texts):
             cut_before = tokenizer.num_cut
-            rows.append(tokenizer.read(text)[1])
+            rows.append(tokenizer.read(text, question=questions)[1])
             if len(rows[-1]) < 2:
                 raise ConfigError(f"nothing is left of the text {text!r} after cleaning: give one with words in it")
             if tokenizer.num_cut > cut_before and not self._said_cut:
@@ -285,7 +290,7 @@ class AlbefModel:
         pixels = self._to(self.prepare_images(image))
         ids, mask = self._tokens([text])
         maps = ground_text(task.model, task.itm_head, pixels, ids, mask, layer)
-        heatmap = upscale(maps.sentence[0].cpu(), *size_of(image, self.config.data.max_pixels))
+        heatmap = upscale(maps.sentence[0].cpu(), *self.picture(image).size)
         tokens = self._tokenizer.decode(ids[0].tolist())
         words = tuple(zip(tokens, maps.tokens[0].float().cpu(), strict=True))
         return Grounding(heatmap, words, _ranked_boxes(heatmap, boxes or ()))
@@ -308,7 +313,7 @@ class AlbefModel:
         return Batch(images=images, token_ids=ids, token_mask=mask, positions=torch.arange(len(ids)), keys=())
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        ids, mask = self.prepare_texts(texts)
+        ids, mask = self.prepare_texts(texts, questions=isinstance(self.task, VqaTask))
         return ids.to(self.device), mask.to(self.device)
 
     def _to(self, images: Tensor) -> Tensor:

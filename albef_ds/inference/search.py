@@ -7,6 +7,7 @@ import hashlib
 import html
 import io
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -113,13 +114,16 @@ def search(model: AlbefModel, index: Index, text: str, *, top: int, rerank: int)
     return [Hit(index.folder / index.paths[row], float(similarity[row]), matches.get(row)) for row in ranked[:top]]
 
 
-def write_page(path: Path, text: str, hits: list[Hit]) -> None:
-    """Writes an HTML page that contains the images. Raises `UserError` if it cannot be written."""
+def write_page(path: Path, text: str, hits: list[Hit], picture: Callable[[Path], Image.Image]) -> None:
+    """Writes an HTML page that contains the images as `picture` (`AlbefModel.picture`) reads them.
+
+    Raises `UserError` if it cannot be written.
+    """
     cards = []
     for number, hit in enumerate(hits, start=1):
         match = "" if hit.match is None else f" &middot; match {hit.match:.3f}"
         cards.append(
-            f'<figure><img src="data:image/jpeg;base64,{_thumbnail(hit.path)}" alt="{html.escape(hit.path.name)}">'
+            f'<figure><img src="data:image/jpeg;base64,{_thumbnail(picture(hit.path))}" alt="{html.escape(hit.path.name)}">'
             f"<figcaption>{number}. {html.escape(hit.path.name)}<br>similarity {hit.similarity:.3f}{match}</figcaption></figure>"
         )
     write_output(path, document(text, [f"<h1>{html.escape(text)}</h1>", f"<main>{''.join(cards)}</main>"], _STYLE))
@@ -168,9 +172,7 @@ def _read(path: Path, identity: str) -> dict[str, tuple[str, Tensor]]:
         return {}
 
 
-def _thumbnail(path: Path) -> str:
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
+def _thumbnail(image: Image.Image) -> str:
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)

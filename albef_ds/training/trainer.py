@@ -11,7 +11,7 @@ import time
 
 from albef_ds.common import exit_codes
 from albef_ds.data.batch import Batch
-from albef_ds.engine.optim import learning_rate
+from albef_ds.engine.optim import scheduled_rate
 from albef_ds.training.agreement import Agreement
 from albef_ds.training.bad_steps import BadSteps
 from albef_ds.training.checkpointing import Checkpointing
@@ -70,7 +70,8 @@ class Trainer:
         waited = time.perf_counter() - started
         self.watchdog.at(Phase.STEP, self.progress.step + 1)
         schedule = self.engine.task.schedule(self.progress.learned_epoch)
-        rate = learning_rate(self.config.optim, self.progress.learned_samples, self.progress.total_samples)
+        progress = self.progress
+        rate = scheduled_rate(self.config, progress.learned_samples, progress.total_samples, progress.num_samples)
         result = self.engine.train_step(micro_batches, schedule, rate)
         self.progress.advance(result.skipped)
         return Step(micro_batches, schedule, rate, result, waited)

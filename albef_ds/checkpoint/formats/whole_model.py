@@ -132,6 +132,6 @@ def check_complete(model: WholeModel, source: str) -> None:
 
 def portable(config: RunConfig) -> RunConfig:
     """The machine-independent part of `config`: the model, the task and the preparation of texts and images."""
-    kept = ("max_words", "max_tokens", "eval_max_words", "eval_max_tokens", "sep_token", "max_pixels", "vocab_file")
+    kept = ("max_words", "max_tokens", "eval_max_words", "eval_max_tokens", "compat", "sep_token", "max_pixels", "vocab_file")
     data = DataConfig(**{name: getattr(config.data, name) for name in kept})
     return replace(RunConfig(), recipe=config.recipe, model=config.model, task=config.task, data=data)

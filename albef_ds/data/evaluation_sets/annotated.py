@@ -35,21 +35,40 @@ class _Reader:
         self.tokenizer = CaptionTokenizer.from_config(config)
 
     def images(self, record: Record) -> Tensor:
-        """Returns float32 (I, 3, H, W). Raises `DataError` for an image that cannot be decoded."""
+        """Returns float32 (I, 3, H, W).
+
+        Raises `DataError` for an image that cannot be decoded, or is not of the annotated shape.
+        """
         try:
             files = self.image_files.read(record)
-            return torch.stack([decode.resize(data, self.config.max_pixels, self.image_size) for data in files])
+            read = [decode.read_image(data, self.config.max_pixels, compat=self.config.compat) for data in files]
         except BrokenSampleError as error:
             raise DataError(f"an image of the evaluation cannot be used ({record!s:.120}: {error}): restore it") from None
+        if isinstance(record, ExpressionRecord):
+            _check_shape(record, read[0].width, read[0].height)
+        return torch.stack([decode.evaluation_view(image, self.image_size) for image in read])
 
-    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Returns ids int64 (T, L) and mask bool (T, L). Raises `DataError` for a text that is empty after cleaning."""
-        ids, mask = pad_ids([self.tokenizer.read(text)[1] for text in texts])
+    def tokens(self, texts: Sequence[str], *, questions: bool = False) -> tuple[Tensor, Tensor]:
+        """Returns ids int64 (T, L) and mask bool (T, L).
+
+        Raises `DataError` for a text that is empty after cleaning; with `data.compat` it is scored as it is.
+        """
+        ids, mask = pad_ids([self.tokenizer.read(text, question=questions)[1] for text in texts])
         self.tokenizer.say_cut(len(texts))
         empty = (mask.sum(dim=1) < 2).nonzero().flatten().tolist()
-        if empty:
+        if empty and not self.config.compat:
             raise DataError(f"text {texts[empty[0]]!r} of the evaluation is empty after cleaning: fix the annotation file")
         return ids, mask
+
+
+def _check_shape(record: ExpressionRecord, width: int, height: int) -> None:
+    """Raises `DataError` if boxes in the annotated image are not boxes in this one: it may be smaller, but not turned or cut."""
+    scale = max(width / record.width, height / record.height)
+    if abs(record.width * scale - width) > 1 or abs(record.height * scale - height) > 1:
+        raise DataError(
+            f"{record.image} has {width} x {height} pixels, but its annotation {record.width} x {record.height}: give the image "
+            "that was annotated, upright"
+        )
 
 
 class TextImageSet(Generic[R]):
@@ -67,7 +86,10 @@ class TextImageSet(Generic[R]):
     def __init__(self, records: Sequence[R], config: DataConfig, image_size: int) -> None:
         self.records: list[R] = list(records)
         self._reader = _Reader(config, image_size, self.records)
-        self._ids, self._mask = self._reader.tokens([record_text(record) for record in self.records])
+        self._ids, self._mask = self._reader.tokens(
+            [record_text(record) for record in self.records],
+            questions=any(isinstance(record, QuestionRecord) for record in self.records),
+        )
 
     def __len__(self) -> int:
         return len(self.records)
@@ -101,7 +123,7 @@ def record_text(record: Record) -> str:
 class PairSet:
     """Images and captions for recall@k, a `metrics.retrieval.RetrievalData`.
 
-    Records of one `image_id` count as one image, with the distinct captions of all of them.
+    Records of one `image_id` count as one image, with the distinct captions of all of them (all captions with `data.compat`).
 
     Args:
         records: images with captions.
@@ -118,15 +140,16 @@ class PairSet:
         self._reader = _Reader(config, image_size, chosen)
         self._records: list[CaptionRecord] = []
         number_of: dict[str, int] = {}
-        pairs: dict[tuple[int, str], str] = {}
+        pairs: dict[tuple[int, str, int], str] = {}
         for record in chosen:
             if record.image_id not in number_of:
                 number_of[record.image_id] = len(self._records)
                 self._records.append(record)
             for caption in record.captions:
-                pairs.setdefault((number_of[record.image_id], clean_caption(caption, config.max_words)), caption)
-        self.captions = [caption for _, caption in pairs]
-        self.caption_image = torch.tensor([owner for owner, _ in pairs])
+                again = len(pairs) if config.compat else 0  # the released code counts an equal caption again
+                pairs.setdefault((number_of[record.image_id], clean_caption(caption, config.max_words), again), caption)
+        self.captions = [caption for _, caption, _ in pairs]
+        self.caption_image = torch.tensor([owner for owner, *_ in pairs])
         """int64 (num_captions,): index of each caption's image."""
         self._ids, self._mask = self._reader.tokens(list(pairs.values()))
 

@@ -26,7 +26,8 @@ class RetrievalSet:
     """Images and captions of the corpus folder `folder` for recall@k.
 
     Samples with the same `image_id` count as one image (the first), with the distinct captions of all of them. A caption is a
-    query once per image that has it. A broken sample is an error: skipping it would change the meaning of a score.
+    query once per image that has it (with `data.compat` as often as the image has it). A broken sample is an error: skipping it
+    would change the meaning of a score.
 
     Args:
         folder: a corpus folder.
@@ -40,7 +41,7 @@ class RetrievalSet:
 
     def __init__(self, folder: str | Path, config: DataConfig, image_size: int, limit: int = 0) -> None:
         self._reader = ShardReader(Path(folder))
-        self._max_pixels, self._image_size = config.max_pixels, image_size
+        self._max_pixels, self._image_size, self._compat = config.max_pixels, image_size, config.compat
         self._tokenizer = CaptionTokenizer.from_config(config)
         self._places: list[tuple[int, int]] = []
         self.keys: list[str] = []
@@ -59,9 +60,9 @@ class RetrievalSet:
             owner = image_of[image_id]
             for text in texts:
                 caption, token_ids = self._tokenizer.read(text)
-                if len(token_ids) < 2:
+                if len(token_ids) < 2 and not config.compat:
                     raise self._error(sample_key(number), shard, "has a caption that is empty after cleaning")
-                if (owner, caption) not in known:
+                if config.compat or (owner, caption) not in known:
                     known.add((owner, caption))
                     self.captions.append(caption)
                     owners.append(owner)
@@ -89,7 +90,9 @@ class RetrievalSet:
         for number in rows:
             shard, row = self._places[number]
             try:
-                pixels.append(decode.resize(self._reader.read(shard, row)[0], self._max_pixels, self._image_size))
+                pixels.append(
+                    decode.resize(self._reader.read(shard, row)[0], self._max_pixels, self._image_size, compat=self._compat)
+                )
             except BrokenSampleError as error:
                 raise self._error(self.keys[number], shard, f"has a broken image: {error}") from None
         return torch.stack(pixels)

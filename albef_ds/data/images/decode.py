@@ -20,29 +20,40 @@ from albef_ds.data.images.crop import Crop
 from albef_ds.data.images.normalise import normalise
 from albef_ds.data.images.rand_augment import draw
 from albef_ds.data.images.rand_augment_numpy import rand_augment
-from albef_ds.data.images.read import check_size, decode_image
+from albef_ds.data.images.read import check_size, decode_image, load_image
 from albef_ds.data.images.view import PendingView, Pixels, View
 
 _SMALL = 6
 """A crop of at most this many times the view's pixels is sent to the model's device unscaled: this includes every JPEG."""
 
 
-def decode_crop(data: bytes, max_pixels: int, crop: Crop) -> Pixels:
+def decode_crop(data: bytes, max_pixels: int, crop: Crop, *, compat: bool = False) -> Pixels:
     """Returns the `crop` of an image, uint8 (h, w, 4), the fourth byte meaningless. Raises as `decode_image`.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the crop keeps at least its side in both directions.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the crop keeps at least its side in both directions; not with `compat`
+    (`read_image`).
     """
     header = jpeg.plain(data)
     if header is not None and not header.may_be_turned:
         check_size(header.width, header.height, max_pixels)
-        pixels = jpeg.decode(data, header, "RGBX", crop.scale_for(header.width, header.height))
+        crop.place(header.width, header.height)
+        scale = 1 if compat else crop.scale_for(header.width, header.height)
+        pixels = jpeg.decode(data, header, "RGBX", scale)
         if pixels is not None:
             left, top, right, bottom = crop.box(pixels.shape[1])
             return np.array(pixels[top:bottom, left:right])  # copied while in the CPU's cache; the full image is freed
-    image = decode_image(data, max_pixels, crop.scale_for)
+    image = read_image(data, max_pixels, compat=True) if compat else decode_image(data, max_pixels, crop.scale_for)
     crop.place(*image.size)
     left, top, right, bottom = crop.box(image.width)
     return np.array(Image.fromarray(np.asarray(image)[top:bottom, left:right]).convert("RGBA"))
+
+
+def read_image(data: bytes, max_pixels: int, *, compat: bool = False) -> Image.Image:
+    """Returns the RGB image that a model reads, before its size is changed. Raises as `decode_image`.
+
+    With `compat` as the released code reads it: as stored, without its orientation, alpha dropped, levels above 255 clipped.
+    """
+    return load_image(data, max_pixels).convert("RGB") if compat else decode_image(data, max_pixels)
 
 
 def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, position: int) -> View:
@@ -55,11 +66,11 @@ def training_view(data: bytes, config: DataConfig, image_size: int, seed: int, p
     crop = Crop(image_size, config.crop_scale_min, generator)
     pixels = _gpu_view(data, config.max_pixels, crop) if config.jpeg_device == "cuda" else None
     if pixels is None:
-        pixels = decode_crop(data, config.max_pixels, crop)
+        pixels = decode_crop(data, config.max_pixels, crop, compat=config.compat)
         if config.augment_device == "cpu" or pixels.size > 4 * _SMALL * image_size**2:
             pixels = scale_to(pixels, image_size)
     flip = config.flip and generator.random() < 0.5
-    drawn = draw(randomness.generator(seed, position, randomness.AUGMENT)) if config.rand_augment else ()
+    drawn = draw(randomness.generator(seed, position, randomness.AUGMENT), config.compat) if config.rand_augment else ()
     if config.augment_device == "model":
         return PendingView(pixels, image_size, flip, drawn)
     if flip:
@@ -86,7 +97,11 @@ def scale_to(pixels: Pixels, side: int) -> Pixels:
     return result
 
 
-def resize(data: bytes, max_pixels: int, image_size: int) -> Tensor:
-    """Returns the evaluation view: the full image resized (bicubic) to a square, float32 (3, image_size, image_size)."""
-    image = decode_image(data, max_pixels).resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return normalise(torch.from_numpy(np.array(image)))
+def evaluation_view(image: Image.Image, image_size: int) -> Tensor:
+    """Returns the full RGB image resized (bicubic) to a square, float32 (3, image_size, image_size)."""
+    return normalise(torch.from_numpy(np.array(image.resize((image_size, image_size), Image.Resampling.BICUBIC))))
+
+
+def resize(data: bytes, max_pixels: int, image_size: int, *, compat: bool = False) -> Tensor:
+    """Returns the evaluation view of an image's bytes, read by `read_image`. Raises as `decode_image`."""
+    return evaluation_view(read_image(data, max_pixels, compat=compat), image_size)

@@ -59,6 +59,19 @@ def blend(words: NDArray[np.uint32], places: NDArray[np.intp], weights: NDArray[
 
 def sharpen(pixels: Pixels, strength: int) -> Pixels:
     """Returns image + `strength`/256 * (image - smoothed image), at least 3 x 3; the outermost pixels stay."""
+    height, _, channels = pixels.shape
+    middle, smooth = smoothed(pixels)
+    change = middle - smooth
+    change *= strength
+    change >>= 8
+    change += middle
+    result: Pixels = pixels.copy()
+    result.reshape(height, -1)[1:-1, channels:-channels] = np.clip(change, 0, 255, out=change)
+    return result
+
+
+def smoothed(pixels: Pixels) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Returns all but the outermost pixels of an image, at least 3 x 3, and the same smoothed: both (H - 2, (W - 2) 4)."""
     height, width, channels = pixels.shape
     wide = pixels.reshape(height, width * channels).astype(np.int16)
     rows = wide[:-2] + wide[1:-1]
@@ -69,10 +82,4 @@ def sharpen(pixels: Pixels, strength: int) -> Pixels:
     smooth += 4 * middle  # its weight is 5, that of its neighbours 1
     smooth += 6
     smooth //= 13
-    change = middle - smooth
-    change *= strength
-    change >>= 8
-    change += middle
-    result: Pixels = pixels.copy()
-    result.reshape(height, -1)[1:-1, channels:-channels] = np.clip(change, 0, 255, out=change)
-    return result
+    return middle, smooth

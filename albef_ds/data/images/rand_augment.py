@@ -17,6 +17,7 @@ ENHANCE = 0.1 + 1.8 * _STRENGTH
 _SHEAR = 0.3 * _STRENGTH
 _DEGREES = 30 * _STRENGTH
 _TRANSLATION = 10 / 256 * _STRENGTH  # of the side: at most the released 10 pixels at 256
+_RELEASED_TRANSLATION = 10 * _STRENGTH  # pixels
 GREY = 128
 """Value of pixels from outside the image."""
 
@@ -37,25 +38,39 @@ class Operation(IntEnum):
     TRANSLATE_X = 7
     TRANSLATE_Y = 8
     ROTATE = 9
+    RELEASED_AUTO_CONTRAST = 10
+    """Its offset wraps around in 8 bits: a channel whose darkest value is above 0 turns white."""
+    RELEASED_SHARPNESS = 11
+    """Values below 0 and above 255 wrap around."""
+    RELEASED_TRANSLATE_X = 12
+    """By 7 pixels, whatever the size of the image."""
+    RELEASED_TRANSLATE_Y = 13
 
     @property
     def moves(self) -> bool:
         """True if it moves pixels, in one of two directions."""
-        return self >= Operation.SHEAR_X
+        return Operation.SHEAR_X <= self <= Operation.ROTATE or self >= Operation.RELEASED_TRANSLATE_X
 
 
-_ALL = tuple(Operation)
+_ALL = tuple(Operation)[: Operation.ROTATE + 1]
+_RELEASED = {
+    Operation.AUTO_CONTRAST: Operation.RELEASED_AUTO_CONTRAST,
+    Operation.SHARPNESS: Operation.RELEASED_SHARPNESS,
+    Operation.TRANSLATE_X: Operation.RELEASED_TRANSLATE_X,
+    Operation.TRANSLATE_Y: Operation.RELEASED_TRANSLATE_Y,
+}
 
 Drawn = tuple[Operation, int]
 """An operation and its direction if it moves pixels: 1 or -1."""
 
 
-def draw(generator: random.Random) -> tuple[Drawn, ...]:
-    """Draws the operations for one image: at most `LAYERS`, in order."""
+def draw(generator: random.Random, compat: bool = False) -> tuple[Drawn, ...]:
+    """Draws the operations for one image: at most `LAYERS`, in order; with `compat` in the released code's forms."""
     drawn = []
     for operation in generator.choices(_ALL, k=LAYERS):
         if operation is not Operation.IDENTITY and generator.random() <= PROBABILITY:
-            drawn.append((operation, draw_sign(generator) if operation.moves else 1))
+            form = _RELEASED.get(operation, operation) if compat else operation
+            drawn.append((form, draw_sign(generator) if operation.moves else 1))
     return tuple(drawn)
 
 
@@ -74,6 +89,10 @@ def movement(operation: Operation, sign: int, width: int, height: int) -> Matrix
         return 1, 0, sign * _TRANSLATION * width, 0, 1, 0
     if operation is Operation.TRANSLATE_Y:
         return 1, 0, 0, 0, 1, sign * _TRANSLATION * width
+    if operation is Operation.RELEASED_TRANSLATE_X:
+        return 1, 0, sign * _RELEASED_TRANSLATION, 0, 1, 0
+    if operation is Operation.RELEASED_TRANSLATE_Y:
+        return 1, 0, 0, 0, 1, sign * _RELEASED_TRANSLATION
     assert operation is Operation.ROTATE, "the other operations move nothing"
     angle = -math.radians(sign * _DEGREES)
     cos, sin = math.cos(angle), math.sin(angle)

@@ -53,6 +53,15 @@ def _stretched(low: int, high: int) -> IntTable:
     return table
 
 
+def _released_auto_contrast(pixels: Pixels) -> Pixels:
+    """Stretches a channel that reaches 0; of another one every value becomes 255, unless there is only one."""
+    tables = []
+    for counts in LOOPS.count_values(pixels):
+        low, high = counts.nonzero()[0][[0, -1]].tolist()
+        tables.append(np.full(256, 255) if 0 < low < high else _stretched(low, high))
+    return _apply_tables(pixels, tables)
+
+
 def _equalize(pixels: Pixels) -> Pixels:
     """Equalizes the histogram of each channel."""
     return _apply_tables(pixels, [_equalized(counts) for counts in LOOPS.count_values(pixels)])
@@ -79,11 +88,24 @@ def _sharper(pixels: Pixels) -> Pixels:
     return pixels if min(pixels.shape[:2]) < 3 else LOOPS.sharpen(pixels, round((ENHANCE - 1) * 256))
 
 
+def _released_sharper(pixels: Pixels) -> Pixels:
+    """`_sharper` in fp32, rounded towards 0, of which the lowest 8 bits are kept."""
+    if min(pixels.shape[:2]) < 3:
+        return pixels
+    middle, smooth = (part.astype(np.float32) for part in pixel_loops.smoothed(pixels))
+    result: Pixels = pixels.copy()
+    sharp = (smooth + np.float32(ENHANCE) * (middle - smooth)).astype(np.int32).astype(np.uint8)
+    result[1:-1, 1:-1] = sharp.reshape(pixels.shape[0] - 2, -1, pixels.shape[2])
+    return result
+
+
 _TONES: dict[Operation, Callable[[Pixels], Pixels]] = {
     Operation.AUTO_CONTRAST: _auto_contrast,
     Operation.EQUALIZE: _equalize,
     Operation.BRIGHTNESS: _brighter,
     Operation.SHARPNESS: _sharper,
+    Operation.RELEASED_AUTO_CONTRAST: _released_auto_contrast,
+    Operation.RELEASED_SHARPNESS: _released_sharper,
 }
 
 

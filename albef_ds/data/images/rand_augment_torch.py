@@ -41,6 +41,11 @@ def _auto_contrast(colours: Tensor) -> Tensor:
     return torch.where(high > low, stretched, colours)
 
 
+def _released_auto_contrast(colours: Tensor) -> Tensor:
+    low, high = colours.amin((-2, -1), keepdim=True), colours.amax((-2, -1), keepdim=True)
+    return torch.where((low > 0) & (high > low), 255.0, _auto_contrast(colours))
+
+
 def _equalize(colours: Tensor) -> Tensor:
     levels = colours.long().flatten(-2)
     counts = torch.zeros(*levels.shape[:-1], 256, dtype=torch.int64, device=colours.device)
@@ -59,13 +64,26 @@ def _brighter(colours: Tensor) -> Tensor:
 def _sharper(colours: Tensor) -> Tensor:
     if min(colours.shape[-2:]) < 3:
         return colours
-    middle = colours[..., 1:-1, 1:-1]
-    around = F.avg_pool2d(colours, 3, stride=1, divisor_override=1)
-    smooth = torch.floor((around + 4 * middle + 6) / 13)  # its weight is 5, that of its neighbours 1
+    middle, smooth = _smoothed(colours)
     result = colours.clone()
     change = torch.floor((middle - smooth) * (round((ENHANCE - 1) * 256) / 256))
     result[..., 1:-1, 1:-1] = (middle + change).clamp_(0, 255)
     return result
+
+
+def _released_sharper(colours: Tensor) -> Tensor:
+    if min(colours.shape[-2:]) < 3:
+        return colours
+    middle, smooth = _smoothed(colours)
+    result = colours.clone()
+    result[..., 1:-1, 1:-1] = (smooth + ENHANCE * (middle - smooth)).trunc_().remainder_(256)
+    return result
+
+
+def _smoothed(colours: Tensor) -> tuple[Tensor, Tensor]:
+    middle = colours[..., 1:-1, 1:-1]
+    around = F.avg_pool2d(colours, 3, stride=1, divisor_override=1)
+    return middle, torch.floor((around + 4 * middle + 6) / 13)  # its weight is 5, that of its neighbours 1
 
 
 _TONES: dict[Operation, Callable[[Tensor], Tensor]] = {
@@ -73,6 +91,8 @@ _TONES: dict[Operation, Callable[[Tensor], Tensor]] = {
     Operation.EQUALIZE: _equalize,
     Operation.BRIGHTNESS: _brighter,
     Operation.SHARPNESS: _sharper,
+    Operation.RELEASED_AUTO_CONTRAST: _released_auto_contrast,
+    Operation.RELEASED_SHARPNESS: _released_sharper,
 }
 
 

@@ -74,9 +74,9 @@ class _ViewBuilder:
     def num_cut(self) -> int:
         return self.tokenizer.num_cut
 
-    def views(self, record: Record, text: str, images: list[bytes], position: int) -> _Views:
+    def views(self, record: Record, text: str, images: list[bytes], position: int, *, question: bool = False) -> _Views:
         """Returns the sample. Raises `BrokenSampleError`: an image cannot be decoded, or the text is empty after cleaning."""
-        _, token_ids = self.tokenizer.read(text)
+        _, token_ids = self.tokenizer.read(text, question=question)
         if len(token_ids) < 2:
             raise BrokenSampleError("empty caption", "nothing is left after cleaning")
         made = [
@@ -112,7 +112,7 @@ class QuestionBuilder(_ViewBuilder):
         self.answers = CaptionTokenizer.for_answers(config)
 
     def build(self, record: QuestionRecord, images: list[bytes], position: int) -> _Views:
-        return self.views(record, record.question, images, position)
+        return self.views(record, record.question, images, position, question=True)
 
     def collate(self, samples: list[_Views]) -> VqaBatch[RawImages]:
         token_ids, token_mask = pad_ids([sample.token_ids for sample in samples])

@@ -8,6 +8,11 @@ _REMOVED = str.maketrans("", "", ",.'!?\"()*#:;~")
 _SPACES = re.compile(r"\s{2,}")
 
 
+def clean_question(question: str) -> str:
+    """Returns a question as the released VQA cleans it: as a caption, but `<person>` and runs of spaces stay."""
+    return question.lower().translate(_REMOVED).replace("-", " ").replace("/", " ").rstrip(" ")
+
+
 def clean_caption(caption: str, max_words: int | None = None) -> str:
     """Returns `caption` in lower case, without punctuation, truncated to `max_words` words if given; it may be empty.
 

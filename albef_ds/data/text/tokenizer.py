@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from torch import Tensor
 from albef_ds.common.errors import DataError
 from albef_ds.common.notices import notice
 from albef_ds.config.schema import DataConfig
-from albef_ds.data.text.clean import clean_caption
+from albef_ds.data.text.clean import clean_caption, clean_question
 
 DEFAULT_VOCAB = Path(__file__).resolve().parents[2] / "assets" / "bert-base-uncased-vocab.txt"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 _KNOWN_WORDS = 200_000  # words whose pieces are cached, about 50 MB
 _LONGEST_WORD = 100  # characters, as in BERT: a longer word is [UNK]
 
@@ -55,15 +57,25 @@ class CaptionTokenizer:
         max_tokens: ids kept, [CLS] and [SEP] included; 0: all.
         sep_token: end texts with [SEP].
         max_words: words that `read` keeps.
+        compat: clean questions as released, and read special tokens that are written as text, such as [SEP], as themselves.
     """
 
-    def __init__(self, vocab_file: str = "", max_tokens: int = 25, sep_token: bool = False, max_words: int = 30) -> None:
+    def __init__(
+        self,
+        vocab_file: str = "",
+        max_tokens: int = 25,
+        sep_token: bool = False,
+        max_words: int = 30,
+        compat: bool = False,
+    ) -> None:
         vocab = read_vocab(Path(vocab_file) if vocab_file else DEFAULT_VOCAB)
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (vocab[token] for token in SPECIAL_TOKENS)
         self.vocab_size = len(vocab)
         self.max_tokens = max_tokens
         self.max_words = max_words
         self.sep_token = sep_token
+        self.compat = compat
+        self._special = {token: [vocab[token]] for token in SPECIAL_TOKENS}
         self.num_cut = 0
         """Texts of which something was left out so far."""
         self._tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD))
@@ -74,16 +86,16 @@ class CaptionTokenizer:
     @classmethod
     def from_config(cls, config: DataConfig) -> CaptionTokenizer:
         """Returns the tokenizer for `config`, a section as `RunConfig.training_data` or `evaluation_data` gives it."""
-        return cls(config.vocab_file, config.max_tokens, config.sep_token, config.max_words)
+        return cls(config.vocab_file, config.max_tokens, config.sep_token, config.max_words, config.compat)
 
     @classmethod
     def for_answers(cls, config: DataConfig) -> CaptionTokenizer:
         """Returns the tokenizer of VQA's answers, which end with [SEP]."""
-        return cls(config.vocab_file, config.answer_tokens, sep_token=True)
+        return cls(config.vocab_file, config.answer_tokens, sep_token=True, compat=config.compat)
 
-    def read(self, text: str) -> tuple[str, NDArray[np.int64]]:
-        """Returns `text` cleaned and cut to `max_words`, and its ids (`encode`)."""
-        whole = clean_caption(text)
+    def read(self, text: str, *, question: bool = False) -> tuple[str, NDArray[np.int64]]:
+        """Returns `text`, which may be a `question` of VQA, cleaned and cut to `max_words`, and its ids (`encode`)."""
+        whole = clean_question(text) if question and self.compat else clean_caption(text)
         words = whole.split(" ")
         kept = " ".join(words[: self.max_words])
         cut_before = self.num_cut
@@ -95,7 +107,8 @@ class CaptionTokenizer:
     def encode(self, caption: str) -> NDArray[np.int64]:
         """Returns the ids of one cleaned caption, int64 (L,), 1 <= L <= max_tokens; L = 1: only [CLS], no text."""
         # Words are tokenised independently, so the pieces of each are cached.
-        pieces = [piece for word in caption.split(" ") for piece in self._pieces(word)]
+        words = caption.split(" ") if not self.compat else _SPECIAL.sub(r" \g<0> ", caption).split(" ")
+        pieces = [piece for word in words for piece in self._pieces(word)]
         tail = [self.sep_id] if self.sep_token and pieces else []
         room = self.max_tokens - 1 - len(tail) if self.max_tokens else len(pieces)
         self.num_cut += len(pieces) > room
@@ -111,6 +124,8 @@ class CaptionTokenizer:
 
     def _pieces(self, word: str) -> list[int]:
         pieces = self._known.get(word)
+        if pieces is None and self.compat:
+            pieces = self._special.get(word)
         if pieces is None:
             pieces = self._tokenizer.encode(word, add_special_tokens=False).ids
             if len(self._known) < _KNOWN_WORDS:
