@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from albef_ds.cli.arguments import CommandParser, add_overrides
+from albef_ds.cli.arguments import CommandParser, add_overrides, whole_number
 from albef_ds.cli.progress_bar import waiting
 
 EXAMPLES = """\
   generate the answer
       albef-ds ask --model runs/vqa --image kitchen.jpg --question "how many cups are on the table"
+  the five most probable answers with their probabilities
+      albef-ds ask --model runs/vqa --image kitchen.jpg --question "what is on the table" --top 5
   choose it from a list
       albef-ds ask --model runs/vqa --image kitchen.jpg --question "what color is the cup" --answers answer_list.json"""
 
@@ -24,6 +26,7 @@ def main(argv: list[str]) -> int:
     command.add_argument(
         "--answers", metavar="FILE", type=Path, help="JSON list to choose from; without it answers are generated"
     )
+    command.add_argument("--top", type=whole_number(1), metavar="N", help="the N most probable answers, with probabilities")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--json", action="store_true", help="print a JSON object of questions and answers")
     add_overrides(command, "settings that a released file does not hold")
@@ -34,6 +37,10 @@ def main(argv: list[str]) -> int:
     answers = read_answer_list(arguments.answers) if arguments.answers else None
     with waiting("reading the model"):
         model = load(arguments.model, device=arguments.device, overrides=arguments.overrides)
+    if arguments.top:
+        several = model.answers(arguments.image, arguments.question, answers, top=arguments.top)
+        _print_several(dict(zip(arguments.question, several, strict=True)), as_json=arguments.json)
+        return 0
     found = model.answer(arguments.image, arguments.question, answers)
     if arguments.json:
         print(json.dumps(dict(zip(arguments.question, found, strict=True)), indent=1))
@@ -41,3 +48,19 @@ def main(argv: list[str]) -> int:
     for question, answer in zip(arguments.question, found, strict=True):
         print(answer if len(arguments.question) == 1 else f"{question}: {answer}")
     return 0
+
+
+def _print_several(found: dict[str, list[tuple[str, float]]], *, as_json: bool) -> None:
+    """Prints the answers to each question with their probabilities."""
+    if as_json:
+        named = {
+            question: [{"answer": answer, "probability": probability} for answer, probability in answers]
+            for question, answers in found.items()
+        }
+        print(json.dumps(named, indent=1))
+        return
+    for question, answers in found.items():
+        if len(found) > 1:
+            print(f"{question}:")
+        for answer, probability in answers:
+            print(f"{probability:.3f}  {answer}")

@@ -12,6 +12,9 @@ from typing_extensions import Self
 
 from albef_ds.config.fields import not_negative, positive, require, setting, share
 
+NLVR_LABELS = {"False": 0, "True": 1}
+ENTAILMENT_LABELS = {"contradiction": 0, "neutral": 1, "entailment": 2}
+"""Class numbers of the released code."""
 ItmScore = Literal["margin", "match"]
 _KIND = "task that is trained; the recipe sets it"
 
@@ -174,6 +177,9 @@ class ClassificationConfig(DistillationConfig):
     kind: Literal["classification"] = setting("classification", _KIND)
     main_metrics: ClassVar[tuple[str, ...]] = ("classification/accuracy",)
     num_classes: int = setting(3, "classes", paper="3 (SNLI-VE), 2 (NLVR2)")
+    class_names: str = setting(
+        "", "labels in the annotations, comma-separated, in the order of the classes; empty: those of SNLI-VE or NLVR2"
+    )
     num_images: int = setting(
         1, "images per sample; with 2 each multimodal layer becomes two blocks that share keys and values", paper="1, 2 (NLVR2)"
     )
@@ -182,6 +188,21 @@ class ClassificationConfig(DistillationConfig):
         super().__post_init__()
         require(self.num_classes >= 2, "task.num_classes", f"is {self.num_classes}", "give 2 or more")
         require(self.num_images in (1, 2), "task.num_images", f"is {self.num_images}", "give 1 or 2")
+        names = [name.strip() for name in self.class_names.split(",")]
+        require(
+            not self.class_names or (all(names) and len(set(names)) == len(names) == self.num_classes),
+            "task.class_names",
+            f"is {self.class_names}, which is not {self.num_classes} different names",
+            "give one name per class, or change task.num_classes",
+        )
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """The label of each class in annotations -> its number; by default the released code's."""
+        names = [name.strip() for name in self.class_names.split(",")]
+        if not self.class_names:
+            return NLVR_LABELS if self.num_images == 2 else ENTAILMENT_LABELS
+        return {name: number for number, name in enumerate(names)}
 
     @property
     def paired_layers(self) -> bool:

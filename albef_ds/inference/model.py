@@ -26,6 +26,9 @@ Answers, chosen from a list or generated, by a model trained for VQA:
 >>> vqa = albef_ds.load(vqa_folder)
 >>> vqa.answer(red, "what is on the table", answers=["cup", "ball"])[0] in ("cup", "ball")
 True
+>>> [found] = vqa.answers(red, "what is on the table", ["cup", "ball"])
+>>> round(sum(probability for _, probability in found), 3)
+1.0
 >>> vqa.match(red, "a red cup")
 Traceback (most recent call last):
 albef_ds.common.errors.WeightsError: match needs a model of kind pretrain or retrieval, but this one is of kind vqa: load another
@@ -50,12 +53,13 @@ from torch import Tensor
 
 from albef_ds.checkpoint.formats.read import build_for_inference, read_model
 from albef_ds.checkpoint.formats.whole_model import Weights, WholeModel
-from albef_ds.common.errors import ConfigError, MachineError, WeightsError
+from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.common.notices import notice
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.batch import Batch, ClassificationBatch
 from albef_ds.data.text.answers import candidate_ids
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
+from albef_ds.inference.device import device_of, dtype_of
 from albef_ds.inference.inputs import ImageInput, Images, Texts, batches, many, paired, picture_of, pixels_of
 from albef_ds.metrics.boxes import score_boxes, upscale
 from albef_ds.models.fusion_pass import FusionPass
@@ -106,7 +110,7 @@ def load(
         UserError: `path` holds no model or a damaged one, or the device or precision cannot be used.
     """
     found = read_model(Path(path), overrides)
-    return AlbefModel(found.model.select(weights, queues=False), device=_device(device), dtype=_dtype(dtype))
+    return AlbefModel(found.model.select(weights, queues=False), device=device_of(device), dtype=dtype_of(dtype))
 
 
 class AlbefModel:
@@ -228,7 +232,6 @@ class AlbefModel:
             UserError: the numbers of images and questions differ, an image cannot be read, or the model has no answer decoder.
         """
         task = self._of(VqaTask, "answer")
-        answers = [answers] if isinstance(answers, str) else answers
         listed, words = paired(many(images), many(questions))
         listed = listed * len(words) if len(listed) == 1 else listed
         given: list[str] = []
@@ -239,8 +242,51 @@ class AlbefModel:
             if answers is None:
                 given += self._generated(task, embeds, mask, max_tokens)
             else:
-                given += self._ranked(task, embeds, mask, answers)
+                given += [ranked[0][0] for ranked in self._ranked(task, embeds, mask, answers)]
         return given
+
+    @torch.no_grad()
+    def answers(
+        self, images: Images, questions: Texts, answers: Texts | None = None, *, top: int = 5, max_tokens: int = 10
+    ) -> list[list[tuple[str, float]]]:
+        """Up to `top` answers to each question with their probabilities, the most probable first.
+
+        Args:
+            images: as many as questions, or one for all of them.
+            questions: one or many.
+            answers: candidates, ranked as `answer` ranks them: probabilities are among the `task.k_test` best by their first
+                token. None: answers are searched for with `top` beams: probabilities are among all texts.
+            top: number of answers.
+            max_tokens: longest generated answer.
+
+        Raises:
+            UserError: as `answer`, or `top` is below 1.
+        """
+        task = self._of(VqaTask, "answer")
+        if top < 1:
+            raise ConfigError(f"top is {top}: give 1 or more")
+        listed, words = paired(many(images), many(questions))
+        listed = listed * len(words) if len(listed) == 1 else listed
+        found = []
+        for image, question in zip(listed, words, strict=True):
+            batch = self._batch(self._to(self.prepare_images(image)), [question])
+            embeds, mask = task.fuse_question(batch), batch.token_mask
+            if answers is None:
+                found.append(self._searched(task, embeds, mask, max_tokens, top))
+            else:
+                [ranked] = self._ranked(task, embeds, mask, answers)
+                found.append(ranked[:top])
+        return found
+
+    @property
+    def class_names(self) -> list[str]:
+        """Name of each class of `classify`: `task.class_names`, else SNLI-VE's or NLVR2's, or numbers for others.
+
+        Raises `UserError` if the model has no classes.
+        """
+        config = self._of(ClassificationTask, "classify").config
+        names = list(config.labels)
+        return names if len(names) == config.num_classes else [str(number) for number in range(config.num_classes)]
 
     @torch.no_grad()
     def classify(self, images: Images, texts: Texts, *, batch_size: int = BATCH_SIZE) -> Tensor:
@@ -295,18 +341,26 @@ class AlbefModel:
         words = tuple(zip(tokens, maps.tokens[0].float().cpu(), strict=True))
         return Grounding(heatmap, words, _ranked_boxes(heatmap, boxes or ()))
 
-    def _ranked(self, task: VqaTask, embeds: Tensor, mask: Tensor, answers: Sequence[str]) -> list[str]:
+    def _ranked(self, task: VqaTask, embeds: Tensor, mask: Tensor, given: Texts) -> list[list[tuple[str, float]]]:
         # Answers end with [SEP], as in training.
-        tokenizer = CaptionTokenizer.for_answers(self._data)
+        tokenizer, answers = CaptionTokenizer.for_answers(self._data), [given] if isinstance(given, str) else given
         ids, answer_mask = (part.to(self.device) for part in pad_ids(candidate_ids(answers, tokenizer, "`answers`")))
-        best, _ = task.rank_answers(embeds, mask, ids, answer_mask, task.config.k_test)
-        return [answers[row] for row in best[:, 0].tolist()]
+        best, probs = task.rank_answers(embeds, mask, ids, answer_mask, task.config.k_test)
+        rows = zip(best.tolist(), probs.tolist(), strict=True)
+        return [[(answers[row], prob) for row, prob in zip(*row_probs, strict=True)] for row_probs in rows]
 
     def _generated(self, task: VqaTask, embeds: Tensor, mask: Tensor, max_tokens: int) -> list[str]:
         tokenizer = self._tokenizer
         rows = task.generate(embeds, mask, start_id=tokenizer.cls_id, end_id=tokenizer.sep_id, max_tokens=max_tokens)
-        words = [tokenizer.decode([token for token in row if token != tokenizer.pad_id]) for row in rows.tolist()]
-        return [" ".join(pieces).replace(" ##", "") for pieces in words]
+        return [self._text(row) for row in rows.tolist()]
+
+    def _searched(self, task: VqaTask, embeds: Tensor, mask: Tensor, max_tokens: int, beams: int) -> list[tuple[str, float]]:
+        ends = {"start_id": self._tokenizer.cls_id, "end_id": self._tokenizer.sep_id, "max_tokens": max_tokens}
+        return [(self._text(ids), prob) for ids, prob in task.search(embeds, mask, **ends, beams=beams)]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        pieces = self._tokenizer.decode([token for token in ids if token != self._tokenizer.pad_id])
+        return " ".join(pieces).replace(" ##", "")
 
     def _batch(self, images: Tensor, texts: Sequence[str]) -> Batch:
         ids, mask = self._tokens(texts)
@@ -341,29 +395,3 @@ def _ranked_boxes(heatmap: Tensor, boxes: Sequence[Sequence[float]]) -> tuple[tu
         inside.append((left, top, right - left, bottom - top))
     scores = score_boxes(heatmap, inside).tolist() if inside else []
     return tuple(sorted(zip(scores, given, strict=True), key=lambda item: -item[0]))
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise MachineError(f"device {device} cannot be used ({str(error).partition(chr(10))[0]}): give cpu or cuda") from None
-
-
-_DTYPES: dict[str, torch.dtype] = {
-    **dict.fromkeys(("fp32", "float32"), torch.float32),
-    **dict.fromkeys(("bf16", "bfloat16"), torch.bfloat16),
-    **dict.fromkeys(("fp16", "float16"), torch.float16),
-    "fp64": torch.float64,
-}
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    if dtype is None:
-        return torch.float32
-    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen is None or not chosen.is_floating_point:
-        raise ConfigError(f"dtype {dtype} cannot be used: give one of {', '.join(_DTYPES)}, or a torch floating-point dtype")
-    return chosen

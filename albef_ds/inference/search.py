@@ -144,7 +144,8 @@ def _identity(model: AlbefModel) -> str:
     config = model.config
     vision = {name: value for name, value in asdict(config.model.vision).items() if name != "frozen"}
     decoding = {name: _version(name) for name in ("torch", "pillow", "simplejpeg")}
-    depends_on = {"vision": vision, "precision": str(model.dtype), "max_pixels": config.data.max_pixels, "decoding": decoding}
+    read = {"max_pixels": config.data.max_pixels, "compat": config.evaluation_data.compat, "decoding": decoding}
+    depends_on = {"vision": vision, "precision": str(model.dtype), **read}
     digest = hashlib.sha256(json.dumps([_VIEWS, depends_on], sort_keys=True).encode())
     for name, parameter in sorted(model.task.named_parameters()):
         if "visual_encoder" in name or "vision_proj" in name:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -98,3 +100,51 @@ def generate_answers(
             break
         answers = torch.cat([answers, torch.where(ended, PAD, following)[:, None]], dim=1)
     return answers[:, 1:]
+
+
+@torch.no_grad()
+def search_answers(
+    decoder: AnswerDecoder,
+    question_embeds: Tensor,
+    question_mask: Tensor,
+    *,
+    start_id: int,
+    end_id: int,
+    max_tokens: int,
+    beams: int,
+) -> list[tuple[list[int], float]]:
+    """Finds probable answers to one question by beam search; with one beam, that of `generate_answers`.
+
+    Args:
+        decoder: in eval mode.
+        question_embeds: (1, L, D), fused with its image.
+        question_mask: bool (1, L).
+        start_id: [CLS].
+        end_id: [SEP], which ends an answer.
+        max_tokens: longest answer, without start and end; a longer one is cut there.
+        beams: number of unfinished answers that are kept at each step, and of answers returned.
+
+    Returns:
+        (ids without start and end, probability) of at most `beams` answers, the most probable first.
+    """
+    answers = torch.full((1, 1), start_id, dtype=torch.int64, device=question_embeds.device)
+    scores = torch.zeros(1, device=answers.device)
+    found: list[tuple[list[int], float]] = []
+    for length in range(max_tokens + 1):
+        rows = len(answers)
+        if length == max_tokens:
+            found += zip(answers[:, 1:].tolist(), scores.tolist(), strict=True)
+            break
+        logits = decoder.next_token_logits(answers, question_embeds.expand(rows, -1, -1), question_mask.expand(rows, -1))
+        log_probs = F.log_softmax(at_least_fp32(logits), dim=-1)
+        best, places = (scores[:, None] + log_probs).flatten().topk(min(2 * beams, rows * log_probs.shape[1]))
+        parents, tokens = places // log_probs.shape[1], places % log_probs.shape[1]
+        ended = tokens == end_id
+        ended[beams:] = False  # an end that is less probable than `beams` other tokens is no answer
+        found += zip(answers[parents[ended], 1:].tolist(), best[ended].tolist(), strict=True)
+        going = (tokens != end_id).nonzero().flatten()[:beams]
+        answers, scores = torch.cat([answers[parents[going]], tokens[going, None]], dim=1), best[going]
+        found = sorted(found, key=lambda item: -item[1])[:beams]
+        if len(found) == beams and found[-1][1] >= float(scores.max()):
+            break
+    return [(ids, math.exp(score)) for ids, score in sorted(found, key=lambda item: -item[1])[:beams]]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from albef_ds.config.schema import ComputeConfig, ModelConfig, VqaConfig
 from albef_ds.data.batch import Batch, VqaBatch
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.answers import generate_answers, rank_answers
+from albef_ds.models.answers import generate_answers, rank_answers, search_answers
 from albef_ds.models.decoder import AnswerDecoder
 from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.losses.distillation import distilled_cross_entropy
@@ -78,6 +78,13 @@ class VqaTask(Task):
         """See `models.answers.generate_answers`. Set the task to eval mode first."""
         decoder = self._decoder(momentum)
         return generate_answers(decoder, question_embeds, question_mask, start_id=start_id, end_id=end_id, max_tokens=max_tokens)
+
+    def search(
+        self, question_embeds: Tensor, question_mask: Tensor, *, start_id: int, end_id: int, max_tokens: int, beams: int
+    ) -> list[tuple[list[int], float]]:
+        """See `models.answers.search_answers`. Set the task to eval mode first."""
+        ends = {"start_id": start_id, "end_id": end_id, "max_tokens": max_tokens}
+        return search_answers(self._decoder(False), question_embeds, question_mask, **ends, beams=beams)
 
     def _decoder(self, momentum: bool) -> AnswerDecoder:
         return _decoder_of(self.momentum.modules if momentum else self.base)

@@ -99,3 +99,16 @@ def test_alpha_rises_and_momentum_is_kept_only_where_it_is_used() -> None:
     assert VqaConfig(alpha_ramp_epochs=0.0).alpha_at(0.0) == 0.4
     assert task.uses_momentum and not VqaConfig(alpha=0.0).uses_momentum
     assert RetrievalConfig(alpha=0.0).uses_momentum and not TextAssignmentConfig().uses_momentum
+
+
+def test_classes_may_have_own_names() -> None:
+    assert ClassificationConfig(num_classes=4, class_names="none, some,many,all").labels == {
+        "none": 0,
+        "some": 1,
+        "many": 2,
+        "all": 3,
+    }
+    assert ClassificationConfig(num_classes=2, num_images=2).labels == {"False": 0, "True": 1}
+    for names in ("a,b", "a,b,b", "a,,b", "a,b,c,d"):
+        with pytest.raises(ConfigError, match=r"task\.class_names is .*which is not 3 different names: give one name per class"):
+            ClassificationConfig(num_classes=3, class_names=names)

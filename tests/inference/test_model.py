@@ -16,6 +16,7 @@ from PIL import Image
 import albef_ds
 from albef_ds.checkpoint.formats.read import read_model
 from albef_ds.checkpoint.formats.write import Options, convert
+from albef_ds.checkpoint.initial.between_tasks import POSITION_EMBEDDING, resize_position_embedding
 from albef_ds.common.errors import ConfigError, DataError, UserError, WeightsError
 from albef_ds.common.notices import Notice
 from albef_ds.inference import model as interface
@@ -211,3 +212,41 @@ def test_one_text_is_one_candidate_and_what_cannot_be_ranked_is_one_line(load: L
 def test_answers_with_the_same_tokens_are_named(load: Load) -> None:
     with pytest.warns(Notice, match="answers 'zebra' and 'okapi' of `answers` have the same tokens"):
         load("vqa").answer(picture(1), "what is on the table", ["zebra", "cup", "okapi"])
+
+
+def test_several_answers_come_with_their_probabilities(load: Load) -> None:
+    model = load("vqa")
+    questions, listed = ["what is on the table", "is the cup red"], ["cup", "ball", "two dogs", "yes"]
+    ranked = model.answers(picture(1), questions, listed, top=3)
+    assert [len(answers) for answers in ranked] == [3, 3]
+    assert [answers[0][0] for answers in ranked] == model.answer(picture(1), questions, listed)
+    for answers in model.answers(picture(1), questions, listed, top=9):
+        probabilities = [probability for _, probability in answers]
+        assert sorted(answer for answer, _ in answers) == sorted(listed)
+        assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) == pytest.approx(1.0)
+    written = model.answers(picture(1), questions, top=1, max_tokens=4)
+    assert [answers[0][0] for answers in written] == model.answer(picture(1), questions, max_tokens=4)
+    with pytest.raises(ConfigError, match="top is 0: give 1 or more"):
+        model.answers(picture(1), questions, listed, top=0)
+
+
+def test_classes_have_names(load: Load) -> None:
+    assert load("ve").class_names == ["contradiction", "neutral", "entailment"]
+    assert load("nlvr").class_names == ["False", "True"]
+    with pytest.raises(WeightsError, match="classify needs a model of kind classification"):
+        _ = load("vqa").class_names
+
+
+def test_a_model_of_another_image_size_has_the_table_of_fine_tuning(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path, "retrieval")
+    model = interface.load(folder, device="cpu", overrides=["model.vision.image_size=48"])
+    assert model.prepare_images(picture(1)).shape == (1, 3, 48, 48)
+    assert 0 <= float(model.match(picture(1), "a red cup")) <= 1
+    convert(read_model(folder, ["model.vision.image_size=48"]), tmp_path / "larger", Options("folder"))
+    again = interface.load(tmp_path / "larger", device="cpu")
+    assert torch.equal(again.encode_image(picture(1)), model.encode_image(picture(1)))
+    table = read_model(folder).model.tensors[POSITION_EMBEDDING]
+    expected = resize_position_embedding(table, 37, torch.float32).read()
+    assert torch.equal(read_model(tmp_path / "larger").model.tensors[POSITION_EMBEDDING].read(), expected)
+    with pytest.raises(ConfigError, match=r"model\.vision\.image_size 50 is not divisible by model\.vision\.patch_size 8"):
+        interface.load(folder, overrides=["model.vision.image_size=50"])

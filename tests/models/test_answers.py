@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from albef_ds.config.schema import ComputeConfig, VqaConfig
 from albef_ds.models import answers
-from albef_ds.models.answers import generate_answers, rank_answers
+from albef_ds.models.answers import generate_answers, rank_answers, search_answers
 from albef_ds.models.decoder import AnswerDecoder
 from albef_ds.tasks.vqa import VqaTask
 from tests.tasks.tiny import VOCAB, random_batch, tiny_model
@@ -127,3 +129,30 @@ def test_padding_of_the_question_is_never_looked_at(parts: tuple[AnswerDecoder, 
     noisy = torch.where(mask[..., None], questions, torch.full_like(questions, 9.0))
     assert not bool(mask.all())
     torch.testing.assert_close(decoder.hidden(ids, answer_mask, noisy, mask), decoder.hidden(ids, answer_mask, questions, mask))
+
+
+@torch.no_grad()
+def test_beams_find_the_most_probable_answers(parts: tuple[AnswerDecoder, Tensor, Tensor]) -> None:
+    """With as many beams as there are texts of two tokens none is left out, and all of them have probability 1."""
+    decoder, questions, mask = parts
+    row = int(mask.sum(dim=1).argmax())
+    question, seen = questions[row : row + 1], mask[row : row + 1]
+    found = search_answers(decoder, question, seen, start_id=CLS, end_id=SEP, max_tokens=2, beams=VOCAB**2)
+    assert sum(probability for _, probability in found) == pytest.approx(1.0)
+    assert [probability for _, probability in found] == sorted((probability for _, probability in found), reverse=True)
+    for ids, probability in found[:20]:
+        whole = [CLS, *ids, *([SEP] if len(ids) < 2 else [])]
+        assert probability == pytest.approx(math.exp(sum(_log_probs(decoder, whole, question[0], seen[0]))))
+    assert len(search_answers(decoder, question, seen, start_id=CLS, end_id=SEP, max_tokens=2, beams=3)) == 3
+
+
+@torch.no_grad()
+def test_one_beam_is_the_generated_answer(parts: tuple[AnswerDecoder, Tensor, Tensor]) -> None:
+    decoder, questions, mask = parts
+    free = generate_answers(decoder, questions, mask, start_id=CLS, end_id=-1, max_tokens=4)
+    for end in (-1, int(free[0, 1]), int(free[0, 0])):
+        greedy = generate_answers(decoder, questions, mask, start_id=CLS, end_id=end, max_tokens=4).tolist()
+        for row in range(ROWS):
+            one = slice(row, row + 1)
+            [(ids, _)] = search_answers(decoder, questions[one], mask[one], start_id=CLS, end_id=end, max_tokens=4, beams=1)
+            assert ids == [token for token in greedy[row] if token]

@@ -11,7 +11,8 @@ import torch
 from albef_ds.checkpoint.fill import Rules, fill, fill_momentum
 from albef_ds.checkpoint.formats import native, released, run
 from albef_ds.checkpoint.formats.whole_model import WholeModel, check_complete
-from albef_ds.checkpoint.names import NamedTensors
+from albef_ds.checkpoint.initial.between_tasks import POSITION_EMBEDDING, resize_position_embedding
+from albef_ds.checkpoint.names import BASE, MOMENTUM, NamedTensors
 from albef_ds.checkpoint.tensor_files.opening import PICKLE_SUFFIXES, open_tensors
 from albef_ds.common.errors import WeightsError
 from albef_ds.config.overrides import parse_overrides
@@ -19,6 +20,8 @@ from albef_ds.config.schema import ModelConfig, RunConfig
 from albef_ds.models.parameters import WHOLE, ParameterAccess
 from albef_ds.tasks.base import Task
 from albef_ds.tasks.registry import kind_of
+
+_IMAGE_SIZE = "model.vision.image_size="
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,18 @@ def read_model(path: str | Path, overrides: Sequence[str] = (), like: ModelConfi
     Args:
         path: file or folder.
         overrides: `section.field=value`; for a released file, settings that shapes do not show, else any that keep shapes.
+            With `model.vision.image_size` the position table is resized as in fine-tuning.
         like: the model to be filled; a released file of uncommon width is read with its number of attention heads.
 
     Raises:
         WeightsError: there is no whole model, or it is damaged or incomplete.
     """
-    path = Path(path)
+    sizes = [override for override in overrides if override.startswith(_IMAGE_SIZE)]
+    found = _read(Path(path), [override for override in overrides if override not in sizes], like)
+    return replace(found, model=_resized(found.model, sizes)) if sizes else found
+
+
+def _read(path: Path, overrides: Sequence[str], like: ModelConfig | None) -> Found:
     if not path.exists():
         raise WeightsError(f"{path} does not exist: give a model folder, a run, a checkpoint folder or a file of weights")
     if path.is_dir():
@@ -59,6 +68,20 @@ def read_model(path: str | Path, overrides: Sequence[str] = (), like: ModelConfi
         f"{path} is not a whole ALBEF model: a ViT or BERT file goes to init.visual_encoder or init.text_encoder, "
         f"a model is a folder, a .safetensors or a {' / '.join(PICKLE_SUFFIXES)} file with all of its parts"
     )
+
+
+def _resized(model: WholeModel, sizes: Sequence[str]) -> WholeModel:
+    """The model for another image size."""
+    config = parse_overrides(model.config, sizes)
+    tensors = dict(model.tensors)
+    for name in (POSITION_EMBEDDING, POSITION_EMBEDDING.replace(BASE, MOMENTUM, 1)):
+        if name in tensors:
+            tensors[name] = resize_position_embedding(tensors[name], config.model.vision.num_tokens, torch.float32)
+    old, new = model.config.model.vision.image_size, config.model.vision.image_size
+    said = (f"position table resized from {old} to {new} pixels",) if old != new else ()
+    resized = replace(model, config=config, tensors=tensors, remarks=(*model.remarks, *said))
+    check_complete(resized, "the model with this image size")
+    return resized
 
 
 def build_for_inference(model: WholeModel, device: torch.device, dtype: torch.dtype) -> Task:

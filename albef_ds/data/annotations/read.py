@@ -31,7 +31,8 @@ def read_pairs(config: RunConfig, path: Path, split: Split) -> Sequence[Record]:
 
 def read_statements(config: RunConfig, path: Path, split: Split) -> Sequence[Record]:
     """Returns statements about one image (visual entailment) or two (NLVR2)."""
-    return read_nlvr(path) if _classes(config).num_images == 2 else read_entailment(path)
+    task = _classes(config)
+    return read_nlvr(path, task.labels) if task.num_images == 2 else read_entailment(path, task.labels)
 
 
 def read_questions(config: RunConfig, path: Path, split: Split) -> Sequence[Record]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from albef_ds.common.errors import ConfigError, DataError
+from albef_ds.config.schema import ClassificationConfig, RunConfig
 from albef_ds.data.annotations.grounding import read_expressions, read_grounding_train
 from albef_ds.data.annotations.json_files import require_images
+from albef_ds.data.annotations.read import read_statements
 from albef_ds.data.annotations.retrieval import read_retrieval
 from albef_ds.data.annotations.statements import read_entailment, read_nlvr
 from albef_ds.data.annotations.vqa import build_answer_list, read_answer_list, read_vqa
@@ -161,3 +164,15 @@ def test_the_answers_command_writes_a_list_that_the_reader_takes(tmp_path: Path,
     assert main(["answers", str(tmp_path / "answers.json"), str(scenes / "vqa_train.json"), pair, "--min-count", "1"]) == 0
     found = read_answer_list(tmp_path / "answers.json")
     assert set(found) <= set(read_answer_list(scenes / "answer_list.json")) and len(found) > 3
+
+
+def test_own_labels_of_statements_are_classes(tmp_path: Path) -> None:
+    task = ClassificationConfig(num_classes=4, class_names="none,some,many,3")
+    config = replace(RunConfig(), task=task)
+    rows = [{"image": "a.jpg", "sentence": "s", "label": label} for label in ("many", "none", 3)]
+    assert [record.label for record in read_statements(config, saved(tmp_path, rows), "train")] == [2, 0, 3]
+    pairs = [{"images": ["a.jpg", "b.jpg"], "sentence": "s", "label": "some"}]
+    two = replace(config, task=replace(task, num_images=2))
+    assert [record.label for record in read_statements(two, saved(tmp_path, pairs), "train")] == [1]
+    with pytest.raises(DataError, match=r"`label` is .few.: it must be one of none, some, many, 3, or set task\.class_names"):
+        read_statements(config, saved(tmp_path, [{**rows[0], "label": "few"}]), "train")
