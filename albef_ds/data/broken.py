@@ -9,7 +9,14 @@ from typing import Literal
 
 from albef_ds.common.errors import DataError
 
-Reason = Literal["undecodable picture", "too many pixels", "empty caption", "unreadable JSON", "tar without its end mark"]
+Reason = Literal[
+    "undecodable picture",
+    "too many pixels",
+    "other bytes than written",
+    "empty caption",
+    "unreadable JSON",
+    "tar without its end mark",
+]
 
 KEYS_KEPT = 20
 """Keys kept per shard and reason; all broken samples are counted."""

@@ -28,6 +28,7 @@ from albef_ds.data.shards.format import (
     MANIFEST_NAME,
     Manifest,
     ShardEntry,
+    checksum,
     index_name,
     sample_key,
     shard_name,
@@ -90,6 +91,7 @@ class ShardFile:
         self.name = shard_name(number)
         self._next_sample = first_sample
         self._index: list[tuple[int, int, int, int]] = []
+        self._checksums: list[tuple[int, int]] = []
         self._temporary = temporary_name(folder / self.name)
         self._file = DirectFile(self._temporary)
 
@@ -119,25 +121,27 @@ class ShardFile:
         rest = (_PADDING[: -len(image) % BLOCK], tar_header(f"{key}.json", len(meta)), meta, _PADDING[: -len(meta) % BLOCK])
         append(b"".join(rest))
         self._index.append((image_offset, len(image), meta_offset, len(meta)))
+        self._checksums.append((checksum(image), checksum(meta)))
         self._next_sample += 1
 
     def close(self) -> ShardEntry:
         """Finishes the tar and its index, flushes both to disk and renames them to their final names, the tar last."""
         self._file.append(bytes(2 * BLOCK))
-        checksum = self._file.close()
-        index_checksum = save_index(self.folder, self.name, np.array(self._index, np.int64).reshape(-1, 4))
+        digest = self._file.close()
+        index_checksum = save_index(self.folder, self.name, self._index, self._checksums)
         os.replace(self._temporary, self.folder / self.name)
-        return ShardEntry(self.name, self.num_samples, self.num_bytes, checksum, index_checksum)
+        return ShardEntry(self.name, self.num_samples, self.num_bytes, digest, index_checksum)
 
     def abort(self) -> None:
         """Closes and removes the temporary file."""
         self._file.abort()
 
 
-def save_index(folder: Path, shard: str, index: np.ndarray[Any, np.dtype[np.int64]]) -> str:
-    """Writes the member offsets, int64 (num_samples, 4), beside `shard`; returns their `xxh3_128` hex digest."""
+def save_index(folder: Path, shard: str, offsets: list[tuple[int, int, int, int]], checksums: list[tuple[int, int]]) -> str:
+    """Writes offsets and checksums of the members beside `shard`; returns the `xxh3_128` hex digest of the file."""
+    bits = np.array(checksums, np.uint64).reshape(-1, 2).view(np.int64)
     buffer = io.BytesIO()
-    np.save(buffer, index, allow_pickle=False)
+    np.save(buffer, np.hstack((np.array(offsets, np.int64).reshape(-1, 4), bits)), allow_pickle=False)
     content = buffer.getvalue()
     write_file(folder / index_name(shard), content, durable=True)
     return xxhash.xxh3_128_hexdigest(content)

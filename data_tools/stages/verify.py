@@ -14,7 +14,16 @@ import xxhash
 from numpy.typing import NDArray
 
 from albef_ds.common.errors import DataError
-from albef_ds.data.shards.format import BLOCK, IMAGE_EXTENSIONS, Manifest, ShardEntry, index_name, load_index, sample_key
+from albef_ds.data.shards.format import (
+    BLOCK,
+    IMAGE_EXTENSIONS,
+    Manifest,
+    ShardEntry,
+    checksum,
+    index_name,
+    load_members,
+    sample_key,
+)
 from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
 from data_tools.files.shard_writer import WRITING_NAME, encode_meta, save_index, tar_header
@@ -66,7 +75,7 @@ def _verify_shard(task: _Task) -> _Found:
     entry, path = task.entry, task.folder / task.entry.name
     try:
         raw = np.memmap(path, np.uint8, "r")
-        index = load_index(task.folder, entry)
+        index, checksums = load_members(task.folder, entry)
     except (OSError, ValueError) as error:
         return _Found([f"{entry.name}: {error}"], np.zeros(0, np.uint64))
     problems = []
@@ -94,6 +103,8 @@ def _verify_shard(task: _Task) -> _Found:
             hashes.append(xxhash.xxh3_64_intdigest(content, xxhash.xxh3_64_intdigest(str(value["image_id"]).encode())))
         except (ValueError, AttributeError):
             counts["JSON cannot be read or lacks a field"] += 1
+        if checksums is not None and checksums[number - task.first_sample].tolist() != [checksum(content), checksum(meta)]:
+            counts["member with another checksum than the index says"] += 1
         if task.decode:
             try:
                 images.decode(content)
@@ -106,31 +117,38 @@ def _verify_shard(task: _Task) -> _Found:
 
 
 def rebuild_index(folder: Path) -> int:
-    """Writes the member offsets of every listed tar again; returns the number of shards.
+    """Writes the offsets and checksums of the members of every listed tar again; returns the number of shards.
 
-    Raises UserError if a tar is missing, damaged, or lacks a sample that the manifest lists.
+    An index of a corpus that was written without such checksums gets them. Raises UserError if a tar is missing, damaged, or
+    lacks a sample that the manifest lists.
     """
     manifest, entries = Manifest.load(folder), []
     first = 0
     for entry in manifest.shards:
-        index = _read_offsets(folder / entry.name, first, entry.num_samples)
-        entries.append(replace(entry, index_checksum=save_index(folder, entry.name, index)))
+        offsets, checksums = _read_members(folder / entry.name, entry, first)
+        entries.append(replace(entry, index_checksum=save_index(folder, entry.name, offsets, checksums)))
         first += entry.num_samples
     replace(manifest, shards=tuple(entries)).save(folder)
     return len(entries)
 
 
-def _read_offsets(path: Path, first: int, num_samples: int) -> NDArray[np.int64]:
+def _read_members(path: Path, entry: ShardEntry, first: int) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int]]]:
     try:
+        raw = np.memmap(path, np.uint8, "r")
         with tarfile.open(path, "r:") as tar:
             members = {member.name: (member.offset_data, member.size) for member in tar}
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, ValueError, tarfile.TarError) as error:
         raise DataError(f"{path} cannot be read ({error}): copy it again") from None
-    rows = []
-    for number in range(first, first + num_samples):
+    if xxhash.xxh3_128_hexdigest(raw.data) != entry.checksum:
+        raise DataError(f"{path} is damaged (its checksum differs from the manifest's): copy it again")
+    offsets, checksums = [], []
+    for number in range(first, first + entry.num_samples):
         key = sample_key(number)
         image = next((members[name] for e in IMAGE_EXTENSIONS if (name := f"{key}.{e}") in members), None)
-        if image is None or f"{key}.json" not in members:
+        meta = members.get(f"{key}.json")
+        if image is None or meta is None:
             raise DataError(f"{path} lacks sample {key}: copy it again or write the corpus again")
-        rows.append((*image, *members[f"{key}.json"]))
-    return np.array(rows, np.int64).reshape(-1, 4)
+        offsets.append((*image, *meta))
+        sums = [checksum(raw[start : start + size].tobytes()) for start, size in (image, meta)]
+        checksums.append((sums[0], sums[1]))
+    return offsets, checksums

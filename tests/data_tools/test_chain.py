@@ -253,6 +253,8 @@ def test_offsets_can_be_rebuilt(corpus: Path, tmp_path: Path) -> None:
         path.write_bytes(b"damaged")
     assert main(["index", str(tmp_path / "c")]) == 0
     assert contents(tmp_path / "c") == contents(corpus)
+    patch(tmp_path / "c" / "00001.tar", 5000, b"\xff\x00\xff")
+    assert main(["index", str(tmp_path / "c")]) == 2  # checksums of damaged members would hide the damage
 
 
 LIMITED = """

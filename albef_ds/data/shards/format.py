@@ -4,7 +4,8 @@ A corpus is a folder:
 
     manifest.json        counts, sizes and checksums per shard, and the sources of the corpus
     00000.tar            USTAR; per sample `KEY.EXT` (image bytes, EXT in IMAGE_EXTENSIONS) then `KEY.json`
-    00000.index.npy      int64 (num_samples, 4): image offset, image size, JSON offset, JSON size in the tar
+    00000.index.npy      int64 (num_samples, 6): image offset, image size, JSON offset, JSON size in the tar, and the bits of the
+                         checksums of image and JSON (xxh3 of 64 bits); corpora written before have no checksums, (num_samples, 4)
 
 KEY is the sample's zero-padded number in the corpus, so keys are unique, without dots, and sorted. The JSON member has `captions`
 (list of str, never empty), `image_id` (str: same image, same id), `source` (str), and possibly more. The tars are plain
@@ -15,12 +16,14 @@ This module only defines the layout. It neither decodes images nor chooses an or
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from albef_ds.common.atomic_files import write_json
@@ -114,8 +117,27 @@ class Manifest:
         return manifest
 
 
+class Members(NamedTuple):
+    """What the index of a shard says of its members."""
+
+    offsets: NDArray[np.int64]
+    """int64 (num_samples, 4): image offset, image size, JSON offset, JSON size in the tar."""
+    checksums: NDArray[np.uint64] | None
+    """uint64 (num_samples, 2): `checksum` of image and JSON. None in an index written before it held them."""
+
+
+def checksum(member: bytes) -> int:
+    """Returns the 64 bits by which the reader recognises the bytes of a member."""
+    return xxhash.xxh3_64_intdigest(member)
+
+
 def load_index(folder: Path, shard: ShardEntry) -> NDArray[np.int64]:
-    """Returns the member offsets of `shard`, int64 (num_samples, 4).
+    """Returns the member offsets of `shard`, int64 (num_samples, 4). Raises as `load_members`."""
+    return load_members(folder, shard).offsets
+
+
+def load_members(folder: Path, shard: ShardEntry) -> Members:
+    """Reads the index of `shard` and checks it against the manifest.
 
     Raises:
         DataError: the file is missing, damaged or of another shape, or an offset is outside the tar.
@@ -123,14 +145,17 @@ def load_index(folder: Path, shard: ShardEntry) -> NDArray[np.int64]:
     path = folder / index_name(shard.name)
     rebuild = f"rebuild it with `albef-data index {folder}`"
     try:
-        index: NDArray[np.int64] = np.load(path, allow_pickle=False)
+        content = path.read_bytes()
+        index: NDArray[np.int64] = np.load(io.BytesIO(content), allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: copy it again or {rebuild}") from None
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} is damaged ({error}): {rebuild}") from None
-    if index.dtype != np.int64 or index.shape != (shard.num_samples, 4):
-        raise DataError(f"{path} has shape {index.shape}, not ({shard.num_samples}, 4): {rebuild}")
-    ends = index[:, 0::2] + index[:, 1::2]
-    if (index < 0).any() or (ends > shard.num_bytes).any():
+    if index.dtype != np.int64 or index.shape not in ((shard.num_samples, 4), (shard.num_samples, 6)):
+        raise DataError(f"{path} has shape {index.shape}, not ({shard.num_samples}, 6): {rebuild}")
+    offsets, sums = index[:, :4], index[:, 4:]
+    if (offsets < 0).any() or (offsets[:, 0::2] + offsets[:, 1::2] > shard.num_bytes).any():
         raise DataError(f"{path} points outside {shard.name}: {rebuild}")
-    return index
+    if xxhash.xxh3_128_hexdigest(content) != shard.index_checksum:
+        raise DataError(f"{path} is damaged (its checksum differs from the manifest's): {rebuild}")
+    return Members(offsets, np.ascontiguousarray(sums).view(np.uint64) if sums.size else None)

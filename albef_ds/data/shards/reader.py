@@ -11,11 +11,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from albef_ds.common.errors import DataError
-from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, load_index
+from albef_ds.data.broken import BrokenSampleError
+from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, Members, ShardEntry, checksum, load_members
 
 OPEN_SHARDS = 64
 """Number of open files and indices kept per process."""
@@ -34,7 +32,7 @@ class ShardReader:
         self.folder = folder
         _check_folder(folder)
         self.manifest = Manifest.load(folder)
-        self._open: OrderedDict[int, tuple[int, NDArray[np.int64]]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[int, Members]] = OrderedDict()
         _check_shards(folder, self.manifest.shards)
 
     @property
@@ -51,33 +49,39 @@ class ShardReader:
 
         Raises:
             DataError: the shard cannot be opened, or ends before the sample.
+            BrokenSampleError: the bytes are not those that were written.
         """
-        file, index = self._shard(number)
-        image_offset, image_size, meta_offset, meta_size = index[row].tolist()
-        return self._pread(file, number, image_size, image_offset), self._pread(file, number, meta_size, meta_offset)
+        return self._member(number, row, 0), self._member(number, row, 1)
 
     def read_meta(self, number: int, row: int) -> bytes:
         """Returns the JSON bytes of one sample without reading its image. Raises as `read`."""
-        file, index = self._shard(number)
-        return self._pread(file, number, int(index[row, 3]), int(index[row, 2]))
+        return self._member(number, row, 1)
+
+    def _member(self, number: int, row: int, which: int) -> bytes:
+        """Returns the image (0) or JSON (1) of a sample, checked if the index holds checksums."""
+        file, (offsets, checksums) = self._shard(number)
+        data = self._pread(file, number, int(offsets[row, 2 * which + 1]), int(offsets[row, 2 * which]))
+        if checksums is not None and checksum(data) != int(checksums[row, which]):
+            raise BrokenSampleError("other bytes than written", "its checksum differs from the index's: copy the shard again")
+        return data
 
     def close(self) -> None:
         """Closes all files; a later read opens them again."""
         while self._open:
             os.close(self._open.popitem()[1][0])
 
-    def _shard(self, number: int) -> tuple[int, NDArray[np.int64]]:
+    def _shard(self, number: int) -> tuple[int, Members]:
         entry = self._open.get(number)
         if entry is None:
             shard = self.manifest.shards[number]
-            index = load_index(self.folder, shard)
+            members = load_members(self.folder, shard)
             try:
                 file = os.open(self._path(number), os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise DataError(f"shard {self._path(number)} cannot be opened ({error.strerror}): restore it") from None
             while len(self._open) >= OPEN_SHARDS:
                 os.close(self._open.popitem(last=False)[1][0])
-            entry = self._open[number] = (file, index)
+            entry = self._open[number] = (file, members)
         self._open.move_to_end(number)
         return entry
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 import pickle
 import tarfile
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pytest
+import xxhash
+
+from albef_ds.common.errors import DataError
+from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.shards import reader as shards_module
+from albef_ds.data.shards.format import Manifest, index_name, load_members
 from albef_ds.data.shards.reader import ShardReader, parse_meta
 
 
@@ -40,3 +48,32 @@ def test_a_reader_travels_to_another_process_without_its_files(make_corpus: Any)
     other = pickle.loads(pickle.dumps(reader))
     reader.close()
     assert other.read(0, 0) == first
+
+
+def test_bytes_that_are_not_those_written_are_a_broken_sample(make_corpus: Any) -> None:
+    folder = make_corpus(4, per_shard=4)
+    reader = ShardReader(folder)
+    shard = reader.manifest.shards[0]
+    image, _, meta, size = load_members(folder, shard).offsets[2].tolist()
+    for place in (image + 700, meta + size // 2):
+        whole = (folder / shard.name).read_bytes()
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        (folder / shard.name).write_bytes(changed)
+        with pytest.raises(BrokenSampleError, match="other bytes than written"):
+            reader.read(0, 2)
+        assert reader.read(0, 1) == ShardReader(folder).read(0, 1)
+        (folder / shard.name).write_bytes(whole)
+
+
+def test_a_damaged_index_is_one_line_and_an_old_one_has_no_checksums(make_corpus: Any) -> None:
+    folder = make_corpus(4, per_shard=4)
+    before, path = ShardReader(folder).read(0, 3), folder / index_name("00000.tar")
+    np.save(path, np.load(path)[:, :4])
+    with pytest.raises(DataError, match=r"00000.index.npy is damaged .its checksum.*albef-data index"):
+        ShardReader(folder).read(0, 3)
+    manifest = Manifest.load(folder)
+    digest = xxhash.xxh3_128_hexdigest(path.read_bytes())
+    Manifest((replace(manifest.shards[0], index_checksum=digest),), manifest.info).save(folder)
+    assert load_members(folder, Manifest.load(folder).shards[0]).checksums is None
+    assert ShardReader(folder).read(0, 3) == before
