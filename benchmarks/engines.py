@@ -24,8 +24,6 @@ from albef_ds.tasks.base import Task
 from benchmarks.record import record_parser, write_record
 
 STEPS = 50
-SKIPPED = 20
-"""The step with non-finite gradients in runs with a skipped step."""
 RATE = 1e-3
 ENGINES = ("local", 0, 1, 2, 3)
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -49,24 +47,31 @@ class LinearTask(Task):
         return {"linear": torch.stack(terms).sum()}, {}
 
 
-def gradients(step: int, parts: int, skipped: bool) -> list[dict[str, Tensor]]:
-    """The gradients of a step's micro-batches: multiples of 1/32 up to 2, whose sums are exact in every precision."""
+def gradients(step: int, parts: int, finite: bool) -> list[dict[str, Tensor]]:
+    """The gradients of a step's micro-batches: multiples of 1/32 up to 2, whose sums are exact in every precision.
+
+    One of them is infinite unless `finite`.
+    """
     generator = torch.Generator().manual_seed(1 + step)
     made = [
         {name: torch.randint(-64, 65, shape, generator=generator) / 32 for name, shape in SHAPES.items()} for _ in range(parts)
     ]
-    if skipped and step == SKIPPED:
+    if not finite:
         made[-1]["bias"][0] = torch.inf
     return made
 
 
-def published(clip_norm: float, parts: int, skipped: bool) -> dict[str, Tensor]:
+def run_of_gradients(steps: int, parts: int, skipped: bool) -> list[list[dict[str, Tensor]]]:
+    """The gradients of a run; where a step is to be skipped, those two fifths into it are not finite."""
+    return [gradients(step, parts, not skipped or step != 2 * steps // 5) for step in range(steps)]
+
+
+def published(run: list[list[dict[str, Tensor]]], clip_norm: float) -> dict[str, Tensor]:
     """The weights after all steps by AdamW as published, in fp64."""
     weights = {name: parameter.detach().double() for name, parameter in LinearTask().named_parameters()}
     first, second = ({name: torch.zeros_like(weight) for name, weight in weights.items()} for _ in range(2))
     count = 0
-    for step in range(STEPS):
-        made = gradients(step, parts, skipped)
+    for made in run:
         means = {name: torch.stack([part[name].double() for part in made]).mean(dim=0) for name in weights}
         norm = torch.stack([mean.norm() for mean in means.values()]).norm()
         if not norm.isfinite():
@@ -83,11 +88,13 @@ def published(clip_norm: float, parts: int, skipped: bool) -> dict[str, Tensor]:
     return weights
 
 
-def deviation(kind: str | int, precision: str, clip_norm: float, parts: int, skipped: bool) -> tuple[float, int]:
-    """Largest deviation from `published` in learning rates, and number of skipped steps, in this rank's group."""
-    engine = _engine(kind, precision, clip_norm, parts)
-    count = sum(engine.train_step(gradients(step, parts, skipped), {}, RATE).skipped for step in range(STEPS))
-    expected, found = published(clip_norm, parts, skipped), engine.full_state_dict()
+def deviation(
+    kind: str | int, precision: str, clip_norm: float, run: list[list[dict[str, Tensor]]], expected: dict[str, Tensor]
+) -> tuple[float, int]:
+    """Largest deviation from `expected` in learning rates, and number of skipped steps, in this rank's group."""
+    engine = _engine(kind, precision, clip_norm, len(run[0]))
+    count = sum(engine.train_step(made, {}, RATE).skipped for made in run)
+    found = engine.full_state_dict()
     return max(float((found[name] - expected[name]).abs().max()) for name in expected) / RATE, count
 
 
@@ -112,16 +119,20 @@ def _engine(kind: str | int, precision: str, clip_norm: float, parts: int) -> En
     return ZeroEngine(LinearTask(), config, ds_config, _CPU)
 
 
-def cells(engines: tuple[str | int, ...] = ENGINES, precisions: tuple[str, ...] = PRECISIONS) -> Iterator[dict[str, Any]]:
+def cells(
+    engines: tuple[str | int, ...] = ENGINES, precisions: tuple[str, ...] = PRECISIONS, steps: int = STEPS
+) -> Iterator[dict[str, Any]]:
     """One row per combination of precision, clipping, accumulation and skipping, with a column per engine."""
     for precision, clip_norm, parts, skipped in product(precisions, (0.0, 1.0), (1, 4), (False, True)):
         names = ("precision", "clipping", "accumulation", "skipped steps")
         row: dict[str, Any] = dict(zip(names, (precision, clip_norm, parts, int(skipped)), strict=True))
+        run = run_of_gradients(steps, parts, skipped)
+        expected = published(run, clip_norm)
         for kind in engines:
             if kind == "local" and precision == "fp16":
                 row["local"] = None  # it has no loss scaling and refuses fp16
                 continue
-            row[kind if kind == "local" else f"stage {kind}"], count = deviation(kind, precision, clip_norm, parts, skipped)
+            row[kind if kind == "local" else f"stage {kind}"], count = deviation(kind, precision, clip_norm, run, expected)
             assert count == skipped, f"{kind} skipped {count} steps: {row}"
         yield row
 

@@ -6,7 +6,9 @@ import gc
 import importlib
 
 MODULES = (
+    "pytest",
     "torch",
+    "torch._dynamo",  # what torch.optim imports when the first optimizer is made
     "deepspeed",
     "torch.utils.tensorboard",
     "albef_ds.config.recipes",

@@ -41,8 +41,7 @@ SMALL = [
 
 def _context() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    preloaded = ["albef_ds.training.run", "albef_ds.config.recipes", "albef_ds.engine.zero.engine", "torch.utils.tensorboard"]
-    context.set_forkserver_preload(preloaded)
+    context.set_forkserver_preload(["tests.preload"])  # the same as in tests/distributed.py: a process has one server
     return context
 
 

@@ -152,6 +152,10 @@ class SlurmCluster:
         text = self.run("scontrol", "-o", "show", "job", str(number)).splitlines()[0]
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
+    def nodes_of(self, number: str | int) -> list[str]:
+        """The nodes that a running job has, in Slurm's order."""
+        return self.run("scontrol", "show", "hostnames", self.job(number)["NodeList"]).split()
+
     def wait_for_end(self, number: str | int, seconds: float = WAIT) -> str:
         """Wait until the job has ended for good; its state."""
         self.wait(lambda: self.job(number)["JobState"] in ENDED, f"job {number} to end", seconds)

@@ -20,6 +20,8 @@ from tests.slurm.cluster import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = {"time", "images_per_second", "data_wait_share"}
+SMALL = ["model.vision.width=16", "model.vision.depth=1", "model.text.num_fusion_layers=1", "model.text.width=16"]
+"""Halves a checkpoint."""
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +50,7 @@ class Job:
     def __init__(self, cluster: SlurmCluster, folder: Path, number: str) -> None:
         self.cluster, self.folder, self.number = cluster, folder, number
         self.run = folder / "run"
+        self.stops = folder / "stops"
 
     @property
     def log(self) -> str:
@@ -72,25 +75,29 @@ class Job:
         steps = {line["step"]: line for line in lines if line["kind"] == "step"}
         return [{name: steps[step][name] for name in steps[step] if name not in MEASURED} for step in sorted(steps)]
 
-    def freeze_at(self, step: int) -> list[int]:
-        """Stop all ranks (SIGSTOP) once the run has logged `step`, so that what happens next happens in mid-run; their ids."""
-        metrics = self.run / "metrics.jsonl"
-        reached = lambda: metrics.exists() and f'"step": {step},' in metrics.read_text()  # noqa: E731
+    def stopped_ranks(self, step: int) -> list[int]:
+        """Wait until both ranks have stopped themselves before `step`, one of the job's `stops`; their process ids."""
+        marks = [self.stops / f"{step}.{rank}" for rank in range(2)]
+        found: list[int] = []
+
+        def stopped() -> bool:
+            found[:] = self._ranks() if all(mark.exists() for mark in marks) else []
+            return len(found) == 2 and all(_state(rank) == "T" for rank in found)
+
         try:
-            self.cluster.wait(reached, f"step {step}")
+            self.cluster.wait(stopped, f"the ranks to stop before step {step}")
         except RuntimeError as error:
             raise AssertionError(f"{error}\n{self.log[-6000:]}") from None
-        ranks = [
+        return list(found)
+
+    def _ranks(self) -> list[int]:
+        return [
             process
             for process, variables in self.cluster.processes().items()
             if variables.get("SLURM_JOB_ID") == self.number
             and "albef_ds.cli.slurm.rank" in self.cluster.command_line(process)
             and "RANK" in variables
         ]
-        for rank in ranks:
-            os.kill(rank, signal.SIGSTOP)
-        assert len(self.records()) < 12, "the run was over before it could be disturbed"
-        return ranks
 
     def thaw_after(self, ranks: list[int], *numbers: signal.Signals) -> None:
         """Let frozen ranks go on when each has one of these signals pending (or has been killed)."""
@@ -105,13 +112,23 @@ class Job:
                 os.kill(rank, signal.SIGCONT)
 
 
-def _pending(process: int, numbers: tuple[signal.Signals, ...]) -> bool:
+def _status(process: int) -> dict[str, str]:
+    """Fields of /proc/PID/status; none once the process has ended."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
-        return True
-    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    if fields["State"].startswith("Z"):
+        return {}
+    return dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+
+
+def _state(process: int) -> str:
+    """R, S, T (stopped), Z ...; Z also once the process is gone."""
+    return _status(process).get("State", "Z")[0]
+
+
+def _pending(process: int, numbers: tuple[signal.Signals, ...]) -> bool:
+    fields = _status(process)
+    if not fields or fields["State"].startswith("Z"):
         return True
     bits = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
     return any(bits & (1 << (number - 1)) for number in numbers)
@@ -123,10 +140,19 @@ class Submitter:
     def __init__(self, cluster: SlurmCluster, corpus: Path, folder: Path) -> None:
         self.cluster, self.corpus, self.folder = cluster, corpus, folder
 
-    def pretrain(self, *sbatch: str, steps: int = 12, arguments: tuple[str, ...] = (), **site: str) -> Job:
-        """Submit slurm/pretrain.sbatch with a tiny model under ZeRO-2 on gloo."""
+    def pretrain(
+        self, *sbatch: str, steps: int = 12, arguments: tuple[str, ...] = (), stops: tuple[int, ...] = (), **site: str
+    ) -> Job:
+        """Submit slurm/pretrain.sbatch with a tiny model under ZeRO-2 on gloo; its ranks stop before the steps `stops`."""
+        if stops:
+            (self.folder / "stops").mkdir()
+            for step in stops:
+                (self.folder / "stops" / str(step)).touch()
+            hook = Path(__file__).parent / "stops"
+            site |= {"ALBEF_TEST_STOPS": str(self.folder / "stops"), "PYTHONPATH": str(hook)}
         engine = ["engine.kind=zero", "engine.device=cpu", "engine.momentum_storage=value_residual"]
         engine.append("train.silence_limit=0")  # frozen ranks are silent for as long as Slurm takes
+        engine += SMALL
         lengths = ["train.micro_batch_size=4", f"train.max_steps={steps}", "train.epochs=100", "train.save_every=2"]
         run = [f"data.shards={self.corpus}", f"output={self.folder / 'run'}"]
         return self.submit("pretrain.sbatch", sbatch, ["--recipe", "debug", *engine, *lengths, *run, *arguments], **site)

@@ -55,50 +55,54 @@ def test_two_nodes_give_the_losses_of_one_and_two_jobs_share_a_node(
     assert two.records() == jobs["3"].records()
 
 
-def test_preempted_by_a_higher_partition(undisturbed: Job, submitter: Submitter) -> None:
-    job = submitter.pretrain(*TWO_NODES)
-    ranks = job.freeze_at(3)
+def preempt(job: Job, ranks: list[int]) -> None:
+    """A job of a higher partition takes all nodes; Slurm tells the ranks by SIGTERM.
+
+    They save and leave with 0 within the GraceTime, which alone Slurm would call COMPLETED.
+    """
     nodes = len(job.cluster.nodes)
     job.cluster.run("sbatch", "--partition=high", f"--nodes={nodes}", "--exclusive", "--output=/dev/null", "--wrap=true")
     job.thaw_after(ranks, signal.SIGTERM)
-    job.finish()
-    # The ranks saved on SIGTERM and left with 0 within the GraceTime, which alone Slurm would call COMPLETED.
-    assert "restart 0, on" in job.log and "restart 1, on" in job.log, "later attempts append to the log"
-    assert outcomes(job) == ["stopped", "finished"] and restarts(job) == 1
-    assert job.records() == undisturbed.records()
 
 
-def test_time_limit_reached(undisturbed: Job, submitter: Submitter) -> None:
-    job = submitter.pretrain(*TWO_NODES)
-    ranks = job.freeze_at(3)
+def reach_the_time_limit(job: Job, ranks: list[int]) -> None:
+    """The limit becomes so short that Slurm's early warning, SIGUSR1, is due."""
     job.cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=4")
     job.thaw_after(ranks, signal.SIGUSR1)
     job.cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
-    job.finish()
-    assert outcomes(job) == ["stopped", "finished"] and restarts(job) == 1
-    assert job.records() == undisturbed.records()
 
 
-def test_requeued_by_hand(undisturbed: Job, submitter: Submitter) -> None:
-    job = submitter.pretrain(*TWO_NODES)
-    ranks = job.freeze_at(3)
+def requeue(job: Job, ranks: list[int]) -> None:
+    """Someone requeues the job."""
     job.cluster.run("scontrol", "requeue", job.number)
     job.thaw_after(ranks, signal.SIGTERM, signal.SIGKILL)
-    job.finish()
-    assert restarts(job) == 1
-    assert job.records() == undisturbed.records()
 
 
-def test_a_node_dies(undisturbed: Job, submitter: Submitter) -> None:
-    job = submitter.pretrain(*TWO_NODES)
-    ranks = job.freeze_at(3)
-    second = job.cluster.nodes[1]
+def lose_a_node(job: Job, ranks: list[int]) -> None:
+    """The second node of the attempt fails as by a power cut; it is back once the job has noticed."""
+    before = restarts(job)
+    second = job.cluster.nodes_of(job.number)[1]
     job.cluster.kill_node(second)
     job.thaw(ranks)
     try:
-        job.finish()
+        job.cluster.wait(lambda: restarts(job) > before, "the job to be requeued without its node")
     finally:
         job.cluster.start_node(second)
-        job.cluster.wait_idle()
-    assert restarts(job) >= 1
+
+
+def test_a_run_that_is_preempted_timed_out_requeued_and_loses_a_node_ends_with_the_undisturbed_numbers(
+    undisturbed: Job, submitter: Submitter
+) -> None:
+    disturbances = {3: preempt, 5: reach_the_time_limit, 7: requeue, 9: lose_a_node}
+    job = submitter.pretrain(*TWO_NODES, stops=tuple(disturbances))
+    for count, (step, disturb) in enumerate(disturbances.items()):
+        ranks = job.stopped_ranks(step)
+        assert restarts(job) == count, f"before step {step}: each disturbance must cost one restart\n{job.log[-6000:]}"
+        disturb(job, ranks)
+    job.finish()
+    job.cluster.wait_idle()
+    assert "restart 0, on" in job.log and "restart 1, on" in job.log, "later attempts append to the log"
+    assert restarts(job) >= 4
+    ends = outcomes(job)
+    assert ends[:2] == ["stopped", "stopped"] and ends[-1] == "finished", "preemption and the time limit stop a run in order"
     assert job.records() == undisturbed.records()

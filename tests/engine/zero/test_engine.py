@@ -12,7 +12,8 @@ from albef_ds.config.schema import ComputeConfig
 from tests.distributed import run_ranks
 from tests.engine.zero.common import largest_difference, run_steps, tiny_config, with_checkpointing, with_engine
 
-STEPS = 10
+STEPS = 4
+"""The queue of 30 wraps around in the third step of 12."""
 LOSS_BOUND = 1e-5
 # Worst measured: 2e-5 at stage 3, whose gradients are summed in another order; AdamW turns the rounding of a gradient near 0
 # into a step of up to the learning rate (1e-3).
