@@ -12,13 +12,13 @@ from albef_ds.common.errors import ConfigError, DataError, MachineError
 from albef_ds.data.shards.format import Manifest
 from data_tools.config import CHUNK_ROWS, MAX_PIXELS, DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig, ResizeConfig
 from data_tools.execution.executors import Parallel
-from data_tools.files.storage import load_json
+from data_tools.execution.stage_folder import read_object
 from data_tools.readers.source import SourceSpec
 from data_tools.stages.catalog import build_catalog
 from data_tools.stages.decontaminate import Known, decontaminate_stage
 from data_tools.stages.dedup import dedup_stage
 from data_tools.stages.filter import filter_stage
-from data_tools.stages.hash_files import FINGERPRINTS_NAME, save_hashes
+from data_tools.stages.hash_files import FINGERPRINTS_NAME, read_hashes, save_hashes
 from data_tools.stages.plan import plan_stage
 from data_tools.stages.report import write_report
 from data_tools.stages.scan import scan
@@ -80,12 +80,15 @@ def append(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfi
     settings = work / "plan" / "settings.json"
     if settings.exists():
         # This append was planned before: it starts where the corpus ended then, and may have written its shards since.
-        before = load_json(settings)["settings"]
+        before = read_object(settings.parent, settings.name).get("settings")
+        if not isinstance(before, dict) or not {"first_shard", "first_sample"} <= before.keys():
+            raise DataError(f"{settings} is damaged: append with a new work folder")
         plan = replace(plan, first_shard=before["first_shard"], first_sample=before["first_sample"])
     wide = DecontaminateConfig(config.dedup.radius, config.dedup.tolerance, config.dedup.min_variance)
     held = work / "held.parquet"
     if not held.exists():
         work.mkdir(parents=True, exist_ok=True)
+        read_hashes(folder / FINGERPRINTS_NAME)  # refuses a damaged file, which would miss duplicates
         held.write_bytes((folder / FINGERPRINTS_NAME).read_bytes())
     known = Known("corpus", held, wide, "already there")
     return _chain(work, folder, specs, replace(config, plan=plan), parallel, [known])

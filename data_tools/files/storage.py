@@ -49,10 +49,19 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
 
 
+def encode_json(value: Any) -> bytes:
+    """`value` as indented JSON."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def save_bytes(path: Path, content: bytes) -> None:
+    """Write `content`, atomically."""
+    save_atomically(path, lambda file: file.write(content))
+
+
 def save_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    save_atomically(path, lambda file: file.write(text.encode("utf-8", "surrogatepass")))
+    save_bytes(path, encode_json(value))
 
 
 def load_json(path: Path) -> Any:

@@ -29,7 +29,7 @@ def load_features(path: Path, num_rows: int) -> NDArray[np.floating]:
         features: NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"features {path} cannot be read ({error}): give a .npy file of float16 or float32") from None
-    if features.ndim != 2 or len(features) != num_rows or features.dtype.kind != "f":
+    if features.ndim != 2 or len(features) != num_rows or features.dtype.kind != "f" or not features.shape[1]:
         shape = "x".join(map(str, features.shape))
         raise DataError(f"features {path} are {features.dtype} {shape}: give one float row for each of the {num_rows} images")
     return features

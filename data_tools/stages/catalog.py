@@ -15,13 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from albef_ds.common.errors import ConfigError, DataError
 from data_tools.config import CHUNK_ROWS
 from data_tools.execution.executors import Parallel, run_tasks
-from data_tools.execution.stage_folder import StageFolder, load_stage, open_stage
-from data_tools.files.storage import is_url, load_json, save_json, save_table
+from data_tools.execution.stage_folder import (
+    DONE_NAME,
+    DamagedStageError,
+    StageFolder,
+    load_stage,
+    open_stage,
+    read_columns,
+    read_object,
+)
+from data_tools.files.storage import is_url, save_json, save_table
 from data_tools.readers import reader_for
 from data_tools.readers.source import Problems, Record, SourceSpec
 
@@ -152,16 +159,19 @@ def _summary(specs: list[SourceSpec], tasks: list[_Task]) -> dict[str, Any]:
         spec.name: {"kind": spec.kind, "listed": 0, "problems": {}, "examples": {}} for spec in specs
     }
     for task in tasks:
-        marker, source = load_json(_marker(task)), sources[task.spec.name]
-        for number, rows in enumerate(marker["chunks"]):
-            name = f"{task.number:05d}-{number:05d}"
-            chunks.append({"name": name, "source": task.spec.name, "first_row": first_row, "num_rows": rows})
-            first_row += rows
-        source["listed"] += sum(marker["chunks"])
-        for reason, count in marker["problems"].items():
-            source["problems"][reason] = source["problems"].get(reason, 0) + count
-            examples = source["examples"].setdefault(reason, [])
-            examples += marker["examples"][reason][: 5 - len(examples)]
+        marker, source = read_object(task.folder, _marker(task).name), sources[task.spec.name]
+        try:
+            for number, rows in enumerate(marker["chunks"]):
+                name = f"{task.number:05d}-{number:05d}"
+                chunks.append({"name": name, "source": task.spec.name, "first_row": first_row, "num_rows": rows})
+                first_row += rows
+            source["listed"] += sum(marker["chunks"])
+            for reason, count in marker["problems"].items():
+                source["problems"][reason] = source["problems"].get(reason, 0) + count
+                examples = source["examples"].setdefault(reason, [])
+                examples += marker["examples"][reason][: 5 - len(examples)]
+        except (LookupError, TypeError, AttributeError):
+            raise DamagedStageError(_marker(task), "it lacks a field") from None
     if first_row == 0:
         notes = [f"{reason}: {count:,}" for source in sources.values() for reason, count in source["problems"].items()]
         raise DataError(
@@ -176,13 +186,16 @@ class Catalog:
     def __init__(self, work: Path) -> None:
         self.stage = load_stage(work, "catalog")
         summary = self.stage.summary
-        self.num_rows: int = summary["num_rows"]
-        self.chunks = [Chunk(**chunk) for chunk in summary["chunks"]]
-        self.sources: dict[str, dict[str, Any]] = summary["sources"]
+        try:
+            self.num_rows: int = summary["num_rows"]
+            self.chunks = [Chunk(**chunk) for chunk in summary["chunks"]]
+            self.sources: dict[str, dict[str, Any]] = summary["sources"]
+        except (LookupError, TypeError):
+            raise DamagedStageError(self.stage.folder / DONE_NAME, "it lacks a field") from None
 
     def read(self, chunk: Chunk, columns: list[str] | None = None) -> pa.Table:
         """One chunk's rows."""
-        return pq.read_table(self.stage.folder / f"{chunk.name}.parquet", columns=columns)
+        return read_columns(self.stage.folder, f"{chunk.name}.parquet", columns)
 
     def records(self, chunk: Chunk) -> Iterator[Record]:
         """One chunk's rows as records."""

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albef_ds.common.errors import DataError
-from data_tools.files.storage import load_json, save_array, save_json
+from data_tools.execution.stage_folder import read_array, read_list
+from data_tools.files.storage import save_array, save_json
 
 KEPT = 0
 DUPLICATE = "duplicate: "
@@ -111,6 +112,6 @@ class Decisions:
 
     @classmethod
     def load(cls, folder: Path) -> Decisions:
-        """Reads what `save` wrote."""
-        image, kept, detail, caption = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in _FILES)
-        return cls(image, kept, detail, caption, load_json(folder / "reasons.json"))
+        """Reads what `save` wrote. Raises DamagedStageError."""
+        image, kept, detail, caption = (read_array(folder, f"{name}.npy") for name in _FILES)
+        return cls(image, kept, detail, caption, read_list(folder, "reasons.json"))

@@ -22,7 +22,7 @@ from albef_ds.common.errors import ConfigError
 from albef_ds.data.shards.format import BLOCK
 from data_tools.config import PlanConfig
 from data_tools.content.captions import mix
-from data_tools.execution.stage_folder import StageFolder, load_stage, open_stage
+from data_tools.execution.stage_folder import StageFolder, checked_path, load_stage, open_stage, read_columns
 from data_tools.files.storage import save_array, save_atomically, writing_to
 from data_tools.readers.source import Record
 from data_tools.stages.decisions import KEPT, Decisions
@@ -133,7 +133,7 @@ def _lines(
     """Yields per chunk: a line for each kept image and each dropped one whose captions remain, and the shard of each line."""
     first = 0
     for chunk in columns.catalog.chunks:
-        hashes = pq.read_table(columns.stage.folder / f"{chunk.name}.parquet", columns=["bytes_lo"])["bytes_lo"]
+        hashes = read_columns(columns.stage.folder, f"{chunk.name}.parquet", ["bytes_lo"])["bytes_lo"]
         table = columns.catalog.read(chunk)
         texts = table["captions"].combine_chunks()
         counts = pc.list_value_length(texts).to_numpy()
@@ -195,7 +195,7 @@ def planned_samples(folder: Path, shard: int) -> list[PlannedSample]:
     """The samples of shard `shard` of the plan in `folder`, in order."""
     samples: dict[int, PlannedSample] = {}
     merged: list[tuple[int, int, list[str]]] = []
-    with open(folder / bucket_name(shard), "rb") as file:
+    with open(checked_path(folder, bucket_name(shard)), "rb") as file:
         for line in file:
             raw = json.loads(line)
             if "path" in raw:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
@@ -23,7 +22,7 @@ from data_tools.config import MAX_PIXELS
 from data_tools.content import captions as text
 from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
-from data_tools.execution.stage_folder import StageFolder, open_stage
+from data_tools.execution.stage_folder import StageFolder, open_stage, read_columns
 from data_tools.files.storage import ByteReader, save_table
 from data_tools.readers.source import NO_CAPTION, Record
 from data_tools.stages.catalog import Catalog, Chunk
@@ -65,7 +64,10 @@ def scan(
         (stage.folder / "done.json").unlink(missing_ok=True)
         for chunk in catalog.chunks:
             path = stage.folder / f"{chunk.name}.parquet"
-            if path.exists() and pc.any(pc.is_in(pq.read_table(path, columns=["status"])["status"], pa.array(RETRIED))).as_py():
+            if (
+                path.exists()
+                and pc.any(pc.is_in(read_columns(stage.folder, path.name, ["status"])["status"], pa.array(RETRIED))).as_py()
+            ):
                 path.unlink()
     if stage.done:
         return stage
@@ -85,10 +87,10 @@ def _summary(stage: StageFolder, catalog: Catalog) -> dict[str, Any]:
     status: dict[str, Counter[str]] = {name: Counter() for name in catalog.sources}
     captions, contents = 0, xxhash.xxh3_128()
     for chunk in catalog.chunks:
-        table = pq.read_table(stage.folder / f"{chunk.name}.parquet", columns=["status", "bytes_lo"])
+        table = read_columns(stage.folder, f"{chunk.name}.parquet", ["status", "bytes_lo"])
         status[chunk.source].update(table["status"].to_pylist())
         contents.update(table["bytes_lo"].to_numpy().tobytes())
-        captions += pq.read_metadata(stage.folder / f"{chunk.name}.captions.parquet").num_rows
+        captions += len(read_columns(stage.folder, f"{chunk.name}.captions.parquet", ["row"]))
     # With the digest of what was read, later stages run again after a retry, or when files have changed since the catalog.
     counts = {name: dict(found) for name, found in status.items()}
     return {"num_captions": captions, "status": counts, "contents": contents.hexdigest()}

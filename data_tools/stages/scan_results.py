@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_tools.content.images import COLOUR_BYTES
-from data_tools.execution.stage_folder import load_stage
+from data_tools.execution.stage_folder import DamagedStageError, load_stage, read_columns
 from data_tools.stages.catalog import Catalog, Chunk
 
 
@@ -31,7 +30,7 @@ class Columns:
         """Yields each chunk with `columns` of its images or captions."""
         suffix = ".captions.parquet" if captions else ".parquet"
         for chunk in self.catalog.chunks:
-            yield chunk, pq.read_table(self.stage.folder / f"{chunk.name}{suffix}", columns=columns)
+            yield chunk, read_columns(self.stage.folder, f"{chunk.name}{suffix}", columns)
 
     def image(self, name: str) -> NDArray[Any]:
         """Numeric column `name`, one value per row."""
@@ -48,9 +47,11 @@ class Columns:
             values = table[name].to_numpy()
             if out is None:
                 out = np.empty(size, values.dtype)
-            out[filled : filled + len(values)] = values
+            if filled + len(values) <= size:
+                out[filled : filled + len(values)] = values
             filled += len(values)
-        assert out is not None and filled == size
+        if out is None or filled != size:
+            raise DamagedStageError(self.stage.folder / "done.json", f"it counts {size} rows, the files hold {filled}")
         return out
 
     def caption_rows(self) -> NDArray[np.int64]:
@@ -83,7 +84,7 @@ class Columns:
         for number, chunk in enumerate(self.catalog.chunks):
             low, high = bounds[number], bounds[number + 1]
             if high > low:
-                table = pq.read_table(self.stage.folder / f"{chunk.name}.parquet", columns=["colours"])
+                table = read_columns(self.stage.folder, f"{chunk.name}.parquet", ["colours"])
                 out[low:high] = colour_array(table["colours"])[rows[low:high] - chunk.first_row]
         return out
 

@@ -28,6 +28,7 @@ from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
 from data_tools.files.shard_writer import WRITING_NAME, encode_meta, save_index, tar_header
 from data_tools.matching.distinct import distinct
+from data_tools.stages.hash_files import FINGERPRINTS_NAME, read_hashes
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,24 @@ def verify(folder: Path, parallel: Parallel, *, decode: bool = False) -> list[st
     for name in sorted(os.listdir(folder)):
         if name.endswith((".tar", ".tmp", ".index.npy")) and name not in listed:
             problems.append(f"{name}: not in the manifest, left by an interrupted run or another program: remove it")
+    problems += _verify_fingerprints(folder, manifest)
     if (folder / WRITING_NAME).exists():
         problems.append(f"{WRITING_NAME}: a run that writes to this folder is unfinished: finish it")
     return problems
+
+
+def _verify_fingerprints(folder: Path, manifest: Manifest) -> list[str]:
+    path = folder / FINGERPRINTS_NAME
+    if not path.exists():
+        return []  # corpora of other writers have none; `append` asks for it
+    mend = f"make it again with `albef-data hashes` from the source corpus=shards:{folder}"
+    try:
+        rows = len(read_hashes(path))
+    except DataError:
+        return [f"{FINGERPRINTS_NAME}: damaged: {mend}"]
+    if rows != manifest.num_samples:
+        return [f"{FINGERPRINTS_NAME}: {rows} rows for {manifest.num_samples} samples: {mend}"]
+    return []
 
 
 def _verify_shard(task: _Task) -> _Found:

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import PIL
-import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from albef_ds.common.errors import DataError
@@ -22,12 +20,20 @@ from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry
 from data_tools.config import ResizeConfig
 from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
-from data_tools.execution.stage_folder import StageFolder, load_stage, open_stage
+from data_tools.execution.stage_folder import (
+    DamagedStageError,
+    StageFolder,
+    checked_path,
+    load_stage,
+    open_stage,
+    read_array,
+    read_object,
+)
 from data_tools.files.shard_writer import WRITING_NAME, Sample, finish_folder, open_folder, write_shard
-from data_tools.files.storage import ByteReader, load_json, save_atomically, save_json, writing_to
+from data_tools.files.storage import ByteReader, save_json, writing_to
 from data_tools.stages.catalog import Catalog
 from data_tools.stages.filter import BROKEN
-from data_tools.stages.hash_files import FINGERPRINTS_NAME
+from data_tools.stages.hash_files import FINGERPRINTS_NAME, read_hashes, write_hashes
 from data_tools.stages.plan import PlannedSample, planned_samples
 
 PAPER_COUNTS = {
@@ -65,7 +71,7 @@ def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConf
     stage = open_stage(work, "shard", settings, is_map=True, restart=restart)
     if stage.done and (folder / MANIFEST_NAME).exists():
         return Manifest.load(folder)
-    bounds = np.load(plan.folder / "bounds.npy", allow_pickle=False)
+    bounds = read_array(plan.folder, "bounds.npy")
     tasks = [
         _Task(plan.folder, folder, number, first_shard, first_sample + int(first), resize, stage.folder / f"{number:05d}.json")
         for number, first in enumerate(bounds[:-1])
@@ -84,7 +90,7 @@ def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConf
     run_tasks(_write, tasks, parallel, "shard", size_of=lambda task: int(sizes[task.number]), unit="image", is_done=_is_done)
     if not all(_is_done(task) for task in tasks):
         return None
-    entries = tuple(ShardEntry(**load_json(task.marker)) for task in tasks)
+    entries = tuple(_entry(task) for task in tasks)
     with writing_to(folder):
         return _finish(work, folder, stage, plan, entries, before, resize)
 
@@ -94,7 +100,7 @@ def _written_before(folder: Path, tasks: list[_Task]) -> Manifest | None:
     if not (folder / MANIFEST_NAME).exists() or not all(_is_done(task) for task in tasks):
         return None
     manifest = Manifest.load(folder)
-    entries = tuple(ShardEntry(**load_json(task.marker)) for task in tasks)
+    entries = tuple(_entry(task) for task in tasks)
     return manifest if manifest.shards[tasks[0].first_shard :] == entries else None
 
 
@@ -106,9 +112,20 @@ def _close(folder: Path, stage: StageFolder, manifest: Manifest) -> None:
 def _is_done(task: _Task) -> bool:
     if not task.marker.exists():
         return False
-    entry = ShardEntry(**load_json(task.marker))
+    try:
+        entry = _entry(task)
+    except DataError:
+        return False  # the shard is written again, with the same bytes
     path = task.folder / entry.name
     return path.exists() and path.stat().st_size == entry.num_bytes
+
+
+def _entry(task: _Task) -> ShardEntry:
+    raw = read_object(task.marker.parent, task.marker.name)
+    try:
+        return ShardEntry.checked(raw)
+    except ValueError as error:
+        raise DamagedStageError(task.marker, str(error)) from None
 
 
 def _write(task: _Task) -> int:
@@ -190,14 +207,13 @@ def _finish(
     fingerprints = folder / FINGERPRINTS_NAME
     if before is None:
         info: dict[str, Any] = {"tool": "albef-data", **this}
-        shutil.copyfile(plan.folder / FINGERPRINTS_NAME, fingerprints)
+        shutil.copyfile(checked_path(plan.folder, FINGERPRINTS_NAME), fingerprints)
     else:
         info = before.info | {"appended": [*before.info.get("appended", []), this]}
-        old = pq.read_table(fingerprints)
+        old = read_hashes(fingerprints)
         # A rerun after a kill just before the manifest must not add the same rows again.
         if len(old) == before.num_samples:
-            both = pa.concat_tables([old, pq.read_table(plan.folder / FINGERPRINTS_NAME)])
-            save_atomically(fingerprints, lambda file: pq.write_table(both, file, compression="zstd"))
+            write_hashes(fingerprints, [old, read_hashes(checked_path(plan.folder, FINGERPRINTS_NAME))])
         (folder / WRITING_NAME).touch()
     manifest = finish_folder(folder, (*(before.shards if before else ()), *entries), info)
     _close(folder, stage, manifest)

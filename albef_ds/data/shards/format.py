@@ -21,6 +21,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import xxhash
@@ -68,6 +69,19 @@ class ShardEntry:
     checksum: str
     index_checksum: str
 
+    @classmethod
+    def checked(cls, raw: Any) -> ShardEntry:
+        """Returns the entry in a JSON object. Raises `ValueError` for a missing or unknown field, or one of another type."""
+        if not isinstance(raw, dict) or raw.keys() != cls.__dataclass_fields__.keys():
+            raise ValueError(f"a shard has other fields than {', '.join(cls.__dataclass_fields__)}")
+        for name in ("name", "checksum", "index_checksum"):
+            if not isinstance(raw[name], str) or "/" in raw[name] or "\0" in raw[name] or not raw[name]:
+                raise ValueError(f"`{name}` of a shard is {raw[name]!r}")
+        for name in ("num_samples", "num_bytes"):
+            if isinstance(raw[name], bool) or not isinstance(raw[name], int) or raw[name] < 0:
+                raise ValueError(f"`{name}` of a shard is {raw[name]!r}")
+        return cls(**raw)
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -99,13 +113,15 @@ class Manifest:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: give a folder written by `albef-data shard`") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{path} cannot be read ({error}): write the corpus again or run `albef-data verify`") from None
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise DataError(f"{path} is not a manifest of format {FORMAT}: write the corpus with this version of albef-data")
         try:
-            shards = tuple(ShardEntry(**entry) for entry in raw["shards"])
+            shards = tuple(ShardEntry.checked(entry) for entry in raw["shards"])
             manifest = cls(shards=shards, info=dict(raw.get("info", {})))
+            if len({shard.name for shard in shards}) != len(shards):
+                raise ValueError("two shards have one name")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} lacks or misnames a field ({error}): write the corpus again") from None
         if manifest.num_samples == 0:
@@ -140,7 +156,7 @@ def load_members(folder: Path, shard: ShardEntry) -> Members:
     """Reads the index of `shard` and checks it against the manifest.
 
     Raises:
-        DataError: the file is missing, damaged or of another shape, or an offset is outside the tar.
+        DataError: the file is missing or damaged, or does not have the manifest's checksum.
     """
     path = folder / index_name(shard.name)
     rebuild = f"rebuild it with `albef-data index {folder}`"
@@ -149,7 +165,7 @@ def load_members(folder: Path, shard: ShardEntry) -> Members:
         index: NDArray[np.int64] = np.load(io.BytesIO(content), allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: copy it again or {rebuild}") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, LookupError, EOFError, SyntaxError, OverflowError, MemoryError, BadZipFile) as error:
         raise DataError(f"{path} is damaged ({error}): {rebuild}") from None
     if index.dtype != np.int64 or index.shape not in ((shard.num_samples, 4), (shard.num_samples, 6)):
         raise DataError(f"{path} has shape {index.shape}, not ({shard.num_samples}, 6): {rebuild}")
