@@ -24,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except UserError as error:
-        print(f"albef-data: {error}", file=sys.stderr)
+        # Only a damaged stage has a name; its class is not imported here, since its module imports pyarrow.
+        stage = getattr(error, "stage", "")
+        mend = f" (`albef-data {stage}{' --restart' if error.is_map else ''}`)" if stage else ""  # type: ignore[attr-defined]
+        print(f"albef-data: {error}{mend}", file=sys.stderr)
         return exit_codes.MISTAKE
     except KeyboardInterrupt:
         print("albef-data: stopped; run again to continue", file=sys.stderr)

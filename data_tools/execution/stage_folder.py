@@ -38,9 +38,8 @@ class DamagedStageError(DataError):
     """A file of a stage is not as the stage wrote it."""
 
     def __init__(self, path: Path, problem: str) -> None:
-        name = path.parent.name
-        restart = "" if name in _REDUCTIONS else " --restart"
-        super().__init__(f"{path} is damaged ({problem}): make the stage again with `albef-data {name}{restart}`")
+        self.stage, self.is_map = path.parent.name, path.parent.name not in _REDUCTIONS
+        super().__init__(f"{path} is damaged ({problem}): make the stage {self.stage} again{' with restart' * self.is_map}")
 
 
 @dataclass(frozen=True)
