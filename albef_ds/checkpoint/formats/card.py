@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from albef_ds.checkpoint.formats.whole_model import WholeModel
 from albef_ds.checkpoint.names import MOMENTUM, QUEUE
+from albef_ds.data.text.tokenizer_file import CLEANING
 from albef_ds.tasks.registry import kind_of
 
 
 def model_card(model: WholeModel) -> str:
     """The text of README.md."""
     config = model.config
-    vision, text = config.model.vision, config.model.text
+    vision, text, data = config.model.vision, config.model.text, config.evaluation_data
     uses = kind_of(config.task).uses
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in model.student.values()})
     lines = [
@@ -36,6 +37,13 @@ def model_card(model: WholeModel) -> str:
         "## Where it comes from",
         "",
         *[f"{number}. {line}" for number, line in enumerate(lineage_lines(model), start=1)],
+        "",
+        "## Texts",
+        "",
+        f"Captions are cleaned before they are numbered: {CLEANING}. At most {data.max_words} words and "
+        f"{data.max_tokens or 'all'} tokens are kept, [CLS] first, {'[SEP] last' if data.sep_token else 'without [SEP]'}. "
+        "`tokenizer.json` does all of it; with transformers: "
+        '`AutoTokenizer.from_pretrained("FOLDER")(text, truncation=True)`.',
         "",
         "## Use",
         "",

@@ -4,6 +4,7 @@
         config.json               settings: model, task, preparation of texts and images
         model.safetensors         weights under our names (or model-0000i-of-0000n.safetensors and an index)
         vocab.txt                 WordPiece vocabulary
+        tokenizer.json            the tokenizer with the cleaning of captions, for other programs
         preprocessor_config.json  size, mean and deviation of the images
         README.md                 model card: description, origin, use
 
@@ -29,6 +30,7 @@ from albef_ds.config import files
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.images.normalise import MEAN, STD
 from albef_ds.data.text.tokenizer import DEFAULT_VOCAB
+from albef_ds.data.text.tokenizer_file import SETTINGS_NAME, TOKENIZER_NAME, as_file, settings
 
 FORMAT, VERSION = "albef_ds", 1
 STEM = "model"
@@ -139,12 +141,9 @@ def save_preparation(model: WholeModel, folder: Path) -> None:
         "image_std": list(STD),
     }
     _write_json(folder / "preprocessor_config.json", preparation)
-    tokenizer = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": True,
-        "model_max_length": model.config.evaluation_data.max_tokens,
-    }
-    _write_json(folder / "tokenizer_config.json", tokenizer)
+    data = replace(model.config.evaluation_data, vocab_file=str(vocabulary))
+    as_file(data).save(str(folder / TOKENIZER_NAME))
+    _write_json(folder / SETTINGS_NAME, settings(data))
 
 
 def _metadata(model: WholeModel) -> dict[str, str]:

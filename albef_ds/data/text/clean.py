@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_REMOVED = str.maketrans("", "", ",.'!?\"()*#:;~")
+REMOVED = ",.'!?\"()*#:;~"
+"""Characters that are left out."""
+_REMOVED = str.maketrans("", "", REMOVED)
 _SPACES = re.compile(r"\s{2,}")
 
 

@@ -24,7 +24,7 @@ DEFAULT_VOCAB = Path(__file__).resolve().parents[2] / "assets" / "bert-base-unca
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 _KNOWN_WORDS = 200_000  # words whose pieces are cached, about 50 MB
-_LONGEST_WORD = 100  # characters, as in BERT: a longer word is [UNK]
+LONGEST_WORD = 100  # characters, as in BERT: a longer word is [UNK]
 
 
 def read_vocab(path: Path) -> dict[str, int]:
@@ -78,7 +78,7 @@ class CaptionTokenizer:
         self._special = {token: [vocab[token]] for token in SPECIAL_TOKENS}
         self.num_cut = 0
         """Texts of which something was left out so far."""
-        self._tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD))
+        self._tokenizer = Tokenizer(WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD))
         self._tokenizer.normalizer = BertNormalizer(lowercase=True)
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
         self._known: dict[str, list[int]] = {}

@@ -28,6 +28,7 @@ from albef_ds.common.atomic_files import atomic_path
 from albef_ds.common.errors import MachineError, WeightsError
 from albef_ds.common.run_files import CONFIG_NAME
 from albef_ds.config import files
+from albef_ds.data.text.tokenizer_file import CLEANING
 from albef_ds.inference.export.modules import ProgramSpec, program_specs
 from albef_ds.inference.model import AlbefModel
 from albef_ds.tasks.contrastive import ContrastiveTask
@@ -173,6 +174,7 @@ def _describe(model: WholeModel, scratch: Path) -> None:
         *[f"{number}. {json.dumps(step)}" for number, step in enumerate(model.lineage, start=1)],
         "\n`image`: images -> image_features, image_embeds. `text`: token_ids, token_mask -> text_features, text_embeds.",
         "`match`: image_embeds, text_embeds, token_mask -> probability. Similarity is the product of features.\n",
+        f"`tokenizer.json` makes token_ids from captions, which it cleans first: {CLEANING}.\n",
     ]
     (scratch / "README.md").write_text("\n".join(lines), encoding="utf-8")
 

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from albef_ds.checkpoint.formats.read import read_model
 from albef_ds.checkpoint.formats.whole_model import WholeModel
 from albef_ds.checkpoint.formats.write import Options, convert, mapping
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
+from albef_ds.checkpoint.tensor_files.safetensors_form import open_safetensors, write_safetensors
 from albef_ds.common.errors import ConfigError, MachineError, UserError, WeightsError
+from albef_ds.data.text.tokenizer import CaptionTokenizer
 from tests.checkpoint.formats.released_files import HEADS, state_dict
 
 
@@ -37,14 +40,22 @@ def test_a_model_folder_holds_all_that_using_it_takes_and_comes_back(source: Pat
     written = convert(found, tmp_path / "folder", Options("folder", weights="both"))
     folder = tmp_path / "folder"
     assert {path.name for path in folder.iterdir()} == {
-        *("config.json", "model.safetensors", "vocab.txt", "preprocessor_config.json", "tokenizer_config.json", "README.md")
+        *("config.json", "model.safetensors", "vocab.txt", "preprocessor_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "README.md"),
     }
     assert written.files == (folder,)
     again = read_model(folder).model
     assert equal(again, found.model)
     assert again.config.model == found.model.config.model and again.config.task == found.model.config.task
     assert [step["what"] for step in again.lineage] == ["released file", "converted"]
+    texts = ["Two <person>s on a mat.", "the cat " * 30]
+    tokenizer, own = (
+        Tokenizer.from_file(str(folder / "tokenizer.json")),
+        CaptionTokenizer.from_config(again.config.evaluation_data),
+    )
+    assert [tokenizer.encode(text).ids for text in texts] == [own.read(text)[1].tolist() for text in texts]
     card = (folder / "README.md").read_text()
+    assert "Captions are cleaned before they are numbered: lower case" in card
     assert f"{found.model.parameters:,}" in card and "source.pth" in card
     assert json.loads((folder / "preprocessor_config.json").read_text())["size"] == {"height": 64, "width": 64}
 
@@ -174,10 +185,10 @@ def test_damaged_and_foreign_files_are_one_clear_line(source: Path, tmp_path: Pa
 
 def test_a_file_of_a_later_version_is_refused(source: Path, tmp_path: Path) -> None:
     convert(read_model(source, HEADS), tmp_path / "m.safetensors", Options("safetensors"))
-    data = (tmp_path / "m.safetensors").read_bytes()
-    (tmp_path / "m.safetensors").write_bytes(data.replace(b'"version":"1"', b'"version":"2"', 1))
+    stored = open_safetensors(tmp_path / "m.safetensors")
+    write_safetensors(tmp_path / "n.safetensors", stored.tensors, {"format": "albef_ds", "version": "2"}, checksums=True)
     with pytest.raises(WeightsError, match="is of format 2"):
-        read_model(tmp_path / "m.safetensors")
+        read_model(tmp_path / "n.safetensors")
 
 
 def test_settings_that_change_shapes_are_refused(source: Path) -> None:
