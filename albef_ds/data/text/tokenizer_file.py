@@ -37,11 +37,11 @@ def as_file(config: DataConfig) -> Tokenizer:
         Replace(Regex(rf"\A(?:[^ ]+ ){{{config.max_words - 1}}}[^ ]+\K [\s\S]*\z"), ""),
         BertNormalizer(lowercase=True),
     ]
-    tokenizer.normalizer = Sequence(steps)  # type: ignore[assignment]
-    tokenizer.pre_tokenizer = BertPreTokenizer()  # type: ignore[assignment]
+    tokenizer.normalizer = Sequence(steps)
+    tokenizer.pre_tokenizer = BertPreTokenizer()
     special = [("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])]
     end = " [SEP]" if config.sep_token else ""
-    tokenizer.post_processor = TemplateProcessing(single=f"[CLS] $A{end}", special_tokens=special)  # type: ignore[assignment]
+    tokenizer.post_processor = TemplateProcessing(single=f"[CLS] $A{end}", special_tokens=special)
     if config.max_tokens:
         tokenizer.enable_truncation(config.max_tokens)
     return tokenizer
