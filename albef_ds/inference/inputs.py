@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -46,6 +46,8 @@ def picture_of(image: ImageInput, size: int, data: DataConfig) -> Image.Image:
         return to_pil_image(image.float())
     if isinstance(image, Tensor | np.ndarray):
         image = _from_array(image, size)
+    if not isinstance(image, str | Path | Image.Image):
+        raise DataError(f"an image is of type {type(image).__name__}: give a path, a PIL image, an array or a tensor")
     try:
         if isinstance(image, Image.Image):
             check_size(*image.size, data.max_pixels)
@@ -85,7 +87,7 @@ def many(items: Any) -> list[Any]:
     Raises `ConfigError` if it is empty.
     """
     one = isinstance(items, Tensor | np.ndarray) and items.ndim <= 3
-    if isinstance(items, str | Path | Image.Image) or one:
+    if isinstance(items, str | bytes | Path | Image.Image) or one or not isinstance(items, Iterable):
         return [items]
     listed = list(items)
     if not listed:

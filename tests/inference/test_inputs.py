@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from albef_ds.common.errors import DataError
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.annotations.records import ExpressionRecord
 from albef_ds.data.evaluation_sets.annotated import TextImageSet
+from albef_ds.data.images.normalise import to_pil_image
 from albef_ds.inference.inputs import many, picture_of, pixels_of
 from tests.inference.tiny_models import model_folder, picture
 
@@ -68,6 +70,13 @@ def test_other_arrays_and_tensors_are_refused_in_one_line(image: np.ndarray | to
     with pytest.raises(DataError, match=r"an image is an? (array|tensor) of (shape|type) .*: give uint8") as caught:
         pixels_of(image, SIDE, DATA)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("image", [b"abc", None, 5], ids=repr)
+def test_what_is_no_image_is_refused_in_one_line(image: Any) -> None:
+    for given in many(image):
+        with pytest.raises(DataError, match=r"an image is of type \w+: give a path, a PIL image, an array or a tensor"):
+            pixels_of(given, SIDE, DATA)
 
 
 def test_a_large_image_in_memory_is_refused_as_a_file_is() -> None:
@@ -123,6 +132,8 @@ def test_grounding_compares_the_annotated_size_with_the_images(folder: Path) -> 
         return TextImageSet([record], DataConfig(image_root=str(folder)), SIDE).batch([0]).images
 
     assert images(90, 60).shape == images(900, 600).shape == (1, 3, SIDE, SIDE)
+    red, green, _ = to_pil_image(images(90, 60)[0]).getpixel((26, 8))  # as TensorBoard draws it: upright
+    assert red > 200 and green < 80
     for width, height in ((60, 90), (90, 63), (100, 60)):
         with pytest.raises(
             DataError, match=rf"turned\.jpg has 90 x 60 pixels, but its annotation {width} x {height}: give the image"

@@ -38,7 +38,7 @@ class _AnnotatedMicroBatches(MicroBatches):
 
     @property
     def num_cut(self) -> int:
-        return self._builder.num_cut
+        return getattr(self._builder, "num_cut", 0)  # a task of a user may bring a builder without it
 
 
 def annotated_stream(config: RunConfig, samples: SampleKind, share: Share) -> OrderedStream[Any]:
