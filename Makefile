@@ -20,12 +20,13 @@ ifeq ($(wildcard /dev/nvidiactl),)
 export DS_ACCELERATOR ?= cpu
 endif
 
-.PHONY: help demo downstream bench test lint slurm docs clean
+.PHONY: help demo downstream bench gpu test lint slurm docs clean
 
 help:
 	@echo "make demo   train on the shipped emoji corpus in minutes and show what it retrieves"
 	@echo "make downstream  fine-tune the five tasks on generated scenes and print each figure beside its ceilings"
 	@echo "make bench  run every benchmark (20 to 35 minutes on two cores) and write benchmarks/suite.md; QUICK=1: tiny sizes, minutes"
+	@echo "make gpu    every check and measurement on one GPU: MINUTES=9 OUT=runs/gpu; SECTIONS=... picks (docs/gpu.md)"
 	@echo "make test   lint (ruff, mypy) and the tests"
 	@echo "make lint   lint alone"
 	@echo "make slurm  install Slurm for the tests (Debian; part of make test, which skips its tests elsewhere)"
@@ -40,6 +41,12 @@ downstream: $(READY)
 
 bench: $(READY)
 	@$(VENV)/bin/python -m benchmarks.suite $(if $(QUICK),--quick)
+
+# Without .venv it takes PYTHON: a machine with a GPU may have its packages and no network.
+MINUTES ?= 9
+OUT ?= runs/gpu
+gpu:
+	@$(if $(wildcard $(READY)),$(VENV)/bin/python,$(PYTHON)) -m benchmarks.gpu --minutes $(MINUTES) --out $(OUT) $(if $(SECTIONS),--sections $(SECTIONS))
 
 test: lint slurm
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal

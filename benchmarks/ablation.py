@@ -80,6 +80,7 @@ class Ablation:
     runs: Path
     steps: int
     """Steps of pretraining; fine-tuning takes a quarter."""
+    device: str = "cpu"
 
     @property
     def scenes(self) -> Path:
@@ -91,6 +92,7 @@ class Ablation:
         variant, scenes = VARIANTS[number], self.scenes
         source = VARIANTS.index(next(other for other in VARIANTS if other.pretrain == variant.pretrain))
         common = [f"data.vocab_file={scenes}/vocab.txt", f"train.seed={seed}", "train.epochs=1000"]
+        common.append(f"engine.device={self.device}")
         pretrained = train(
             "scenes_pretrain",
             self.runs / f"pretrain-{source}-{seed}",
@@ -112,13 +114,13 @@ class Ablation:
         torch.set_num_threads(1)
         alike = [i for i, other in enumerate(VARIANTS) if other.pretrain == VARIANTS[number].pretrain]
         for i in alike:
-            scored(self.train(i, seed)[1])
+            scored(self.train(i, seed)[1], self.device)
         return f"seed {seed}: {', '.join(VARIANTS[i].name for i in alike)}"
 
     def measure(self, number: int, seed: int) -> dict[str, float]:
         """The scores of variant `number` with `seed`, which is trained if necessary."""
         pretrained, tuned = self.train(number, seed)
-        splits = scored(tuned)["splits"]
+        splits = scored(tuned, self.device)["splits"]
         return {
             "ITM accuracy": 100 * last_values(pretrained, "itm_accuracy"),
             "MLM loss": last_values(pretrained, "loss_mlm"),
@@ -128,6 +130,15 @@ class Ablation:
                 for direction, metric in (("to text", "i2t"), ("to image", "t2i"))
             },
         }
+
+
+def train_all(ablation: Ablation, seeds: int, jobs: int) -> None:
+    """Trains and scores all variants with `seeds` seeds, `jobs` pretrainings at a time."""
+    firsts = [i for i, v in enumerate(VARIANTS) if v.pretrain not in [other.pretrain for other in VARIANTS[:i]]]
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        waiting = [pool.submit(ablation.train_sharing, i, seed) for seed in range(seeds) for i in firsts]
+        for done in as_completed(waiting):
+            print("ended:", done.result(), flush=True)
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
@@ -165,11 +176,7 @@ def main() -> None:
     ablation = Ablation(arguments.runs, arguments.steps)
     settings = SceneSettings(side=32, grouped=0.25, caption_noise=NOISE, counts=SceneCounts().scaled(arguments.scale))
     write_scenes(ablation.scenes, settings)
-    firsts = [i for i, v in enumerate(VARIANTS) if v.pretrain not in [other.pretrain for other in VARIANTS[:i]]]
-    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(ablation.train_sharing, i, seed) for seed in range(arguments.seeds) for i in firsts]
-        for done in as_completed(waiting):
-            print("ended:", done.result(), flush=True)
+    train_all(ablation, arguments.seeds, arguments.jobs)
     found = {v.name: [ablation.measure(i, seed) for seed in range(arguments.seeds)] for i, v in enumerate(VARIANTS)}
     rows = table(found)
     entropy = word_entropy(ablation.scenes / "pretrain" / "train")

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from albef_ds.data.shards.reader import ShardReader, parse_meta
+from benchmarks.jpegs import photograph
 from benchmarks.record import record_parser, write_record
 from data_tools.content import captions as text
 from data_tools.content import images
@@ -62,15 +63,6 @@ def rows_of(task: str, unit: str, count: dict[str, float], seconds: dict[str, fl
         row = {"task": task, "tool": name, unit: f"{rate:,.0f}", "ours / this": f"{rates['ours'] / rate:.1f}"}
         rows.append(row | {"note": note.get(name, "")})
     return rows
-
-
-def photograph(rng: np.random.Generator) -> bytes:
-    """A 640 x 480 JPEG of about 165 KB with smooth colours and noise."""
-    coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
-    noisy = np.asarray(coarse).astype(np.float32) + rng.normal(0, 18, (480, 640, 3)).astype(np.float32)
-    buffer = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
 
 
 def perceptual_hash(folder: Path) -> list[Row]:

@@ -89,19 +89,25 @@ def published(run: list[list[dict[str, Tensor]]], clip_norm: float) -> dict[str,
 
 
 def deviation(
-    kind: str | int, precision: str, clip_norm: float, run: list[list[dict[str, Tensor]]], expected: dict[str, Tensor]
+    kind: str | int,
+    precision: str,
+    clip_norm: float,
+    run: list[list[dict[str, Tensor]]],
+    expected: dict[str, Tensor],
+    device: torch.device = _CPU,
 ) -> tuple[float, int]:
     """Largest deviation from `expected` in learning rates, and number of skipped steps, in this rank's group."""
-    engine = _engine(kind, precision, clip_norm, len(run[0]))
-    count = sum(engine.train_step(made, {}, RATE).skipped for made in run)
+    engine, count = _engine(kind, precision, clip_norm, len(run[0]), device), 0
+    for made in run:
+        count += engine.train_step([{name: g.to(device) for name, g in part.items()} for part in made], {}, RATE).skipped
     found = engine.full_state_dict()
     return max(float((found[name] - expected[name]).abs().max()) for name in expected) / RATE, count
 
 
-def _engine(kind: str | int, precision: str, clip_norm: float, parts: int) -> Engine:
+def _engine(kind: str | int, precision: str, clip_norm: float, parts: int, device: torch.device) -> Engine:
     optim = replace(SETTINGS, clip_norm=clip_norm)
     if kind == "local":
-        return LocalEngine(LinearTask(), optim, _CPU, autocast=precision == "bf16")
+        return LocalEngine(LinearTask(), optim, device, autocast=precision == "bf16")
     # optional package: the plain engine runs without DeepSpeed
     from deepspeed.accelerator import get_accelerator
 
@@ -116,7 +122,7 @@ def _engine(kind: str | int, precision: str, clip_norm: float, parts: int) -> En
     ds_config = deepspeed_config(config, precision, comm.world_size())
     if precision == "fp16":  # a scale at which these gradients do not overflow, so that every engine takes every step
         ds_config["fp16"]["initial_scale_power"] = 8
-    return ZeroEngine(LinearTask(), config, ds_config, _CPU)
+    return ZeroEngine(LinearTask(), config, ds_config, device)
 
 
 def cells(

@@ -40,7 +40,7 @@ from albef_ds.data.stream.allocator import keep_freed_memory
 from albef_ds.data.stream.corpus import ImageTextStream
 from albef_ds.data.stream.loader import Share
 from albef_ds.data.text.tokenizer import CaptionTokenizer
-from benchmarks.data_tools_peers import photograph
+from benchmarks.jpegs import photograph
 from benchmarks.record import record_parser, write_record
 from data_tools.files.shard_writer import ShardWriter
 

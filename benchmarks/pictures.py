@@ -27,7 +27,7 @@ from albef_ds.data import randomness
 from albef_ds.data.images import decode, jpeg, read
 from albef_ds.data.images.crop import Crop
 from albef_ds.data.shards.format import checksum
-from benchmarks.data_tools_peers import photograph
+from benchmarks.jpegs import photograph
 from benchmarks.loader import CAPTION, stream
 from benchmarks.record import record_parser, write_record
 from data_tools.config import MAX_PIXELS

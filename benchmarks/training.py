@@ -24,10 +24,10 @@ def train(recipe: str, output: Path, settings: list[str]) -> Path:
     return output
 
 
-def scored(run: Path) -> dict[str, Any]:
+def scored(run: Path, device: str = "cpu") -> dict[str, Any]:
     """The metrics of a fine-tuned run, including `splits`: scored once, then read from its metrics.json."""
     kept = run / RESULTS_NAME
     if not kept.exists():
-        score(Request(run), run, torch.device("cpu"), lambda line: None)
+        score(Request(run), run, torch.device(device), lambda line: None)
     record: dict[str, Any] = json.loads(kept.read_text())
     return record

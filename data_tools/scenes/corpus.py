@@ -25,7 +25,6 @@ from typing import Any
 from albef_ds.common.errors import MachineError
 from albef_ds.common.progress import Progress, silent
 from data_tools.files.shard_writer import ShardWriter
-from data_tools.files.storage import load_json
 from data_tools.scenes import annotations as task_files
 from data_tools.scenes.ceilings import retrieval_ceilings, vqa_ceilings
 from data_tools.scenes.folder import VOCABULARY, SceneFolder
@@ -81,6 +80,8 @@ def write_scenes(path: Path, settings: SceneSettings, progress: Progress = silen
     Raises MachineError if the folder holds scenes of other settings or other files, or cannot be made.
     """
     if (path / DONE).exists():
+        from data_tools.files.storage import load_json  # optional package: pyarrow
+
         found: dict[str, Any] = load_json(path / DONE)
         if found.get("settings") != asdict(settings):
             raise MachineError(f"{path} holds scenes of other settings: give another folder, or remove it")

@@ -27,7 +27,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
     recall = {f"retrieval/{way}_r{k}_itm": float(k * times) for k in (1, 5, 10) for way, times in (("i2t", 1), ("t2i", 2))}
     monkeypatch.setattr(ablation, "train", train)
-    monkeypatch.setattr(ablation, "scored", lambda run: {"splits": {"hard": recall, "unseen": recall}})
+    monkeypatch.setattr(ablation, "scored", lambda run, device: {"splits": {"hard": recall, "unseen": recall}})
     return runs
 
 

@@ -19,6 +19,7 @@ from tests.golden import recipe
 from tests.parity.case import Deviations, GoldenCase, compare_array, compare_fingerprint
 from tests.parity.names import released_name
 
+_CPU = torch.device("cpu")
 _LOSSES = {"mlm": "loss_mlm", "itc": "loss_ita", "itm": "loss_itm"}
 
 
@@ -114,7 +115,7 @@ def _compare_arrays(report: Deviations, case: GoldenCase, outputs: dict[str, lis
         # What stands at padding has no meaning, and packed text leaves zeros there.
         text, expected = outputs["text_encoder" + suffix][0][:rows], golden[f"text_encoder{suffix}.bert#0"]
         tokens = batch.token_mask
-        report.add("text_encoder" + suffix, "array", compare_array(text[tokens], expected[tokens.numpy()]))
+        report.add("text_encoder" + suffix, "array", compare_array(text[tokens], expected[tokens.cpu().numpy()]))
         for modality, projection in (("image", "vision_proj"), ("text", "text_proj")):
             feature = F.normalize(outputs[projection + suffix][0], dim=-1)
             report.add(f"{modality}_feat{suffix}", "array", compare_array(feature, golden[f"{modality}_feat{suffix}"]))
@@ -123,12 +124,17 @@ def _compare_arrays(report: Deviations, case: GoldenCase, outputs: dict[str, lis
             expected = golden[f"text_encoder{suffix}.cls#0"]
             masked = batch.mlm_labels >= 0
             got = logits[0] if logits[0].dim() == 2 else logits[0][masked]
-            report.add("vocabulary_logits" + suffix, "array", compare_array(got, expected[masked.numpy()]))
+            report.add("vocabulary_logits" + suffix, "array", compare_array(got, expected[masked.cpu().numpy()]))
     report.add("itm_logits", "array", compare_array(outputs["itm_head"][0], golden["itm_head#0"]))
 
 
-def run_case(case: GoldenCase, precision: str, compute: ComputeConfig) -> Deviations:
-    """Three steps in `precision` (fp32, fp64) with the switches of `compute`; every deviation from the golden run."""
+def run_case(
+    case: GoldenCase, precision: str, compute: ComputeConfig, *, device: torch.device = _CPU, autocast: bool = False
+) -> Deviations:
+    """Three steps in `precision` (fp32, fp64) with the switches of `compute`; every deviation from the golden run.
+
+    With `autocast` in bf16 beside fp32 weights, whose deviations are beyond the bounds.
+    """
     dtype = torch.float32 if precision == "fp32" else torch.float64
     config, golden = case.config, case.numbers(precision)
     settings = PretrainConfig(
@@ -138,7 +144,7 @@ def run_case(case: GoldenCase, precision: str, compute: ComputeConfig) -> Deviat
     task.attach_momentum(DenseMomentum(task.base, settings.momentum, dropout=True))
     _fill(task, case, dtype)
     task.train()
-    engine = LocalEngine(task, OptimConfig(), torch.device("cpu"), compat=True)
+    engine = LocalEngine(task, OptimConfig(), device, autocast=autocast, compat=True)
     layers = task.model.config.text.num_layers
     names = {name: released_name(name, layers) for name, _ in task.named_parameters()}
     report, outputs = Deviations(precision), _record_outputs(task)
@@ -157,7 +163,7 @@ def run_case(case: GoldenCase, precision: str, compute: ComputeConfig) -> Deviat
                     compare_fingerprint(tensor, golden["momentum_after_step1"][released], released),
                 )
         temperature = float(task.temperature.detach())
-        batch = _batch(config, step, dtype)
+        batch = _batch(config, step, dtype).to(device)
         result = engine.train_step([batch], {"alpha": case.alpha}, learning_rate=1e-4)
         for ours, theirs in _LOSSES.items():
             report.add(f"loss {ours}", "loss", abs(result.losses[ours] / expected[theirs] - 1.0))

@@ -43,6 +43,8 @@ class ZeroEngine(Engine):
             deepspeed.utils.set_z3_leaf_modules(task, list(UNIMODAL_BLOCKS))
         internals.import_muon_uncompiled()
         self.engine, *_ = deepspeed.initialize(model=task, optimizer=optimizer, config=ds_config)
+        if config.compute.compile:
+            internals.use_torchs_linear()
         task.move_outside(device)
         internals.check_gradients_in_every_precision(self.engine)
         internals.link_masters(self.engine)

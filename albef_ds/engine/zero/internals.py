@@ -35,6 +35,17 @@ def import_muon_uncompiled() -> None:
         compiler.compile = compiling
 
 
+def use_torchs_linear() -> None:
+    """Undoes ZeRO-3's replacement of `torch.nn.functional.linear`, which stays for the whole process.
+
+    Its gradients are 0 in compiled blocks with torch 2.11. The replacement saves memory where a weight is not a leaf tensor,
+    which no block has.
+    """
+    from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses  # optional package, see above
+
+    torch.nn.functional.linear = getattr(InsertPostInitMethodToModuleSubClasses, "linear_bk", torch.nn.functional.linear)
+
+
 def check_gradients_in_every_precision(engine: Any) -> None:
     """Makes ZeRO-1/2 skip a step with non-finite gradients in fp32 too; by default it checks in fp16 and bf16 only."""
     if hasattr(engine.optimizer, "check_grad_overflow"):

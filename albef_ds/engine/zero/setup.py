@@ -110,6 +110,8 @@ def deepspeed_config(config: RunConfig, precision: str, world_size: int) -> dict
     knobs = load_ds_config(Path(config.engine.ds_config), stage) if config.engine.ds_config else {}
     zero = {"stage": stage, **knobs.pop("zero_optimization", {})}
     _check_knobs(zero, config.engine.ds_config)
+    if config.compute.compile:  # see `internals.use_torchs_linear`
+        zero["memory_efficient_linear"] = False
     return {
         **knobs,
         "train_micro_batch_size_per_gpu": config.train.micro_batch_size,

@@ -69,13 +69,13 @@ def tiny_batch(step: int, size: int = GLOBAL_BATCH) -> ImageTextBatch:
     )
 
 
-def make(config: RunConfig) -> tuple[PretrainTask, Engine]:
+def make(config: RunConfig, device: torch.device = CPU) -> tuple[PretrainTask, Engine]:
     """Returns task and engine of `config` on the running ranks."""
     if config.engine.kind == "zero":
-        init_distributed(CPU)
+        init_distributed(device)
     task = build.build_task(config, config.engine.precision)
     build.attach_momentum(task, config)
-    engine = build.build_engine(task, config, CPU, config.engine.precision)
+    engine = build.build_engine(task, config, device, config.engine.precision)
     task.train()
     return task, engine
 
@@ -88,27 +88,29 @@ def micro_batches(config: RunConfig, step: int) -> list[ImageTextBatch]:
     return [batch[slice(first, first + size)] for first in range(start, start + share, size)]
 
 
-def run_steps(config: RunConfig, steps: int, dry_run: bool = False, align: int = 0) -> dict[str, Any]:
+def run_steps(
+    config: RunConfig, steps: int, dry_run: bool = False, align: int = 0, device: torch.device = CPU
+) -> dict[str, Any]:
     """Trains and returns losses and norms per step, full weights, momentum weights and the queue.
 
     The first `align` steps are without fusion.
     """
-    task, engine = make(config)
+    task, engine = make(config, device)
     if dry_run:
-        engine.dry_run(tiny_batch(999, config.train.micro_batch_size), {"alpha": 0.4})
+        engine.dry_run(tiny_batch(999, config.train.micro_batch_size).to(device), {"alpha": 0.4})
     losses, norms = [], []
     for step in range(steps):
         schedule = {"alpha": 0.4, "random_negatives": 0.3, "fuse": step >= align}
-        result = engine.train_step(micro_batches(config, step), schedule, 1e-3)
+        result = engine.train_step([batch.to(device) for batch in micro_batches(config, step)], schedule, 1e-3)
         assert not result.skipped
-        losses.append(comm.all_reduce_mean(result.losses, CPU))
+        losses.append(comm.all_reduce_mean(result.losses, device))
         norms.append(result.grad_norm)
     return {
         "losses": losses,
         "norms": norms,
         "student": engine.full_state_dict(),
         "momentum": task.momentum.full_state_dict(),
-        "queue": task.queue.images.clone(),
+        "queue": task.queue.images.cpu().clone(),
     }
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import torch
 from torch._dynamo.utils import counters
 
 from albef_ds.config.schema import ComputeConfig
@@ -25,13 +26,15 @@ def _plain_and_compiled() -> dict[str, Any]:
     plain = replace(with_engine(tiny_config(), stage=3), compute=recomputed)
     compiled = replace(plain, compute=replace(recomputed, compile=True))
     runs = run_steps(plain, STEPS), run_steps(compiled, STEPS)
-    return {"runs": runs, "graphs": counters["stats"]["unique_graphs"], "breaks": dict(counters["graph_break"])}
+    graphs = {"graphs": counters["stats"]["unique_graphs"], "breaks": dict(counters["graph_break"])}
+    return {"runs": runs, "linear": str(torch.nn.functional.linear.__module__), **graphs}
 
 
 @pytest.mark.timeout(600)
 def test_compiled_blocks_train_alike_at_stage_3_with_whole_graphs() -> None:
     result = run_ranks(_plain_and_compiled, 1, timeout=500, fresh=True)[0]
     assert result["graphs"] >= 2 and not result["breaks"]  # the blocks of both unimodal encoders
+    assert "deepspeed" not in result["linear"]  # DeepSpeed's has no gradients in compiled blocks with torch 2.11
     plain, compiled = result["runs"]
     for ours, theirs in zip(compiled["losses"], plain["losses"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-6)

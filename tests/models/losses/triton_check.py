@@ -16,21 +16,22 @@ from tests.tasks.tiny import fill_queue, losses_and_gradients, random_batch, tin
 Loss = Callable[..., Tensor]
 
 
-def contrast(rows: int, width: int, total: int, alpha: float) -> tuple[Loss, list[Tensor]]:
-    """ITC: returns the arguments of the losses, and the tensors to differentiate in."""
+def contrast(rows: int, width: int, total: int, alpha: float, columns: int | None = 128) -> tuple[Loss, list[Tensor]]:
+    """ITC: returns the loss, computed `columns` at a time, and the tensors to differentiate in."""
     generator = torch.Generator().manual_seed(rows)
     x, teacher, keys = (F.normalize(torch.randn(n, width, generator=generator), dim=1) for n in (rows, rows, total))
     mask = torch.rand(rows, total, generator=generator) < 0.02
     mask[torch.arange(rows), torch.arange(rows)] = True
 
     def loss(x: Tensor, scale: Tensor, form: SlicedForm) -> Tensor:
-        given = FeatureTeacher(teacher.to(x.dtype)) if alpha else None
-        return soft_cross_entropy(x, keys.to(x.dtype), None, scale, Positives(mask=mask), given, alpha, 128, form=form)
+        given = FeatureTeacher(teacher.to(x)) if alpha else None
+        positives = Positives(mask=mask.to(x.device))
+        return soft_cross_entropy(x, keys.to(x), None, scale, positives, given, alpha, columns, form=form)
 
     return loss, [x, torch.full((1,), 1 / 0.07)]
 
 
-def words(rows: int, width: int, total: int, alpha: float) -> tuple[Loss, list[Tensor]]:
+def words(rows: int, width: int, total: int, alpha: float, columns: int | None = 128) -> tuple[Loss, list[Tensor]]:
     """MLM: returns hidden states, the vocabulary's matrix and its bias."""
     generator = torch.Generator().manual_seed(rows)
     hidden, matrix = torch.randn(rows, width, generator=generator), torch.randn(total, width, generator=generator)
@@ -38,20 +39,23 @@ def words(rows: int, width: int, total: int, alpha: float) -> tuple[Loss, list[T
     labels[0] = total - 1
 
     def loss(hidden: Tensor, matrix: Tensor, bias: Tensor, form: SlicedForm) -> Tensor:
-        given = LogitTeacher(teacher.to(hidden.dtype)) if alpha else None
-        one = torch.ones(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        given = LogitTeacher(teacher.to(hidden)) if alpha else None
+        one = torch.ones(1, dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         bias = bias.repeat_interleave(2)[::2]  # not contiguous
-        return soft_cross_entropy(hidden, matrix, bias, one, Positives(labels=labels), given, alpha, 128, form=form)
+        positives = Positives(labels=labels.to(hidden.device))
+        return soft_cross_entropy(hidden, matrix, bias, one, positives, given, alpha, columns, form=form)
 
     return loss, [hidden, 0.3 * matrix, torch.randn(total, generator=generator)]
 
 
-def deviation(loss: Loss, inputs: list[Tensor], precision: torch.dtype = torch.float32) -> float:
-    """Returns the largest deviation of loss and gradients, in `precision`, from the sliced form in fp64."""
-    rates = torch.linspace(0.5, 1.5, len(inputs[0]))
+def deviation(
+    loss: Loss, inputs: list[Tensor], precision: torch.dtype = torch.float32, device: torch.device | None = None
+) -> float:
+    """Returns the largest deviation of loss and gradients, in `precision`, from the sliced form in fp64; both on `device`."""
+    rates = torch.linspace(0.5, 1.5, len(inputs[0]), device=device)
     found = []
     for kind, form in ((precision, TRITON), (torch.float64, TORCH)):
-        leaves = [tensor.to(precision).to(kind).requires_grad_() for tensor in inputs]
+        leaves = [tensor.to(device, precision).to(kind).requires_grad_() for tensor in inputs]
         value = loss(*leaves, form)
         gradients = torch.autograd.grad((value * rates.to(value.dtype)).sum(), leaves)
         found.append([value.detach().double(), *(gradient.double() for gradient in gradients)])

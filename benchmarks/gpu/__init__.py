@@ -1,0 +1,1 @@
+"""Checks and measures everything on a GPU, in minutes and unattended: `python -m benchmarks.gpu`."""
