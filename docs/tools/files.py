@@ -55,6 +55,7 @@ PHRASES = {
     "slurm/data.sbatch": "a stage of `albef-data`, as a single job or an array of tasks",
     "slurm/evaluate.sbatch": "evaluation",
     "slurm/finetune.sbatch": "fine-tuning with the same restarts as pretraining",
+    "benchmarks/gpu/rehearse.sh": "rehearses the GPU suite in the environment of a machine that has a GPU, without one",
     "slurm/lib.sh": "functions of the batch scripts: site, container, head node, requeueing",
     "slurm/preflight.sbatch": "a check of the nodes without training",
     "slurm/pretrain.sbatch": "pretraining that resumes after preemption, time limits and dead nodes",
