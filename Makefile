@@ -15,7 +15,9 @@ EXTRAS := dev,demo,data,corpus,dask,onnx,docs
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Compiled once, under a key of source, compiler and options.
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/$(VENV)/torch_extensions
+export TRITON_CACHE_DIR ?= $(CURDIR)/$(VENV)/triton_cache
 ifeq ($(wildcard /dev/nvidiactl),)
 export DS_ACCELERATOR ?= cpu
 endif

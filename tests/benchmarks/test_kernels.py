@@ -6,7 +6,6 @@ import ast
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,13 +15,6 @@ from benchmarks import kernels
 from benchmarks.kernels import CAPABILITIES, LAUNCHES, Launch, Resources, compiled, resources
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _kernels_are_compiled_here(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
-        yield
 
 
 @cache

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,7 @@ from albef_ds.evaluation.examples import draw, read_examples
 from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
 from tests.data_tools.scenes.tiny import tiny_config
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.faults import harness
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +98,7 @@ def test_the_picture_of_a_caption_is_outlined_where_it_is_found(scenes: Path, mo
 
 def test_sharded_parameters_get_the_grid_and_a_line_about_the_rest(corpus: Path, tmp_path: Path) -> None:
     sharded = ["engine.kind=zero", "engine.stage=3", "engine.momentum_storage=value_residual", "train.max_steps=2"]
-    command = [sys.executable, "-m", "albef_ds.cli.main", *arguments(corpus, tmp_path / "run", *sharded)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("Grad-CAM is not drawn: it needs whole parameters") == 1
+    job = harness.start(tmp_path / "run", 1, arguments(corpus, tmp_path / "run", *sharded)[1:])
+    assert job.join(300.0) == [0], job.errors()
+    assert job.errors().count("Grad-CAM is not drawn: it needs whole parameters") == 1
     assert set(tags(tmp_path / "run")) == {"evaluation/examples", "evaluation/retrieval_grid"}

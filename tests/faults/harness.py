@@ -113,7 +113,9 @@ class Job:
         return "\n".join(path.read_text() for path in sorted(self.output.with_name(self.output.name + ".said").glob("stderr-*")))
 
 
-def start(output: Path, ranks: int, arguments: Sequence[str], own: Mapping[int, Sequence[str]] | None = None) -> Job:
+def start(
+    output: Path, ranks: int, arguments: Sequence[str], own: Mapping[int, Sequence[str]] | None = None, resume: str = "auto"
+) -> Job:
     """Start a run with `--resume auto`, whatever `output` holds; `own` are further arguments of single ranks.
 
     What the ranks say and what samples they get lies beside it in OUTPUT.said.
@@ -122,7 +124,7 @@ def start(output: Path, ranks: int, arguments: Sequence[str], own: Mapping[int, 
     said.mkdir(parents=True, exist_ok=True)
     port = free_port()
     job = Job(output)
-    line = [*arguments, f"--output={output}", "--resume=auto"]
+    line = [*arguments, f"--output={output}", f"--resume={resume}"]
     for rank in range(ranks):
         process = _context().Process(target=_rank_main, args=([*line, *(own or {}).get(rank, [])], rank, ranks, port, str(said)))
         process.start()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from albef_ds.cli.main import main
 from albef_ds.common import exit_codes
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import ROOT, Submitter
@@ -39,7 +40,9 @@ def albef_ds(cluster: SlurmCluster, folder: Path, *arguments: str, **variables: 
     return cluster.call(*command, "--site", str(site), cwd=folder, PYTHONPATH=str(ROOT), **variables)
 
 
-def test_submit_shows_the_plan_asks_slurm_and_submits_nothing_on_a_dry_run(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
+def test_submit_shows_the_plan_asks_slurm_and_submits_nothing_on_a_dry_run(
+    slurm_cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = ["--nodes", "2", "--gpus-per-node", "8", "--recipe", "pretrain_4m", "data.shards=corpus", f"output={tmp_path}/run"]
     before = slurm_cluster.run("squeue", "-h")
     done = albef_ds(slurm_cluster, tmp_path, "submit", "--dry-run", "--time", "30", *run, "train.micro_batch_size=32")
@@ -55,8 +58,13 @@ def test_submit_shows_the_plan_asks_slurm_and_submits_nothing_on_a_dry_run(slurm
         (["--sbatch=--partition=nowhere"], "Slurm would refuse"),
         (["--recipee=x"], "recipee"),
     ]:
-        done = albef_ds(slurm_cluster, tmp_path, "submit", "--dry-run", *run, *change)
-        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, (change, done.stderr)
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            for name in ("PATH", "SLURM_CONF"):
+                patch.setenv(name, slurm_cluster.environment[name])
+            code = main(["submit", "--dry-run", *run, *change, "--site", str(tmp_path / "site.env")])
+        said = capfd.readouterr().err
+        assert code == 2 and words in said and said.count("\n") == 1, (change, said)
 
 
 def test_submit_follows_an_evaluation_to_its_end(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from albef_ds.data.stream.corpus import ImageTextStream
 from albef_ds.tasks.pretrain import PretrainTask
 from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
+from tests.faults import harness
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = {"time", "images_per_second", "data_wait_share"}
@@ -125,16 +126,14 @@ def test_a_signal_ends_the_run_with_a_checkpoint_to_go_on_from(
 
 
 def test_two_ranks_under_zero_2_resume_exactly(corpus: Path, tmp_path: Path) -> None:
-    def train(output: Path, *more: str) -> None:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "albef_ds/train.py"]
+    def train(output: Path, resume: str = "auto") -> None:
         engine = ["engine.kind=zero", "engine.stage=2", "engine.momentum_storage=value_residual", "engine.device=cpu"]
         lengths = ["train.micro_batch_size=4", "train.max_steps=4", "train.save_every=2"]
-        arguments = ["--recipe", "debug", f"data.shards={corpus}", *engine, *lengths, "--output", str(output), *more]
-        done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        job = harness.start(output, 2, ["--recipe", "debug", f"data.shards={corpus}", *engine, *lengths], resume=resume)
+        assert job.join(300.0) == [0, 0], job.errors()
 
     train(tmp_path / "straight")
-    train(tmp_path / "resumed", "--resume", str(tmp_path / "straight" / "checkpoints" / "step-0000002"))
+    train(tmp_path / "resumed", str(tmp_path / "straight" / "checkpoints" / "step-0000002"))
     assert [record["step"] for record in records(tmp_path / "resumed")] == [3, 4]
     assert numbers(tmp_path / "resumed") == numbers(tmp_path / "straight", first_step=3)
 

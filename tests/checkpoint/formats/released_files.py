@@ -22,6 +22,8 @@ HEADS = ("model.vision.num_heads=4", "model.text.num_heads=4")
 
 _BASE_SIZES = {64: 768, 192: 2304, 256: 3072, 128: 3072, 200: 30522, 17: 257}
 """Dimension of the golden set's models -> of the paper's."""
+_SLIM_SIZES = {**_BASE_SIZES, 256: 384, 128: 384, 200: 200}
+"""The same with narrow feed-forward layers and a small vocabulary."""
 _BASE_SHAPES = {
     "vision_proj.weight": [256, 768],
     "text_proj.weight": [256, 768],
@@ -36,16 +38,16 @@ _BASE_SHAPES = {
 _BASE_NUMBERS = {(0, 4): (0, 12), (2, 4): (6, 12)}
 
 
-def layout(kind: str, *, base: bool = False) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """name -> shape, and name -> the name whose tensor it is."""
+def layout(kind: str, *, base: bool = False, slim: bool = False) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """name -> shape, and name -> the name whose tensor it is; `slim`: of the golden set's depth, with `_SLIM_SIZES`."""
     described: dict[str, Any] = json.loads(LAYOUTS.read_text())["nlvr" if kind == "text_assignment" else kind]
     shapes = {}
     for name, (shape, numbers) in described["tensors"].items():
         if base:
             shape = next((large for end, large in _BASE_SHAPES.items() if re.sub(r"\{m\}", "", name).endswith(end)), None) or [
-                _BASE_SIZES.get(size, size) for size in shape
+                (_SLIM_SIZES if slim else _BASE_SIZES).get(size, size) for size in shape
             ]
-            numbers = _BASE_NUMBERS.get(tuple(numbers), numbers)
+            numbers = numbers if slim else _BASE_NUMBERS.get(tuple(numbers), numbers)
         for twin in ("", "_m") if "{m}" in name else ("",):
             for number in range(*numbers) if numbers else (0,):
                 shapes[name.replace("{m}", twin).replace("{n}", str(number))] = shape
@@ -72,13 +74,17 @@ def state_dict(kind: str) -> dict[str, Tensor]:
     return {name: tensors[aliases.get(name, name)] for name in shapes}
 
 
-def base_state_dict(kind: str) -> dict[str, Tensor]:
+def base_state_dict(kind: str, *, slim: bool = False) -> dict[str, Tensor]:
     """The paper's model in half precision without the momentum copies: a quarter of the disk's work.
 
     Large tensors are pieces of one list of random numbers, each from another place: drawing every number would take longer
-    than all else that is done with them.
+    than all else that is done with them, and a file of them holds the list alone.
+
+    Args:
+        kind: one of `KINDS`.
+        slim: with the paper's width and heads, but fewer and narrower layers.
     """
-    shapes, aliases = layout(kind, base=True)
+    shapes, aliases = layout(kind, base=True, slim=slim)
     shapes = {name: shape for name, shape in shapes.items() if "_m." not in name}
     generator = torch.Generator().manual_seed(0)
     numbers = ((torch.rand(25_000_000, generator=generator) - 0.5) * 0.2).half()
@@ -87,7 +93,7 @@ def base_state_dict(kind: str) -> dict[str, Tensor]:
         size = math.prod(shape)
         if size > 10_000:
             start = 997 * place % (len(numbers) - size)
-            tensors[name] = numbers[start : start + size].view(shape).clone()
+            tensors[name] = numbers[start : start + size].view(shape)
         elif name not in aliases:
             tensor = _random(name, shape, generator)
             tensors[name] = tensor.half() if tensor.is_floating_point() else tensor

@@ -49,13 +49,22 @@ def test_a_released_file_of_every_kind_comes_back_equal(tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_base_size_file_of_every_kind_comes_back_equal_and_needs_no_settings(tmp_path: Path, kind: str) -> None:
+def test_a_base_size_file_of_every_kind_needs_no_settings(tmp_path: Path, kind: str) -> None:
     tensors = base_state_dict(kind)
     source = saved(tmp_path / "model.pth", tensors, epoch=29)
     model = read_model(source).model
     assert (model.config.model.vision.image_size, model.config.model.vision.num_heads) == (256, 12)
     assert (model.config.model.text.num_layers, model.config.model.text.num_fusion_layers) == (6, 6)
     assert 200e6 < model.parameters < 360e6
+    if kind == "pretrain":  # the others take the way of their smaller files below, half a gigabyte each is spared
+        assert same(tensors_in(round_trip(source, ())), tensors)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_base_width_comes_back_equal_without_settings(tmp_path: Path, kind: str) -> None:
+    tensors = base_state_dict(kind, slim=True)
+    source = saved(tmp_path / "model.pth", tensors, epoch=29)
+    assert read_model(source).model.config.model.text.num_heads == 12
     assert same(tensors_in(round_trip(source, ())), tensors)
 
 

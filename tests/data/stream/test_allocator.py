@@ -17,7 +17,7 @@ if sys.argv[1] == "worker":
 elif sys.argv[1] == "kept":
     print(keep_freed_memory())
 def step():
-    tensors = [torch.ones(5_000_000) for _ in range(12)]  # 20 MB each
+    tensors = [torch.ones(1_250_000) for _ in range(12)]  # 5 MB each
 for _ in range(3):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -38,11 +38,12 @@ def faults(mode: str, **environment: str) -> tuple[str, int]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_a_step_done_again_faults_in_no_pages_where_freed_memory_is_kept() -> None:
-    assert faults("kept")[0] == "True"
-    assert max(faults("kept")[1], faults("worker")[1]) < 10_000  # 240 MB in pages of 4 KB are 58,594
+    said, count = faults("kept")
+    assert said == "True"
+    assert max(count, faults("worker")[1]) < 2_500  # 60 MB in pages of 4 KB are 14,648
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_an_allocator_that_the_environment_sets_up_is_left_alone() -> None:
     said, count = faults("kept", MALLOC_TRIM_THRESHOLD_="131072")
-    assert said == "False" and count > 50_000
+    assert said == "False" and count > 12_500
