@@ -32,10 +32,10 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-WAITING = ("tests/slurm/", "tests/training/test_watchdog.py", "tests/faults/")
-"""Tests that mostly wait for daemons and clocks: they begin first, while the other workers compute."""
+WAITING = ("tests/slurm/test_survival.py", "tests/slurm/", "tests/training/test_watchdog.py", "tests/faults/")
+"""Tests that mostly wait for daemons and clocks: they begin first, in this order, while the other workers compute."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests that wait before all others; the order within each part stays."""
-    items.sort(key=lambda item: not item.nodeid.startswith(WAITING))
+    items.sort(key=lambda item: [item.nodeid.startswith(place) for place in WAITING], reverse=True)

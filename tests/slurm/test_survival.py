@@ -17,12 +17,19 @@ pytestmark = pytest.mark.timeout(900)  # jobs start, die and start again, perhap
 
 
 @pytest.fixture(scope="module")
-def undisturbed(slurm_cluster: SlurmCluster, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """Twelve steps on two nodes in one go."""
-    job = Submitter(slurm_cluster, corpus, tmp_path_factory.mktemp("undisturbed")).pretrain(*TWO_NODES)
-    job.finish()
-    assert len(job.records()) == 12
-    return job
+def on_one_node(slurm_cluster: SlurmCluster, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Job]:
+    """Two jobs of two ranks that share a node, undisturbed: twelve steps under ZeRO-2 and four under ZeRO-3, by stage."""
+    node = slurm_cluster.nodes[0]
+    jobs = {}
+    for stage, steps in ((2, 12), (3, 4)):
+        submitter = Submitter(slurm_cluster, corpus, tmp_path_factory.mktemp(f"one-node-{stage}"))
+        place = ("--nodes=1", "--gpus-per-node=2", f"--nodelist={node}")
+        jobs[stage] = submitter.pretrain(*place, steps=steps, arguments=(f"engine.stage={stage}",))
+    for job in jobs.values():
+        job.finish()
+        assert f"on {node}, head node" in job.log
+    assert len(jobs[2].records()) == 12
+    return jobs
 
 
 def restarts(job: Job) -> int:
@@ -34,25 +41,11 @@ def outcomes(job: Job) -> list[str]:
     return [event["outcome"] for event in events if event["event"] == "end"]
 
 
-def test_two_nodes_give_the_losses_of_one_and_two_jobs_share_a_node(
-    undisturbed: Job, slurm_cluster: SlurmCluster, corpus: Path, tmp_path: Path
-) -> None:
-    node = slurm_cluster.nodes[0]
-    jobs: dict[str, Job] = {}
-    for name, sbatch in {"2": ("--nodes=1", "--gpus-per-node=2"), "3": ("--nodes=1", "--gpus-per-node=2")}.items():
-        (tmp_path / name).mkdir()
-        arguments = (f"engine.stage={name}",)
-        jobs[name] = Submitter(slurm_cluster, corpus, tmp_path / name).pretrain(
-            *sbatch, f"--nodelist={node}", steps=12 if name == "2" else 4, arguments=arguments
-        )
-    (tmp_path / "3-two").mkdir()
-    for job in jobs.values():
-        job.finish()
-        assert f"on {node}, head node" in job.log
-    assert jobs["2"].records() == undisturbed.records()
-    two = Submitter(slurm_cluster, corpus, tmp_path / "3-two").pretrain(*TWO_NODES, steps=4, arguments=("engine.stage=3",))
-    two.finish()
-    assert two.records() == jobs["3"].records()
+def test_two_nodes_give_the_losses_of_one_and_two_jobs_share_a_node(on_one_node: dict[int, Job], submitter: Submitter) -> None:
+    """Under ZeRO-3; the next test compares two nodes with one under ZeRO-2."""
+    job = submitter.pretrain(*TWO_NODES, steps=4, arguments=("engine.stage=3",))
+    job.finish()
+    assert job.records() == on_one_node[3].records()
 
 
 def preempt(job: Job, ranks: list[int]) -> None:
@@ -91,8 +84,9 @@ def lose_a_node(job: Job, ranks: list[int]) -> None:
 
 
 def test_a_run_that_is_preempted_timed_out_requeued_and_loses_a_node_ends_with_the_undisturbed_numbers(
-    undisturbed: Job, submitter: Submitter
+    on_one_node: dict[int, Job], submitter: Submitter
 ) -> None:
+    """On two nodes; the undisturbed run is on one."""
     disturbances = {3: preempt, 5: reach_the_time_limit, 7: requeue, 9: lose_a_node}
     job = submitter.pretrain(*TWO_NODES, stops=tuple(disturbances))
     for count, (step, disturb) in enumerate(disturbances.items()):
@@ -105,4 +99,4 @@ def test_a_run_that_is_preempted_timed_out_requeued_and_loses_a_node_ends_with_t
     assert restarts(job) >= 4
     ends = outcomes(job)
     assert ends[:2] == ["stopped", "stopped"] and ends[-1] == "finished", "preemption and the time limit stop a run in order"
-    assert job.records() == undisturbed.records()
+    assert job.records() == on_one_node[2].records()
