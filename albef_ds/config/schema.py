@@ -128,6 +128,11 @@ class ComputeConfig:
         "plain: ITC and MLM from whole rows of logits; sliced: by slices of columns, less memory, products computed twice; "
         "triton: by slices in fused kernels (needs a GPU, not yet run on one)",
     )
+    momentum_update: Literal["auto", "torch", "triton"] = setting(
+        "auto",
+        "update of value_residual, to the same bits; torch: several passes over memory; auto: one pass in compiled C on a CPU, "
+        "else torch; triton: one pass in one kernel (needs a GPU, not yet run on one)",
+    )
     cached_texts: int = setting(
         0, "embeddings of a frozen text encoder kept in memory, for corpora that repeat captions; 0: none", unit="texts"
     )
@@ -314,6 +319,12 @@ class RunConfig:
             "engine.momentum_storage",
             "of dense needs complete parameters on each rank, which engine.stage=3 does not keep",
             "use engine.momentum_storage=value_residual, or fp32 for the exact form",
+        )
+        require(
+            self.compute.momentum_update != "triton" or self.engine.momentum_storage == "value_residual",
+            "compute.momentum_update",
+            f"of triton does not update engine.momentum_storage={self.engine.momentum_storage}",
+            "use compute.momentum_update=auto or engine.momentum_storage=value_residual",
         )
         require(
             not (self.compute.compile and self.compute.packed_text),

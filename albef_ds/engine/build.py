@@ -67,7 +67,8 @@ def attach_momentum(task: Task, config: RunConfig) -> None:
         return
     from albef_ds.engine.zero.momentum import ShardedMomentum  # optional package: DeepSpeed
 
-    task.attach_momentum(ShardedMomentum(task.base, settings.momentum, storage=storage, dropout=dropout))
+    update = config.compute.momentum_update
+    task.attach_momentum(ShardedMomentum(task.base, settings.momentum, storage=storage, update=update, dropout=dropout))
 
 
 def build_engine(task: Task, config: RunConfig, device: torch.device, precision: str) -> Engine:
@@ -79,6 +80,8 @@ def build_engine(task: Task, config: RunConfig, device: torch.device, precision:
     """
     if wide_losses(config.compute).needs_gpu and device.type != "cuda":
         raise MachineError("compute.wide_losses=triton needs a GPU: use compute.wide_losses=sliced, which computes the same")
+    if config.compute.momentum_update == "triton" and device.type != "cuda":
+        raise MachineError("compute.momentum_update=triton needs a GPU: use compute.momentum_update=auto, to the same bits")
     if config.compute.compile:
         compile_blocks(task, UNIMODAL_BLOCKS if _is_partitioned(config) else BLOCKS)
     if config.engine.kind == "local":

@@ -53,6 +53,15 @@ def test_fused_losses_are_refused_on_a_cpu() -> None:
         build_engine(build_task(config), config, torch.device("cpu"), "fp32")
 
 
+def test_the_momentum_updates_kernel_is_refused_where_it_cannot_run() -> None:
+    triton = ComputeConfig(momentum_update="triton")
+    config = replace(local(momentum_storage="value_residual"), compute=triton)
+    with pytest.raises(MachineError, match=r"compute\.momentum_update=triton needs a GPU: use compute\.momentum_update=auto"):
+        build_engine(build_task(config), config, CPU, "fp32")
+    with pytest.raises(ConfigError, match=r"compute\.momentum_update of triton does not update engine\.momentum_storage=dense"):
+        replace(local(momentum_storage="dense"), compute=triton)
+
+
 def test_the_plain_engine_is_not_started_on_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     start_ranks(local(), CPU)
     assert not torch.distributed.is_initialized()

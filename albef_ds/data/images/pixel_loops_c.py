@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 
 import numpy as np
 from numpy.typing import NDArray
 
+from albef_ds.common.compiled import load_library
 from albef_ds.data.images.view import Pixels
 
 PLACE = np.int32
@@ -17,15 +17,8 @@ _VERSION = 1
 
 
 def _load() -> ctypes.CDLL | None:
-    found = importlib.util.find_spec("albef_ds.data.images._pixel_loops")
-    if found is None or found.origin is None:
-        return None
-    try:
-        library = ctypes.CDLL(found.origin)
-        version = ctypes.c_int.in_dll(library, "albef_ds_loops_version").value
-    except (OSError, ValueError):  # built for another machine, or before there was a version
-        return None
-    if version != _VERSION:
+    library = load_library("albef_ds.data.images._pixel_loops", "albef_ds_loops_version", _VERSION)
+    if library is None:
         return None
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     library.count_values.argtypes = [pointer, size, pointer]

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from albef_ds.common import comm
 from albef_ds.engine.zero import internals
 from albef_ds.engine.zero.momentum_storage import STORAGES, Storage
+from albef_ds.engine.zero.momentum_update import UPDATES, Part
 from albef_ds.models.momentum import Momentum, momentum_copy, unit_modules
 
 
@@ -118,10 +119,19 @@ class ShardedMomentum(Momentum):
         student: the trained modules, full or partitioned by `zero.Init`. If a process group is used, it is initialised before.
         decay: m of the moving average.
         storage: a key of `STORAGES`.
+        update: a key of `UPDATES`.
         dropout: leave the copy in train mode, as the released code does.
     """
 
-    def __init__(self, student: nn.ModuleDict, decay: float, *, storage: str = "value_residual", dropout: bool = False) -> None:
+    def __init__(
+        self,
+        student: nn.ModuleDict,
+        decay: float,
+        *,
+        storage: str = "value_residual",
+        update: str = "auto",
+        dropout: bool = False,
+    ) -> None:
         self.student = student
         self.decay = decay
         self.rank, self.world_size = comm.rank(), comm.world_size()
@@ -130,6 +140,7 @@ class ShardedMomentum(Momentum):
         self._modules = momentum_copy(student, dropout=dropout, hollow=True)
         self._dtype = torch.float32
         self._units = self._make_units(storage)
+        self._average = UPDATES[update]()
         self._whole: set[str] = set()
         self._trace: list[Unit] = []
         self._next: dict[str, Unit | None] = {}
@@ -221,10 +232,12 @@ class ShardedMomentum(Momentum):
     @torch.no_grad()
     def update(self) -> None:
         """See `Momentum.update`. Local parts only, no collective."""
+        parts = []
         for unit in self._units:
             unit.drop_arriving()
-            if unit.slots:
-                unit.storage.average(self._local_student(unit), self.decay)
+            device = unit.storage.sent.device
+            parts += [Part(unit.storage, slot.start, slot.local_student(self.rank).to(device)) for slot in unit.slots]
+        self._average(parts, self.decay)
 
     @torch.no_grad()
     def copy_from_student(self) -> None:

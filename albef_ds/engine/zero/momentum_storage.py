@@ -32,9 +32,10 @@ class Storage:
         """Stores fp32 weights (S,)."""
         self.sent.copy_(weights)
 
-    def average(self, student: Tensor, decay: float) -> None:
-        """Stores decay * self + (1 - decay) * student; `student` is fp32 (S,)."""
-        self.write(self.read().lerp_(student, 1.0 - decay))
+    def average(self, student: Tensor, decay: float, start: int = 0) -> None:
+        """Stores decay * self + (1 - decay) * student from element `start` on; `student` is (n,), of any floating dtype."""
+        part = self.sent.narrow(0, start, len(student))
+        part.copy_(part.float().lerp_(student.float(), 1.0 - decay))
 
     def to(self, device: torch.device) -> None:
         """Moves to `device`."""
@@ -49,8 +50,8 @@ class Storage:
 class Fp32(Storage):
     """fp32, 4 bytes per weight: the reference."""
 
-    def average(self, student: Tensor, decay: float) -> None:
-        self.sent.lerp_(student, 1.0 - decay)
+    def average(self, student: Tensor, decay: float, start: int = 0) -> None:
+        self.sent.narrow(0, start, len(student)).lerp_(student.float(), 1.0 - decay)
 
 
 class Fp16Nearest(Storage):
@@ -62,15 +63,16 @@ class Fp16Nearest(Storage):
 class Fp16Stochastic(Fp16Nearest):
     """fp16 rounded up or down at random, unbiased, 2 bytes per weight."""
 
-    def average(self, student: Tensor, decay: float) -> None:
-        exact = self.read().lerp_(student, 1.0 - decay)
+    def average(self, student: Tensor, decay: float, start: int = 0) -> None:
+        part = self.sent.narrow(0, start, len(student))
+        exact = part.float().lerp_(student.float(), 1.0 - decay)
         nearest = exact.half()
         error = exact - nearest.float()
         towards = torch.where(error > 0, torch.inf, -torch.inf).to(nearest.dtype)
         neighbour = torch.nextafter(nearest, towards)
         gap = (neighbour.float() - nearest.float()).abs()
         away = torch.rand_like(exact) * gap < error.abs()
-        self.sent.copy_(torch.where(away, neighbour, nearest))
+        part.copy_(torch.where(away, neighbour, nearest))
 
 
 def _sum(value: Tensor, residual: Tensor) -> Tensor:
@@ -86,6 +88,17 @@ def _split(weights: Tensor, value: Tensor, residual: Tensor) -> None:
         residual.copy_((exact - value.float()).mul_(RESIDUAL_SCALE))
 
 
+def average_in_torch(student: Tensor, value: Tensor, residual: Tensor, decay: float) -> None:
+    """The reference of every faster form of the update: sets the copy to decay * copy + (1 - decay) * student.
+
+    `student` is (n,) of any floating dtype, `value` and `residual` are (n,) in fp16. Each operation is a pass of its own.
+    """
+    size = _CPU_CHUNK if value.device.type == "cpu" else max(len(value), 1)
+    parts = (torch.split(tensor, size) for tensor in (student, value, residual))
+    for weights, high, low in zip(*parts, strict=True):
+        _split(_sum(high, low).lerp_(weights.float(), 1.0 - decay), high, low)
+
+
 class ValueResidual(Fp16Nearest):
     """An fp16 value, which is sent, and an fp16 residual, which is not: 4 bytes per weight with an error like fp32's."""
 
@@ -99,11 +112,12 @@ class ValueResidual(Fp16Nearest):
     def write(self, weights: Tensor) -> None:
         _split(weights, self.sent, self.residual)
 
-    def average(self, student: Tensor, decay: float) -> None:
-        size = _CPU_CHUNK if student.device.type == "cpu" else max(student.numel(), 1)
-        parts = (torch.split(tensor, size) for tensor in (student, self.sent, self.residual))
-        for weights, value, residual in zip(*parts, strict=True):
-            _split(_sum(value, residual).lerp_(weights, 1.0 - decay), value, residual)
+    def average(self, student: Tensor, decay: float, start: int = 0) -> None:
+        average_in_torch(student, *self.parts(start, len(student)), decay)
+
+    def parts(self, start: int, size: int) -> tuple[Tensor, Tensor]:
+        """Returns views of `size` values and residuals from `start` on."""
+        return self.sent.narrow(0, start, size), self.residual.narrow(0, start, size)
 
     def to(self, device: torch.device) -> None:
         super().to(device)

@@ -18,6 +18,7 @@ from packaging.version import Version
 import albef_ds
 from albef_ds.common.apex import nvidia_apex
 from albef_ds.data.images import pixel_loops_c
+from albef_ds.engine.zero import momentum_loop
 from albef_ds.engine.zero.operators import operators
 from albef_ds.engine.zero.optimizers import choose
 from albef_ds.launch.checks.doctor.finding import Finding
@@ -25,6 +26,7 @@ from albef_ds.models.norms import choose_norm
 
 DISTRIBUTION = "albef-ds"
 COMPILERS = {"g++": "apt install g++", "ninja": "pip install ninja"}
+REINSTALL = "apt install gcc; pip install --force-reinstall --no-deps of what you installed albef-ds from"
 _EXTRA = re.compile(r"extra == ['\"]([\w-]+)['\"]")
 
 
@@ -106,10 +108,14 @@ def kernels() -> Iterator[Finding]:
 def compiled() -> Iterator[Finding]:
     """Checks what was compiled at installation, DeepSpeed's operators, which are compiled at first use, and their compilers."""
     if pixel_loops_c.LIBRARY is None:
-        advice = "apt install gcc; pip install --force-reinstall --no-deps of what you installed albef-ds from"
-        yield Finding("RandAugment", "note", "numpy's loops, which take about three times as long as those in C", advice)
+        yield Finding("RandAugment", "note", "numpy's loops, which take about three times as long as those in C", REINSTALL)
     else:
         yield Finding("RandAugment", "ok", "loops in C")
+    if momentum_loop.FORMS:
+        yield Finding("momentum update", "ok", "on a CPU one pass in C")
+    else:
+        found = "on a CPU torch's, which takes several times as long as the loop in C (a compiler, and AVX2 or NEON)"
+        yield Finding("momentum update", "note", found, REINSTALL)
     missing = [tool for tool in COMPILERS if shutil.which(tool) is None]
     if missing:
         advice = "; ".join(COMPILERS[tool] for tool in missing)
