@@ -42,6 +42,7 @@ PHRASES = {
     "albef_ds/assets/band-demo_emoji.json": "band of the demonstration's loss, for `albef-ds compare-curve`",
     "albef_ds/assets/bert-base-uncased-vocab.txt": "WordPiece vocabulary of bert-base-uncased",
     "albef_ds/data/images/pixel_loops_c.c": "RandAugment's loops over the pixels of an image in C",
+    "albef_ds/engine/zero/momentum_loop_c.c": "the update of value and residual in one pass in C",
     "corpora/emoji/checksums.json": "SHA-256 of the archives",
     "corpora/emoji/flags.tar.xz": "flags, reported separately",
     "corpora/emoji/test.tar.xz": "300 held-out concepts, for reporting",
