@@ -102,6 +102,6 @@ def _plan(triples: Sequence[Triple]) -> list[_Launch]:
     launches = []
     for (kind, aligned), table in rows.items():
         blocks = [(row, number) for row, (*_, size) in enumerate(table) for number in range(triton.cdiv(size, _BLOCK))]
-        both = (torch.tensor(numbers, device=triples[0][0].device) for numbers in (table, blocks))
-        launches.append(_Launch(*both, kind, aligned))
+        device = triples[0][0].device
+        launches.append(_Launch(torch.tensor(table, device=device), torch.tensor(blocks, device=device), kind, aligned))
     return launches

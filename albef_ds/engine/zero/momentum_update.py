@@ -42,7 +42,7 @@ def update_in_torch(parts: Sequence[Part], decay: float) -> None:
 
 def update_in_one_pass(parts: Sequence[Part], decay: float) -> None:
     """Updates in C what the C loop can update, and the rest in torch."""
-    fast, rest = [], []
+    fast, rest = list[Part](), list[Part]()
     for part in parts:
         suits = isinstance(part.storage, ValueResidual) and momentum_loop.can_average(part.student)
         (fast if suits else rest).append(part)
