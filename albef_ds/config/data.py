@@ -67,11 +67,14 @@ class DataConfig:
         25, "tokens of a text kept in training, [CLS] included; 0: all", unit="tokens", paper="25 (released code)"
     )
     eval_max_words: int = setting(
-        -1, "the same in evaluation and use of the model; -1: data.max_words", unit="words", paper="30, VQA 50 (released code)"
+        -1,
+        "words of a text kept in evaluation and use of the model; -1: data.max_words",
+        unit="words",
+        paper="30, VQA 50 (released code)",
     )
     eval_max_tokens: int = setting(
         -1,
-        "the same in evaluation and use of the model; 0: all; -1: data.max_tokens",
+        "tokens of a text kept in evaluation and use of the model; 0: all; -1: data.max_tokens",
         unit="tokens",
         paper="30 in retrieval, else all (released code)",
     )
