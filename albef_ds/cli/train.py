@@ -60,9 +60,12 @@ def main(argv: list[str]) -> int:
     # After a lost connection torch prints pages of stack frames; the watchdog reports it in one line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # torch and DeepSpeed are imported only after the command line was checked
-    from albef_ds.training.run import run  # start-up time
+    from albef_ds.checkpoint.foreign_names import ask_for_heads  # start-up time
+    from albef_ds.training.run import run
     from albef_ds.training.run_folder import is_used
 
+    if arguments.config is None:
+        ask_for_heads(config, [override.partition("=")[0] for override in arguments.overrides])
     is_new = arguments.resume is None and not arguments.overwrite
     alone = int(os.environ.get("WORLD_SIZE") or "1") == 1  # with several ranks, `run` reports it on the first
     if is_new and alone and is_used(Path(config.output)):

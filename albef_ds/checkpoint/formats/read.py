@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from albef_ds.checkpoint.fill import Rules, fill, fill_momentum
+from albef_ds.checkpoint.foreign_names import ALBEF_ANCHOR, framework, without_prefix
 from albef_ds.checkpoint.formats import native, released, run
 from albef_ds.checkpoint.formats.whole_model import WholeModel, check_complete
 from albef_ds.checkpoint.initial.between_tasks import POSITION_EMBEDDING, resize_position_embedding
@@ -62,8 +63,15 @@ def _read(path: Path, overrides: Sequence[str], like: ModelConfig | None) -> Fou
     stored = open_tensors(path)
     if native.is_native(stored):
         return Found(_changed(native.from_native(stored, path), overrides), "safetensors", path)
-    if released.is_released_file(stored):
-        return Found(released.from_released(stored, path.name, overrides, like), "released", path)
+    stored, prefix = without_prefix(stored, ALBEF_ANCHOR, str(path))
+    other = framework(stored.tensors)
+    if released.is_released_file(stored) and not other:
+        model = released.from_released(stored, path.name, overrides, like)
+        if prefix:
+            model = replace(model, remarks=(*model.remarks, f"all names begin with {prefix}, which is left out"))
+        return Found(model, "released", path)
+    if other:
+        raise WeightsError(f"{path} holds {other}, not a whole ALBEF model: give a file with the released code's names")
     raise WeightsError(
         f"{path} is not a whole ALBEF model: a ViT or BERT file goes to init.visual_encoder or init.text_encoder, "
         f"a model is a folder, a .safetensors or a {' / '.join(PICKLE_SUFFIXES)} file with all of its parts"

@@ -16,9 +16,21 @@ import torch
 from torch import nn
 
 from albef_ds.checkpoint.fill import LoadReport, Rules, fill
+from albef_ds.checkpoint.foreign_names import (
+    BERT_ANCHOR,
+    BERT_HEADS,
+    VIT_ANCHOR,
+    VIT_HEADS,
+    check_heads,
+    framework,
+    without_prefix,
+)
+from albef_ds.checkpoint.formats.released import is_released_file
 from albef_ds.checkpoint.initial.between_tasks import resize_position_embedding
 from albef_ds.checkpoint.names import Place, bert_name, place_of, timm_name, under_our_names
+from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
 from albef_ds.checkpoint.tensor_files.opening import open_tensors
+from albef_ds.common.errors import WeightsError
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.heads import MLMHead
 from albef_ds.models.parameters import WHOLE, ParameterAccess
@@ -47,7 +59,8 @@ def load_visual_encoder(albef: ALBEF, path: Path, access: ParameterAccess = WHOL
         WeightsError: the file cannot be read, or a tensor is missing, left over or of another shape.
     """
     places = {name: _at(timm_name(name)) for name, _ in albef.named_parameters()}
-    found = under_our_names(open_tensors(path).tensors, places, str(path), _plain)
+    check_heads(path, "vision", albef.config.vision, VIT_HEADS)
+    found = under_our_names(_stored(path, VIT_ANCHOR, "a ViT or DeiT with timm's names"), places, str(path), _plain)
     remarks = []
     if _POSITIONS in found.tensors:
         table = found.tensors[_POSITIONS]
@@ -71,7 +84,8 @@ def load_text_encoder(albef: ALBEF, path: Path, access: ParameterAccess = WHOLE)
     """
     num_layers, num_fusion_layers = albef.config.text.num_layers, albef.config.text.num_fusion_layers
     places = {name: _at(bert_name(name, num_layers)) for name, _ in albef.named_parameters()}
-    stored = open_tensors(path).tensors
+    check_heads(path, "text", albef.config.text, BERT_HEADS)
+    stored = _stored(path, BERT_ANCHOR, "a BERT with transformers' names")
     found = under_our_names(stored, places, str(path), _plain_bert)
     depth = 1 + max((int(match[1]) for name in stored if (match := _LAYER.match(_plain_bert(name)))), default=-1)
     remarks = []
@@ -96,13 +110,23 @@ def load_mlm_head(head: MLMHead, path: Path, access: ParameterAccess = WHOLE) ->
     """
     places = {name: place_of(f"base.mlm_head.{name}", "pretrain", 0) for name, _ in head.named_parameters()}
     places[_WORDS] = place_of(_WORDS, "pretrain", 0)  # so that an untied matrix is refused
-    stored = open_tensors(path).tensors
+    stored = _stored(path, BERT_ANCHOR, "a BERT with transformers' names")
     found = under_our_names(stored, places, str(path), lambda name: f"text_encoder.{_plain_bert(name)}")
     found.tensors.pop(_WORDS, None)
     absent = not any(_plain_bert(name).startswith("cls.predictions.") for name in stored)
     rules = Rules("give a BERT with its whole head", may_lack=lambda name: absent, may_remain=lambda name: True)
     report = fill(_parameters(head, places), found, str(path), rules, access)
     return replace(report, left_over_allowed=())  # `load_text_encoder` reports unused tensors
+
+
+def _stored(path: Path, anchor: str, wanted: str) -> dict[str, LazyTensor]:
+    """Returns the tensors without a wrapper's prefix. Raises WeightsError for a model of another framework."""
+    stored = open_tensors(path)
+    if is_released_file(stored):
+        raise WeightsError(f"{path} is a whole ALBEF model: give it as init.checkpoint")
+    if other := framework(stored.tensors):
+        raise WeightsError(f"{path} holds {other}, not {wanted}: give such a file, or rename the tensors")
+    return without_prefix(stored, anchor, str(path))[0].tensors
 
 
 def _parameters(module: nn.Module, places: Mapping[str, Place | None]) -> Iterator[tuple[str, nn.Parameter]]:

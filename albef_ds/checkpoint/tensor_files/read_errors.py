@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 from albef_ds.common.errors import WeightsError, first_line
+
+_CLASS = re.compile(r"Unsupported global: GLOBAL ([\w.]+)")
+_SETTINGS = ("argparse.", "numpy.", "pathlib.", "collections.", "omegaconf.", "types.SimpleNamespace", "yacs.", "easydict.")
+"""Classes of settings that training scripts save beside the tensors."""
 
 
 def unreadable(path: Path, error: Exception) -> WeightsError:
@@ -14,6 +19,11 @@ def unreadable(path: Path, error: Exception) -> WeightsError:
     torch's own text is not shown where it recommends running the code in the file.
     """
     fix = "nothing of it was run; fetch it again, or save its tensors alone"
+    if isinstance(error, pickle.UnpicklingError) and (named := _CLASS.search(str(error))) and named[1].startswith(_SETTINGS):
+        return WeightsError(
+            f"{path} cannot be read as weights (it holds an object of {named[1]} beside its tensors): where you trust the file, "
+            'save its tensors alone, torch.save(torch.load(FILE, weights_only=False)["model"], NEW), or without ["model"]'
+        )
     return WeightsError(f"{path} cannot be read as weights ({_reason(path, error)}): {fix}")
 
 
