@@ -8,11 +8,13 @@ Each is compiled for sm_80 (A100), sm_90 (H100) and sm_100 (B200); cuobjdump, wh
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -120,8 +122,22 @@ def loss_launches() -> list[Launch]:
     return launches
 
 
+def momentum_launches(module: ModuleType) -> list[Launch]:
+    """Launches of the momentum update of weights in fp32 and in bf16, whose number is no multiple of 16."""
+    launches: list[Launch] = []
+    for dtype in (torch.float32, torch.bfloat16):
+        student, value, residual = (torch.zeros(4099, dtype=kind) for kind in (dtype, torch.float16, torch.float16))
+        with recorded(module, f"momentum update of {_TYPES[dtype]}", launches):
+            module.TritonUpdate()([(student, value, residual)], 0.995)
+    return launches
+
+
+MOMENTUM = "albef_ds.engine.zero.momentum_triton"
 LAUNCHES: dict[ModuleType, Callable[[], list[Launch]]] = {sliced_triton: loss_launches}
 """Module with kernels -> their launches in a base-size step."""
+if importlib.util.find_spec(MOMENTUM):
+    _momentum = importlib.import_module(MOMENTUM)
+    LAUNCHES[_momentum] = partial(momentum_launches, _momentum)
 
 
 def _type(value: Any) -> str:
@@ -133,14 +149,19 @@ def _type(value: Any) -> str:
 def compiled(launch: Launch, capability: int) -> CompiledKernel:
     """The kernel of `launch` compiled for a GPU of `capability`; pointers and sizes are specialised as at a real launch."""
     options = {name: value for name, value in launch.constants.items() if name in _OPTIONS}
-    constants = {name: value for name, value in launch.constants.items() if name not in _OPTIONS}
     names = launch.kernel.arg_names
     given = dict(zip(names, launch.arguments, strict=False))
+    constants = {parameter.name: given.pop(parameter.name) for parameter in launch.kernel.params if _is_given(parameter, given)}
+    constants |= {name: value for name, value in launch.constants.items() if name not in _OPTIONS}
     signature = {name: "constexpr" if name in constants else _type(given[name]) for name in names}
     aligned = [i for i, name in enumerate(names) if name in given and _divides_16(given[name])]
     attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
     target = GPUTarget("cuda", capability, 32)
     return triton.compile(ASTSource(launch.kernel, signature, constants, attributes), target=target, options=options)
+
+
+def _is_given(parameter: Any, given: dict[str, Any]) -> bool:
+    return parameter.is_constexpr and parameter.name in given
 
 
 def _divides_16(value: Any) -> bool:

@@ -28,6 +28,8 @@ _LEAST_SHARE = 0.2
 """A section is not begun with less than this share of its limit left of the budget."""
 
 
+_CPU_PATIENCE = 10
+"""Limits are those of a GPU; a rehearsal may share two cores with much else."""
 _END_LIMIT = 10.0
 """Seconds to wait for an ended process."""
 
@@ -95,13 +97,14 @@ class Runner:
         missing = [name for name in section.needs if importlib.util.find_spec(name) is None]
         if missing:
             return Result(section, NOT_RUN, f"{', '.join(missing)} is not installed")
-        if left < _LEAST_SHARE * section.seconds:
+        limit = section.seconds * (_CPU_PATIENCE if self.device == "cpu" else 1)
+        if left < _LEAST_SHARE * limit:
             return Result(section, NOT_RUN, f"{max(0.0, left):.0f} s of the budget were left")
-        result = self._in_process(section, min(section.seconds, left))
+        result = self._in_process(section, min(limit, left))
         if result.status == FAIL and self.start == "forkserver" and "forked subprocess" in result.reason:
             # Something opened the GPU while the server imported it: fresh interpreters cost seconds each, but work.
             self._use("spawn")
-            result = self._in_process(section, min(section.seconds, left))
+            result = self._in_process(section, min(limit, left))
         return result
 
     def _in_process(self, section: Section, limit: float) -> Result:
