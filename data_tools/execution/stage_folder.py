@@ -25,6 +25,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from albef_ds.common.errors import ConfigError, DataError
+from albef_ds.data.shards.format import ARRAY_FAULTS
 from data_tools.files.storage import encode_json, load_json, save_bytes, save_json
 
 SETTINGS_NAME = "settings.json"
@@ -135,7 +136,7 @@ def _read(folder: Path, name: str, load: Callable[[Path], Value]) -> Value:
     path = checked_path(folder, name)
     try:
         return load(path)
-    except (pa.ArrowException, OSError, ValueError, LookupError, EOFError, RecursionError, DataError) as error:
+    except (pa.ArrowException, *ARRAY_FAULTS, RecursionError, DataError) as error:
         raise DamagedStageError(path, (str(error).splitlines() or [type(error).__name__])[0][:150]) from None
 
 

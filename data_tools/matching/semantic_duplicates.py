@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albef_ds.common.errors import DataError
+from albef_ds.data.shards.format import ARRAY_FAULTS
 from data_tools.matching.components import components
 from data_tools.matching.image_duplicates import Dropped, keep_best
 
@@ -27,7 +28,7 @@ def load_features(path: Path, num_rows: int) -> NDArray[np.floating]:
     """Features of all catalog rows, (num_rows, D), left on disk; a row of zeros has none. Raises DataError if unusable."""
     try:
         features: NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except ARRAY_FAULTS as error:
         raise DataError(f"features {path} cannot be read ({error}): give a .npy file of float16 or float32") from None
     if features.ndim != 2 or len(features) != num_rows or features.dtype.kind != "f" or not features.shape[1]:
         shape = "x".join(map(str, features.shape))

@@ -20,6 +20,7 @@ import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
@@ -40,6 +41,8 @@ PICTURE_ENDINGS = (
 )
 # fmt: on
 """Endings, in lower case, of the files that sources list as images. Whether one can be decoded is found when it is read."""
+ARRAY_FAULTS = (OSError, ValueError, LookupError, EOFError, SyntaxError, OverflowError, MemoryError, TokenError, BadZipFile)
+"""What numpy raises for a damaged `.npy` file."""
 KEY_DIGITS = 9
 BLOCK = 512  # bytes of a tar block
 
@@ -96,9 +99,10 @@ class Manifest:
         return sum(shard.num_samples for shard in self.shards)
 
     def save(self, folder: Path) -> None:
-        """Writes `manifest.json` into `folder`, atomically and synced to disk."""
+        """Writes `manifest.json` into `folder`, atomically and synced to disk, with a checksum of its own content."""
         shards = [asdict(shard) for shard in self.shards]
         content = {"format": FORMAT, "num_samples": self.num_samples, "shards": shards, "info": self.info}
+        content["checksum"] = _content_checksum(content)
         write_json(folder / MANIFEST_NAME, content, durable=True, indent=1, ensure_ascii=False)
 
     @classmethod
@@ -124,6 +128,10 @@ class Manifest:
                 raise ValueError("two shards have one name")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} lacks or misnames a field ({error}): write the corpus again") from None
+        if "checksum" in raw and raw["checksum"] != _content_checksum(raw):
+            raise DataError(
+                f"{path} is damaged (its checksum differs): copy it again; if you have edited it, remove `checksum` from it"
+            )
         if manifest.num_samples == 0:
             raise DataError(f"{path} lists no samples: the corpus is empty, check what `albef-data` kept")
         if manifest.num_samples != raw.get("num_samples"):
@@ -131,6 +139,12 @@ class Manifest:
                 f"{path} says {raw.get('num_samples')} samples but its shards hold {manifest.num_samples}: write the corpus again"
             )
         return manifest
+
+
+def _content_checksum(content: dict[str, Any]) -> str:
+    """Returns the checksum of a manifest's other fields. Manifests of older versions have none."""
+    rest = {name: value for name, value in content.items() if name != "checksum"}
+    return xxhash.xxh3_128_hexdigest(json.dumps(rest, sort_keys=True).encode())
 
 
 class Members(NamedTuple):
@@ -165,7 +179,7 @@ def load_members(folder: Path, shard: ShardEntry) -> Members:
         index: NDArray[np.int64] = np.load(io.BytesIO(content), allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: copy it again or {rebuild}") from None
-    except (OSError, ValueError, LookupError, EOFError, SyntaxError, OverflowError, MemoryError, BadZipFile) as error:
+    except ARRAY_FAULTS as error:
         raise DataError(f"{path} is damaged ({error}): {rebuild}") from None
     if index.dtype != np.int64 or index.shape not in ((shard.num_samples, 4), (shard.num_samples, 6)):
         raise DataError(f"{path} has shape {index.shape}, not ({shard.num_samples}, 6): {rebuild}")

@@ -108,6 +108,7 @@ def test_a_work_folder_of_an_older_version_has_no_checksums_and_goes_on(
         lambda raw: raw | {"shards": 5},
         lambda raw: raw | {"info": 5},
         lambda raw: raw | {"num_samples": 4},
+        lambda raw: raw | {"info": {**raw["info"], "tool": "albef-dato"}},
         lambda raw: [raw],
     ],
 )
@@ -124,7 +125,13 @@ def test_a_manifest_of_wrong_types_is_one_line(
 def test_an_index_with_a_changed_or_lost_byte_is_refused_with_its_mend(built: Path, tmp_path: Path) -> None:
     entry = Manifest.load(built / "out").shards[0]
     whole = (built / "out" / "00000.index.npy").read_bytes()
-    for content in (whole[:-1], whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:], b"", b"PK\x03\x04", whole + b"\0"):
+    for content in (
+        whole[:-1],
+        whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],
+        b"",
+        b"PK\x03\x04",
+        whole.replace(b"}", b"{", 1),
+    ):
         (tmp_path / "00000.index.npy").write_bytes(content)
         with pytest.raises(DataError, match="albef-data index"):
             load_index(tmp_path, entry)

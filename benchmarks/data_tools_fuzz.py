@@ -1,0 +1,412 @@
+"""Damages real inputs at random and runs every stage, `verify` and the loader over them.
+
+    python -m benchmarks.data_tools_fuzz --cases 2000 --out benchmarks/data_tools_fuzz
+
+A case is a seed. It chooses an input (a tar, a Parquet, CSV, TSV or JSON list, img2dataset's output, pictures, a corpus, a hash
+file, a work folder), damages its bytes, and runs in a process of its own. Wanted is: no traceback; one line for what cannot be
+used; at most 10 seconds of CPU time; what went in either comes out or is counted; a damaged corpus or work folder never gives
+other data. `--seed N --cases 1 --keep FOLDER` repeats one case and keeps its files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import sys
+import tarfile
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from albef_ds.common.errors import UserError
+from albef_ds.config.schema import DataConfig, ModelConfig, RunConfig, TrainConfig, VisionConfig
+from albef_ds.data.broken import BrokenSampleError
+from albef_ds.data.shards.reader import ShardReader
+from albef_ds.data.stream.open import open_stream
+from albef_ds.tasks.registry import kind_of
+from benchmarks.record import record_parser, write_record
+from data_tools.cli import main as albef_data
+from data_tools.stages.catalog import Catalog
+from data_tools.stages.plan import DECISIONS_NAME
+
+PAIRS = 6
+CPU_SECONDS = 10
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+CHAIN = ["--samples-per-shard", "3", "--chunk-rows", "4", "--workers", "1"]
+
+
+class FaultError(Exception):
+    """The outcome is not as wanted."""
+
+
+def encoded(number: int, form: str = "JPEG") -> bytes:
+    """A small picture as a file, another for each number."""
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(coarse).resize((48, 36), Image.Resampling.BICUBIC).save(buffer, form)
+    return buffer.getvalue()
+
+
+def damaged(content: bytes, draw: random.Random) -> bytes:
+    """`content` after one to three changes."""
+    raw = bytearray(content)
+    for _ in range(draw.choice((1, 1, 1, 2, 3))):
+        place = draw.randrange(len(raw) + 1) if draw.random() < 0.7 else min(draw.randrange(600), len(raw))
+        length = draw.choice((1, 2, 8, 100, 512, 1024))
+        kind = draw.randrange(9)
+        if kind == 0:
+            raw = raw[:place]
+        elif kind == 1:
+            del raw[place : place + length]
+        elif kind == 2:
+            raw[place:place] = draw.randbytes(length)
+        elif kind == 3:
+            raw[place : place + length] = bytes(len(raw[place : place + length]))
+        elif kind == 4:
+            raw[place:place] = raw[place : place + length]
+        elif kind == 5:
+            raw[place:place] = draw.choice((b'"', b"\n", b"\0", b"\xff", b"NaN", b"[", b"}", b"-1", b"\xef\xbb\xbf", b"\\ud800"))
+        elif raw:
+            raw[min(place, len(raw) - 1)] ^= 1 << draw.randrange(8)
+    return bytes(raw)
+
+
+def damage_file(path: Path, draw: random.Random) -> None:
+    """Damages a file in place; now and then it is replaced by something that is no file."""
+    chance = draw.random()
+    content = path.read_bytes()
+    if chance > 0.02:
+        path.write_bytes(damaged(content, draw))
+        return
+    path.unlink()
+    if chance < 0.005:
+        path.mkdir()
+    elif chance < 0.01:
+        os.mkfifo(path)
+
+
+def captions() -> list[str]:
+    """The captions of the input."""
+    return [f"picture number {number}" for number in range(PAIRS)]
+
+
+# Inputs: each writes itself into a folder and returns the source and the files to damage.
+
+Input = tuple[str, list[Path]]
+
+
+def webdataset_tar(folder: Path, draw: random.Random) -> Input:
+    """A tar of pairs in one of tarfile's formats."""
+    form = draw.choice((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))
+    with tarfile.open(folder / "0.tar", "w", format=form) as tar:
+        for number, caption in enumerate(captions()):
+            for name, content in ((f"{number}.jpg", encoded(number)), (f"{number}.txt", caption.encode())):
+                info = tarfile.TarInfo(draw.choice(("", "x" * 120 + "/")) + name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return f"x=webdataset:{folder}/0.tar", [folder / "0.tar"]
+
+
+def picture_files(folder: Path, form: str = "JPEG") -> list[str]:
+    """Pictures in a folder; their names."""
+    names = []
+    for number in range(PAIRS):
+        names.append(f"{number}.{form.lower()}")
+        (folder / names[-1]).write_bytes(encoded(number, form))
+    return names
+
+
+def table(folder: Path, draw: random.Random) -> Input:
+    """A list of paths and captions in one of the forms of kind `table` or `json`."""
+    rows = [
+        {"image": n, "caption": c, "image_id": i} for i, (n, c) in enumerate(zip(picture_files(folder), captions(), strict=True))
+    ]
+    ending = draw.choice(("parquet", "csv", "tsv", "jsonl", "json"))
+    path = folder / f"list.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, compression=draw.choice(("none", "snappy", "zstd")))
+    elif ending == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif ending == "json":
+        path.write_text(json.dumps(rows, indent=draw.choice((None, 1))))
+    else:
+        mark = "," if ending == "csv" else "\t"
+        path.write_text(
+            "".join(mark.join(map(str, row)) + "\n" for row in [list(rows[0]), *(list(row.values()) for row in rows)])
+        )
+    kind = "json" if ending == "json" else "table"
+    return f"x={kind}:{path}" + ("" if kind == "json" or draw.random() < 0.7 else ",keep=image_id"), [path]
+
+
+def coco(folder: Path, draw: random.Random) -> Input:
+    """COCO's captions JSON."""
+    names = picture_files(folder)
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    raw = {"images": images, "annotations": [{"image_id": n, "caption": c} for n, c in enumerate(captions())]}
+    (folder / "captions.json").write_text(json.dumps(raw, indent=1))
+    return f"x=coco:{folder}/captions.json", [folder / "captions.json"]
+
+
+def img2dataset(folder: Path, draw: random.Random) -> Input:
+    """A shard of img2dataset: table and tar."""
+    keys = [f"{number:09d}" for number in range(PAIRS)]
+    urls = [f"http://x/{number}" for number in range(PAIRS)]
+    pq.write_table(
+        pa.table({"url": urls, "caption": captions(), "key": keys, "status": ["success"] * PAIRS}), folder / "00000.parquet"
+    )
+    with tarfile.open(folder / "00000.tar", "w") as tar:
+        for number, caption in enumerate(captions()):
+            for ending, content in (("jpg", encoded(number)), ("txt", caption.encode()), ("json", b"{}")):
+                info = tarfile.TarInfo(f"{keys[number]}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return f"x=img2dataset:{folder}", [folder / draw.choice(("00000.parquet", "00000.tar"))]
+
+
+def pictures(folder: Path, draw: random.Random) -> Input:
+    """A folder of pictures and texts."""
+    names = picture_files(folder, draw.choice(FORMATS))
+    for name, caption in zip(names, captions(), strict=True):
+        (folder / name).with_suffix(".txt").write_text(caption)
+    chosen = [folder / name for name in draw.sample(names, 2)]
+    return f"x=folder:{folder}", [path if draw.random() < 0.8 else path.with_suffix(".txt") for path in chosen]
+
+
+SOURCES: dict[str, Callable[[Path, random.Random], Input]] = {
+    "tar": webdataset_tar,
+    "list": table,
+    "coco": coco,
+    "img2dataset": img2dataset,
+    "pictures": pictures,
+}
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """`albef-data` in this process: exit code and errors. Raises FaultError unless a failure is one line."""
+    said, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
+        code = albef_data(list(arguments))
+    text = errors.getvalue().strip()
+    if code not in (0, 1, 2) or "\n" in text or (code == 2 and not text):
+        raise FaultError(f"{arguments[0]} ended with {code}: {text[:300]!r}")
+    return code, text
+
+
+def build(source: str, folder: Path, *more: str) -> tuple[int, str]:
+    """Runs the whole chain."""
+    return run("build", "--source", source, "--work", f"{folder}/work", "--out", f"{folder}/out", *CHAIN, *more)
+
+
+def check_counts(folder: Path) -> None:
+    """Raises FaultError unless every pair of the input came out or has a reason."""
+    source = Catalog(folder / "work").sources["x"]
+    dropped = len({row for row in pq.read_table(folder / "work" / "plan" / DECISIONS_NAME)["row"].to_pylist()})
+    out = json.loads((folder / "out" / "manifest.json").read_text())["num_samples"]
+    if out + dropped < source["listed"]:
+        raise FaultError(f"{source['listed']} listed, {out} written, {dropped} dropped")
+    if source["listed"] < PAIRS and not source["problems"]:
+        raise FaultError(f"{PAIRS - source['listed']} pairs are gone without a word")
+
+
+def config_for(shards: str) -> RunConfig:
+    """The configuration of a small run over `shards`."""
+    data = DataConfig(shards=shards, num_workers=0, max_broken=1.0)
+    train = TrainConfig(seed=0, micro_batch_size=2, global_batch_size=2)
+    return RunConfig(model=ModelConfig(vision=VisionConfig(image_size=16)), data=data, train=train)
+
+
+def load(shards: str) -> None:
+    """Takes batches from the training loader; its failures are one line."""
+    config = config_for(shards)
+    with contextlib.suppress(UserError):
+        stream = open_stream(config, kind_of(config.task).samples)
+        try:
+            list(islice(stream, 4))
+        finally:
+            stream.close()
+
+
+def source_case(kind: str, folder: Path, draw: random.Random) -> str:
+    """A damaged source through every stage, `verify` and the loader; the outcome."""
+    (folder / "in").mkdir()
+    source, paths = SOURCES[kind](folder / "in", draw)
+    for path in paths:
+        damage_file(path, draw)
+    code, _ = build(source, folder)
+    if code == 0:
+        check_counts(folder)
+        if run("verify", f"{folder}/out", "--workers", "1", "--decode")[0]:
+            raise FaultError("the written corpus does not verify")
+        load(f"{folder}/out")
+    if kind == "tar" and paths[0].is_file():
+        load(str(paths[0]))
+    return "written" if code == 0 else "one line"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a folder."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def finished(folder: Path) -> None:
+    """A finished work folder and its corpus, made once and copied."""
+    (folder / "in").mkdir(parents=True)
+    for name, caption in zip(picture_files(folder / "in"), captions(), strict=True):
+        (folder / "in" / name).with_suffix(".txt").write_text(caption)
+    if build(f"x=folder:{folder}/in", folder)[0]:
+        raise FaultError("the undamaged input is not written")
+
+
+def samples_of(folder: Path) -> Iterator[tuple[bytes, bytes] | None]:
+    """The samples that the reader gives; None for one that it calls broken."""
+    reader = ShardReader(folder)
+    for shard, count in enumerate(reader.counts):
+        for row in range(count):
+            try:
+                yield reader.read(shard, row)
+            except BrokenSampleError:
+                yield None
+
+
+def corpus_case(whole: Path, folder: Path, draw: random.Random) -> str:
+    """A damaged corpus: `verify`, the reader, the loader, and as a source."""
+    shutil.copytree(whole / "out", folder / "out")
+    path = draw.choice(sorted((folder / "out").iterdir()))
+    damage_file(path, draw)
+    same = contents(folder / "out") == contents(whole / "out")
+    code, _ = run("verify", f"{folder}/out", "--workers", "1")
+    if (code == 0) != same:
+        raise FaultError(f"verify ended with {code} over a corpus whose {path.name} {'is whole' if same else 'is damaged'}")
+    with contextlib.suppress(UserError):
+        for found, right in zip(samples_of(folder / "out"), samples_of(whole / "out"), strict=False):
+            if found not in (None, right):
+                raise FaultError(f"the reader gives other bytes after damage of {path.name}")
+    load(f"{folder}/out")
+    (folder / "again").mkdir()
+    build(f"x=shards:{folder}/out", folder / "again")
+    run("append", "--source", f"x=folder:{whole}/in", "--work", f"{folder}/more", "--out", f"{folder}/out", *CHAIN)
+    return "same" if same else "found"
+
+
+def hashes_case(whole: Path, folder: Path, draw: random.Random) -> str:
+    """A damaged hash file of an evaluation set: the same pictures are dropped, or one line."""
+    (folder / "h.parquet").write_bytes((whole / "out" / "fingerprints.parquet").read_bytes())
+    damage_file(folder / "h.parquet", draw)
+    code, text = build(f"x=folder:{whole}/in", folder, "--against", f"e={folder}/h.parquet")
+    if code == 0 or ("nothing was kept" not in text and "h.parquet" not in text):
+        raise FaultError(f"the damaged hash file was used: {code}, {text[:200]!r}")
+    return "one line" if "h.parquet" in text else "same"
+
+
+def work_case(whole: Path, folder: Path, draw: random.Random) -> str:
+    """A damaged work folder: the same corpus, or one line."""
+    shutil.copytree(whole / "work", folder / "work")
+    shutil.rmtree(folder / "work" / "shard")
+    files = sorted(path for path in (folder / "work").rglob("*") if path.is_file() and path.name != "report.html")
+    path = draw.choice(files)
+    damage_file(path, draw)
+    code, _ = build(f"x=folder:{whole}/in", folder)
+    if code == 0 and contents(folder / "out") != contents(whole / "out"):
+        raise FaultError(f"other output after damage of {path.relative_to(folder)}")
+    return "one line" if code else "same"
+
+
+CASES = (*SOURCES, *SOURCES, "corpus", "corpus", "hashes", "work", "work")
+
+
+def run_case(seed: int, whole: Path, folder: Path) -> tuple[str, str]:
+    """Kind and outcome of the case; an outcome that begins with `fault` is not as wanted."""
+    draw = random.Random(seed)
+    kind = CASES[seed % len(CASES)]
+    others = {"corpus": corpus_case, "hashes": hashes_case, "work": work_case}
+    try:
+        return kind, others[kind](whole, folder, draw) if kind in others else source_case(kind, folder, draw)
+    except FaultError as fault:
+        return kind, f"fault: {fault}"
+    except (Exception, SystemExit):
+        return kind, f"fault: traceback: {' | '.join(traceback.format_exc().strip().splitlines()[-3:])[:600]}"
+
+
+def _in_child(seed: int, whole: Path, folder: Path, pipe: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
+    pipe.send(run_case(seed, whole, folder))
+
+
+def isolated(seed: int, whole: Path, keep: Path | None = None) -> tuple[str, str]:
+    """As `run_case`, in a process of its own, so that a crash or a hang is an outcome too."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+        folder = keep or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=_in_child, args=(seed, whole, folder, sender))
+        child.start()
+        sender.close()
+        try:
+            found: tuple[str, str] = receiver.recv() if receiver.poll(60 * CPU_SECONDS) else ("", "fault: hang")
+        except EOFError:
+            child.join()
+            found = ("", f"fault: the process died ({child.exitcode})")
+        if child.is_alive():
+            child.join(5)
+            child.kill()
+        child.join()
+    return (found[0] or CASES[seed % len(CASES)]), found[1]
+
+
+def fuzz(seeds: range, whole: Path, keep: Path | None = None) -> tuple[dict[str, Counter[str]], list[tuple[int, str]]]:
+    """Runs the cases; outcomes by kind, and the faults with their seeds."""
+    if not whole.exists():
+        finished(whole)
+    outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in dict.fromkeys(CASES)}
+    faults = []
+    for seed in seeds:
+        kind, outcome = isolated(seed, whole, keep)
+        outcomes[kind][outcome.partition(":")[0]] += 1
+        if outcome.startswith("fault"):
+            faults.append((seed, f"{kind}: {outcome}"))
+            print(f"seed {seed}, {faults[-1][1]}", file=sys.stderr, flush=True)
+    return outcomes, faults
+
+
+def main() -> None:
+    """Runs the cases and writes the record."""
+    parser = record_parser(__doc__, "benchmarks/data_tools_fuzz")
+    parser.add_argument("--cases", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0, help="the first case")
+    parser.add_argument("--keep", type=Path, help="keep the files of the case here, and write no record")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fuzz-whole-") as name:
+        seeds = range(arguments.seed, arguments.seed + arguments.cases)
+        outcomes, faults = fuzz(seeds, Path(name) / "whole", arguments.keep)
+    if arguments.keep:
+        return
+    columns = ("written", "one line", "same", "found", "fault")
+    rows = [{"input": kind, **{column: counts[column] for column in columns}} for kind, counts in outcomes.items()]
+    notes = [
+        f"{arguments.cases} damaged inputs, each in a process of its own with at most {CPU_SECONDS} seconds of CPU time.",
+        "`written`: a corpus that verifies, in which every pair of the input is or has a reason; `one line`: exit code 2; `same`:",
+        "the damage changed nothing that is read; `found`: `verify` names the damage, and the reader gives no other bytes.",
+        "`fault`: a traceback, a hang, a crash, or data changed or lost without a word.",
+        *(f"- seed {seed}: {fault}" for seed, fault in faults),
+    ]
+    write_record(arguments.out, "Damaged inputs", notes, rows, ["numpy", "pyarrow", "pillow"], {"faults": len(faults)})
+
+
+if __name__ == "__main__":
+    main()
