@@ -118,7 +118,7 @@ def checked(record: Record, problems: Problems) -> Record:
     """`record`, marked as missing if no file can have its path; captions that are not Unicode are counted."""
     if not all(map(_is_valid, record.captions)):
         problems.add("caption with a lone surrogate, which is no Unicode", record.id)
-    if record.missing or ("\0" not in record.path and _is_valid(record.path)):
+    if "\0" not in record.path and _is_valid(record.path):
         return record
     return record._replace(missing="path with a NUL" if "\0" in record.path else "path that is not UTF-8")
 

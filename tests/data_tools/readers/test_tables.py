@@ -142,11 +142,13 @@ def test_json_lines_with_unusual_separators_inside_a_text_are_whole(tmp_path: Pa
 
 
 def test_paths_that_no_file_can_have_are_missing_and_lone_surrogates_are_counted(tmp_path: Path) -> None:
-    (tmp_path / "l.json").write_text(r'[{"image": "a\u0000b", "caption": "x"}, {"image": "\ud800", "caption": "\udfff y"}]')
+    (tmp_path / "l.json").write_text(
+        r'[{"image": "a\u0000b", "caption": "x"}, {"image": "\ud800", "caption": "\udfff y"}, {"image": "\u0000"}]'
+    )
     records, problems = read(f"x=json:{tmp_path}/l.json")
-    assert [record.missing for record in records] == ["path with a NUL", "path that is not UTF-8"]
+    assert [record.missing for record in records] == ["path with a NUL", "path that is not UTF-8", "path with a NUL"]
     assert problems.counts == {"caption with a lone surrogate, which is no Unicode": 1}
-    assert to_table(records)["captions"].to_pylist() == [["x"], ["? y"]]
+    assert to_table(records)["captions"].to_pylist() == [["x"], ["? y"], []]
 
 
 def test_problems_keep_five_examples() -> None:

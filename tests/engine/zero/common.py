@@ -88,9 +88,7 @@ def micro_batches(config: RunConfig, step: int) -> list[ImageTextBatch]:
     return [batch[slice(first, first + size)] for first in range(start, start + share, size)]
 
 
-def run_steps(
-    config: RunConfig, steps: int, dry_run: bool = False, align: int = 0, device: torch.device = CPU
-) -> dict[str, Any]:
+def run_steps(config: RunConfig, steps: int, dry_run: bool = False, align: int = 0, device: torch.device = CPU) -> dict[str, Any]:
     """Trains and returns losses and norms per step, full weights, momentum weights and the queue.
 
     The first `align` steps are without fusion.
