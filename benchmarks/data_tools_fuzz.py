@@ -401,7 +401,7 @@ def main() -> None:
     notes = [
         f"{arguments.cases} damaged inputs, each in a process of its own with at most {CPU_SECONDS} seconds of CPU time.",
         "`written`: a corpus that verifies, in which every pair of the input is or has a reason; `one line`: exit code 2;",
-        "`same`: the damage changed nothing that is read; `found`: `verify` names the damage, and the reader gives no other bytes.",
+        "`same`: the damage changed nothing that is read; `found`: `verify` names the damage, the reader gives no other bytes;",
         "`fault`: a traceback, a hang, a crash, or data changed or lost without a word.",
         *(f"- seed {seed}: {fault}" for seed, fault in faults),
     ]
