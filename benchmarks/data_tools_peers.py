@@ -202,8 +202,8 @@ def tars(folder: Path) -> list[Row]:
         rows += rows_of(title, "per CPU second", counts, least(writers), notes)
         order = np.random.default_rng(1).permutation(count)
 
-        def read_ours(order: NDArray[np.int64] = order) -> None:
-            reader = ShardReader(folder / "ours")
+        def read_ours(order: NDArray[np.int64] = order, check: bool = False) -> None:
+            reader = ShardReader(folder / "ours", check=check)
             for place in order.tolist():
                 _, meta = reader.read(place // 1000, place % 1000)
                 parse_meta(meta)
@@ -213,8 +213,11 @@ def tars(folder: Path) -> list[Row]:
             for sample in webdataset.WebDataset(urls, shardshuffle=False):
                 json.loads(sample["json"])
 
-        readers: dict[str, Callable[[], Any]] = {"ours": read_ours} | ({"webdataset": read_theirs} if webdataset else {})
+        readers: dict[str, Callable[[], Any]] = {"ours": read_ours, "ours, checked": lambda read=read_ours: read(check=True)}
+        readers |= {"webdataset": read_theirs} if webdataset else {}
         notes = {"ours": "`albef_ds.data.shards.reader`, in random order", "webdataset": "in order"}
+        notes["ours, checked"] = "every member compared with its checksum, as in training"
+        counts = dict.fromkeys(readers, float(count))
         rows += rows_of(title.replace("writing", "reading"), "per CPU second", counts, least(readers), notes)
     return rows
 

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+from array import array
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -90,8 +91,7 @@ class ShardFile:
         self.folder = folder
         self.name = shard_name(number)
         self._next_sample = first_sample
-        self._index: list[tuple[int, int, int, int]] = []
-        self._checksums: list[tuple[int, int]] = []
+        self._offsets, self._checksums = array("q"), array("Q")
         self._temporary = temporary_name(folder / self.name)
         self._file = DirectFile(self._temporary)
 
@@ -103,7 +103,7 @@ class ShardFile:
     @property
     def num_samples(self) -> int:
         """Samples added so far."""
-        return len(self._index)
+        return len(self._checksums) // 2
 
     def add(self, image: bytes, extension: str, meta: bytes) -> None:
         """Appends a sample; `meta` is from `encode_meta`. Raises DataError for an empty image or one not in IMAGE_EXTENSIONS."""
@@ -114,21 +114,21 @@ class ShardFile:
             )
         key, append = sample_key(self._next_sample), self._file.append
         image_offset = self.num_bytes + BLOCK
-        meta_offset = self.num_bytes + member_blocks(len(image)) + BLOCK
+        meta_offset = image_offset + member_blocks(len(image))
         append(tar_header(f"{key}.{extension}", len(image)))
         append(image)
         # Small pieces are joined: another call costs more than the copy.
         rest = (_PADDING[: -len(image) % BLOCK], tar_header(f"{key}.json", len(meta)), meta, _PADDING[: -len(meta) % BLOCK])
         append(b"".join(rest))
-        self._index.append((image_offset, len(image), meta_offset, len(meta)))
-        self._checksums.append((checksum(image), checksum(meta)))
+        self._offsets.extend((image_offset, len(image), meta_offset, len(meta)))
+        self._checksums.extend((checksum(image), checksum(meta)))
         self._next_sample += 1
 
     def close(self) -> ShardEntry:
         """Finishes the tar and its index, flushes both to disk and renames them to their final names, the tar last."""
         self._file.append(bytes(2 * BLOCK))
         digest = self._file.close()
-        index_checksum = save_index(self.folder, self.name, self._index, self._checksums)
+        index_checksum = save_index(self.folder, self.name, self._offsets, self._checksums)
         os.replace(self._temporary, self.folder / self.name)
         return ShardEntry(self.name, self.num_samples, self.num_bytes, digest, index_checksum)
 
@@ -137,11 +137,11 @@ class ShardFile:
         self._file.abort()
 
 
-def save_index(folder: Path, shard: str, offsets: list[tuple[int, int, int, int]], checksums: list[tuple[int, int]]) -> str:
-    """Writes offsets and checksums of the members beside `shard`; returns the `xxh3_128` hex digest of the file."""
-    bits = np.array(checksums, np.uint64).reshape(-1, 2).view(np.int64)
+def save_index(folder: Path, shard: str, offsets: array[int], checksums: array[int]) -> str:
+    """Writes the index of `shard`, whose four offsets and two checksums per sample follow each other; returns its `xxh3_128`."""
+    index = np.hstack((np.frombuffer(offsets, np.int64).reshape(-1, 4), np.frombuffer(checksums, np.int64).reshape(-1, 2)))
     buffer = io.BytesIO()
-    np.save(buffer, np.hstack((np.array(offsets, np.int64).reshape(-1, 4), bits)), allow_pickle=False)
+    np.save(buffer, index, allow_pickle=False)
     content = buffer.getvalue()
     write_file(folder / index_name(shard), content, durable=True)
     return xxhash.xxh3_128_hexdigest(content)
@@ -217,17 +217,19 @@ class ShardWriter:
     def add(self, image: bytes, extension: str, meta: dict[str, Any]) -> None:
         """Appends a sample. Raises UserError if it does not fit the format (`albef_ds.data.shards.format`)."""
         encoded = encode_meta(meta)
-        if self._shard is not None and self._is_full(self._shard, member_blocks(len(image)) + member_blocks(len(encoded))):
+        if self._shard is not None and self._is_full(self._shard, image, encoded):
             self._finish_shard()
         if self._shard is None:
             self._shard = ShardFile(self.folder, len(self._entries), self._num_samples)
         self._shard.add(image, extension, encoded)
         self._num_samples += 1
 
-    def _is_full(self, shard: ShardFile, needed: int) -> bool:
+    def _is_full(self, shard: ShardFile, image: bytes, meta: bytes) -> bool:
         if self._samples_limit is not None and shard.num_samples >= self._samples_limit:
             return True
-        return self._bytes_limit is not None and shard.num_bytes + needed + 2 * BLOCK > self._bytes_limit
+        if self._bytes_limit is None:
+            return False
+        return shard.num_bytes + member_blocks(len(image)) + member_blocks(len(meta)) + 2 * BLOCK > self._bytes_limit
 
     def _finish_shard(self) -> None:
         if self._shard is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+from array import array
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,7 +92,7 @@ def _verify_shard(task: _Task) -> _Found:
     entry, path = task.entry, task.folder / task.entry.name
     try:
         raw = np.memmap(path, np.uint8, "r")
-        index, checksums = load_members(task.folder, entry)
+        index = load_members(task.folder, entry)
     except (OSError, ValueError) as error:
         return _Found([f"{entry.name}: {error}"], np.zeros(0, np.uint64))
     problems = []
@@ -102,7 +103,7 @@ def _verify_shard(task: _Task) -> _Found:
     if xxhash.xxh3_128_hexdigest((task.folder / index_name(entry.name)).read_bytes()) != entry.index_checksum:
         problems.append(f"{index_name(entry.name)}: its checksum differs from the manifest's: copy it again")
     hashes, position, counts = [], 0, Counter[str]()
-    for number, (offset, size, meta_offset, meta_size) in enumerate(index.tolist(), start=task.first_sample):
+    for number, (offset, size, meta_offset, meta_size, *sums) in enumerate(index.tolist(), start=task.first_sample):
         key = sample_key(number)
         content, meta = raw[offset : offset + size].tobytes(), raw[meta_offset : meta_offset + meta_size].tobytes()
         headers = [tar_header(f"{key}.{extension}", size) for extension in IMAGE_EXTENSIONS]
@@ -119,7 +120,7 @@ def _verify_shard(task: _Task) -> _Found:
             hashes.append(xxhash.xxh3_64_intdigest(content, xxhash.xxh3_64_intdigest(str(value["image_id"]).encode())))
         except (ValueError, AttributeError):
             counts["JSON cannot be read or lacks a field"] += 1
-        if checksums is not None and checksums[number - task.first_sample].tolist() != [checksum(content), checksum(meta)]:
+        if sums and [bits % (1 << 64) for bits in sums] != [checksum(content), checksum(meta)]:
             counts["member with another checksum than the index says"] += 1
         if task.decode:
             try:
@@ -148,7 +149,7 @@ def rebuild_index(folder: Path) -> int:
     return len(entries)
 
 
-def _read_members(path: Path, entry: ShardEntry, first: int) -> tuple[list[tuple[int, int, int, int]], list[tuple[int, int]]]:
+def _read_members(path: Path, entry: ShardEntry, first: int) -> tuple[array[int], array[int]]:
     try:
         raw = np.memmap(path, np.uint8, "r")
         with tarfile.open(path, "r:") as tar:
@@ -157,14 +158,13 @@ def _read_members(path: Path, entry: ShardEntry, first: int) -> tuple[list[tuple
         raise DataError(f"{path} cannot be read ({error}): copy it again") from None
     if xxhash.xxh3_128_hexdigest(raw.data) != entry.checksum:
         raise DataError(f"{path} is damaged (its checksum differs from the manifest's): copy it again")
-    offsets, checksums = [], []
+    offsets, checksums = array("q"), array("Q")
     for number in range(first, first + entry.num_samples):
         key = sample_key(number)
         image = next((members[name] for e in IMAGE_EXTENSIONS if (name := f"{key}.{e}") in members), None)
         meta = members.get(f"{key}.json")
         if image is None or meta is None:
             raise DataError(f"{path} lacks sample {key}: copy it again or write the corpus again")
-        offsets.append((*image, *meta))
-        sums = [checksum(raw[start : start + size].tobytes()) for start, size in (image, meta)]
-        checksums.append((sums[0], sums[1]))
+        offsets.extend((*image, *meta))
+        checksums.extend(checksum(raw[start : start + size].tobytes()) for start, size in (image, meta))
     return offsets, checksums

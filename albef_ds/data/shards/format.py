@@ -21,7 +21,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, NamedTuple
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -147,27 +147,22 @@ def _content_checksum(content: dict[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(rest, sort_keys=True).encode())
 
 
-class Members(NamedTuple):
-    """What the index of a shard says of its members."""
-
-    offsets: NDArray[np.int64]
-    """int64 (num_samples, 4): image offset, image size, JSON offset, JSON size in the tar."""
-    checksums: NDArray[np.uint64] | None
-    """uint64 (num_samples, 2): `checksum` of image and JSON. None in an index written before it held them."""
-
-
-def checksum(member: bytes) -> int:
-    """Returns the 64 bits by which the reader recognises the bytes of a member."""
-    return xxhash.xxh3_64_intdigest(member)
+checksum = xxhash.xxh3_64_intdigest
+"""The 64 bits by which the reader recognises the bytes of a member."""
+WITH_CHECKSUMS = 6
+"""Columns of an index that holds checksums."""
 
 
 def load_index(folder: Path, shard: ShardEntry) -> NDArray[np.int64]:
     """Returns the member offsets of `shard`, int64 (num_samples, 4). Raises as `load_members`."""
-    return load_members(folder, shard).offsets
+    return load_members(folder, shard)[:, :4]
 
 
-def load_members(folder: Path, shard: ShardEntry) -> Members:
-    """Reads the index of `shard` and checks it against the manifest.
+def load_members(folder: Path, shard: ShardEntry) -> NDArray[np.int64]:
+    """Returns the index of `shard`, checked against the manifest.
+
+    Its columns are those of `load_index`, then the bits of `checksum` of image and JSON: int64 (num_samples, WITH_CHECKSUMS), or
+    (num_samples, 4) in an index that was written before it held them.
 
     Raises:
         DataError: the file is missing or damaged, or does not have the manifest's checksum.
@@ -181,11 +176,11 @@ def load_members(folder: Path, shard: ShardEntry) -> Members:
         raise DataError(f"{path} is missing: copy it again or {rebuild}") from None
     except ARRAY_FAULTS as error:
         raise DataError(f"{path} is damaged ({error}): {rebuild}") from None
-    if index.dtype != np.int64 or index.shape not in ((shard.num_samples, 4), (shard.num_samples, 6)):
-        raise DataError(f"{path} has shape {index.shape}, not ({shard.num_samples}, 6): {rebuild}")
-    offsets, sums = index[:, :4], index[:, 4:]
+    if index.dtype != np.int64 or index.shape not in ((shard.num_samples, 4), (shard.num_samples, WITH_CHECKSUMS)):
+        raise DataError(f"{path} has shape {index.shape}, not ({shard.num_samples}, {WITH_CHECKSUMS}): {rebuild}")
+    offsets = index[:, :4]
     if (offsets < 0).any() or (offsets[:, 0::2] + offsets[:, 1::2] > shard.num_bytes).any():
         raise DataError(f"{path} points outside {shard.name}: {rebuild}")
     if xxhash.xxh3_128_hexdigest(content) != shard.index_checksum:
         raise DataError(f"{path} is damaged (its checksum differs from the manifest's): {rebuild}")
-    return Members(offsets, np.ascontiguousarray(sums).view(np.uint64) if sums.size else None)
+    return index

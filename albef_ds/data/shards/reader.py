@@ -11,28 +11,34 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from albef_ds.common.errors import DataError
 from albef_ds.data.broken import BrokenSampleError
-from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, Members, ShardEntry, checksum, load_members
+from albef_ds.data.shards.format import MANIFEST_NAME, WITH_CHECKSUMS, Manifest, ShardEntry, checksum, load_members
 
 OPEN_SHARDS = 64
 """Number of open files and indices kept per process."""
+
+_ALL_BITS = (1 << 64) - 1
 
 
 class ShardReader:
     """Reads sample `row` of shard `number`. The constructor checks all shards against the manifest.
 
+    With `check`, every member that is read is compared with its checksum in the index, if the corpus was written with checksums.
     Usable after a fork (`pread` shares no file position) and picklable (a spawned process reopens the files).
 
     Raises:
         DataError: the manifest or a shard is missing, or a shard's size differs from the manifest.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, check: bool = True) -> None:
+        self.folder, self._check = folder, check
         _check_folder(folder)
         self.manifest = Manifest.load(folder)
-        self._open: OrderedDict[int, tuple[int, Members]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[int, NDArray[np.int64]]] = OrderedDict()
         _check_shards(folder, self.manifest.shards)
 
     @property
@@ -51,37 +57,40 @@ class ShardReader:
             DataError: the shard cannot be opened, or ends before the sample.
             BrokenSampleError: the bytes are not those that were written.
         """
-        return self._member(number, row, 0), self._member(number, row, 1)
+        file, index = self._shard(number)
+        place: list[int] = index[row].tolist()
+        image, meta = self._pread(file, number, place[1], place[0]), self._pread(file, number, place[3], place[2])
+        if self._check and len(place) == WITH_CHECKSUMS:
+            _compare(image, place[4])
+            _compare(meta, place[5])
+        return image, meta
 
     def read_meta(self, number: int, row: int) -> bytes:
         """Returns the JSON bytes of one sample without reading its image. Raises as `read`."""
-        return self._member(number, row, 1)
-
-    def _member(self, number: int, row: int, which: int) -> bytes:
-        """Returns the image (0) or JSON (1) of a sample, checked if the index holds checksums."""
-        file, (offsets, checksums) = self._shard(number)
-        data = self._pread(file, number, int(offsets[row, 2 * which + 1]), int(offsets[row, 2 * which]))
-        if checksums is not None and checksum(data) != int(checksums[row, which]):
-            raise BrokenSampleError("other bytes than written", "its checksum differs from the index's: copy the shard again")
-        return data
+        file, index = self._shard(number)
+        place: list[int] = index[row].tolist()
+        meta = self._pread(file, number, place[3], place[2])
+        if self._check and len(place) == WITH_CHECKSUMS:
+            _compare(meta, place[5])
+        return meta
 
     def close(self) -> None:
         """Closes all files; a later read opens them again."""
         while self._open:
             os.close(self._open.popitem()[1][0])
 
-    def _shard(self, number: int) -> tuple[int, Members]:
+    def _shard(self, number: int) -> tuple[int, NDArray[np.int64]]:
         entry = self._open.get(number)
         if entry is None:
             shard = self.manifest.shards[number]
-            members = load_members(self.folder, shard)
+            index = load_members(self.folder, shard)
             try:
                 file = os.open(self._path(number), os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise DataError(f"shard {self._path(number)} cannot be opened ({error.strerror}): restore it") from None
             while len(self._open) >= OPEN_SHARDS:
                 os.close(self._open.popitem(last=False)[1][0])
-            entry = self._open[number] = (file, members)
+            entry = self._open[number] = (file, index)
         self._open.move_to_end(number)
         return entry
 
@@ -105,6 +114,11 @@ class ShardReader:
     def __del__(self) -> None:
         if getattr(self, "_open", None):
             self.close()
+
+
+def _compare(member: bytes, bits: int) -> None:
+    if checksum(member) != bits & _ALL_BITS:
+        raise BrokenSampleError("other bytes than written", "its checksum differs from the index's: copy the shard again")
 
 
 def parse_meta(raw: bytes) -> dict[str, Any]:
