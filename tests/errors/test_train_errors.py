@@ -160,7 +160,7 @@ def test_damaged_checkpoints(
     assert f"{folder} is damaged: {name} " in line and "take another checkpoint" in line
 
 
-@pytest.mark.parametrize("change", ["model.embed_dim=8", "task.queue_size=32"])
+@pytest.mark.parametrize("change", ["model.embed_dim=8", "model.vision.depth=3"])
 def test_a_checkpoint_of_another_model(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], change: str) -> None:
     [folder] = (run / "checkpoints").iterdir()
     arguments = ["--config", str(run / "config.json"), "train.max_steps=2", change, "--output", str(tmp_path)]
