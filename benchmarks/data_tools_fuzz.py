@@ -86,8 +86,8 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
     return bytes(raw)
 
 
-def damage_file(path: Path, draw: random.Random) -> None:
-    """Damages a file in place; now and then it is replaced by something that is no file."""
+def damage_file(path: Path, draw: random.Random, *, pipes: bool = True) -> None:
+    """Damages a file in place; now and then it is replaced by something that is no file, a pipe only if `pipes`."""
     chance = draw.random()
     content = path.read_bytes()
     if chance > 0.02:
@@ -96,7 +96,7 @@ def damage_file(path: Path, draw: random.Random) -> None:
     path.unlink()
     if chance < 0.005:
         path.mkdir()
-    elif chance < 0.01:
+    elif chance < 0.01 and pipes:
         os.mkfifo(path)
 
 
@@ -283,12 +283,20 @@ def samples_of(folder: Path) -> Iterator[tuple[bytes, bytes] | None]:
                 yield None
 
 
+def _has_same_rows(path: Path, right: Path) -> bool:
+    """True for a hash file in which only what says nothing of its rows is damaged."""
+    try:
+        return path.suffix == ".parquet" and path.is_file() and bool(pq.ParquetFile(path).read().equals(pq.read_table(right)))
+    except Exception:
+        return False
+
+
 def corpus_case(whole: Path, folder: Path, draw: random.Random) -> str:
     """A damaged corpus: `verify`, the reader, the loader, and as a source."""
     shutil.copytree(whole / "out", folder / "out")
     path = draw.choice(sorted((folder / "out").iterdir()))
-    damage_file(path, draw)
-    same = contents(folder / "out") == contents(whole / "out")
+    damage_file(path, draw, pipes=False)
+    same = contents(folder / "out") == contents(whole / "out") or _has_same_rows(path, whole / "out" / path.name)
     code, _ = run("verify", f"{folder}/out", "--workers", "1")
     if (code == 0) != same:
         raise FaultError(f"verify ended with {code} over a corpus whose {path.name} {'is whole' if same else 'is damaged'}")

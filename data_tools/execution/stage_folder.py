@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -101,6 +102,8 @@ def checked_path(folder: Path, name: str) -> Path:
             found = os.stat(path)
         except OSError:
             raise DamagedStageError(path, "it is missing") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise DamagedStageError(path, "it is not a regular file")
         if not _is_whole(path, wanted, found.st_size, found.st_mtime_ns):
             raise DamagedStageError(path, "its checksum differs")
     return path

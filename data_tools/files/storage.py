@@ -99,9 +99,13 @@ def join(root: str, path: str) -> str:
 
 
 def open_source(path: str) -> BinaryIO | IO[bytes]:
-    """Open a local file or URL for reading. Raises OSError, or UserError if the URL's kind is unknown or lacks its package."""
+    """Open a local file or URL for reading.
+
+    Raises OSError, also for what is no regular file (a pipe or a device might never end); UserError if the URL's kind is unknown
+    or lacks its package.
+    """
     if not is_url(path):
-        return open(path, "rb")
+        return open(_regular(path), "rb")
     with remote(path) as (system, root):
         file: IO[bytes] = system.open(root, "rb")
     return file
@@ -155,13 +159,14 @@ def list_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _whole_file(path: str) -> bytes:
+def _regular(path: str) -> int:
+    """A descriptor of the regular file `path`. Raises OSError for anything else."""
     # Without O_NONBLOCK, opening a pipe waits for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, f"{path} is not a regular file")
-        return file.read()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{path} is not a regular file")
+    return descriptor
 
 
 class ByteReader:
@@ -179,7 +184,8 @@ class ByteReader:
             with remote(path) as (system, root):
                 content = system.cat_file(root) if offset < 0 else system.cat_file(root, start=offset, end=offset + size)
         elif offset < 0:
-            content = _whole_file(path)
+            with open(_regular(path), "rb", buffering=0) as file:
+                content = file.read()
         else:
             content = os.pread(self._descriptor(path), size, offset)
         if offset >= 0 and len(content) != size:
@@ -192,7 +198,7 @@ class ByteReader:
         else:
             if len(self._open) >= _OPEN_FILES:
                 os.close(self._open.popitem(last=False)[1])
-            self._open[path] = os.open(path, os.O_RDONLY)
+            self._open[path] = _regular(path)
         return self._open[path]
 
     def close(self) -> None:

@@ -19,8 +19,9 @@ def test_what_is_no_regular_file_is_an_error_and_never_waited_for(tmp_path: Path
         os.mkfifo(path)
     elif kind == "folder":
         os.mkdir(path)
-    with pytest.raises(OSError):
-        ByteReader().read(path)
+    for read in (ByteReader().read, lambda path: ByteReader().read(path, 0, 1), open_source):
+        with pytest.raises(OSError):
+            read(path)
 
 
 def test_a_url_whose_package_is_not_installed_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

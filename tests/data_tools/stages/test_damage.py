@@ -82,6 +82,8 @@ def test_a_missing_file_of_a_stage_is_named_with_its_mend(
     assert code == 0 or (
         code == 2 and "it is missing" in said and "again with restart" in said and "`albef-data scan --restart`" in said
     )
+    (tmp_path / "work" / "filter" / "kept.npy").unlink()
+    (tmp_path / "work" / "filter" / "kept.npy").mkdir()
     assert main(["scan", "--work", str(tmp_path / "work"), "--workers", "1", "--restart"]) == 0
     assert again(built, tmp_path, capsys)[0] == 0 and contents(tmp_path / "out") == contents(built / "out")
 
