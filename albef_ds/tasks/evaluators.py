@@ -71,7 +71,8 @@ def _evaluate_retrieval(
         prefix="retrieval_momentum" if options.momentum else "retrieval",
         progress=options.progress,
     )
-    return Scores(dict(evaluator.run()), protocol={"k_test": k_test, "itm_score": itm_score})
+    max_tokens = config.evaluation_data.max_tokens
+    return Scores(dict(evaluator.run()), protocol={"k_test": k_test, "itm_score": itm_score, "max_tokens": max_tokens})
 
 
 def _evaluate_grounding(

@@ -165,6 +165,7 @@ def test_a_protocol_sets_how_many_candidates_are_reranked(runs: dict[str, Path],
     request = Request(runs["pretrain"], protocol="flickr30k_pretrained", splits={"test": f"{scenes}/retrieval_test.json"})
     record = score(request, tmp_path, torch.device("cpu"), lambda line: None)
     assert record["protocol"]["name"] == "flickr30k_pretrained" and record["protocol"]["k_test"] == 128
+    assert record["protocol"]["itm_score"] == "match" and record["protocol"]["max_tokens"] == 30
     assert record["splits"]["test"]["retrieval/k_test_t2i"] == 12  # all images
 
 
