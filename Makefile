@@ -18,6 +18,8 @@ export TOKENIZERS_PARALLELISM ?= false
 # Compiled once, under a key of source, compiler and options.
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/$(VENV)/torch_extensions
 export TRITON_CACHE_DIR ?= $(CURDIR)/$(VENV)/triton_cache
+# Where it is set (images of containers often set it), each of the many processes would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 ifeq ($(wildcard /dev/nvidiactl),)
 export DS_ACCELERATOR ?= cpu
 endif
