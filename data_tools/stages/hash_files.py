@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from albef_ds.common.errors import DataError
 from data_tools.content.images import COLOUR_BYTES
 from data_tools.files.storage import save_atomically
+from data_tools.readers.source import NO_CAPTION
 from data_tools.stages.filter import BROKEN
 from data_tools.stages.scan_results import Columns, colour_array
 
@@ -54,15 +55,15 @@ class HashSet:
 
 
 def save_hashes(path: Path, columns: Columns, keep: NDArray[np.bool_] | None = None) -> dict[str, int]:
-    """Writes the hash file of the rows in `keep` (default: all that were decoded); returns the counts `written` and `left_out`.
+    """Writes the hash file of the rows in `keep` (default: all that were decoded, with or without captions).
 
-    Raises DataError if no row has an image.
+    Returns the counts `written` and `left_out`. Raises DataError if no row has an image.
     """
 
     def tables() -> Iterator[pa.Table]:
         for chunk, scanned in columns.tables(["status", *_NUMBERS, "colours"]):
             listed = columns.catalog.read(chunk, ["id", "image_id"])
-            good = np.array([status == "" for status in scanned["status"].to_pylist()], np.bool_)
+            good = np.array([status in ("", NO_CAPTION) for status in scanned["status"].to_pylist()], np.bool_)
             if keep is not None:
                 good &= keep[chunk.first_row : chunk.first_row + chunk.num_rows]
             rows = pa.array(np.flatnonzero(good))
