@@ -6,6 +6,7 @@ RUN/
     bad_steps.jsonl  steps that were skipped or whose loss jumped
     metrics.json     scores by `albef-ds evaluate`
     tensorboard/     the numbers of metrics.jsonl as curves, and images
+    profile/         traces of train.profile_steps
     logs/            output of the ranks that the demo started
     checkpoints/     step-0000123/ (checkpoint/__init__.py lists its files), best.json and scores.json
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 CONFIG_NAME = "config.json"
 """Also the name in every checkpoint and model folder."""
 METRICS_NAME, BAD_STEPS_NAME, RESULTS_NAME = "metrics.jsonl", "bad_steps.jsonl", "metrics.json"
-CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, LOGS_FOLDER = "checkpoints", "tensorboard", "logs"
+CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, LOGS_FOLDER, PROFILE_FOLDER = "checkpoints", "tensorboard", "logs", "profile"
 BEST_NAME, SCORES_NAME = "best.json", "scores.json"
 """Files beside the checkpoints: the best one, and the evaluations it was chosen by."""
 MARKER_NAME, STATE_NAME = "complete.json", "state.json"

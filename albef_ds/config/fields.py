@@ -38,3 +38,13 @@ def share(section: str, config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(0.0 <= value <= 1.0, f"{section}.{name}", f"is {value}", "give a number from 0 to 1")
+
+
+def step_range(name: str, text: str) -> tuple[int, int]:
+    """Returns (A, B) of `A:B`, steps from 1. Raises `ConfigError`, which names the setting, for anything else."""
+    parts = text.split(":")
+    good = len(parts) == 2 and all(part.isascii() and part.isdecimal() for part in parts)
+    require(good, name, f"is {text}", "give first:last step, such as 10:12")
+    first, last = map(int, parts)
+    require(1 <= first <= last, name, f"is {text}", "give steps from 1, the first not after the last")
+    return first, last

@@ -11,7 +11,7 @@ from typing import Literal
 
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.data import DataConfig
-from albef_ds.config.fields import not_negative, positive, require, setting, share
+from albef_ds.config.fields import not_negative, positive, require, setting, share, step_range
 from albef_ds.config.tasks import (
     ClassificationConfig,
     PretrainConfig,
@@ -262,13 +262,32 @@ class TrainConfig:
     silence_limit: float = setting(120.0, "time without a heartbeat after which a rank counts as dead; 0: never", unit="seconds")
     dry_run_batch: bool = setting(True, "run one full-size mock batch before step 1 to detect out-of-memory early")
     progress: bool = setting(True, "draw a progress bar when standard error is a terminal")
+    profile_steps: str = setting("", "A:B: write a trace of steps A to B, and on a GPU its memory, to profile/; empty: off")
+    gc_every: int = setting(
+        50, "steps between Python's garbage collections, on all ranks together; 0: Python chooses", unit="steps"
+    )
+    peak_tflops: float = setting(
+        0.0, "a device's peak, for model FLOPs utilisation; 0: the manufacturer's bf16 if known", unit="TFLOP/s"
+    )
+
+    @property
+    def profiled(self) -> tuple[int, int] | None:
+        """First and last step of `profile_steps`; None: no profile."""
+        return step_range("train.profile_steps", self.profile_steps) if self.profile_steps else None
 
     def __post_init__(self) -> None:
         positive("train", self, "micro_batch_size", "global_batch_size", "log_every")
         not_negative("train", self, "epochs", "max_steps", "max_minutes", "seed", "eval_every", "eval_samples", "save_every")
         not_negative("train", self, "eval_pictures", "keep_last", "keep_every", "max_rollbacks", "spike")
         not_negative("train", self, "start_limit", "step_limit", "save_limit", "silence_limit")
+        not_negative("train", self, "gc_every", "peak_tflops")
         positive("train", self, "bad_steps")
+        require(
+            self.profiled is None or not self.max_steps or self.profiled[0] <= self.max_steps,
+            "train.profile_steps",
+            f"{self.profile_steps} begins after train.max_steps {self.max_steps}",
+            "give earlier steps",
+        )
         require(
             not self.keep_best or bool(self.eval_every and self.save_every and self.save_every % self.eval_every == 0),
             "train.keep_best",

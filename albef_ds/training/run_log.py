@@ -22,12 +22,18 @@ from albef_ds.config.describe import flatten
 
 DATA_WAIT = "data_wait"
 """Key in `values` of the seconds that the step waited for its batch; logged as a share of the time, `data_wait_share`."""
+TOKENS = "tokens"
+"""Key in `values` of all ranks' text tokens, padding left out, since the last written step; logged per second."""
+LEAST_SECONDS = "least_seconds"
+"""Key in `values` of the seconds per sample at the devices' peak; logged as a share of the time, `model_flops_utilisation`."""
 
 _SHORT = {
     "learning_rate": "lr",
     "grad_norm": "grad",
     "temperature": "temp",
     "images_per_second": "img/s",
+    "tokens_per_second": "tok/s",
+    "model_flops_utilisation": "mfu",
     "data_wait_share": "wait",
 }
 
@@ -66,9 +72,9 @@ class RunLogger:
         """Reports optimizer step `step` (from 1), which took `samples` pairs over all ranks.
 
         `values` are the step's numbers by name (`loss`, `loss_itc`, `alpha`, `temperature`, `learning_rate`,
-        `grad_norm`, `data_wait` in seconds, ...). With `write` they are shown and recorded beside `images_per_second` and
-        `data_wait_share`, both over the steps since the last written one. `total_steps` updates the expected last step, which
-        changes under a wall-clock budget.
+        `grad_norm`, `data_wait` in seconds, ...). With `write` they are shown and recorded beside `images_per_second`,
+        `tokens_per_second`, `model_flops_utilisation` and `data_wait_share`, over the steps since the last written one.
+        `total_steps` updates the expected last step, which changes under a wall-clock budget.
         """
         if not self._enabled:
             return
@@ -81,8 +87,12 @@ class RunLogger:
         if not write:
             return
         elapsed = max(time.perf_counter() - self._window_start, 1e-9)
-        record = {name: value for name, value in values.items() if name != DATA_WAIT}
+        record = {name: value for name, value in values.items() if name not in (DATA_WAIT, TOKENS, LEAST_SECONDS)}
         record["images_per_second"] = self._window_samples / elapsed
+        if TOKENS in values:
+            record["tokens_per_second"] = values[TOKENS] / elapsed
+        if LEAST_SECONDS in values:
+            record["model_flops_utilisation"] = values[LEAST_SECONDS] * self._window_samples / elapsed
         if DATA_WAIT in values:
             record["data_wait_share"] = min(1.0, self._window_wait / elapsed)
         seconds_per_step = elapsed / self._window_steps

@@ -10,7 +10,8 @@ from albef_ds.config.schema import DataConfig
 from albef_ds.engine.interface import StepResult
 from albef_ds.training.context import RunContext, Step
 from albef_ds.training.loss_band import Point, monitor_of
-from albef_ds.training.run_log import DATA_WAIT
+from albef_ds.training.run_log import DATA_WAIT, TOKENS
+from albef_ds.training.speed import Speed
 
 _LOSS, _METRIC = "losses.", "metrics."
 
@@ -23,6 +24,8 @@ class StepLog:
         """This rank's numbers of the steps since the last log line; part of a checkpoint."""
         self._run = run
         self._band = monitor_of(run.config)
+        self._speed = Speed(run.config, run.engine.device, run.precision)
+        run.logger.message(self._speed.describe())
         self._said_cut = False
 
     def after_step(self, step: Step) -> None:
@@ -30,6 +33,7 @@ class StepLog:
         progress, train, logger = self._run.progress, self._run.config.train, self._run.logger
         write = progress.step % train.log_every == 0 or progress.step == 1 or step.result.skipped
         self.window.append(_flat(step.result))
+        self._speed.after_step(step.micro_batches)
         values = {DATA_WAIT: step.waited} | (self._summary(step) if write else {})
         total = round(progress.total_samples / train.global_batch_size)
         logger.step(progress.step, values, samples=train.global_batch_size, write=write, total_steps=total)
@@ -46,11 +50,13 @@ class StepLog:
         losses = {name.removeprefix(_LOSS): value for name, value in means.items() if name.startswith(_LOSS)}
         metrics = {name.removeprefix(_METRIC): value for name, value in means.items() if name.startswith(_METRIC)}
         data = self._run.data
-        counts = comm.all_reduce_mean({"broken_samples": float(data.num_broken()), "cut": float(data.num_cut())}, device)
+        own = {"broken_samples": float(data.num_broken()), "cut": float(data.num_cut()), TOKENS: self._speed.tokens()}
+        counts = comm.all_reduce_mean(own, device)
         if counts.pop("cut") and not self._said_cut:
             self._said_cut = True
             self._run.logger.message(_cut_texts(self._run.config.training_data))
         metrics |= {name: value * comm.world_size() for name, value in counts.items() if value}
+        metrics |= self._speed.least_seconds()
         values = {"loss": task.total(losses)} | {f"loss_{name}": value for name, value in losses.items()}
         values |= metrics | {name: float(value) for name, value in step.schedule.items()}
         return values | {

@@ -16,6 +16,8 @@ from albef_ds.training.agreement import Agreement
 from albef_ds.training.bad_steps import BadSteps
 from albef_ds.training.checkpointing import Checkpointing
 from albef_ds.training.context import RunContext, Step
+from albef_ds.training.garbage import GarbageCollection
+from albef_ds.training.profiling import StepProfile
 from albef_ds.training.step_log import StepLog
 from albef_ds.training.stop import StopRequest, code_of, name_of
 from albef_ds.training.validation import Validation
@@ -33,23 +35,33 @@ class Trainer:
         self.checkpoints = Checkpointing(run, self.log)
         self.bad_steps = BadSteps(run, self.checkpoints)
         self.validation = Validation(run, self.checkpoints)
+        self.garbage = GarbageCollection(run.config.train.gc_every)
+        self.profile = StepProfile(run.config.train.profiled, run.output, run.engine.device, run.logger.message)
 
     def run(self) -> int:
         """Trains to the planned end or until asked to stop, saves, evaluates and returns the exit code."""
+        with self.garbage.controlled():
+            self._steps()
+        self.profile.at_end(self.progress.step)
+        self.checkpoints.at_end()
+        if not (self.request.agreed or self.bad_steps.too_many):
+            self.validation.at_end()
+        return self._exit_code()
+
+    def _steps(self) -> None:
         while not (self._agree_to_stop() or self.progress.done):
             started = time.perf_counter()
+            self.profile.before_step(self.progress.step + 1)
             step = self._step()
             self.log.after_step(step)
             self.bad_steps.after_step(step)
+            self.profile.after_step(self.progress.step)
+            self.garbage.after_step(self.progress.step)
             self.progress.seconds += time.perf_counter() - started
             if self.bad_steps.too_many:
                 break
             self.validation.after_step(step)
             self.checkpoints.after_step(step)
-        self.checkpoints.at_end()
-        if not (self.request.agreed or self.bad_steps.too_many):
-            self.validation.at_end()
-        return self._exit_code()
 
     def _agree_to_stop(self) -> bool:
         """Exchanges values that only one rank may know, acts on them and returns whether any rank was asked to stop."""

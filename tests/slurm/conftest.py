@@ -19,7 +19,7 @@ from tests.data.conftest import sample
 from tests.slurm.cluster import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
-MEASURED = {"time", "images_per_second", "data_wait_share"}
+MEASURED = {"time", "images_per_second", "tokens_per_second", "data_wait_share"}
 SMALL = ["model.vision.width=16", "model.vision.depth=1", "model.text.num_fusion_layers=1", "model.text.width=16"]
 """Halves a checkpoint."""
 

@@ -24,7 +24,7 @@ from tests.data.conftest import sample
 from tests.faults import harness
 
 ROOT = Path(__file__).resolve().parents[2]
-MEASURED = {"time", "images_per_second", "data_wait_share"}
+MEASURED = {"time", "images_per_second", "tokens_per_second", "data_wait_share"}
 
 
 @pytest.fixture(scope="module")
