@@ -14,7 +14,7 @@ from typing import Any
 from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.data.annotations.json_files import entries, field, read_json, texts
 from albef_ds.data.annotations.records import QuestionRecord
-from albef_ds.data.annotations.vqa_text import normalize_answer, strip_breaks
+from albef_ds.data.annotations.vqa_text import kept_answer
 
 VG_WEIGHT = 0.5
 _KIND = "a list of {image, question, question_id, answer, dataset}, or the official questions JSON"
@@ -68,7 +68,7 @@ def _official(path: Path, raw: dict[str, Any], annotations: Path | None) -> list
                 raise DataError(f"{where}: question {number} has no entry in {annotations}: give the annotations of this file")
             given = answers.pop(number)
         image = f"{folder}/COCO_{folder}_{image_id:012d}.jpg"
-        normal = answer_weights([normalize_answer(answer) for answer in given])
+        normal = answer_weights([kept_answer(answer) for answer in given])
         records.append(QuestionRecord(image, field(where, entry, "question", str), number, normal, given))
     if answers:
         raise DataError(f"{len(answers)} annotations of {annotations} have no question in {path}: give files of one split")
@@ -118,8 +118,7 @@ def build_answer_list(records: Iterable[QuestionRecord], min_count: int = 9) -> 
     for record in records:
         votes: dict[str, float] = defaultdict(float)
         for answer, weight in record.answers:
-            # An article alone, such as the letter "a", is an answer too.
-            votes[normalize_answer(answer) or strip_breaks(answer).lower()] += weight
+            votes[kept_answer(answer)] += weight
         if votes:
             counts[min(votes, key=lambda answer: (-votes[answer], answer))] += 1
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -49,6 +49,11 @@ def normalize_answer(text: str) -> str:
     return _words(_punctuation(strip_breaks(text)))
 
 
+def kept_answer(text: str) -> str:
+    """Returns `text` normalised for training and ranking; an article alone, such as the letter "a", is an answer and stays."""
+    return normalize_answer(text) or strip_breaks(text).lower()
+
+
 def strip_breaks(text: str) -> str:
     """Replaces line breaks and tabs by spaces and strips: the only step applied if all annotators give the same answer."""
     return text.replace("\n", " ").replace("\t", " ").strip()

@@ -79,6 +79,11 @@ def test_an_article_alone_is_an_answer(tmp_path: Path) -> None:
     given = [["a"] * 10, ["A"] * 6 + ["b"] * 4, ["..."] * 10]
     rows = [{"image": "a", "question": "which letter", "question_id": n, "answer": answers} for n, answers in enumerate(given)]
     assert build_answer_list(read_vqa(saved(tmp_path, rows)), min_count=2) == ["a"]
+    (tmp_path / "official").mkdir()
+    questions = {"data_subtype": "val2014", "questions": [{"image_id": 1, "question": "which letter", "question_id": 1}]}
+    answers = {"annotations": [{"question_id": 1, "answers": [{"answer": text} for text in given[1]]}]}
+    [record] = read_vqa(saved(tmp_path, questions), saved(tmp_path / "official", answers))
+    assert dict(record.answers) == {"a": 0.6, "b": 0.4}
 
 
 def test_the_answer_list_counts_questions_by_their_most_given_answer(tmp_path: Path) -> None:
