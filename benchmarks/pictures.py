@@ -10,12 +10,14 @@ by Pillow with orientation and alpha applied by plain numpy (`tests/data/images/
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 import tempfile
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 
@@ -52,6 +54,14 @@ def pictures(archive: Path) -> Iterator[tuple[str, bytes]]:
                 file = tar.extractfile(member)
                 assert file is not None
                 yield member.name.partition("/")[2], file.read()
+
+
+def _helpers() -> str:
+    try:
+        heif = f"HEIF was read with pillow-heif {version('pillow-heif')}"
+    except PackageNotFoundError:
+        heif = "HEIF was not read, for lack of pillow-heif"
+    return f"{heif}; there was {'a' if shutil.which('gs') else 'no'} Ghostscript."
 
 
 def _pixels(content: bytes) -> int:
@@ -172,7 +182,7 @@ def main() -> None:
     sums, sample = checksum_share()
     head = [
         "Pictures of equal bytes count once in a package. Equal means: bit for bit between our ways, and at most 1 level of 255",
-        "between ours and the reference, which rounds transparency differently.",
+        f"between ours and the reference, which rounds transparency differently. {_helpers()}",
         "",
         f"The reader's checksums of image and JSON take {sums * 1e6:.1f} us of CPU time per sample of 160 KB,",
         f"{sums / sample:.2%} of the {sample * 1e6:.0f} us that the loader takes for the whole sample.",
