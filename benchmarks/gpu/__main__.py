@@ -63,9 +63,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("torch sees no CUDA GPU here: give --device cpu --model tiny to rehearse")
     command = shlex.join(["python", "-m", "benchmarks.gpu", *(sys.argv[1:] if argv is None else argv)])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running section is ended too
-    runner = Runner(
-        arguments.out, arguments.device, arguments.model, 60 * arguments.minutes, arguments.start, {"command": command}
-    )
+    budget, facts = 60 * arguments.minutes, {"command": command}
+    try:
+        runner = Runner(arguments.out, arguments.device, arguments.model, budget, arguments.start, facts)
+    except (OSError, ValueError) as error:
+        parser.error(f"--out {arguments.out}: {error}")
     passed = runner.run(sections)
     print(f"{arguments.out / 'gpu.md'} written")
     return 0 if passed else 1

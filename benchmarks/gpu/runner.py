@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import worker
-from benchmarks.gpu.report import write_report
+from benchmarks.gpu.report import NAME, write_report
 from benchmarks.gpu.rows import Context, Row, append_row, read_records
 from benchmarks.gpu.sections import Section
 
@@ -68,9 +68,12 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.results: list[Result] = []
-        for name in ("logs", "scratch"):
-            shutil.rmtree(self.out / name, ignore_errors=True)
-            (self.out / name).mkdir(parents=True)
+        folders = [self.out / name for name in ("logs", "scratch")]
+        if not (self.out / f"{NAME}.json").exists() and (foreign := [f for f in folders if f.exists()]):
+            raise ValueError(f"{foreign[0]} exists and is not this program's: give another folder")
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
         self._rows = self.out / "scratch" / "rows.jsonl"
         self._use(self.start)
 
@@ -83,6 +86,7 @@ class Runner:
     def run(self, sections: Sequence[Section]) -> bool:
         """Runs all `sections`; returns whether none failed."""
         began = time.monotonic()
+        write_report(self, [Result(section, NOT_RUN, "not yet") for section in sections], 0.0)
         for number, section in enumerate(sections):
             left = self.seconds - (time.monotonic() - began)
             result = self._attempt(section, left)

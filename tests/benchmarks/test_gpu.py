@@ -93,6 +93,14 @@ def test_a_wrong_call_is_refused_in_one_line(tmp_path: Path, capsys: pytest.Capt
     assert stop.value.code == 2 and "--sections quick is not known" in capsys.readouterr().err
 
 
+def test_a_folder_with_logs_of_others_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "mine.txt").write_text("kept")
+    with pytest.raises(ValueError, match=r"logs exists and is not this program's: give another folder"):
+        Runner(tmp_path, "cpu", "tiny", 600.0, start="fork")
+    assert (tmp_path / "logs" / "mine.txt").read_text() == "kept"
+
+
 @pytest.mark.timeout(3600)
 def test_the_whole_suite_passes_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TRITON_INTERPRET", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_NVML_BASED_CUDA_CHECK"):
