@@ -40,14 +40,13 @@ def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = prin
     # Rank 0 lists: a network file system may show each node another list.
     root = output / CHECKPOINTS_FOLDER
     steps: list[int] = comm.broadcast_object(complete_steps(root)[::-1])
-    for step in steps:
+    for step, before in zip(steps, [*steps[1:], None], strict=False):
         folder = root / step_folder(step)
         problem = problem_of(folder)
         if not problem:
-            if folder != root / step_folder(steps[0]):
-                say(f"taking {folder}")
             return folder
-        say(f"{folder} is damaged ({problem}): trying the one before it")
+        following = "there is none before it" if before is None else f"trying the one before it, {step_folder(before)}"
+        say(f"{folder} is damaged ({problem}): {following}")
     if steps:
         raise WeightsError(f"all {len(steps)} checkpoints in {root} are damaged: restore a backup, or start in another folder")
     return None
