@@ -33,7 +33,7 @@ def _check(student: torch.Tensor, copy: tuple[torch.Tensor, torch.Tensor], decay
 
 
 @compiled
-@pytest.mark.parametrize("form", momentum_loop.FORMS, ids=str)
+@pytest.mark.parametrize("form", momentum_loop.FORMS, ids=[f"form {number}" for number, _ in enumerate(momentum_loop.FORMS)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_numbers_in_any_place_give_the_references_bits(kind: torch.dtype, form: Callable[..., None]) -> None:
     for decay in DECAYS:
@@ -43,7 +43,7 @@ def test_any_numbers_in_any_place_give_the_references_bits(kind: torch.dtype, fo
 
 
 @compiled
-@pytest.mark.parametrize("form", momentum_loop.FORMS, ids=str)
+@pytest.mark.parametrize("form", momentum_loop.FORMS, ids=[f"form {number}" for number, _ in enumerate(momentum_loop.FORMS)])
 def test_every_fp16_value_with_any_residual_gives_the_references_bits(form: Callable[..., None]) -> None:
     """Also pairs that no split gives, such as a residual beyond half a rounding step."""
     every = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)
@@ -55,7 +55,7 @@ def test_every_fp16_value_with_any_residual_gives_the_references_bits(form: Call
 
 
 @compiled
-@pytest.mark.parametrize("form", momentum_loop.FORMS, ids=str)
+@pytest.mark.parametrize("form", momentum_loop.FORMS, ids=[f"form {number}" for number, _ in enumerate(momentum_loop.FORMS)])
 def test_sums_at_a_midpoint_are_split_again(form: Callable[..., None]) -> None:
     """With decay 0 the copy becomes the student: weights near the middle of two values, where the residual rounds up to it."""
     values = torch.arange(1, 0x7C00, dtype=torch.int16).view(torch.float16).float()
