@@ -19,6 +19,7 @@ FOLDERS = {
     "albef_ds": "The package, from the command line down to the mathematics ([architecture.md](architecture.md)).",
     "data_tools": "From raw corpora to clean, shuffled shards ([data_tools.md](data_tools.md)).",
     "benchmarks": "Benchmark scripts, each with its record beside it.",
+    "findings": "Behaviour of other software that surprised us, each a script that shows it.",
     "tests": "Tests, in the layout of the tree.",
 }
 """Text under a heading of the page, by the first part of a path."""
@@ -84,6 +85,8 @@ def phrase(path: str) -> str | None:
     if path.endswith(".md"):
         heading = next((line for line in text.splitlines() if line.startswith("# ")), None)
         return heading and heading[2:]
+    if path.startswith("findings/"):
+        return next(line[2:] for line in text.splitlines() if re.match("# [A-Z]", line)).rstrip(".:")
     return None
 
 
