@@ -70,6 +70,7 @@ def _one_leg(output: str, stage: int, until: int) -> dict[str, Any]:
 @pytest.mark.timeout(900)
 def test_a_chain_over_ranks_stages_and_engines_ends_where_the_straight_run_ends(tmp_path: Path) -> None:
     [straight] = run_ranks(_one_leg, 1, str(tmp_path / "straight"), -1, 6, timeout=600, fresh=True)
+    # After one step of two micro-batches on two ranks a single rank takes steps of four.
     chain = [(2, 2, 1), (1, 3, 2), (4, 1, 3), (2, 3, 4), (1, -1, 5), (2, 0, 6)]  # ranks, stage, until step
     losses: list[dict[str, float]] = []
     last: dict[str, Any] = {}

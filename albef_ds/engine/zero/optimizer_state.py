@@ -139,6 +139,9 @@ def set_counters(engine: Any, values: dict[str, float]) -> None:
     for name in _COUNTS:
         if name in values:
             setattr(engine, name, int(values[name]))
+    # DeepSpeed steps after every multiple of its accumulation, which differs on another number of ranks. A checkpoint is taken
+    # between steps, so the next micro-batch is the first of one.
+    engine.micro_steps -= engine.micro_steps % engine.gradient_accumulation_steps()
     scaler = _scaler(engine)
     for name in _SCALER:
         if name in values and getattr(scaler, name, None) is not None:
