@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+from albef_ds.common.run_files import METRICS_NAME
 from benchmarks.record import record_parser, write_record
 from data_tools.files.shard_writer import ShardWriter
 from tests.data.conftest import sample
@@ -34,7 +35,7 @@ def step_times(corpus: Path, output: Path, ranks: int, steps: int, every: int) -
     more = [f"data.shards={corpus}", "train.log_every=1", f"train.gc_every={every}", "--output", str(output)]
     done = subprocess.run([*command, "--recipe", "debug", *engine, *lengths, *more], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (output / METRICS_NAME).read_text().splitlines()]
     return [2 * ranks / line["images_per_second"] for line in lines if line["kind"] == "step"][WARM_UP:]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from albef_ds.checkpoint.tensor_files.lazy import StoredTensors
 from albef_ds.common.errors import ConfigError, WeightsError
+from albef_ds.common.run_files import CONFIG_NAME
 from albef_ds.config.schema import RunConfig, TextConfig, VisionConfig
 
 ALBEF_ANCHOR, VIT_ANCHOR, BERT_ANCHOR = "visual_encoder.cls_token", "cls_token", "embeddings.word_embeddings.weight"
@@ -120,7 +121,7 @@ def ask_for_heads(config: RunConfig, given: Iterable[str]) -> None:
 
 def _stated_heads(path: Path) -> int:
     try:
-        heads = json.loads((path / "config.json").read_text(encoding="utf-8"))["num_attention_heads"]
+        heads = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))["num_attention_heads"]
     except (OSError, ValueError, KeyError, TypeError):
         return 0
     return heads if isinstance(heads, int) else 0

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from albef_ds.cli.main import main as command_line
+from albef_ds.common.run_files import CHECKPOINTS_FOLDER, step_folder
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.images import decode, gpu_jpeg
 from albef_ds.data.images.view import PendingViews, stack_views
@@ -59,10 +60,10 @@ def resume(context: Context) -> Iterator[Row]:
     settings = [f"engine.precision={precision}", "train.save_every=4", "train.dry_run_batch=false"]
     ended = train(context, straight, *settings)[0]
     yield Row("exit code of the straight run", float(ended), at_most=0)
-    checkpoint = straight / "checkpoints" / "step-0000004"
+    checkpoint = straight / CHECKPOINTS_FOLDER / step_folder(4)
     ended = train(context, resumed, *settings, "--resume", str(checkpoint))[0]
     yield Row("exit code of the resumed run", float(ended), at_most=0)
-    ends = [folder / "checkpoints" / f"step-{STEPS:07d}" for folder in (straight, resumed)]
+    ends = [folder / CHECKPOINTS_FOLDER / step_folder(STEPS) for folder in (straight, resumed)]
     files = sorted(path.name for path in ends[0].glob("*.safetensors"))
     hashes = [[hashlib.sha256((end / name).read_bytes()).hexdigest() for name in files] for end in ends]
     different = [name for name, ours, theirs in zip(files, *hashes, strict=True) if ours != theirs]

@@ -97,6 +97,7 @@ def _truncate(folder: Path) -> None:
 
 def _empty(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksum"]
     (folder / "manifest.json").write_text(json.dumps({**manifest, "shards": [], "num_samples": 0}))
 
 

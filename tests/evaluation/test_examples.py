@@ -35,7 +35,7 @@ def arguments(corpus: Path, output: Path, *more: str) -> list[str]:
 
 def log(run: Path) -> list[dict[str, Any]]:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timed = ("time", "images_per_second", "data_wait_share")
+    timed = ("time", "images_per_second", "tokens_per_second", "data_wait_share")
     return [{name: value for name, value in record.items() if name not in timed} for record in records]
 
 

@@ -102,7 +102,7 @@ def test_a_node_needs_what_its_part_of_each_batch_holds() -> None:
 def wide_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus of 200 shards with 400 samples each in its manifest; the tars are empty, with matching sizes."""
     folder = tmp_path_factory.mktemp("wide")
-    shards = tuple(ShardEntry(shard_name(number), 400, 0, f"{number:032x}", "") for number in range(200))
+    shards = tuple(ShardEntry(shard_name(number), 400, 0, f"{number:032x}", "0" * 32) for number in range(200))
     for shard in shards:
         (folder / shard.name).touch()
         (folder / index_name(shard.name)).touch()
