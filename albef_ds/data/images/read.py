@@ -91,6 +91,7 @@ def _load(data: bytes, max_pixels: int, scale_for: Callable[[int, int], int] | N
                 if scale > 1:
                     image.draft(None, (image.width // scale, image.height // scale))
             image.load()
+            _scale_clear_grey(image, data)
             return image
     except (UnusableImageError, MemoryError):
         raise
@@ -100,6 +101,13 @@ def _load(data: bytes, max_pixels: int, scale_for: Callable[[int, int], int] | N
         detail = f"{type(error).__name__}: {error}"
         cut = any(word in detail.lower() for word in ("truncated", "premature", "unexpected end"))
         raise UnusableImageError("cut off" if cut else "damaged", detail) from None
+
+
+def _scale_clear_grey(image: Image.Image, data: bytes) -> None:
+    """Pillow scales the greys of PNGs of 2 and 4 bits to 8 bits, but not the one that is transparent."""
+    clear = image.info.get("transparency")
+    if image.format == "PNG" and image.mode == "L" and isinstance(clear, int) and (depth := data[24]) in (2, 4):
+        image.info["transparency"] = clear * (_BYTE // (2**depth - 1))
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -145,6 +147,22 @@ def test_deep_greys_are_scaled_and_never_clipped(levels: NDArray[np.generic], ex
 def test_the_transparent_level_of_a_deep_grey_becomes_white() -> None:
     data = encoded(Image.fromarray(np.array([[1000, 25_700]], np.uint16)), transparency=1000)
     assert np.asarray(read.decode_image(data, LIMIT))[0, :, 0].tolist() == [255, 100]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_the_transparent_level_of_a_shallow_grey_becomes_white(depth: int) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    levels = min(2**depth, 8)
+    row = int("".join(f"{level:0{depth}b}" for level in range(levels)).ljust(-(-levels * depth // 8) * 8, "0"), 2)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", levels, 1, depth, 0, 0, 0, 0))
+    png += chunk(b"tRNS", struct.pack(">H", 1))
+    png += chunk(b"IDAT", zlib.compress(b"\0" + row.to_bytes(-(-levels * depth // 8), "big"))) + chunk(b"IEND", b"")
+    scale = 255 // (2**depth - 1)
+    assert np.asarray(read.decode_image(png, 100))[0, :, 0].tolist() == [
+        255 if level == 1 else level * scale for level in range(levels)
+    ]
 
 
 def test_decoders_that_start_another_program_are_never_reached(monkeypatch: pytest.MonkeyPatch) -> None:
