@@ -67,7 +67,8 @@ def test_a_stage_at_its_time_limit_goes_on_in_the_same_job_and_log(slurm_cluster
     (tmp_path / "site.env").write_text(f"ALBEF_PYTHON={sys.executable}\n")
     arguments = ["catalog", "--work", str(tmp_path / "work"), "--source", f"raw=folder:{raw}"]
     variables = {"ALBEF_ROOT": str(ROOT), "ALBEF_SITE": str(tmp_path / "site.env")}
-    command = ["sbatch", "--parsable", "--time=60", str(ROOT / "slurm" / "data.sbatch"), *arguments]
+    # A warning five minutes ahead leaves time to give the job its long limit back, however slow the machine is.
+    command = ["sbatch", "--parsable", "--time=60", "--signal=B:USR1@300", str(ROOT / "slurm" / "data.sbatch"), *arguments]
     job = Job(slurm_cluster, tmp_path, slurm_cluster.call(*command, cwd=tmp_path, **variables).stdout.strip())
     frozen: list[int] = []
 
@@ -80,7 +81,7 @@ def test_a_stage_at_its_time_limit_goes_on_in_the_same_job_and_log(slurm_cluster
         return bool(frozen)
 
     slurm_cluster.wait(freeze, "the stage")
-    slurm_cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=1")
+    slurm_cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=4")
     slurm_cluster.wait(lambda: "the time limit is near" in job.log, "the signal before the time limit")
     slurm_cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
     os.kill(frozen[0], signal.SIGCONT)
