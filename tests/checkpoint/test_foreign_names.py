@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from albef_ds.checkpoint.foreign_names import BERT_HEADS, VIT_HEADS, ask_for_heads, check_heads, framework, without_prefix
+from albef_ds.checkpoint.formats.inspect import inspect
 from albef_ds.checkpoint.formats.read import read_model
 from albef_ds.checkpoint.initial.encoders import load_text_encoder, load_visual_encoder
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, StoredTensors
@@ -37,6 +38,15 @@ def test_a_prefix_of_all_names_is_left_out(prefix: str, tmp_path: Path) -> None:
     assert model.kind == "retrieval" and any(prefix in remark for remark in model.remarks)
     torch.save({prefix + name: tensor for name, tensor in vit().state_dict().items()}, tmp_path / "vit.pth")
     assert load_visual_encoder(albef(), tmp_path / "vit.pth").share_of_parameters == 1.0
+    lines = list(inspect(tmp_path / "vit.pth"))
+    assert "a ViT or DeiT file: init.visual_encoder" in lines[0] and f"names begin with {prefix}, which is left out" in lines[1]
+
+
+@pytest.mark.parametrize(("prefix", "note"), [("", False), ("bert.", False), ("module.bert.", True)])
+def test_a_bert_is_inspected_with_any_prefix(prefix: str, note: bool, tmp_path: Path) -> None:
+    torch.save({prefix + name: tensor for name, tensor in bert().state_dict().items()}, tmp_path / "bert.bin")
+    lines = list(inspect(tmp_path / "bert.bin"))
+    assert "a BERT file: init.text_encoder" in lines[0] and ("is left out" in lines[1]) == note
 
 
 def test_a_prefix_of_some_names_is_left_out_of_those() -> None:

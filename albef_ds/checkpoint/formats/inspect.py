@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from albef_ds.checkpoint.foreign_names import ALBEF_ANCHOR, BERT_ANCHOR, VIT_ANCHOR, framework, without_prefix
 from albef_ds.checkpoint.formats.card import lineage_lines
 from albef_ds.checkpoint.formats.read import Found, read_model
 from albef_ds.checkpoint.formats.whole_model import WholeModel
@@ -23,30 +24,37 @@ _PARTS = (
     ("multimodal encoder", "base.albef.multimodal_encoder."),
     ("answer decoder", "base.decoder."),
 )
-_ENCODERS = {
-    "blocks.0.attn.qkv.weight": "a ViT or DeiT file: init.visual_encoder, or with a BERT the source of `albef-ds convert`",
-    "embeddings.word_embeddings.weight": "a BERT file: init.text_encoder, or with a ViT the source of `albef-ds convert`",
-    "bert.embeddings.word_embeddings.weight": "a BERT file: init.text_encoder, or with a ViT the source of `albef-ds convert`",
-}
+_ENCODERS = (
+    (
+        VIT_ANCHOR,
+        "blocks.0.attn.qkv.weight",
+        "a ViT or DeiT file: init.visual_encoder, or with a BERT the source of `albef-ds convert`",
+    ),
+    (BERT_ANCHOR, BERT_ANCHOR, "a BERT file: init.text_encoder, or with a ViT the source of `albef-ds convert`"),
+)
+"""Name before which a prefix may stand, a name that the kind has, and what the file is for."""
 
 
 def inspect(path: Path, overrides: Sequence[str] = (), *, tensors: bool = False) -> Iterator[str]:
     """Yields lines about `path`, with `tensors` also one per tensor. Raises UserError if it has no weights or is damaged."""
     stored = open_tensors(path) if path.is_file() else None
-    if stored is not None and (use := _encoder(stored)):
+    if stored is not None and (found := _encoder(stored, path)):
+        use, prefix = found
         yield f"{path}: {use}"
+        if prefix not in ("", "bert."):  # transformers' own
+            yield f"  note         names begin with {prefix}, which is left out"
         yield from _numbers("tensors", {name: tensor.numel for name, tensor in stored.tensors.items()}, stored)
         yield f"  sha256       {digest(path).sha256}"
         return
-    found = read_model(path, overrides)
-    model = found.model
-    yield f"{path}: {_form(found)}, a model of kind {model.kind}"
+    read = read_model(path, overrides)
+    model = read.model
+    yield f"{path}: {_form(read)}, a model of kind {model.kind}"
     yield from _about(model)
     for number, line in enumerate(lineage_lines(model)):
         yield f"  {'lineage' if number == 0 else '':<12} {number + 1}. {line}"
     for remark in model.remarks:
         yield f"  note         {remark}"
-    for file in _files(found):
+    for file in _files(read):
         yield f"  sha256       {digest(file).sha256}  {file.name}"
     yield f"  serves       {', '.join(kind_of(model.config.task).uses) or 'fine-tuning'} of albef_ds.load"
     yield f"  converts to  {', '.join(_possible(model))}"
@@ -111,8 +119,15 @@ def _files(found: Found) -> list[Path]:
     return sorted(path for path in found.path.iterdir() if path.suffix in (".safetensors", *PICKLE_SUFFIXES))
 
 
-def _encoder(stored: StoredTensors) -> str:
-    return next((use for name, use in _ENCODERS.items() if name in stored.tensors), "")
+def _encoder(stored: StoredTensors, path: Path) -> tuple[str, str] | None:
+    """Returns what a file of one encoder is for and the prefix of its names; None for a whole model and for other frameworks."""
+    if any(name.endswith(ALBEF_ANCHOR) for name in stored.tensors) or framework(stored.tensors):
+        return None
+    for anchor, name, use in _ENCODERS:
+        plain, prefix = without_prefix(stored, anchor, str(path))
+        if name in plain.tensors:
+            return use, prefix
+    return None
 
 
 def _numbers(what: str, counts: dict[str, int], stored: StoredTensors) -> Iterator[str]:
