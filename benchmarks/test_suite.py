@@ -46,8 +46,14 @@ def read(path: Path) -> Run:
     suite = ElementTree.parse(path).getroot().find("testsuite")
     if suite is None:
         raise ValueError(f"{path} holds no test suite: write it with pytest --junitxml")
-    seconds = {f"{case.get('classname')}.{case.get('name')}": float(case.get("time", "0")) for case in suite.iter("testcase")}
+    seconds = {f"{case.get('classname')}::{case.get('name')}": float(case.get("time", "0")) for case in suite.iter("testcase")}
     return Run(float(suite.get("time", "0")), seconds)
+
+
+def added(before: Run, after: Run) -> list[float]:
+    """Returns the seconds of the tests of the later run whose name, apart from their module, the earlier one does not have."""
+    known = {name.partition("::")[2] for name in before.seconds}
+    return [seconds for name, seconds in after.seconds.items() if name.partition("::")[2] not in known]
 
 
 def rows(before: Run, after: Run) -> list[dict[str, Any]]:
@@ -66,10 +72,12 @@ def main() -> None:
     parser.add_argument("after", type=Path, help="JUnit file of the later commit")
     arguments = parser.parse_args()
     before, after = read(arguments.before), read(arguments.after)
+    new = added(before, after)
     notes = [
         f"Wall time of pytest: {before.wall:.0f} s before, {after.wall:.0f} s after ({after.wall / before.wall:.0%}).",
         f"{len(before.seconds)} tests took {before.total:.0f} s before, {len(after.seconds)} took {after.total:.0f} s after,",
-        "summed over the workers. The slowest of each run:",
+        f"summed over the workers; {len(new)} of them, which took {sum(new):.0f} s, have a name that the earlier run does not have.",
+        "The slowest of each run:",
     ]
     facts = {"wall_before": before.wall, "wall_after": after.wall, "total_before": before.total, "total_after": after.total}
     write_record(arguments.out, "The time of the tests", notes, rows(before, after), ["pytest", "pytest-xdist"], facts)
