@@ -76,7 +76,7 @@ def main() -> None:
     notes = [
         f"Wall time of pytest: {before.wall:.0f} s before, {after.wall:.0f} s after ({after.wall / before.wall:.0%}).",
         f"{len(before.seconds)} tests took {before.total:.0f} s before, {len(after.seconds)} took {after.total:.0f} s after,",
-        f"summed over the workers; {len(new)} of them, which took {sum(new):.0f} s, have a name that the earlier run does not have.",
+        f"summed over the workers; {len(new)} of these, {sum(new):.0f} s, have a name that the earlier run does not have.",
         "The slowest of each run:",
     ]
     facts = {"wall_before": before.wall, "wall_after": after.wall, "total_before": before.total, "total_after": after.total}
