@@ -12,7 +12,7 @@ from albef_ds.common.errors import ConfigError, DataError, MachineError
 from albef_ds.data.shards.format import Manifest
 from data_tools.config import CHUNK_ROWS, MAX_PIXELS, DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig, ResizeConfig
 from data_tools.execution.executors import Parallel
-from data_tools.execution.stage_folder import read_object
+from data_tools.execution.stage_folder import SETTINGS_NAME, read_object
 from data_tools.readers.source import SourceSpec
 from data_tools.stages.catalog import build_catalog
 from data_tools.stages.decontaminate import Known, decontaminate_stage
@@ -77,7 +77,7 @@ def append(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfi
         source = f"corpus=shards:{folder}"
         raise DataError(f"{folder / FINGERPRINTS_NAME} is missing: make it with `albef-data hashes` from the source {source}")
     plan = replace(config.plan, first_shard=len(manifest.shards), first_sample=manifest.num_samples)
-    settings = work / "plan" / "settings.json"
+    settings = work / "plan" / SETTINGS_NAME
     if settings.exists():
         # This append was planned before: it starts where the corpus ended then, and may have written its shards since.
         before = read_object(settings.parent, settings.name).get("settings")

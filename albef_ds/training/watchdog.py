@@ -92,7 +92,9 @@ class Watchdog:
         self._beat_every = min(2.0, silence / 6) if silence else 2.0
 
     def start(self) -> None:
-        """Starts watching."""
+        """Sends the first heartbeat, so that a rank that is lost at once is missed, and starts watching."""
+        with suppress(RuntimeError, OSError):  # the thread says so if the store is lost
+            self._tell()
         self._thread.start()
 
     def close(self) -> None:
@@ -146,7 +148,8 @@ class Watchdog:
             before = {rank: beat.number for rank, beat in self._beats(range(self.world_size)).items()}
             time.sleep(4 * self._beat_every)
             beats = self._beats(range(self.world_size))
-            silent = [rank for rank, beat in beats.items() if rank != self.rank and beat.number == before.get(rank)]
+            heard = {self.rank} | {rank for rank, beat in beats.items() if beat.number != before.get(rank)}
+            silent = [rank for rank in range(self.world_size) if rank not in heard]
         except (RuntimeError, OSError):
             silent, beats = [], {}
         message = f"{_names(silent, beats)} died" if silent else f"lost another rank ({reason})"

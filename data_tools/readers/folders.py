@@ -13,7 +13,7 @@ from pathlib import Path
 from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import PICTURE_ENDINGS
 from data_tools.files.storage import is_url
-from data_tools.readers.source import Problems, Record, SourceSpec, caption_list, text_of
+from data_tools.readers.source import NO_CAPTION, Problems, Record, SourceSpec, caption_list, text_of
 
 # fmt: off
 OTHER_PICTURES = (
@@ -74,7 +74,7 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
             beside = {ending: os.path.join(folder, texts[stem, ending]) for ending in _TEXTS if (stem, ending) in texts}
             used.add(stem)
             captions = _captions(beside, problems)
-            yield Record(os.path.relpath(path, part), path, -1, -1, captions, "", "" if captions else "no caption")
+            yield Record(os.path.relpath(path, part), path, -1, -1, captions, "", "" if captions else NO_CAPTION)
         for (stem, ending), name in texts.items():
             if stem not in used and ending == ".txt":
                 problems.add("text without a picture", os.path.join(folder, name))

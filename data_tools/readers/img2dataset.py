@@ -17,7 +17,7 @@ from albef_ds.data.shards.format import PICTURE_ENDINGS
 from data_tools.files.storage import exists, is_url, list_files, remote
 from data_tools.readers import folders, tars
 from data_tools.readers.parquet_rows import TableFaultError, is_text, parquet_rows
-from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
+from data_tools.readers.source import NO_CAPTION, Problems, Record, SourceSpec, caption_list
 from data_tools.readers.tar_members import members
 
 _CAPTION_COLUMNS = ("caption", "text", "top_caption")
@@ -98,7 +98,7 @@ def _by_table(spec: SourceSpec, stem: str, rows: list[dict[str, Any]], problems:
                 "no tar or folder beside the table" if places is None else f"not in the {'tar' if '!' in shard else 'folder'}"
             )
         else:
-            missing = "" if captions else "no caption"
+            missing = "" if captions else NO_CAPTION
         extra = {"url": row["url"]} if row.get("url") else {}
         name, path, offset, size = place or _Place(f"{shard}{key}", stem)
         yield Record(name, path, offset, size, captions, "", missing, extra)

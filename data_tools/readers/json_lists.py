@@ -15,7 +15,7 @@ from typing import Any
 from albef_ds.common.errors import DataError
 from data_tools.files.storage import list_files, open_source
 from data_tools.readers.json_forms import form_of
-from data_tools.readers.source import Problems, Record, SourceSpec, caption_list, id_of
+from data_tools.readers.source import NO_CAPTION, Problems, Record, SourceSpec, caption_list, id_of
 
 _CHUNK = 1 << 20
 
@@ -46,7 +46,7 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
 
 
 def _checked(record: Record) -> Record:
-    return record if record.captions else record._replace(missing="no caption")
+    return record if record.captions else record._replace(missing=NO_CAPTION)
 
 
 def iterate_array(path: str) -> Iterator[tuple[int, Any]]:

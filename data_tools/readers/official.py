@@ -11,7 +11,7 @@ from typing import Any
 from albef_ds.common.errors import ConfigError, DataError
 from data_tools.files.storage import load_json
 from data_tools.readers.json_forms import form_of
-from data_tools.readers.source import Problems, Record, SourceSpec, caption_list, id_of
+from data_tools.readers.source import NO_CAPTION, Problems, Record, SourceSpec, caption_list, id_of
 
 _SHOWN = 1 << 20  # characters in which the form of a file is looked for
 
@@ -40,7 +40,7 @@ def read_coco(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Recor
     for image_id, name in names.items():
         _check_name(part, "file_name", name)
         path = spec.resolve(name, posixpath.dirname(part))
-        missing = "" if captions[image_id] else "no caption"
+        missing = "" if captions[image_id] else NO_CAPTION
         yield Record(name, path, -1, -1, captions[image_id], id_of(image_id), missing, {"coco_id": image_id})
 
 
@@ -76,7 +76,7 @@ def read_visual_genome(spec: SourceSpec, part: str, problems: Problems) -> Itera
             coco_id = id_of(image.get("coco_id"))
             extra = {"coco_id": int(coco_id) if coco_id.isdecimal() else coco_id} if coco_id else {}
             captions = list(dict.fromkeys(phrases))
-            yield Record(listed, path, -1, -1, captions, id_of(image_id), "" if captions else "no caption", extra)
+            yield Record(listed, path, -1, -1, captions, id_of(image_id), "" if captions else NO_CAPTION, extra)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise DataError(f"{part} or {spec.second} is not Visual Genome's JSON (no {error}): give the official files") from None
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from data_tools.readers import folders
-from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
+from data_tools.readers.source import NO_CAPTION, Problems, Record, SourceSpec, caption_list
 
 _BLOCK = re.compile(r"<metadata\b.*?</metadata>", re.DOTALL)
 _TITLE = re.compile(r"<dc:title[^>]*>(.*?)</dc:title>", re.DOTALL)
@@ -38,7 +38,7 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
             problems.add("no SVG beside the picture", listed)
             text = ""
         captions, licence = read_rdf(text)
-        extra, missing = {"licence": licence} if licence else {}, "" if captions else "no caption"
+        extra, missing = {"licence": licence} if licence else {}, "" if captions else NO_CAPTION
         yield Record(listed, path, -1, -1, captions, "", missing, extra)
 
 

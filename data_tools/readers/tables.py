@@ -12,7 +12,7 @@ import pyarrow as pa
 from albef_ds.common.errors import ConfigError, DataError
 from data_tools.files.storage import list_files
 from data_tools.readers.parquet_rows import is_json, is_text, parquet_rows
-from data_tools.readers.source import Problems, Record, SourceSpec, caption_list, id_of, id_of_text
+from data_tools.readers.source import NO_CAPTION, Problems, Record, SourceSpec, caption_list, id_of, id_of_text
 from data_tools.readers.text_rows import csv_rows, jsonl_rows, tsv_rows
 
 IMAGE_COLUMNS = ("image", "path", "file", "file_name", "filename", "image_path", "filepath")
@@ -41,7 +41,7 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
             image_id = row.get(_ID_COLUMN)
             image_id = id_of_text(image_id) if isinstance(image_id, str) and part.lower().endswith("sv") else id_of(image_id)
             path = spec.resolve(listed, posixpath.dirname(part))
-            yield Record(listed, path, -1, -1, texts, image_id, "" if texts else "no caption", _kept(part, row, spec))
+            yield Record(listed, path, -1, -1, texts, image_id, "" if texts else NO_CAPTION, _kept(part, row, spec))
         else:
             kind = "" if listed is None or listed == "" else f" ({type(listed).__name__} instead of text)"
             problems.add(f"row without a path{kind}", f"row {number}")

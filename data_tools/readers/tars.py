@@ -13,7 +13,7 @@ from typing import Any
 from albef_ds.data.shards.format import PICTURE_ENDINGS
 from albef_ds.data.shards.sample_keys import GroupFacts, join_compound_endings
 from data_tools.files.storage import list_files
-from data_tools.readers.source import Problems, Record, SourceSpec, caption_list, id_of, text_of
+from data_tools.readers.source import NO_CAPTION, Problems, Record, SourceSpec, caption_list, id_of, text_of
 from data_tools.readers.tar_members import TAR_ENDINGS, TEXT_ENDINGS, Member, members
 
 _CAPTION_FIELDS = ("captions", "caption", "text", "alt", "title")
@@ -78,7 +78,7 @@ def read_webdataset(spec: SourceSpec, part: str, problems: Problems) -> Iterator
         again = f"#{count}" if count > 1 else ""
         captions = group.captions()
         name = f"{posixpath.basename(part)}!{group.image.name}{again}"
-        image_id, missing = id_of(group.meta.get("image_id")), "" if captions else "no caption"
+        image_id, missing = id_of(group.meta.get("image_id")), "" if captions else NO_CAPTION
         yield Record(name, part, group.image.offset, group.image.size, captions, image_id, missing)
 
 

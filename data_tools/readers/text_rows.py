@@ -19,7 +19,7 @@ _FIX = "fix the line or fetch the file again"
 
 def jsonl_rows(part: str, problems: Problems) -> Iterator[Row]:
     """The objects of a file of JSON lines. Raises DataError for a line that is not one."""
-    for number, line in _lines(part, problems):
+    for number, line in lines(part, problems):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -37,7 +37,7 @@ def tsv_rows(part: str, problems: Problems) -> Iterator[Row]:
     quotation marks has them doubled inside. Such fields are unquoted.
     """
     header: list[str] = []
-    for number, line in _lines(part, problems):
+    for number, line in lines(part, problems):
         fields = _unquoted(line.split("\t"))
         if not header:
             header = fields
@@ -63,7 +63,8 @@ def csv_rows(part: str, problems: Problems) -> Iterator[Row]:
             raise DataError(f"{part} line {number} is broken ({error}): fix the line or its quotation marks") from None
 
 
-def _lines(part: str, problems: Problems) -> Iterator[tuple[int, str]]:
+def lines(part: str, problems: Problems) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 text, numbered from 1, without their ends; bytes that are not UTF-8 are replaced and counted."""
     with open_source(part) as file:
         for number, raw in enumerate(file, start=1):
             yield number, text_of(raw, problems, f"{part} line {number}").rstrip("\r\n")

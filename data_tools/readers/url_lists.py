@@ -1,6 +1,6 @@
 """Reads SBU, CC3M and CC12M as published: captions with URLs, plus a folder of downloaded images.
 
-Downloads made by img2dataset have another reader (`tars.read_img2dataset`), which also knows the failed ones.
+Downloads made by img2dataset have another reader (`img2dataset.py`), which also knows the failed ones.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from albef_ds.common.errors import ConfigError, DataError
-from data_tools.files.storage import list_files, load_json, open_source
-from data_tools.readers.source import Problems, Record, SourceSpec, caption_list, text_of
+from data_tools.files.storage import list_files, load_json
+from data_tools.readers.source import NO_CAPTION, Problems, Record, SourceSpec, caption_list
+from data_tools.readers.text_rows import lines
 
 _FIELD = re.compile(r"\{(index|basename)(?::(\d{1,2}))?\}")
 
@@ -47,7 +48,8 @@ def read_sbu(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record
     elif not spec.second:
         raise ConfigError(f"source {spec.name} needs SBU's captions: add second=PATH/SBU_captioned_photo_dataset_captions.txt")
     else:
-        pairs = zip_longest(_lines(spec.second, problems), _lines(part, problems))
+        captions, urls = lines(spec.second, problems), lines(part, problems)
+        pairs = zip_longest((text for _, text in captions), (text for _, text in urls))
     yield from _records(spec, part, pairs)
 
 
@@ -61,7 +63,7 @@ def _records(spec: SourceSpec, part: str, pairs: Iterator[tuple[str | None, str 
             raise DataError(f"{part} entry {index + 1} has no URL but {str(url)[:80]}: fetch the file again")
         name = fill_pattern(spec.pattern, index, url)
         captions = caption_list(caption)
-        missing = "" if captions else "no caption"
+        missing = "" if captions else NO_CAPTION
         yield Record(name, spec.resolve(name, posixpath.dirname(part)), -1, -1, captions, "", missing, {"url": url})
 
 
@@ -78,14 +80,8 @@ def fill_pattern(pattern: str, index: int, url: str) -> str:
     return _FIELD.sub(fill, pattern)
 
 
-def _lines(path: str, problems: Problems) -> Iterator[str]:
-    with open_source(path) as file:
-        for number, line in enumerate(file, start=1):
-            yield text_of(line, problems, f"{path} line {number}").rstrip("\r\n")
-
-
 def _columns(path: str, problems: Problems) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(_lines(path, problems), start=1):
+    for number, line in lines(path, problems):
         first, tab, second = line.partition("\t")
         if not tab:
             # The line stays an entry, so that later lines keep their index and the count of listed pairs is right.

@@ -22,7 +22,7 @@ from data_tools.config import MAX_PIXELS
 from data_tools.content import captions as text
 from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
-from data_tools.execution.stage_folder import StageFolder, open_stage, read_columns
+from data_tools.execution.stage_folder import DONE_NAME, StageFolder, open_stage, read_columns
 from data_tools.files.storage import ByteReader, save_table
 from data_tools.readers.source import NO_CAPTION, Record
 from data_tools.stages.catalog import Catalog, Chunk
@@ -61,7 +61,7 @@ def scan(
     settings = {"catalog": catalog.stage.digest, "max_pixels": max_pixels, "fast": fast}
     stage = open_stage(work, "scan", settings, is_map=True, restart=restart)
     if retry:
-        (stage.folder / "done.json").unlink(missing_ok=True)
+        (stage.folder / DONE_NAME).unlink(missing_ok=True)
         for chunk in catalog.chunks:
             path = stage.folder / f"{chunk.name}.parquet"
             if (

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_tools.content.images import COLOUR_BYTES
-from data_tools.execution.stage_folder import DamagedStageError, load_stage, read_columns
+from data_tools.execution.stage_folder import DONE_NAME, DamagedStageError, load_stage, read_columns
 from data_tools.stages.catalog import Catalog, Chunk
 
 
@@ -51,7 +51,7 @@ class Columns:
                 out[filled : filled + len(values)] = values
             filled += len(values)
         if out is None or filled != size:
-            raise DamagedStageError(self.stage.folder / "done.json", f"it counts {size} rows, the files hold {filled}")
+            raise DamagedStageError(self.stage.folder / DONE_NAME, f"it counts {size} rows, the files hold {filled}")
         return out
 
     def caption_rows(self) -> NDArray[np.int64]:

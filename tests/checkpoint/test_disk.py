@@ -15,9 +15,8 @@ from albef_ds.checkpoint.saver import Saver
 from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.cli.main import main
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER
-from data_tools.files.shard_writer import ShardWriter
 from tests.checkpoint.common import config_for, train
-from tests.data.conftest import sample
+from tests.data.conftest import numbered_corpus
 from tests.engine.zero.common import make
 
 
@@ -92,9 +91,7 @@ def test_a_folder_that_vanishes_is_not_made_again_somewhere_else(disk: Path) -> 
 def test_a_run_on_a_full_disk_trains_to_its_end_and_says_that_its_last_checkpoint_is_missing(
     tmp_path: Path, disk: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with ShardWriter(tmp_path / "corpus", samples_per_shard=20) as writer:
-        for number in range(20):
-            writer.add(*sample(number))
+    numbered_corpus(tmp_path / "corpus", 20, 20)
     arguments = [f"data.shards={tmp_path / 'corpus'}", "train.max_steps=4", "train.save_every=2", "train.dry_run_batch=false"]
     assert main(["train", "--recipe", "debug", *arguments, "--output", str(disk / "run")]) == 5
     said = capfd.readouterr().err

@@ -31,14 +31,19 @@ def sample(number: int, **changes: Any) -> tuple[bytes, str, dict[str, Any]]:
     return image, "png", {**meta, **changes}
 
 
+def numbered_corpus(folder: Path, count: int, per_shard: int, broken: dict[int, dict[str, Any]] | None = None) -> Path:
+    """Writes the samples 0 to `count` - 1 to `folder`; `broken` maps sample numbers to changes. Returns the folder."""
+    with ShardWriter(folder, samples_per_shard=per_shard) as writer:
+        for number in range(count):
+            writer.add(*sample(number, **(broken or {}).get(number, {})))
+    return folder
+
+
 @pytest.fixture
 def make_corpus(tmp_path: Path) -> MakeCorpus:
     """Writes a corpus of `count` samples; `broken` maps sample numbers to changes."""
 
     def make(count: int = 23, per_shard: int = 5, broken: dict[int, dict[str, Any]] | None = None, name: str = "corpus") -> Path:
-        with ShardWriter(tmp_path / name, samples_per_shard=per_shard) as writer:
-            for number in range(count):
-                writer.add(*sample(number, **(broken or {}).get(number, {})))
-        return tmp_path / name
+        return numbered_corpus(tmp_path / name, count, per_shard, broken)
 
     return make

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from data_tools.files.shard_writer import ShardWriter
 from tests.checkpoint.formats.released_files import state_dict
-from tests.data.conftest import sample
+from tests.data.conftest import numbered_corpus
 from tests.data_tools.sample_images import jpeg, tar_of
 from tests.inference.tiny_models import model_folder, picture
 
@@ -63,9 +62,7 @@ def write_world(folder: Path) -> None:
     held_out = [{"image": pair["image"], "caption": [pair["caption"]]} for pair in pairs]
     for split, entries in (("train", pairs), ("val", held_out), ("test", held_out)):
         (folder / f"{split}.json").write_text(json.dumps(entries))
-    with ShardWriter(folder / "corpus", samples_per_shard=4) as writer:
-        for number in range(8):
-            writer.add(*sample(number))
+    numbered_corpus(folder / "corpus", 8, 4)
     _download(folder / "pairs")
 
 

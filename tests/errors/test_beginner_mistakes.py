@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from albef_ds.cli.main import main
-from data_tools.files.shard_writer import ShardWriter
-from tests.data.conftest import sample
+from tests.data.conftest import numbered_corpus
 from tests.inference.tiny_models import model_folder, picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,9 +80,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a newcomer has lying about: a corpus, pictures, models, notes, and downloads that went wrong."""
     folder = tmp_path_factory.mktemp("place")
-    with ShardWriter(folder / "corpus", samples_per_shard=10) as writer:
-        for number in range(20):
-            writer.add(*sample(number))
+    numbered_corpus(folder / "corpus", 20, 10)
     (folder / "tars").mkdir()
     for name in ("00000.tar", "00001.tar"):
         shutil.copy(folder / "corpus" / name, folder / "tars")

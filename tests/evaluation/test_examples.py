@@ -13,19 +13,14 @@ from albef_ds.cli.main import main
 from albef_ds.engine.build import build_task
 from albef_ds.evaluation import examples as evaluation_examples
 from albef_ds.evaluation.examples import draw, read_examples
-from data_tools.files.shard_writer import ShardWriter
-from tests.data.conftest import sample
+from tests.data.conftest import numbered_corpus
 from tests.data_tools.scenes.tiny import tiny_config
 from tests.faults import harness
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "corpus"
-    with ShardWriter(folder, samples_per_shard=20) as writer:
-        for number in range(20):
-            writer.add(*sample(number))
-    return folder
+    return numbered_corpus(tmp_path_factory.mktemp("data") / "corpus", 20, 20)
 
 
 def arguments(corpus: Path, output: Path, *more: str) -> list[str]:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.files.shard_writer import ShardWriter
-from tests.data.conftest import sample
+from tests.data.conftest import numbered_corpus
 from tests.faults import harness
 
 STEPS, GLOBAL_BATCH = 12, 8
@@ -16,11 +15,7 @@ STEPS, GLOBAL_BATCH = 12, 8
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "corpus"
-    with ShardWriter(folder, samples_per_shard=10) as writer:
-        for number in range(40):
-            writer.add(*sample(number))
-    return folder
+    return numbered_corpus(tmp_path_factory.mktemp("data") / "corpus", 40, 10)
 
 
 def arguments(corpus: Path, stage: int) -> list[str]:

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from data_tools.files.shard_writer import ShardWriter
-from tests.data.conftest import sample
+from tests.data.conftest import numbered_corpus
 from tests.slurm.cluster import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,11 +36,7 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 pairs in 4 shards: 12 steps of 8 cross two epochs' ends."""
-    folder = tmp_path_factory.mktemp("slurm-data") / "corpus"
-    with ShardWriter(folder, samples_per_shard=10) as writer:
-        for number in range(40):
-            writer.add(*sample(number))
-    return folder
+    return numbered_corpus(tmp_path_factory.mktemp("slurm-data") / "corpus", 40, 10)
 
 
 class Job:

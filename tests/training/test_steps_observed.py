@@ -17,17 +17,12 @@ from albef_ds.config.schema import TrainConfig
 from albef_ds.launch.planning.flops import step_flops
 from albef_ds.training.garbage import GarbageCollection
 from albef_ds.training.profiling import StepProfile
-from data_tools.files.shard_writer import ShardWriter
-from tests.data.conftest import sample
+from tests.data.conftest import numbered_corpus
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "corpus"
-    with ShardWriter(folder, samples_per_shard=20) as writer:
-        for number in range(40):
-            writer.add(*sample(number))
-    return folder
+    return numbered_corpus(tmp_path_factory.mktemp("data") / "corpus", 40, 20)
 
 
 def train(corpus: Path, output: Path, *more: str) -> list[dict[str, float]]:

@@ -20,7 +20,7 @@ from albef_ds.cli.main import main
 from albef_ds.data.stream.corpus import ImageTextStream
 from albef_ds.tasks.pretrain import PretrainTask
 from data_tools.files.shard_writer import ShardWriter
-from tests.data.conftest import sample
+from tests.data.conftest import numbered_corpus, sample
 from tests.faults import harness
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,11 +30,7 @@ MEASURED = {"time", "images_per_second", "tokens_per_second", "data_wait_share"}
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 pairs in 4 shards: a run of 8 steps of 8 crosses an epoch's end."""
-    folder = tmp_path_factory.mktemp("data") / "corpus"
-    with ShardWriter(folder, samples_per_shard=10) as writer:
-        for number in range(40):
-            writer.add(*sample(number))
-    return folder
+    return numbered_corpus(tmp_path_factory.mktemp("data") / "corpus", 40, 10)
 
 
 @pytest.fixture(scope="module")

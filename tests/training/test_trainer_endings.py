@@ -11,17 +11,12 @@ import pytest
 from albef_ds.cli.main import main
 from albef_ds.common.errors import ConfigError
 from albef_ds.training.stop import parse_duration
-from data_tools.files.shard_writer import ShardWriter
-from tests.data.conftest import sample
+from tests.data.conftest import numbered_corpus
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "corpus"
-    with ShardWriter(folder, samples_per_shard=20) as writer:
-        for number in range(20):
-            writer.add(*sample(number))
-    return folder
+    return numbered_corpus(tmp_path_factory.mktemp("data") / "corpus", 20, 20)
 
 
 def train(corpus: Path, output: Path, *more: str) -> int:

@@ -14,8 +14,7 @@ import torch
 from albef_ds.cli.main import main
 from albef_ds.data.batch import Batch
 from albef_ds.training.trainer import Trainer
-from data_tools.files.shard_writer import ShardWriter
-from tests.data.conftest import sample
+from tests.data.conftest import numbered_corpus
 
 POISONED = range(24, 40)
 """Positions of the samples whose images are not numbers: those of steps 4 and 5."""
@@ -23,11 +22,7 @@ POISONED = range(24, 40)
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "corpus"
-    with ShardWriter(folder, samples_per_shard=20) as writer:
-        for number in range(40):
-            writer.add(*sample(number))
-    return folder
+    return numbered_corpus(tmp_path_factory.mktemp("data") / "corpus", 40, 20)
 
 
 @pytest.fixture

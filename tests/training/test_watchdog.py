@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch.distributed as dist
@@ -72,6 +73,22 @@ def test_a_rank_without_a_sign_of_life_is_named(start: Start, capfd: pytest.Capt
     assert ranks[0].left.wait(60) and ranks[1].left.wait(60)
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith("albef-ds [rank 0]: error: ") and f"rank 2 on {HOST} sent no heartbeat for 2 s" in line
+
+
+def test_a_rank_that_is_lost_at_once_is_named(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    ranks = start(3, silence=2.0)
+    ranks[2].die()  # before its thread's first heartbeat
+    assert ranks[0].left.wait(60)
+    assert f"rank 2 on {HOST} sent no heartbeat for 2 s" in capfd.readouterr().err
+
+
+def test_a_rank_that_nobody_has_heard_of_is_named_when_a_collective_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    dog = Watchdog(dist.HashStore(), 0, 2, {}, 0.3, lambda code: None)
+    dog.start()
+    with patch("albef_ds.training.watchdog._GRACE", 0.1):
+        assert dog.report_loss("connection reset") == LOST_RANK
+    dog.close()
+    assert "rank 1 died" in capfd.readouterr().err
 
 
 def test_a_rank_that_has_ended_is_not_missed(start: Start) -> None:

@@ -15,18 +15,14 @@ from albef_ds.launch.checks.compare import compare, table
 from albef_ds.launch.checks.node import NONCE, NodeReport, check_node
 from albef_ds.launch.checks.report_exchange import Client, Head
 from albef_ds.launch.slurm.site import Site
-from data_tools.files.shard_writer import ShardWriter
-from tests.data.conftest import sample
+from tests.data.conftest import numbered_corpus
 
 NODES = ["n1", "n2", "n3"]
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    with ShardWriter(tmp_path / "corpus", samples_per_shard=5) as writer:
-        for number in range(10):
-            writer.add(*sample(number))
-    return tmp_path / "corpus"
+    return numbered_corpus(tmp_path / "corpus", 10, 5)
 
 
 def check(corpus: Path, folder: Path, nonce: str = "x", *overrides: str) -> NodeReport:

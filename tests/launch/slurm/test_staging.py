@@ -20,18 +20,14 @@ from albef_ds.data.stream.corpus import ImageTextStream
 from albef_ds.data.stream.loader import Share
 from albef_ds.data.stream.order import SampleOrder
 from albef_ds.launch.slurm.staging import needed_shards, stage
-from data_tools.files.shard_writer import ShardWriter
-from tests.data.conftest import sample
+from tests.data.conftest import numbered_corpus
 
 PLENTY = 1 << 30
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    with ShardWriter(tmp_path / "corpus", samples_per_shard=5) as writer:
-        for number in range(20):
-            writer.add(*sample(number))
-    return tmp_path / "corpus"
+    return numbered_corpus(tmp_path / "corpus", 20, 5)
 
 
 def copies(scratch: Path) -> set[str]:
