@@ -11,6 +11,7 @@ from typing import Literal
 
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.data import DataConfig
+from albef_ds.config.engine import EngineConfig
 from albef_ds.config.fields import not_negative, positive, require, setting, share, step_range
 from albef_ds.config.tasks import (
     ClassificationConfig,
@@ -25,6 +26,7 @@ from albef_ds.config.tasks import (
 __all__ = [
     "ClassificationConfig",
     "DataConfig",
+    "EngineConfig",
     "PretrainConfig",
     "RetrievalConfig",
     "TaskConfig",
@@ -184,34 +186,6 @@ class OptimConfig:
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             require(0.0 <= value < 1.0, f"optim.{name}", f"is {value}", "give 0 or more, below 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """Engine that runs forward, backward and step."""
-
-    kind: Literal["local", "zero"] = setting("zero", "local: plain torch, one process, the reference; zero: DeepSpeed")
-    stage: int = setting(2, "ZeRO stage: 0 replicates, 1 shards optimizer state, 2 also gradients, 3 also parameters")
-    ds_config: str = setting("", "JSON file with further ZeRO knobs (ds_configs/ has examples)")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "device to train on; auto: a GPU if there is one")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
-        "auto", "auto: bf16 where the hardware multiplies it faster than fp32, else fp32", paper="fp32 (released code)"
-    )
-    momentum_storage: Literal["dense", "value_residual", "fp32", "fp16_stochastic", "fp16_nearest"] = setting(
-        "value_residual",
-        "momentum weights; dense: a full fp32 copy per rank; value_residual: 1/N per rank as fp16 value + residual; "
-        "the others are for comparison",
-        paper="full fp32 copy",
-    )
-
-    def __post_init__(self) -> None:
-        require(self.stage in (0, 1, 2, 3), "engine.stage", f"is {self.stage}", "give 0, 1, 2 or 3")
-        require(
-            self.kind == "zero" or not self.ds_config,
-            "engine.ds_config",
-            f"{self.ds_config} would be ignored by engine.kind={self.kind}",
-            "set engine.kind=zero or remove engine.ds_config",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
