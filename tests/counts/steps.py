@@ -107,9 +107,14 @@ def table(world_size: int) -> dict[str, Any]:
     for name, found in measured(world_size).items():
         own = found["ranks"][0]
         lines = [Traffic(**traffic) for traffic in own["traffic"]]
-        collectives = {f"{t.purpose} {t.operation} {t.dtype}": f"{t.num_bytes} bytes in {t.calls} calls" for t in lines}
+        collectives = {_name(t): f"{t.num_bytes} bytes in {t.calls} calls" for t in lines}
         steps[name] = {"flops": own["flops"], "operators": own["operators"], **collectives}
     return {"ranks": world_size, "versions": {name: version(name) for name in _PACKAGES}, "cases": steps}
+
+
+def _name(traffic: Traffic) -> str:
+    within = f" within {traffic.ranks} ranks" if traffic.ranks else ""
+    return f"{traffic.purpose} {traffic.operation} {traffic.dtype}{within}"
 
 
 def file_of(world_size: int) -> Path:

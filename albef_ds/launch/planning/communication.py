@@ -11,7 +11,7 @@ with twice the bytes that the ZeRO paper counts, in fewer and larger messages.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,29 @@ class Traffic:
     num_bytes: int
     """Bytes of the whole tensors, over all calls."""
     calls: int
+    beside: str = ""
+    """Computation that hides it: `forward`, `backward` or `momentum` (the momentum model's forward pass); empty: none does."""
+    ranks: int = 0
+    """Consecutive ranks among which it is exchanged, in every such group at once; 0: all ranks."""
+
+    def group(self, world_size: int) -> int:
+        """Returns the number of ranks that exchange it."""
+        return self.ranks or world_size
 
     def sent(self, world_size: int) -> float:
         """Returns the bytes that each rank sends, and receives, with the ring algorithm."""
-        rounds = 2 if self.operation == "all_reduce" else 1
-        return rounds * self.num_bytes * (world_size - 1) / world_size
+        rounds, ranks = 2 if self.operation == "all_reduce" else 1, self.group(world_size)
+        return rounds * self.num_bytes * (ranks - 1) / ranks
 
 
-def step_traffic(config: RunConfig, counts: ModelCounts, precision: str, world_size: int) -> list[Traffic]:
+def step_traffic(config: RunConfig, counts: ModelCounts, precision: str, world_size: int, node_size: int = 0) -> list[Traffic]:
     """Returns all collectives of an optimizer step of `config`, whose model has `counts`, accumulation included.
 
-    `precision` is `fp32`, `bf16` or `fp16`. One rank, and `engine.kind=local`, exchange nothing.
+    `precision` is `fp32`, `bf16` or `fp16`. `node_size` are the ranks of a node, 0: all. One rank, and `engine.kind=local`,
+    exchange nothing.
 
     Raises:
-        UserError: the ZeRO file does not fit the stage, or the batch does not divide over the ranks.
+        UserError: the ZeRO file does not fit the stage, the batch does not divide over the ranks, or the ranks not into groups.
     """
     if world_size == 1 or config.engine.kind == "local":
         return []
@@ -63,11 +72,12 @@ def step_traffic(config: RunConfig, counts: ModelCounts, precision: str, world_s
     found = [
         _gradients(counts, zero, knobs.communication or DTYPE[precision], world_size, accumulation),
         *_parameters(config, counts, zero, knobs, DTYPE[precision], world_size, accumulation),
-        *_momentum(config, counts, world_size, accumulation),
+        *_momentum(config, counts, config.engine.momentum_group_size(world_size, node_size or world_size), accumulation),
         *_features(config, DTYPE[precision], world_size, accumulation),
         *_scalars(config, counts, zero, accumulation),
     ]
-    return [traffic for traffic in found if traffic.num_bytes]
+    found = [replace(traffic, ranks=traffic.ranks % world_size) for traffic in found]
+    return [traffic for traffic in found if traffic.num_bytes and traffic.group(world_size) > 1]
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,8 @@ class _Knobs:
     reuse_distance: int
     prefetch: int
     """Maximum number of elements that one prefetch gathers together; 0: each parameter alone."""
+    secondary: int
+    """Ranks of a group that holds a second copy of the parameters (hpZ); 1: none."""
 
     @classmethod
     def of(cls, config: RunConfig) -> _Knobs:
@@ -89,6 +101,7 @@ class _Knobs:
             DTYPE.get(str(content.get("communication_data_type")), ""),
             int(zero.get("stage3_max_reuse_distance", _REUSE_DISTANCE)),
             int(zero.get("stage3_prefetch_bucket_size", _PREFETCH)),
+            int(zero.get("zero_hpz_partition_size", 1)),
         )
 
 
@@ -102,10 +115,11 @@ def _gradients(counts: ModelCounts, zero: Zero, dtype: str, world_size: int, acc
     times = accumulation if zero.stage >= 2 else 1
     # A bucket ends with a whole parameter, so there may be one or two more.
     calls = times * -(-counts.trainable // zero.reduce_bucket)
+    beside = "backward" if zero.overlap else ""
     if zero.stage < 3:
-        return Traffic("gradients", "all_reduce", dtype, times * counts.trainable * ITEMSIZE[dtype], calls)
+        return Traffic("gradients", "all_reduce", dtype, times * counts.trainable * ITEMSIZE[dtype], calls, beside)
     elements = _cut((numel for group in counts.groups for numel in group), world_size)
-    return Traffic("gradients", "reduce_scatter", dtype, times * elements * ITEMSIZE[dtype], calls)
+    return Traffic("gradients", "reduce_scatter", dtype, times * elements * ITEMSIZE[dtype], calls, beside)
 
 
 def _parameters(
@@ -118,12 +132,16 @@ def _parameters(
         return [Traffic("parameters", "all_gather", dtype, elements * ITEMSIZE[dtype], len(counts.groups))]
     small = [numel for numel in counts.parameters if numel <= zero.persistence]
     large = [numel for numel in counts.parameters if numel > zero.persistence]
-    fetches = accumulation * fetches_per_pass(config, counts, knobs.reuse_distance)
-    elements = _cut(small, world_size) + fetches * _cut(large, world_size)
+    again = accumulation * (fetches_per_pass(config, counts, knobs.reuse_distance) - 1)
     together = -(-sum(large) // knobs.prefetch) if knobs.prefetch else len(large)
-    # Small parameters, which stay whole, are gathered once, after the step, one by one.
+    num_bytes = _cut(large, world_size) * ITEMSIZE[dtype]
+    # The backward pass fetches from a group's secondary parts (hpZ), where there are any; a recomputed forward pass does not.
+    group = knobs.secondary if knobs.secondary > 1 and not _recomputes(config) else 0
     return [
-        Traffic("parameters", "all_gather", dtype, elements * ITEMSIZE[dtype], len(small) + fetches * together),
+        # Small parameters, which stay whole, are gathered once, after the step, one by one.
+        Traffic("parameters", "all_gather", dtype, _cut(small, world_size) * ITEMSIZE[dtype], len(small)),
+        Traffic("parameters", "all_gather", dtype, accumulation * num_bytes, accumulation * together, "forward"),
+        Traffic("parameters", "all_gather", dtype, again * num_bytes, again * together, "backward", group),
         # The fp32 master of the temperature, which is clamped after the step.
         Traffic("parameters", "all_gather", "float32", 4 * world_size, 1),
     ]
@@ -138,19 +156,25 @@ def fetches_per_pass(config: RunConfig, counts: ModelCounts, reuse_distance: int
     """
     if reuse_distance >= 2 * counts.total:
         return 1
+    return 3 if _recomputes(config) else 2
+
+
+def _recomputes(config: RunConfig) -> bool:
     compute = config.compute
-    return 3 if compute.checkpoint_visual or compute.checkpoint_text or compute.checkpoint_multimodal else 2
+    return compute.checkpoint_visual or compute.checkpoint_text or compute.checkpoint_multimodal
 
 
-def _momentum(config: RunConfig, counts: ModelCounts, world_size: int, accumulation: int) -> list[Traffic]:
+def _momentum(config: RunConfig, counts: ModelCounts, ranks: int, accumulation: int) -> list[Traffic]:
+    """Returns the gathers of the momentum model's units, among `ranks` ranks."""
     storage = config.engine.momentum_storage
     if storage == "dense":
         return []
     dtype = "float32" if storage == "fp32" else "float16"
     units = running_units(config, counts)
-    elements = sum(_cut([*own, *borrowed], world_size) for own, borrowed in units)
+    elements = sum(_cut([*own, *borrowed], ranks) for own, borrowed in units)
     calls = sum(bool(own) + len(borrowed) for own, borrowed in units)
-    return [Traffic("momentum", "all_gather", dtype, accumulation * elements * ITEMSIZE[dtype], accumulation * calls)]
+    num_bytes = accumulation * elements * ITEMSIZE[dtype]
+    return [Traffic("momentum", "all_gather", dtype, num_bytes, accumulation * calls, "momentum", ranks)]
 
 
 def running_units(config: RunConfig, counts: ModelCounts) -> list[tuple[Sequence[int], Sequence[int]]]:

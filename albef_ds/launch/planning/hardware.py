@@ -52,32 +52,54 @@ class Hardware:
     """Link between nodes, the share of one rank."""
     images: float = math.inf
     """Images per second that a rank's loader processes prepare."""
+    memory: float = 80 * 2**30
+    """Bytes of a GPU's memory."""
     trees: bool = True
     """Whether an all-reduce may use a tree, as in NCCL, and not only a ring, as in gloo."""
     scatters: bool = True
     """Whether there is a real reduce-scatter; gloo reduces the whole tensor on every rank and keeps a part."""
+    announced: bool = False
+    """Whether an all-gather's receiver announces each step to the sender, as in gloo: a step is then two messages, and as slow as
+    the slowest link. NCCL writes into buffers that are free beforehand, so a piece waits only for the links on its own way."""
     overlap: Overlap = Overlap()
+
+    def node_size(self, world_size: int) -> int:
+        """Returns the ranks of a node."""
+        return min(world_size, self.per_node)
 
     def sent(self, traffic: Traffic, world_size: int) -> float:
         """Returns the bytes that each rank sends for `traffic`."""
         return traffic.sent(world_size) * (2 if traffic.operation == "reduce_scatter" and not self.scatters else 1)
 
-    def seconds(self, operation: str, sent: float, calls: int, world_size: int) -> float:
-        """Returns the seconds of `calls` collectives in which each of `world_size` ranks sends `sent` bytes.
+    def seconds(self, operation: str, sent: float, calls: int, ranks: int) -> float:
+        """Returns the seconds of `calls` collectives in which each of `ranks` consecutive ranks sends `sent` bytes.
 
         In a ring, an all-gather or reduce-scatter passes every rank once and an all-reduce twice; with `trees` an all-reduce goes
         up and down a tree if that is shorter.
         """
-        if world_size == 1:
+        if ranks == 1:
             return 0.0
-        nodes = math.ceil(world_size / self.per_node)
+        nodes = math.ceil(ranks / self.per_node)
         # Each rank of a node has its own ring to the next node, so all ports of the node serve every message.
         slowest = self.inside.bandwidth if nodes == 1 else min(self.inside.bandwidth, self.per_node * self.between.bandwidth)
-        ring = (nodes - 1) * self.between.latency + (world_size - nodes) * self.inside.latency
-        if operation != "all_reduce":
-            return sent / slowest + calls * ring
-        tree = math.log2(nodes) * self.between.latency + math.log2(min(world_size, self.per_node)) * self.inside.latency
-        return sent / slowest + calls * 2 * (min(ring, tree) if self.trees else ring)
+        return sent / slowest + calls * self._latency(operation, ranks, nodes)
+
+    def _latency(self, operation: str, ranks: int, nodes: int) -> float:
+        """Returns the seconds of one empty collective."""
+        if operation == "all_reduce" or (operation == "reduce_scatter" and not self.scatters):
+            ring = self._hops(2 * (ranks - 1), nodes, ranks)
+            tree = math.log2(nodes) * self.between.latency + math.log2(min(ranks, self.per_node)) * self.inside.latency
+            return min(ring, 2 * tree) if self.trees else ring
+        if self.announced:
+            return 2 * (ranks - 1) * (self.between if nodes > 1 else self.inside).latency
+        return self._hops(ranks - 1, nodes, ranks)
+
+    def _hops(self, hops: int, nodes: int, ranks: int) -> float:
+        """Returns the seconds of the slowest way of `hops` links along a ring, `nodes` of whose links are between nodes."""
+        rounds, rest = divmod(hops, ranks)
+        # The rest of a round may begin with a link between nodes, of which every `per_node`th is one.
+        between = 0 if nodes == 1 else rounds * nodes + min(nodes, math.ceil(rest / self.per_node))
+        return between * self.between.latency + (hops - between) * self.inside.latency
 
 
 _NVLINK_LATENCY, _INFINIBAND_LATENCY = 2e-6, 6e-6

@@ -22,6 +22,9 @@ OVERHEAD = int(1.5 * GB)
 FRAGMENTATION = 0.05
 """Share of the forward and backward pass's memory that the caching allocator cannot use: an assumption."""
 
+NODE_SIZE = 8
+"""GPUs of a node where nothing else is given."""
+
 _LARGEST_BATCH = 1 << 14
 
 
@@ -73,8 +76,10 @@ def check_micro_batch(config: RunConfig, world_size: int) -> None:
         raise ConfigError(f"engine.kind=local runs one process, not {world_size}: add engine.kind=zero")
 
 
-def make_plan(config: RunConfig, world_size: int, counts: ModelCounts | None = None) -> Plan:
-    """Returns the memory plan of one of `world_size` ranks; `counts` avoids counting the same model again.
+def make_plan(config: RunConfig, world_size: int, counts: ModelCounts | None = None, node_size: int = NODE_SIZE) -> Plan:
+    """Returns the memory plan of one of `world_size` ranks, `node_size` to a node.
+
+    `counts` avoids counting the same model again.
 
     Raises:
         UserError: the ZeRO file does not fit the stage, or the engine cannot be planned.
@@ -88,12 +93,15 @@ def make_plan(config: RunConfig, world_size: int, counts: ModelCounts | None = N
     compute = Compute.of(config, precision, device)
     parts = activations(config, compute, world_size)
     recomputed = max(part.recomputed for part in parts)
+    node_size = min(node_size, world_size)
     momentum_note = f"engine.momentum_storage={config.engine.momentum_storage}"
+    if config.engine.momentum_storage != "dense":
+        momentum_note += f", over {config.engine.momentum_group_size(world_size, node_size)} rank(s)"
     lasting = [
         Line("parameters", states.parameters(*sizes), f"{counts.total / 1e6:.1f}M in {precision}"),
         Line("gradients", states.gradients(*sizes), f"{counts.trainable / 1e6:.1f}M trainable"),
         Line("optimizer", states.optimizer(*sizes), "on the host" if zero.offload_optimizer else "fp32 master + AdamW moments"),
-        Line("momentum shards", states.momentum(config, counts, world_size), momentum_note),
+        Line("momentum shards", states.momentum(config, counts, world_size, node_size), momentum_note),
         Line("feature queue", states.queue(config), f"{config.pretraining().queue_size} entries per modality, fp32"),
     ]
     passing = [
@@ -129,11 +137,12 @@ def smallest_micro_batch(config: RunConfig) -> int:
     return 1 if config.pretraining().gather_negatives or config.pretraining().itm_weight == 0 else 2
 
 
-def largest_micro_batch(config: RunConfig, world_size: int, memory: int, counts: ModelCounts) -> int:
+def largest_micro_batch(config: RunConfig, world_size: int, memory: int, counts: ModelCounts, node_size: int = NODE_SIZE) -> int:
     """Returns the largest micro-batch whose plan needs at most `memory` bytes, 0 if there is none."""
 
     def fits(micro_batch: int) -> bool:
-        return make_plan(with_micro_batch(config, micro_batch, world_size), world_size, counts).total <= memory
+        changed = with_micro_batch(config, micro_batch, world_size)
+        return make_plan(changed, world_size, counts, node_size).total <= memory
 
     low = smallest_micro_batch(config)
     if not fits(low):

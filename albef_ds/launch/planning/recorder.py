@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -37,13 +38,14 @@ class StepCounts:
     operators: int = 0
     flops: int = 0
     """FLOPs of matrix products, convolutions and attention; a multiply-add is 2."""
-    collectives: dict[tuple[str, str, str], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
-    """(purpose, operation, dtype) -> [bytes of the whole tensors, calls]."""
+    collectives: dict[tuple[str, str, str, int], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    """(purpose, operation, dtype, ranks of the group or 0 for all) -> [bytes of the whole tensors, calls]."""
 
     @property
     def traffic(self) -> list[Traffic]:
         """The collectives in alphabetical order."""
-        return [Traffic(*key, num_bytes, calls) for key, (num_bytes, calls) in sorted(self.collectives.items())]
+        found = sorted(self.collectives.items())
+        return [Traffic(*key[:3], num_bytes, calls, ranks=key[3]) for key, (num_bytes, calls) in found]
 
 
 def flop_counter() -> FlopCounterMode:
@@ -91,9 +93,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operation = _OPERATIONS.get(name, name.strip("_"))
         dtype = str(tensors[0].dtype).removeprefix("torch.") if tensors else ""
         numel = sum(tensor.numel() for tensor in tensors)
-        entry = self.counts.collectives[_purpose(operation, numel), operation, dtype]
+        entry = self.counts.collectives[_purpose(operation, numel), operation, dtype, _ranks(args)]
         entry[0] += _num_bytes(tensors)
         entry[1] += 1
+
+
+def _ranks(args: Any) -> int:
+    """Returns the ranks of a collective's group, 0 for all."""
+    group = next(arg for arg in args if isinstance(arg, torch.ScriptObject))  # the first one is the process group
+    size: int = dist.ProcessGroup.unbox(group).size()
+    return size % dist.get_world_size()
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from albef_ds.common.errors import ConfigError, UserError
 from albef_ds.config.describe import value_text
 from albef_ds.config.schema import RunConfig
 from albef_ds.launch.planning.parameter_counts import ModelCounts, count
-from albef_ds.launch.planning.plan import GB, Plan, make_plan, smallest_micro_batch, with_micro_batch
+from albef_ds.launch.planning.plan import GB, NODE_SIZE, Plan, make_plan, smallest_micro_batch, with_micro_batch
 
 PRESETS: dict[str, tuple[int, int]] = {"1x24": (1, 24), "4x24": (4, 24), "8x40": (8, 40), "8x80": (8, 80), "32x80": (32, 80)}
 """Name -> (GPUs, GB of each)."""
@@ -53,7 +53,12 @@ def _candidates(config: RunConfig, world_size: int, fixed: Collection[str]) -> I
 
 
 def recommend(
-    config: RunConfig, world_size: int, memory: int, fixed: Collection[str] = (), counts: ModelCounts | None = None
+    config: RunConfig,
+    world_size: int,
+    memory: int,
+    fixed: Collection[str] = (),
+    counts: ModelCounts | None = None,
+    node_size: int = NODE_SIZE,
 ) -> Choice:
     """Returns the first setting whose plan needs at most `memory` bytes on each of `world_size` GPUs.
 
@@ -67,7 +72,7 @@ def recommend(
     least: Plan | None = None
     for candidate in _candidates(config, world_size, fixed):
         try:
-            plan = make_plan(candidate, world_size, counts)
+            plan = make_plan(candidate, world_size, counts, node_size)
         except UserError:
             if "engine.stage" in fixed:
                 raise

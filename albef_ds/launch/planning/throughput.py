@@ -17,7 +17,7 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.launch.planning import training_state
 from albef_ds.launch.planning.communication import Traffic, step_traffic
 from albef_ds.launch.planning.flops import PartFlops, step_flops
-from albef_ds.launch.planning.hardware import Hardware
+from albef_ds.launch.planning.hardware import Hardware, Overlap
 from albef_ds.launch.planning.parameter_counts import ModelCounts
 from albef_ds.launch.planning.plan import resolve, smallest_micro_batch
 
@@ -96,53 +96,63 @@ def forecast(config: RunConfig, counts: ModelCounts, hardware: Hardware, world_s
     model, redone = accumulation * sum(part.model for part in parts), accumulation * sum(part.recompute for part in parts)
     seconds = compute or (model + redone) / hardware.rate
     per_flop = seconds / (model + redone)
-    traffic = step_traffic(config, counts, precision, world_size)
+    traffic = step_traffic(config, counts, precision, world_size, hardware.node_size(world_size))
+    phases = _phases(config, hardware.overlap, world_size, parts, accumulation * per_flop)
     return Forecast(
         config=config,
         hardware=hardware,
         world_size=world_size,
         compute=seconds,
-        exchanges=_exchanges(config, hardware, world_size, traffic, parts, accumulation * per_flop),
+        exchanges=_exchanges(hardware, world_size, traffic, phases),
         updates=0.0 if compute else _updates(config, counts, hardware, world_size),
         loading=accumulation * config.train.micro_batch_size / hardware.images,
         model_flops=model,
     )
 
 
-def _exchanges(
-    config: RunConfig, hardware: Hardware, world_size: int, traffic: list[Traffic], parts: list[PartFlops], per_flop: float
-) -> tuple[Exchange, ...]:
-    """Returns the exchange per purpose; `per_flop` converts a micro-batch's FLOPs into the seconds of a step."""
-    overlap, stage, zero = hardware.overlap, config.engine.stage, training_state.Zero.of(config)
-    momentum = per_flop * sum(part.momentum for part in parts)
+def _phases(config: RunConfig, overlap: Overlap, world_size: int, parts: list[PartFlops], per_flop: float) -> dict[str, float]:
+    """Returns the seconds of each computation that hides communication; `per_flop` turns a micro-batch's FLOPs into a step's."""
     backward = per_flop * sum(part.backward + part.recompute for part in parts)
-    forward = per_flop * sum(part.forward for part in parts)
-    if stage < 2:  # gradients are reduced once, during the last micro-batch's backward pass
+    if config.engine.stage < 2:  # gradients are reduced once, during the last micro-batch's backward pass
         backward /= config.accumulation_steps(world_size)
-    # ZeRO-1 and 2 gather updated parameters after all computation.
-    beside = {
-        "gradients": backward if overlap.gradients and zero.overlap else 0.0,
-        "parameters": forward + backward if overlap.parameters and stage == 3 else 0.0,
-        "momentum": momentum if overlap.momentum else 0.0,
+    return {
+        "forward": per_flop * sum(part.forward for part in parts) if overlap.parameters else 0.0,
+        "backward": backward if overlap.gradients else 0.0,
+        "momentum": per_flop * sum(part.momentum for part in parts) if overlap.momentum else 0.0,
     }
-    if stage == 3 and overlap.gradients and overlap.parameters and zero.overlap:
-        beside["parameters"] = forward + backward / 2  # they share the network during the backward pass
-        beside["gradients"] = backward / 2
+
+
+def _exchanges(hardware: Hardware, world_size: int, traffic: list[Traffic], phases: dict[str, float]) -> tuple[Exchange, ...]:
+    """Returns the exchange per purpose. What is hidden beside one phase shares its seconds."""
+    seconds = [hardware.seconds(x.operation, hardware.sent(x, world_size), x.calls, x.group(world_size)) for x in traffic]
+    waits = {"": 1.0}
+    """Phase -> share of its communication that the step waits for."""
+    for phase, available in phases.items():
+        own = [(one, time) for one, time in zip(traffic, seconds, strict=True) if one.beside == phase]
+        total = sum(time for _, time in own)
+        # The first fetch, or the last bucket, does not overlap with computation.
+        alone = max((time / one.calls for one, time in own if one.calls), default=0.0)
+        waits[phase] = max(total - available, alone) / total if total else 0.0
     found = []
     for purpose in dict.fromkeys(one.purpose for one in traffic):
-        own = [one for one in traffic if one.purpose == purpose]
-        times = [hardware.seconds(one.operation, hardware.sent(one, world_size), one.calls, world_size) for one in own]
-        seconds, calls = sum(times), max(1, sum(one.calls for one in own))
-        # The first fetch, or the last bucket, does not overlap with computation.
-        exposed = max(seconds - beside.get(purpose, 0.0), seconds / calls)
-        found.append(Exchange(purpose, sum(hardware.sent(one, world_size) for one in own), seconds, exposed))
+        times = [(one, time) for one, time in zip(traffic, seconds, strict=True) if one.purpose == purpose]
+        found.append(
+            Exchange(
+                purpose,
+                sum(hardware.sent(one, world_size) for one, _ in times),
+                sum(time for _, time in times),
+                sum(time * waits[one.beside] for one, time in times),
+            )
+        )
     return tuple(found)
 
 
 def _updates(config: RunConfig, counts: ModelCounts, hardware: Hardware, world_size: int) -> float:
     zero = training_state.Zero.of(config)
     ranks = world_size if zero.stage else 1
-    average = _AVERAGE_BYTES * counts.trainable / (1 if config.engine.momentum_storage == "dense" else world_size)
+    dense = config.engine.momentum_storage == "dense"
+    group = 1 if dense else config.engine.momentum_group_size(world_size, hardware.node_size(world_size))
+    average = _AVERAGE_BYTES * counts.trainable / group
     return (_UPDATE_BYTES * counts.trainable / ranks + average) / hardware.memory_bandwidth
 
 

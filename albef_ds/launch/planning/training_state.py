@@ -35,6 +35,8 @@ class Zero:
     max_live: int = _MAX_LIVE
     max_reuse: int = _MAX_REUSE
     prefetch: int = _PREFETCH
+    secondary: int = 1
+    """Ranks of a group that holds a second copy of the parameters (hpZ); 1: none."""
     offload_optimizer: bool = False
     offload_parameters: bool = False
 
@@ -56,6 +58,7 @@ class Zero:
             max_live=int(knobs.get("stage3_max_live_parameters", _MAX_LIVE)),
             max_reuse=int(knobs.get("stage3_max_reuse_distance", _MAX_REUSE)),
             prefetch=int(knobs.get("stage3_prefetch_bucket_size", _PREFETCH)),
+            secondary=int(knobs.get("zero_hpz_partition_size", 1)),
             offload_optimizer=offloaded("offload_optimizer"),
             offload_parameters=offloaded("offload_param"),
         )
@@ -79,7 +82,8 @@ def parameters(counts: ModelCounts, zero: Zero, itemsize: int, world_size: int) 
     # Small parameters are kept whole beside their parts; on one rank the part is the whole parameter.
     whole = sum(numel for numel in counts.parameters if numel <= zero.persistence) if world_size > 1 else 0
     parts = 0 if zero.offload_parameters else sum(part(numel, world_size) for numel in counts.parameters)
-    return itemsize * (parts + whole)
+    secondary = sum(part(numel, zero.secondary) for numel in counts.parameters) if zero.secondary > 1 else 0
+    return itemsize * (parts + whole + secondary)
 
 
 def _owned(counts: ModelCounts, zero: Zero, world_size: int) -> int:
@@ -135,12 +139,16 @@ def step_temporary(counts: ModelCounts, zero: Zero, itemsize: int, world_size: i
     return max(unreduced, fp32_copy)
 
 
-def momentum(config: RunConfig, counts: ModelCounts, world_size: int) -> int:
-    """Returns the bytes of the momentum model between forward passes: its shards, or the dense fp32 copy."""
+def momentum(config: RunConfig, counts: ModelCounts, world_size: int, node_size: int = 0) -> int:
+    """Returns the bytes of the momentum model between forward passes: its shards, or the dense fp32 copy.
+
+    `node_size` are the ranks of a node, 0: all.
+    """
     storage = config.engine.momentum_storage
     if storage == "dense":
         return 4 * sum(map(sum, counts.units))
-    elements = sum(part(numel, world_size) for unit in counts.units for numel in unit)
+    ranks = config.engine.momentum_group_size(world_size, node_size or world_size)
+    elements = sum(part(numel, ranks) for unit in counts.units for numel in unit)
     return _STORAGE_BYTES[storage] * elements
 
 

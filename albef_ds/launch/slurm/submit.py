@@ -113,7 +113,7 @@ def plan_text(config: RunConfig, nodes: int, gpus_per_node: int, memory_gb: floa
     from albef_ds.launch.planning import plan as planning  # start-up time: torch and the model
 
     try:
-        total = planning.make_plan(config, ranks).total / planning.GB
+        total = planning.make_plan(config, ranks, node_size=gpus_per_node).total / planning.GB
     except UserError as error:
         lines.append(f"memory per GPU: not planned, {error}")
         return "\n".join(lines)

@@ -13,7 +13,7 @@ from albef_ds.cli.main import main
 from albef_ds.common.exit_codes import MISTAKE
 from albef_ds.config.recipes.pretrain import pretrain_4m
 from albef_ds.config.schema import RunConfig
-from albef_ds.launch.planning.communication import Traffic
+from albef_ds.launch.planning.communication import Traffic, step_traffic
 from albef_ds.launch.planning.hardware import PRESETS, Hardware, Link, Overlap
 from albef_ds.launch.planning.parameter_counts import ModelCounts, count
 from albef_ds.launch.planning.throughput import at, forecast, scaling
@@ -44,6 +44,46 @@ def test_between_nodes_all_ports_of_a_node_carry_a_message() -> None:
     narrow = replace(PLAIN, between=Link(1e7, 0.0), inside=Link(1e9, 0.0))
     assert narrow.seconds("all_gather", 8e6, 1, 8) == pytest.approx(8e6 / 1e9)
     assert narrow.seconds("all_gather", 8e6, 1, 16) == pytest.approx(8e6 / 8e7)
+
+
+def test_a_ring_over_nodes_crosses_the_link_between_them_once_per_node() -> None:
+    two = replace(PLAIN, per_node=2, inside=Link(1e9, 1e-6), between=Link(1e9, 1e-3))
+    # Four ranks on two nodes: of any three links in a row at most two are between nodes.
+    assert two.seconds("all_gather", 0.0, 1, 4) == pytest.approx(2e-3 + 1e-6)
+    assert two.seconds("all_reduce", 0.0, 1, 4) == pytest.approx(3e-3 + 3e-6)
+    assert replace(two, per_node=1).seconds("all_gather", 0.0, 1, 4) == pytest.approx(3e-3)
+    # Gloo's ranks step together, and each step is announced by its receiver.
+    assert replace(two, announced=True).seconds("all_gather", 0.0, 1, 4) == pytest.approx(6e-3)
+    assert replace(two, scatters=False).seconds("reduce_scatter", 0.0, 1, 4) == pytest.approx(3e-3 + 3e-6)
+
+
+def test_a_momentum_group_keeps_its_messages_inside_a_node_whatever_the_number_of_nodes(
+    config: RunConfig, counts: ModelCounts
+) -> None:
+    slow = replace(PLAIN, inside=Link(1e11, 1e-6), between=Link(1e6, 1.0))
+
+    def momentum(group: str, world_size: int) -> tuple[float, float]:
+        grouped = replace(at(config, world_size, 1, False), engine=replace(config.engine, stage=1, momentum_group=group))
+        [one] = [one for one in forecast(grouped, counts, slow, world_size).exchanges if one.purpose == "momentum"]
+        return one.num_bytes, one.seconds
+
+    assert momentum("node", 64) == momentum("8", 64) == momentum("node", 8) == momentum("world", 8)
+    assert momentum("world", 64)[1] > 100 * momentum("node", 64)[1]
+
+
+def test_zero_3_fetches_for_the_backward_pass_inside_a_group_that_has_a_second_copy(counts: ModelCounts, tmp_path: Path) -> None:
+    file = tmp_path / "zero.json"
+    knobs = {"stage3_max_reuse_distance": 0, "stage3_param_persistence_threshold": 0, "zero_hpz_partition_size": 8}
+    file.write_text(json.dumps({"zero_optimization": knobs}))
+    config = at(pretrain_4m(), 64, 3, False)
+    config = replace(config, engine=replace(config.engine, ds_config=str(file)))
+    fetches = [one for one in step_traffic(config, counts, "bf16", 64, 8) if one.purpose == "parameters" and one.beside]
+    assert [(one.beside, one.ranks, one.num_bytes) for one in fetches] == [
+        ("forward", 0, fetches[0].num_bytes),
+        ("backward", 8, fetches[0].num_bytes),
+    ]
+    recomputed = replace(config, compute=replace(config.compute, checkpoint_visual=True))
+    assert all(one.ranks == 0 for one in step_traffic(recomputed, counts, "bf16", 64, 8) if one.purpose == "parameters")
 
 
 def test_a_library_without_reduce_scatter_sends_the_bytes_of_an_all_reduce() -> None:
