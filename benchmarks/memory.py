@@ -145,7 +145,7 @@ def measure(case: Case, model: str, micro_batch: int, steps: int, folder: str) -
         "construction": construction / GB,
         "peak": (_status("VmHWM") - before) / GB,
         "momentum": shards / GB,
-        "units": float(getattr(momentum, "max_whole_units", 0)),
+        "gathered": getattr(momentum, "max_gathered_elements", 0) / 1e6,
         "seconds": time.perf_counter() - started,
     }
 
@@ -179,7 +179,7 @@ def main() -> None:
                     "of plain DDP": f"{worst['peak'] / reference:.2f}" if reference else "",
                     "peak of construction, GB": f"{worst['construction']:.2f}",
                     "momentum model, GB": f"{worst['momentum']:.3f}",
-                    "momentum units whole at once": f"{worst['units']:.0f}" if worst["units"] else "all",
+                    "momentum parameters gathered at once, M": f"{worst['gathered']:.0f}" if worst["gathered"] else "all",
                     "last step, s": f"{worst['seconds']:.0f}",
                 }
             )

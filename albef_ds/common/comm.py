@@ -36,13 +36,16 @@ def barrier() -> None:
         dist.barrier()
 
 
-def all_gather(tensor: Tensor) -> Tensor:
-    """Gathers (B, ...) of equal shape on every rank into (world_size * B, ...) in rank order, without gradient."""
+def all_gather(tensor: Tensor, group: Any = None) -> Tensor:
+    """Gathers (B, ...) of equal shape on every rank into (ranks * B, ...) in rank order, without gradient.
+
+    `group` is a process group with this rank; None: all ranks.
+    """
     if not is_distributed():
         return tensor.detach()
     tensor = tensor.detach().contiguous()
-    output = tensor.new_empty((world_size() * tensor.shape[0], *tensor.shape[1:]))
-    all_gather_single(output, tensor)
+    output = tensor.new_empty((dist.get_world_size(group) * tensor.shape[0], *tensor.shape[1:]))
+    all_gather_single(output, tensor, group=group)
     return output
 
 

@@ -54,14 +54,14 @@ class EngineConfig:
     def momentum_group_size(self, world_size: int, node_size: int) -> int:
         """Returns the ranks of a momentum group on `world_size` ranks, `node_size` on every node.
 
-        Nodes of unequal size (`node_size` does not divide `world_size`) are no groups: `node` then means `world`. Raises
-        `ConfigError` if a number does not divide `world_size`.
+        Nodes of unequal size (`node_size` does not divide `world_size`) are no groups: `node` then means `world`, as does a
+        larger number than there are ranks. Raises `ConfigError` if a number does not divide `world_size`.
         """
         if self.momentum_group == "world":
             return world_size
         if self.momentum_group == "node":
             return node_size if world_size % node_size == 0 else world_size
-        size = int(self.momentum_group)
+        size = min(int(self.momentum_group), world_size)
         require(
             world_size % size == 0,
             "engine.momentum_group",

@@ -66,9 +66,18 @@ def attach_momentum(task: Task, config: RunConfig) -> None:
         task.attach_momentum(DenseMomentum(task.base, settings.momentum, dropout=dropout))
         return
     from albef_ds.engine.zero.momentum import ShardedMomentum  # optional package: DeepSpeed
+    from albef_ds.engine.zero.momentum_groups import momentum_group
 
-    update = config.compute.momentum_update
-    task.attach_momentum(ShardedMomentum(task.base, settings.momentum, storage=storage, update=update, dropout=dropout))
+    momentum = ShardedMomentum(
+        task.base,
+        settings.momentum,
+        storage=storage,
+        update=config.compute.momentum_update,
+        dropout=dropout,
+        group=momentum_group(config.engine),
+        bucket_size=config.engine.momentum_bucket_size,
+    )
+    task.attach_momentum(momentum)
 
 
 def build_engine(task: Task, config: RunConfig, device: torch.device, precision: str) -> Engine:

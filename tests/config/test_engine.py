@@ -18,6 +18,7 @@ from albef_ds.config.engine import EngineConfig
         ("1", 16, 8, 1),
         ("4", 16, 8, 4),
         ("16", 16, 8, 16),
+        ("8", 1, 1, 1),  # the evaluation of a run on 8 ranks
     ],
 )
 def test_a_momentum_group_is_a_node_all_ranks_or_a_number_of_them(group: str, world_size: int, node_size: int, size: int) -> None:
@@ -30,7 +31,7 @@ def test_what_is_no_momentum_group_is_refused(group: str) -> None:
         EngineConfig(momentum_group=group)
 
 
-@pytest.mark.parametrize("group", ["3", "32"])
+@pytest.mark.parametrize("group", ["3", "5"])
 def test_a_momentum_group_that_does_not_divide_the_ranks_is_refused(group: str) -> None:
     with pytest.raises(ConfigError, match=f"engine.momentum_group is {group}, which does not divide 16 ranks"):
         EngineConfig(momentum_group=group).momentum_group_size(16, 8)

@@ -40,6 +40,8 @@ class Case:
     precision: str = "fp32"
     gather_negatives: bool = False
     zero: tuple[tuple[str, int], ...] = ()
+    bucket_size: int = 12_000
+    """Of the momentum model, in elements: two units to a message."""
 
 
 # Few parameters of the tiny model are small, so that ZeRO-3 fetches most of them as it does a real model's.
@@ -69,7 +71,8 @@ def configuration(case: Case, world_size: int, folder: Path) -> RunConfig:
         path.write_text(json.dumps({"zero_optimization": dict(case.zero)}))
         file = str(path)
     config = replace(config, task=task, train=train)
-    return with_engine(config, stage=case.stage, precision=case.precision, momentum_storage="value_residual", ds_config=file)
+    engine = {"momentum_storage": "value_residual", "momentum_bucket_size": case.bucket_size}
+    return with_engine(config, stage=case.stage, precision=case.precision, ds_config=file, **engine)
 
 
 def _count_step(config: RunConfig) -> dict[str, Any]:

@@ -1,15 +1,18 @@
 """The momentum model in sharded buffers: each rank keeps 1/N of every unit; full units exist only while they compute.
 
-A unit is a transformer block, an embedding or a head. Its parameters are sharded as ZeRO-3 shards the student's, with
-`ceil(numel / N)` elements per rank and parameter, and concatenated in one flat storage:
+A unit is a transformer block, an embedding or a head. It is spread over the N ranks of a group (`momentum_groups.py`), and every
+group holds all of it. Its parameters are sharded as ZeRO-3 shards the student's, with `ceil(numel / N)` elements per rank and
+parameter, and concatenated in one flat storage:
 
     rank 0: [ w: first part | b: first part | ... ]        all_gather        unit: [ w | b | ... ]
     rank 1: [ w: second part | b: second part | ... ]   ---------------->    alive from the unit's forward pre-hook
                                                                              to its forward hook
 
-While a unit computes, the next one is gathered, so at most two are full. An update averages local parts with local parts
-and issues no collective: under ZeRO-3 this rank has the matching part of the student's fp32 master; at stages 0 to 2 every
-rank has the student's full parameter (in its compute precision) and takes a slice of it.
+While units compute, the next ones are gathered (`momentum_gather.py`). An update averages local parts with local parts. At
+stages 0 to 2 every rank has the student's full parameter (in its compute precision) and takes a slice of it, without a
+collective. Under ZeRO-3 this rank has 1/world of the student's fp32 master, so storage and update are of that part. With several
+groups each rank then receives, in one message after each update, the values that its group needs from the ranks with its index
+in the other groups: every group has a copy of the same storage.
 
 The last rank's part may extend beyond the end of the parameter. This padding is never read: in DeepSpeed's own parts it is
 uninitialised memory.
@@ -26,6 +29,9 @@ from torch import Tensor, nn
 
 from albef_ds.common import comm
 from albef_ds.engine.zero import internals
+from albef_ds.engine.zero.momentum_gather import Gatherer, Piece
+from albef_ds.engine.zero.momentum_groups import MomentumGroup
+from albef_ds.engine.zero.momentum_replicas import Replica, check_equal
 from albef_ds.engine.zero.momentum_storage import STORAGES, Storage
 from albef_ds.engine.zero.momentum_update import UPDATES, Part
 from albef_ds.models.momentum import Momentum, momentum_copy, unit_modules
@@ -57,59 +63,31 @@ class Slot:
         return self.student.detach().reshape(-1).narrow(0, min(rank * self.size, self.shape.numel()), valid)
 
 
+@dataclass
 class Unit:
-    """One module's parameters: the sharded storage, and the full weights while the module computes."""
+    """One module's parameters and their sharded storage."""
 
-    def __init__(self, name: str, slots: list[Slot], borrowed: list[tuple[Unit, Slot]], storage: Storage) -> None:
-        self.name = name
-        self.slots = slots
-        self.borrowed = borrowed
-        """Parameters that this module shares with an earlier unit, and that unit, which stores them."""
-        self.storage = storage
-        self.arriving: list[tuple[Slot, Tensor, int, int, Any]] | None = None
+    name: str
+    slots: list[Slot]
+    borrowed: list[tuple[Unit, Slot]]
+    """Parameters that this module shares with an earlier unit, and that unit, which stores them."""
+    storage: Storage
+    start: int
+    """Place of its storage among those of all units."""
 
-    def start_gather(self) -> None:
-        """Starts gathering the other ranks' parts; `finish_gather` waits for them."""
-        assert self.arriving is None
-        self.arriving = []
-        if self.slots:
-            gathered, work = _all_gather(self.storage.sent)
-            self.arriving += [(slot, gathered, slot.start, slot.size, work) for slot in self.slots]
-        for owner, slot in self.borrowed:
-            gathered, work = _all_gather(owner.storage.sent.narrow(0, slot.start, slot.size))
-            self.arriving.append((slot, gathered, 0, slot.size, work))
+    def all_slots(self) -> list[Slot]:
+        """Returns the module's parameters, in the order in which they are gathered."""
+        return [*self.slots, *(slot for _, slot in self.borrowed)]
 
-    def finish_gather(self, dtype: torch.dtype) -> None:
-        """Sets the module's parameters to the full weights, in `dtype`."""
-        if self.arriving is None:
-            self.start_gather()
-        assert self.arriving is not None
-        for slot, gathered, start, size, work in self.arriving:
-            if work is not None:
-                work.wait()
-            whole = gathered[:, start : start + size].reshape(-1)[: slot.shape.numel()]
-            slot.momentum.data = whole.view(slot.shape).to(dtype)
-        self.arriving = None
+    @property
+    def elements(self) -> int:
+        """Elements of the full unit."""
+        return sum(slot.shape.numel() for slot in self.all_slots())
 
     def release(self, dtype: torch.dtype) -> None:
         """Frees the full weights."""
-        for slot in [*self.slots, *(slot for _, slot in self.borrowed)]:
+        for slot in self.all_slots():
             slot.momentum.data = torch.empty(0, dtype=dtype, device=self.storage.sent.device)
-
-    def drop_arriving(self) -> None:
-        """Discards a prefetched gather."""
-        for *_, work in self.arriving or []:
-            if work is not None:
-                work.wait()
-        self.arriving = None
-
-
-def _all_gather(part: Tensor) -> tuple[Tensor, Any]:
-    """Returns (N, S), the `part` (S,) of every rank, and the work to wait for (None: nothing to wait for)."""
-    if not comm.is_distributed():
-        return part[None], None
-    gathered = part.new_empty((comm.world_size(), part.numel()))
-    return gathered, comm.all_gather_single(gathered.view(-1), part, async_op=True)
 
 
 class ShardedMomentum(Momentum):
@@ -121,6 +99,8 @@ class ShardedMomentum(Momentum):
         storage: a key of `STORAGES`.
         update: a key of `UPDATES`.
         dropout: leave the copy in train mode, as the released code does.
+        group: the ranks that a unit is spread over; None: all ranks.
+        bucket_size: largest number of elements of a message with several units.
     """
 
     def __init__(
@@ -131,19 +111,24 @@ class ShardedMomentum(Momentum):
         storage: str = "value_residual",
         update: str = "auto",
         dropout: bool = False,
+        group: MomentumGroup | None = None,
+        bucket_size: int = 25_000_000,
     ) -> None:
         self.student = student
         self.decay = decay
-        self.rank, self.world_size = comm.rank(), comm.world_size()
-        self.max_whole_units = 0
-        """Largest number of units so far that were full or being gathered at the same time."""
+        self.group = group or MomentumGroup.of([range(comm.world_size())], comm.rank())
+        partitioned = any(map(internals.is_partitioned, student.parameters()))
+        spread = partitioned and self.group.count > 1
+        self._parts, self._part = (comm.world_size(), comm.rank()) if spread else (self.group.size, self.group.index)
+        """Into how many parts a parameter is cut, and which one this rank averages."""
         self._modules = momentum_copy(student, dropout=dropout, hollow=True)
         self._dtype = torch.float32
         self._units = self._make_units(storage)
+        self._replica = Replica([unit.storage for unit in self._units], self.group) if spread else None
+        self._order = torch.tensor(self.group.holders()).T
+        self._gatherer = Gatherer(self.group, self._pieces, {unit.name: unit.elements for unit in self._units}, bucket_size)
+        self._named = {unit.name: unit for unit in self._units}
         self._average = UPDATES[update]()
-        self._whole: set[str] = set()
-        self._trace: list[Unit] = []
-        self._next: dict[str, Unit | None] = {}
         self.copy_from_student()
 
     @property
@@ -154,19 +139,26 @@ class ShardedMomentum(Momentum):
     @property
     def num_bytes(self) -> int:
         """Bytes on this rank between forward passes."""
-        return sum(unit.storage.num_bytes for unit in self._units)
+        replica = self._replica.num_bytes if self._replica is not None else 0
+        return replica + sum(unit.storage.num_bytes for unit in self._units)
+
+    @property
+    def max_gathered_elements(self) -> int:
+        """Largest number of elements so far that messages held on this rank at one time."""
+        return self._gatherer.max_elements
 
     def largest_unit_bytes(self) -> int:
         """Returns the bytes of the largest full unit, in the forward pass's precision."""
         itemsize = self._dtype.itemsize
-        return max(sum(s.shape.numel() for s in [*u.slots, *(b for _, b in u.borrowed)]) * itemsize for u in self._units)
+        return max(unit.elements for unit in self._units) * itemsize
 
     def _make_units(self, storage: str) -> list[Unit]:
         students = dict(self.student.named_parameters(remove_duplicate=False))
         owners: dict[int, tuple[Unit, Slot]] = {}
         shared = set(self.student.modules())
         hollow: dict[int, nn.Parameter] = {}
-        units = []
+        units: list[Unit] = []
+        total = 0
         for prefix, module in unit_modules(self._modules):
             slots: list[Slot] = []
             borrowed: list[tuple[Unit, Slot]] = []
@@ -183,12 +175,13 @@ class ShardedMomentum(Momentum):
                     borrowed.append(owners[id(momentum)])
                     continue
                 shape = torch.Size(getattr(student, "ds_shape", student.shape))
-                size = -(-shape.numel() // self.world_size)
+                size = -(-shape.numel() // self._parts)
                 slots.append(Slot(name, student, momentum, shape, start, size, frozen))
                 start += size
             if not slots and not borrowed:
                 continue
-            unit = Unit(prefix, slots, borrowed, STORAGES[storage](start))
+            unit = Unit(prefix, slots, borrowed, STORAGES[storage](start), total)
+            total += start
             owners |= {id(slot.momentum): (unit, slot) for slot in slots}
             units.append(unit)
             module.register_forward_pre_hook(self._before(unit))
@@ -198,51 +191,67 @@ class ShardedMomentum(Momentum):
     def _before(self, unit: Unit) -> Any:
         def hook(_module: nn.Module, _args: Any) -> None:
             assert not torch.is_grad_enabled(), "the momentum model computes without gradients"
-            unit.finish_gather(self._dtype)
-            self._whole.add(unit.name)
-            following = self._follow(unit)
-            if following is not None:
-                following.start_gather()
-            self.max_whole_units = max(self.max_whole_units, len(self._whole) + (following is not None))
+            pieces = self._gatherer.fetch(unit.name)
+            if unit.slots:
+                whole = pieces.pop(0)
+                for slot in unit.slots:
+                    self._set(slot, whole, slot.start)
+            for (_, slot), piece in zip(unit.borrowed, pieces, strict=True):
+                self._set(slot, piece, 0)
 
         return hook
+
+    def _set(self, slot: Slot, gathered: Tensor, start: int) -> None:
+        """Sets a parameter from the parts of its unit (ranks of the group, parts per rank x S), in which it begins at `start`."""
+        parts = gathered.view(len(gathered), self._parts // self.group.size, -1)[:, :, start : start + slot.size]
+        if self._replica is not None:
+            held_by, place = self._order
+            parts = parts[held_by, place]
+        whole = parts.reshape(-1)[: slot.shape.numel()]
+        slot.momentum.data = whole.view(slot.shape).to(self._dtype)
 
     def _after(self, unit: Unit) -> Any:
         def hook(_module: nn.Module, _args: Any, _output: Any) -> None:
             unit.release(self._dtype)
-            self._whole.discard(unit.name)
 
         return hook
 
-    def _follow(self, unit: Unit) -> Unit | None:
-        """Returns the unit that followed `unit` in the last pass, unless it is being gathered; records the order.
+    def _pieces(self, name: str) -> list[Piece]:
+        """Returns what this rank sends for a unit: its own parameters together, and each borrowed one."""
+        unit = self._named[name]
+        pieces = [Piece(name, self._held(unit, 0, unit.storage.sent.numel()))] if unit.slots else []
+        return pieces + [Piece(name, self._held(owner, slot.start, slot.size)) for owner, slot in unit.borrowed]
 
-        A new pass begins when the first unit computes again. Nothing is prefetched across that boundary: an update may happen
-        there.
-        """
-        if self._trace and unit is not self._trace[0]:
-            self._next[self._trace[-1].name] = unit
-        elif self._trace:
-            self._next[self._trace[-1].name] = None
-            self._trace = []
-        self._trace.append(unit)
-        following = self._next.get(unit.name)
-        return following if following is not None and following.arriving is None else None
+    def _held(self, unit: Unit, start: int, size: int) -> Tensor:
+        """Returns a range of a unit's storage, flat; of its group's copy, that of every part."""
+        if self._replica is None:
+            return unit.storage.sent.narrow(0, start, size)
+        return self._replica.values().narrow(1, unit.start + start, size).reshape(-1)
 
     @torch.no_grad()
     def update(self) -> None:
-        """See `Momentum.update`. Local parts only, no collective."""
+        """See `Momentum.update`. Local parts only, no collective; between groups under ZeRO-3 one message follows."""
+        self._gatherer.drop()
         parts = []
         for unit in self._units:
-            unit.drop_arriving()
             device = unit.storage.sent.device
-            parts += [Part(unit.storage, slot.start, slot.local_student(self.rank).to(device)) for slot in unit.slots]
+            parts += [Part(unit.storage, slot.start, slot.local_student(self._part).to(device)) for slot in unit.slots]
+        if self._replica is not None:
+            self._replica.wait()
         self._average(parts, self.decay)
+        if self._replica is not None:
+            self._replica.send()
+
+    def _overwritten(self) -> None:
+        """Discards everything that other ranks have sent."""
+        self._gatherer.drop()
+        if self._replica is not None:
+            self._replica.discard()
 
     @torch.no_grad()
     def copy_from_student(self) -> None:
+        self._overwritten()
         for unit in self._units:
-            unit.drop_arriving()
             if unit.slots:
                 unit.storage.write(self._local_student(unit))
 
@@ -250,16 +259,23 @@ class ShardedMomentum(Momentum):
         """Returns fp32 (S,): the student's local parts of a unit in the layout of its storage; padding is 0."""
         flat = torch.zeros(unit.storage.sent.numel(), device=unit.storage.sent.device)
         for slot in unit.slots:
-            part = slot.local_student(self.rank)
+            part = slot.local_student(self._part)
             flat.narrow(0, slot.start, part.numel()).copy_(part)
         return flat
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Yields name and full fp32 weights, one parameter at a time; all ranks iterate together."""
+        """Yields name and full fp32 weights, one parameter at a time; all ranks iterate together.
+
+        Raises `MachineError` if groups hold different weights.
+        """
+        spread = self._replica is not None
+        if self.group.count > 1 and not spread:
+            check_equal([unit.storage for unit in self._units], self.group)
         for unit in self._units:
             local = unit.storage.read()
             for slot in (slot for slot in unit.slots if not slot.frozen):
-                whole = comm.all_gather(local.narrow(0, slot.start, slot.size))
+                part = local.narrow(0, slot.start, slot.size)
+                whole = part if self._parts == 1 else comm.all_gather(part, None if spread else self.group.inside)
                 yield slot.name, whole[: slot.shape.numel()].view(slot.shape)
 
     def full_state_dict(self) -> dict[str, Tensor]:
@@ -268,14 +284,14 @@ class ShardedMomentum(Momentum):
     @torch.no_grad()
     def load_full_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See `Momentum.load_full_state_dict`. Frozen parameters in `state` are ignored: they are the student's."""
+        self._overwritten()
         for unit in self._units:
-            unit.drop_arriving()
             flat = torch.zeros_like(unit.storage.sent, dtype=torch.float32)
             for slot in unit.slots:
                 if slot.frozen:
-                    part = slot.local_student(self.rank)
+                    part = slot.local_student(self._part)
                 else:
-                    part = state[slot.name].reshape(-1)[self.rank * slot.size :][: slot.valid(self.rank)]
+                    part = state[slot.name].reshape(-1)[self._part * slot.size :][: slot.valid(self._part)]
                 flat.narrow(0, slot.start, part.numel()).copy_(part)
             unit.storage.write(flat)
 
@@ -283,6 +299,8 @@ class ShardedMomentum(Momentum):
         """See `Momentum.to`. Also adopts the precision that an engine has given the student."""
         floating = [p.dtype for p in self.student.parameters() if p.requires_grad]
         self._dtype = floating[0] if floating else self._dtype
+        self._order = self._order.to(device)
+        self._overwritten()
         for unit in self._units:
             unit.storage.to(device)
             unit.release(self._dtype)

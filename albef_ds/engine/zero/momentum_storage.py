@@ -41,10 +41,14 @@ class Storage:
         """Moves to `device`."""
         self.sent = self.sent.to(device)
 
+    def tensors(self) -> list[Tensor]:
+        """Returns everything that is stored."""
+        return [self.sent]
+
     @property
     def num_bytes(self) -> int:
         """Bytes held."""
-        return self.sent.nbytes
+        return sum(tensor.nbytes for tensor in self.tensors())
 
 
 class Fp32(Storage):
@@ -61,7 +65,11 @@ class Fp16Nearest(Storage):
 
 
 class Fp16Stochastic(Fp16Nearest):
-    """fp16 rounded up or down at random, unbiased, 2 bytes per weight."""
+    """fp16 rounded up or down at random, unbiased, 2 bytes per weight. Storages of one history round alike."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._noise: torch.Generator | None = None
 
     def average(self, student: Tensor, decay: float, start: int = 0) -> None:
         part = self.sent.narrow(0, start, len(student))
@@ -71,7 +79,10 @@ class Fp16Stochastic(Fp16Nearest):
         towards = torch.where(error > 0, torch.inf, -torch.inf).to(nearest.dtype)
         neighbour = torch.nextafter(nearest, towards)
         gap = (neighbour.float() - nearest.float()).abs()
-        away = torch.rand_like(exact) * gap < error.abs()
+        if self._noise is None or self._noise.device != exact.device:
+            self._noise = torch.Generator(exact.device).manual_seed(0)
+        drawn = torch.rand(exact.shape, generator=self._noise, device=exact.device)
+        away = drawn * gap < error.abs()
         part.copy_(torch.where(away, neighbour, nearest))
 
 
@@ -123,9 +134,8 @@ class ValueResidual(Fp16Nearest):
         super().to(device)
         self.residual = self.residual.to(device)
 
-    @property
-    def num_bytes(self) -> int:
-        return self.sent.nbytes + self.residual.nbytes
+    def tensors(self) -> list[Tensor]:
+        return [self.sent, self.residual]
 
 
 STORAGES: dict[str, type[Storage]] = {

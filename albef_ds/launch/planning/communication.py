@@ -172,17 +172,28 @@ def _momentum(config: RunConfig, counts: ModelCounts, ranks: int, accumulation: 
     dtype = "float32" if storage == "fp32" else "float16"
     units = running_units(config, counts)
     elements = sum(_cut([*own, *borrowed], ranks) for own, borrowed in units)
-    calls = sum(bool(own) + len(borrowed) for own, borrowed in units)
+    calls = packed([sum(own) + sum(borrowed) for own, borrowed in units], config.engine.momentum_bucket_size)
     num_bytes = accumulation * elements * ITEMSIZE[dtype]
     return [Traffic("momentum", "all_gather", dtype, num_bytes, accumulation * calls, "momentum", ranks)]
 
 
+def packed(sizes: Sequence[int], bucket_size: int) -> int:
+    """Returns the messages for units of these sizes in the order of the pass: several in one up to `bucket_size` elements."""
+    messages, held = 0, bucket_size
+    for size in sizes:
+        if messages == 0 or held + size > bucket_size:
+            messages, held = messages + 1, 0
+        held += size
+    return messages
+
+
 def running_units(config: RunConfig, counts: ModelCounts) -> list[tuple[Sequence[int], Sequence[int]]]:
-    """Returns the sizes of the own and borrowed parameters of every momentum unit that a forward pass needs."""
+    """Returns the sizes of the own and borrowed parameters of every momentum unit that a forward pass needs, in its order."""
+    fused = ("albef.multimodal_encoder", "mlm_head")
+    named = sorted(zip(counts.unit_names, counts.units, counts.borrowed, strict=True), key=lambda unit: unit[0].startswith(fused))
     # With alpha = 0 the momentum MLM head is never run.
-    idle = ("albef.multimodal_encoder", "mlm_head") if config.pretraining().alpha == 0.0 else ()
-    named = zip(counts.unit_names, counts.units, counts.borrowed, strict=True)
-    return [(own, borrowed) for name, own, borrowed in named if not name.startswith(idle or ("\0",))]
+    idle = fused if config.pretraining().alpha == 0.0 else ()
+    return [(own, borrowed) for name, own, borrowed in named if not name.startswith(idle or ("\0",)) if own or borrowed]
 
 
 def _features(config: RunConfig, dtype: str, world_size: int, accumulation: int) -> list[Traffic]:

@@ -125,7 +125,7 @@ def _purpose(operation: str, numel: int) -> str:
     while frame.f_back is not None:
         frame = frame.f_back
         module = str(frame.f_globals.get("__name__", ""))
-        if module == "albef_ds.engine.zero.momentum":
+        if module.startswith("albef_ds.engine.zero.momentum"):
             return "momentum"
         if module == "albef_ds.common.comm":
             return "features"
