@@ -53,7 +53,7 @@ def main() -> None:
         )
     notes = [
         "fp16 value and fp16 residual, 4 bytes per parameter over all ranks. The excess over 1 in the third column is padding.",
-        "While the momentum model computes, at most three messages are held at a time (tests/engine/zero/test_momentum_gather.py).",
+        "While it computes, at most three messages are held at a time (tests/engine/zero/test_momentum_gather.py).",
     ]
     write_record(arguments.out, "The momentum model's bytes per rank, ALBEF base", notes, rows, ["torch", "deepspeed"], {})
 
