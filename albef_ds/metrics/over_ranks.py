@@ -1,19 +1,21 @@
 """Splits work over ranks in batches whose content does not depend on the number of ranks.
 
 Every world size therefore gives bitwise equal results. A rank without rows left repeats the last row, since every rank must enter
-the same collectives (sharded weights are gathered in forward passes); repeated rows are dropped.
+the same collectives (sharded weights are gathered in forward passes); what it repeats is dropped.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from albef_ds.common import comm
+
+T = TypeVar("T")
 
 
 class Modules(Protocol):
@@ -38,7 +40,7 @@ def map_rows(
     Args:
         num_rows: total number of rows, at least 1.
         size: rows per call; the last call repeats the last row to have as many.
-        compute: rows int64 (size,) on `device` -> outputs (size, ...), with the same shapes in every call.
+        compute: rows int64 (size,) on `device` -> outputs (size, ...).
         device: device of the rows and outputs.
         report: called with (batches done, total batches).
 
@@ -46,21 +48,46 @@ def map_rows(
         Each output (num_rows, ...), on every rank.
     """
     size = min(size, num_rows)
-    batches, world_size = -(-num_rows // size), comm.world_size()
-    outputs = []
-    for first in range(0, batches, world_size):
-        start = size * (first + comm.rank())
-        # Beyond the end the last row is repeated: equal shapes give equal rounding and can be gathered.
-        rows = torch.arange(start, start + size, device=device).clamp(max=num_rows - 1)
-        outputs.append(compute(rows))
-        report(min(first + world_size, batches), batches)
-    return [_gather(torch.stack(parts), num_rows) for parts in zip(*outputs, strict=True)]
+    # Beyond the end the last row is repeated: equal shapes give equal rounding and can be gathered.
+    starts = range(0, num_rows, size)
+    batches = [torch.arange(start, start + size, device=device).clamp(max=num_rows - 1) for start in starts]
+    return [output[:num_rows] for output in map_batches(batches, compute, report)]
 
 
-def _gather(local: Tensor, num_rows: int) -> Tensor:
-    """This rank's batches (rounds, size, ...) -> all rows in order."""
-    by_rank = comm.all_gather(local).view(comm.world_size(), *local.shape)
-    return by_rank.transpose(0, 1).flatten(0, 2)[:num_rows]
+def map_batches(
+    batches: Sequence[T], compute: Callable[[T], tuple[Tensor, ...]], report: Callable[[int, int], None]
+) -> list[Tensor]:
+    """Maps `compute` over `batches`, split over all ranks, and gathers the outputs.
+
+    Args:
+        batches: at least one, the same on every rank.
+        compute: batch -> outputs (R, ...) of any number of rows R.
+        report: called with (batches done, total batches).
+
+    Returns:
+        Each output's rows in the order of the batches, on every rank.
+    """
+    world_size, outputs = comm.world_size(), []
+    for first in range(0, len(batches), world_size):
+        outputs.append(compute(batches[min(first + comm.rank(), len(batches) - 1)]))
+        report(min(first + world_size, len(batches)), len(batches))
+    joined = []
+    for parts in zip(*outputs, strict=True):
+        by_rank = gather_parts(parts)
+        in_order = [by_rank[number % world_size][number // world_size] for number in range(len(batches))]
+        joined.append(torch.cat(in_order))
+    return joined
+
+
+def gather_parts(parts: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Gathers equally many tensors (R, ...) with any number of rows from all ranks: one list per rank, on every rank."""
+    if not comm.is_distributed():
+        return [list(parts)]
+    sizes = comm.all_gather(torch.tensor([[len(part) for part in parts]], device=parts[0].device))
+    longest, local = int(sizes.sum(dim=1).max()), torch.cat(list(parts))
+    padding = local.new_zeros(longest - len(local), *local.shape[1:])
+    gathered = comm.all_gather(torch.cat([local, padding])).split(longest)
+    return [list(rows[: sum(counts)].split(counts)) for rows, counts in zip(gathered, sizes.tolist(), strict=True)]
 
 
 @contextlib.contextmanager

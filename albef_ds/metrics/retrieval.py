@@ -15,18 +15,24 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from xxhash import xxh3_128_digest
 
+from albef_ds.common import comm
 from albef_ds.common.errors import DataError
 from albef_ds.common.progress import Progress, silent
 from albef_ds.config.tasks import ItmScore
-from albef_ds.metrics.over_ranks import eval_mode, map_rows
+from albef_ds.metrics.distinct_texts import DistinctTexts
+from albef_ds.metrics.over_ranks import eval_mode, map_batches, map_rows
 from albef_ds.metrics.ranking import DirectionScores, Ranking, recall
+from albef_ds.metrics.shortlists import PairBatch, judge, pair_batches, rounds_of
 from albef_ds.models.albef import ALBEF
-from albef_ds.models.fusion_pass import FusionPass
+from albef_ds.models.matching import PackedTexts, match_logits
 
 RECALL_AT = (1, 5, 10)
 K_TEST = 32
 """Candidates re-ranked per query during training. The paper takes 128 of Flickr30K's 1,000 images, 256 of COCO's 5,000."""
+KEPT_BYTES = 1 << 30
+"""Image tokens that one process keeps between similarities and re-ranking; with more it encodes the images again."""
 SUFFIXES: dict[Ranking, str] = {"itc": "", "itm": "_itm", "itm_itc": "_itm_itc"}
 """End of a metric's name, by ranking."""
 
@@ -132,71 +138,100 @@ class RetrievalEvaluator:
     def score(self) -> RetrievalScores:
         """The scores behind the metrics, on `device`. Modules are in eval mode during the call."""
         with eval_mode(self.albef, *([self.itm_head] if self.itm_head else [])):
-            ids, mask = self._tokens()
-            text_feat, text_embeds = self._text_features(ids, mask)
-            [image_feat] = self._map_rows("images", self.data.num_images, self.batch_size, self._image_features)
+            reranks = self.k_test > 0 and self.itm_head is not None
+            captions, text_feat, text_embeds = self._encoded_texts()
+            first, image_feat, kept = self._encoded_images(keep=reranks)
             similarity = image_feat @ text_feat.t()
             owner = self.data.caption_image.to(self.device)
             own = torch.arange(self.data.num_images, device=self.device)
             i2t = DirectionScores(similarity, own, owner, self.temperature)
             t2i = DirectionScores(similarity.t(), owner, own, self.temperature)
-            if self.k_test <= 0 or self.itm_head is None:
+            if not reranks:
                 return RetrievalScores(i2t, t2i)
-            return self._reranked(i2t, t2i, text_embeds, mask, self.itm_head)
+            return self._reranked(i2t, t2i, PackedTexts(text_embeds, captions.lengths), captions.number, first, kept)
 
-    def _tokens(self) -> tuple[Tensor, Tensor]:
-        """Ids (T, L) and mask (T, L) of all captions, padded to one length so that equal captions get equal features."""
-        batches = list(self.data.text_batches(1024))
-        length = max(ids.shape[1] for ids, _ in batches)
-        padded = [[nn.functional.pad(part, (0, length - part.shape[1])) for part in batch] for batch in batches]
-        ids, mask = (torch.cat(parts).to(self.device) for parts in zip(*padded, strict=True))
-        return ids, mask
+    def _encoded_texts(self) -> tuple[DistinctTexts, Tensor, Tensor]:
+        """The distinct captions, the features (T, D) of all captions, and the tokens of the distinct ones."""
+        captions = DistinctTexts.of(self.data.text_batches(1024))
 
-    def _text_features(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         def compute(rows: Tensor) -> tuple[Tensor, ...]:
-            embeds = self.albef.encode_text(ids[rows], mask[rows])
-            return self.albef.project_text(embeds, mask[rows]).float(), embeds
+            ids, mask = captions.ids[rows, : captions.lengths[rows].max()].to(self.device), captions.mask(rows).to(self.device)
+            embeds = self.albef.encode_text(ids, mask)
+            return self.albef.project_text(embeds, mask).float(), embeds[mask]
 
-        feat, embeds = self._map_rows("captions", ids.shape[0], self.batch_size, compute)
-        return feat, embeds
+        batches = torch.split(torch.arange(len(captions.ids)), self.batch_size)
+        feat, embeds = map_batches(batches, compute, partial(self._progress, "captions"))
+        return captions, feat[captions.number.to(self.device)], embeds
 
-    def _image_features(self, rows: Tensor) -> tuple[Tensor, ...]:
-        return (self.albef.project_image(self._encode_images(rows)).float(),)
+    def _encoded_images(self, keep: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Per image the first one with its pixels, int64 (N,) on the CPU, and its features; the blocks' tokens to `keep`.
 
-    def _encode_images(self, rows: Tensor) -> Tensor:
+        Tokens are kept on the CPU by one process while they fit. Ranks encode a block again, in the same batch, so the bits of
+        every score are the same.
+        """
+        kept: list[Tensor] = []
+
+        def compute(rows: Tensor) -> tuple[Tensor, ...]:
+            images = self.data.images(rows.tolist())
+            embeds = self.albef.encode_image(images.to(self.device))
+            fits = keep and not comm.is_distributed() and embeds.nbytes * self.data.num_images <= KEPT_BYTES * len(rows)
+            if fits:
+                kept.append(embeds.cpu())
+            hashes = [xxh3_128_digest(image.contiguous().view(torch.uint8).numpy()) for image in images]
+            content = torch.frombuffer(bytearray(b"".join(hashes)), dtype=torch.int64).view(-1, 2)
+            return self.albef.project_image(embeds).float(), content.to(self.device)
+
+        feat, content = self._map_rows("images", self.data.num_images, self.batch_size, compute)
+        known: dict[tuple[int, ...], int] = {}
+        first = torch.tensor([known.setdefault(tuple(row), number) for number, row in enumerate(content.tolist())])
+        return first, feat[first.to(self.device)], kept
+
+    def _block(self, block: int) -> Tensor:
+        """The tokens of one block of images, encoded in the same batch as at first."""
+        size = min(self.batch_size, self.data.num_images)
+        rows = torch.arange(block * size, (block + 1) * size).clamp(max=self.data.num_images - 1)
         return self.albef.encode_image(self.data.images(rows.tolist()).to(self.device))
 
     def _reranked(
-        self, i2t: DirectionScores, t2i: DirectionScores, text_embeds: Tensor, mask: Tensor, itm_head: nn.Module
+        self,
+        i2t: DirectionScores,
+        t2i: DirectionScores,
+        texts: PackedTexts,
+        number: Tensor,
+        first: Tensor,
+        kept: list[Tensor],
     ) -> RetrievalScores:
         """Adds ITM scores for the shortlists of both directions.
 
-        A pair on both lists is scored once. Pairs are sorted by image: a batch encodes its few images again and projects their
-        keys and values once, so no rank ever holds the tokens of all images.
+        A pair on both lists is scored once, as are pairs of equal captions or equal images: they tie exactly.
         """
+        itm_head = self.itm_head
+        assert itm_head is not None
         for_image, for_text = i2t.nearest(self.k_test), t2i.nearest(self.k_test)
-        num_texts = mask.shape[0]
-        wanted_i2t = i2t.query_image[:, None] * num_texts + for_image
-        wanted_t2i = for_text * num_texts + torch.arange(num_texts, device=self.device)[:, None]
+        num_texts = len(texts.lengths)
+        wanted_i2t = first[:, None] * num_texts + number[for_image.cpu()]
+        wanted_t2i = first[for_text.cpu()] * num_texts + number[:, None]
         pairs = torch.unique(torch.cat([wanted_i2t.flatten(), wanted_t2i.flatten()]))
+        size = min(self.batch_size, self.data.num_images)
+        # As many tokens as so many padded rows. Every image has at least K pairs, so a batch has few images.
+        max_tokens = self.batch_size * min(4, for_image.shape[1]) * int(texts.lengths.max())
 
-        def compute(rows: Tensor) -> tuple[Tensor, ...]:
-            images, index = torch.unique(pairs[rows] // num_texts, return_inverse=True)
-            texts = pairs[rows] % num_texts
-            cls = torch.zeros(len(rows), 1, dtype=torch.int64, device=self.device)
-            item = FusionPass(text_embeds[texts], mask[texts], (index,), cls)
-            [hidden] = self.albef.fuse(self._encode_images(images), [item])
-            logits = itm_head(hidden[:, 0]).float()
-            return logits[:, 1] - logits[:, 0], logits[:, 1]
+        def encode(block: int) -> Tensor:
+            return kept[block].to(self.device) if kept else self._block(block)
 
-        # Every image has at least K pairs, so a batch has about `batch_size` images at most.
-        size = self.batch_size * min(4, for_image.shape[1])
-        margins, match = self._map_rows("pairs", pairs.numel(), size, compute)
+        def compute(images: Tensor, batch: PairBatch) -> Tensor:
+            places = torch.tensor([image % size for image in batch.images], device=self.device)
+            return match_logits(self.albef, itm_head, images[places], texts, batch.texts)
+
+        blocks = pair_batches(pairs // num_texts, pairs % num_texts, texts.lengths, size, max_tokens)
+        rounds = rounds_of(blocks, size, comm.world_size())
+        logits = judge(rounds, len(pairs), encode, compute, partial(self._progress, "pairs"))
+        margins, match = logits[:, 1] - logits[:, 0], logits[:, 1]
 
         def scored(direction: DirectionScores, shortlist: Tensor, wanted: Tensor) -> DirectionScores:
-            place = torch.searchsorted(pairs, wanted)
-            logits = match[place] if self.itm_score == "match" else None
-            return replace(direction, shortlist=shortlist, margins=margins[place], match=logits)
+            place = torch.searchsorted(pairs, wanted).to(self.device)
+            score = match[place] if self.itm_score == "match" else None
+            return replace(direction, shortlist=shortlist, margins=margins[place], match=score)
 
         return RetrievalScores(scored(i2t, for_image, wanted_i2t), scored(t2i, for_text, wanted_t2i))
 

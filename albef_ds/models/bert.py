@@ -20,7 +20,16 @@ from torch.utils.checkpoint import checkpoint
 
 from albef_ds.config.schema import ComputeConfig, TextConfig
 from albef_ds.models.attention import attend, merge_heads, split_heads
-from albef_ds.models.fusion_pass import FusionPass, ImageIndex, cat, concatenate, parts_by_images, select_images, split
+from albef_ds.models.fusion_pass import (
+    FusionPass,
+    ImageIndex,
+    TextsPerImage,
+    cat,
+    concatenate,
+    parts_by_images,
+    select_images,
+    split,
+)
 from albef_ds.models.packing import Packing, packed, unpacked
 
 
@@ -66,6 +75,8 @@ class SelfAttention(nn.Module):
 
         `hidden` is (B, L, D), or with `packing` the packed tokens (T, D).
         """
+        if packing is not None and packing.by_length:
+            return self._by_length(hidden, mask, queries, packing)
         query = unpacked(self.query(hidden), packing) if queries is None else self.query(queries)
         context = attend(
             split_heads(query, self.num_heads),
@@ -77,6 +88,25 @@ class SelfAttention(nn.Module):
         )
         merged = merge_heads(context)
         return self.output(packed(merged, packing), hidden) if queries is None else self.output(merged, queries)
+
+    def _by_length(self, hidden: Tensor, mask: Tensor, queries: Tensor | None, packing: Packing) -> Tensor:
+        """Attends among the rows of each length, which have no padding; a mask remains only where later tokens are hidden."""
+        asking = self.query(hidden if queries is None else queries)
+        key, value, merged = self.key(hidden), self.value(hidden), torch.empty_like(asking)
+        for rows, tokens in packing.by_length:
+            shown = mask[rows, ..., : tokens.shape[1]]
+            if queries is None:
+                shown = shown[:, :, : tokens.shape[1]]
+            found = attend(
+                split_heads(asking[tokens if queries is None else rows], self.num_heads),
+                split_heads(key[tokens], self.num_heads),
+                split_heads(value[tokens], self.num_heads),
+                None if bool(shown.all()) else shown,
+                dropout=self.dropout if self.training else 0.0,
+                implementation=self.implementation,
+            )
+            merged[tokens if queries is None else rows] = merge_heads(found)
+        return self.output(merged, hidden if queries is None else queries)
 
 
 class CrossKeyValue(nn.Module):
@@ -121,6 +151,8 @@ class CrossAttention(nn.Module):
         Keys and values are (B, heads, N, d), the mask bool (B, 1, 1, N) or None; `image_index` as in `FusionPass`. Parts with
         the same images become queries of one call, k L per image instead of L, so that no key is copied for them.
         """
+        if len(image_index) == 1 and isinstance(image_index[0], TextsPerImage):
+            return self._by_image(hidden, key, value, mask, packing, image_index[0])
         query = split_heads(unpacked(self.query(hidden), packing), self.num_heads)
         contexts = split(query, len(image_index))
         for index, parts in parts_by_images(image_index):
@@ -135,6 +167,24 @@ class CrossAttention(nn.Module):
             for part, context in zip(parts, split(found, len(parts), dim=2), strict=True):
                 contexts[part] = context
         return self.output(packed(merge_heads(cat(contexts)), packing), hidden)
+
+    def _by_image(
+        self, hidden: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, packing: Packing | None, texts: TextsPerImage
+    ) -> Tensor:
+        """One call per image with all tokens of its texts as queries; no key or value is copied."""
+        query, contexts = self.query(hidden), []
+        for image, part in enumerate(torch.split(query, list(texts.rows if packing is None else texts.tokens))):
+            chosen = slice(image, image + 1)
+            found = self.attend(
+                split_heads(part.reshape(1, -1, part.shape[-1]), self.num_heads),
+                key[chosen],
+                value[chosen],
+                None if mask is None else mask[chosen],
+                dropout=self.dropout if self.training else 0.0,
+                implementation=self.implementation,
+            )
+            contexts.append(merge_heads(found).view(part.shape))
+        return self.output(torch.cat(contexts), hidden)
 
 
 class FeedForward(nn.Module):

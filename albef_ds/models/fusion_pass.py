@@ -10,14 +10,30 @@ from torch import Tensor
 
 from albef_ds.models.packing import Packing, packed, unpacked
 
-ImageIndex = Tensor | range | None
-"""The images of a part of the texts, one each: by int64 indices, a range of consecutive ones, or (None) all in order."""
+
+@dataclass(frozen=True)
+class TextsPerImage:
+    """The texts of the first image, then those of the second, and so on; all of an image become queries of one call."""
+
+    rows: tuple[int, ...]
+    """Number of texts of each image."""
+    tokens: tuple[int, ...]
+    """Number of their tokens without padding."""
+
+
+ImageIndex = Tensor | range | TextsPerImage | None
+"""The images of a part of the texts, one each: by int64 indices, a range of consecutive ones, or (None) all in order.
+
+`TextsPerImage` is for a pass that is one part.
+"""
 
 
 def select_images(images: Tensor, index: ImageIndex) -> Tensor:
     """Returns the images (B, ...) at `index`, as a view if they are consecutive."""
     if index is None:
         return images
+    if isinstance(index, TextsPerImage):
+        return images.repeat_interleave(torch.tensor(index.rows, device=images.device), dim=0, output_size=sum(index.rows))
     return images[index.start : index.stop] if isinstance(index, range) else images.index_select(0, index)
 
 
@@ -62,6 +78,8 @@ class FusionPass:
 
     def with_packing(self) -> FusionPass:
         """Returns the pass without padding."""
+        if self.packing is not None:
+            return self
         packing = Packing.of(self.token_mask)
         return replace(self, text_embeds=packed(self.text_embeds, packing), packing=packing)
 

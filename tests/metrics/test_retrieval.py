@@ -19,6 +19,7 @@ from albef_ds.config.recipes import get_recipe
 from albef_ds.config.schema import ComputeConfig
 from albef_ds.engine.build import attach_momentum, build_task
 from albef_ds.evaluation.evaluate import evaluate_validation
+from albef_ds.metrics import retrieval
 from albef_ds.metrics.retrieval import K_TEST, RetrievalEvaluator
 from albef_ds.metrics.scores import EvaluationOptions
 from albef_ds.models.albef import ALBEF
@@ -179,6 +180,21 @@ def _forward_calls() -> int:
 def test_every_rank_makes_the_same_number_of_forward_passes() -> None:
     """Sharded weights are gathered in forward passes, so a rank that ran fewer of them would hang the others."""
     assert len(set(run_ranks(_forward_calls, 2))) == 1
+
+
+def test_equal_pairs_are_judged_once_and_images_encoded_once_while_their_tokens_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for kept in (retrieval.KEPT_BYTES, 0):
+        monkeypatch.setattr(retrieval, "KEPT_BYTES", kept)
+        judge, images, pairs = evaluator(k_test=1000), [], []
+        judge.albef.visual_encoder.register_forward_hook(lambda _, args, __, images=images: images.append(len(args[0])))
+        judge.itm_head.register_forward_hook(lambda _, args, __, pairs=pairs: pairs.append(len(args[0])))
+        scores = judge.score()
+        assert scores.i2t.margins is not None and scores.t2i.margins is not None
+        # 25 captions, of which 3 are equal, and 13 images, of which 2 are; blocks of 5 images, the last filled up.
+        assert sum(pairs) == 23 * 12 and sum(images) == (15 if kept else 30)
+        found.append((scores.i2t.similarity, scores.i2t.margins, scores.t2i.margins))
+    assert all(torch.equal(ours, again) for ours, again in zip(*found, strict=True))
 
 
 def test_modules_get_their_modes_back_and_no_graph_is_kept() -> None:

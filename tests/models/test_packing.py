@@ -11,6 +11,7 @@ from albef_ds.config.schema import ComputeConfig, TextConfig
 from albef_ds.models.bert import TextEncoder
 from albef_ds.models.packing import Packing, packed, unpacked
 
+CPU = torch.device("cpu")
 MASK = torch.tensor([[True, True, False, False], [True, False, False, False], [True, True, True, True]])
 CONFIG = TextConfig(vocab_size=50, width=32, num_layers=2, num_fusion_layers=1, num_heads=2, intermediate_width=128, dropout=0.0)
 
@@ -46,3 +47,12 @@ def test_modules_stay_whole() -> None:
     """The setting changes no parameter, so a file fits both settings."""
     names = [list(nn.Module.state_dict(TextEncoder(CONFIG, ComputeConfig(packed_text=pack)))) for pack in (False, True)]
     assert names[0] == names[1]
+
+
+def test_a_packing_of_lengths_is_that_of_their_mask_and_names_the_tokens_of_each_length() -> None:
+    lengths = MASK.sum(dim=1).tolist()
+    packing, expected = Packing.of_lengths([*lengths, 2], CPU), Packing.of(torch.cat([MASK, MASK[:1]]))
+    assert torch.equal(packing.index, expected.index) and (packing.rows, packing.length) == (4, 4)
+    found = [(rows.tolist(), tokens.tolist()) for rows, tokens in packing.by_length]
+    assert found == [([1], [[2]]), ([0, 3], [[0, 1], [7, 8]]), ([2], [[3, 4, 5, 6]])]
+    assert Packing.of_lengths(lengths, torch.device("meta")).by_length == ()
