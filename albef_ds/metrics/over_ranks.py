@@ -86,8 +86,8 @@ def gather_parts(parts: Sequence[Tensor]) -> list[list[Tensor]]:
     sizes = comm.all_gather(torch.tensor([[len(part) for part in parts]], device=parts[0].device))
     longest, local = int(sizes.sum(dim=1).max()), torch.cat(list(parts))
     padding = local.new_zeros(longest - len(local), *local.shape[1:])
-    gathered = comm.all_gather(torch.cat([local, padding])).split(longest)
-    return [list(rows[: sum(counts)].split(counts)) for rows, counts in zip(gathered, sizes.tolist(), strict=True)]
+    gathered = torch.split(comm.all_gather(torch.cat([local, padding])), longest)
+    return [list(torch.split(rows[: sum(counts)], counts)) for rows, counts in zip(gathered, sizes.tolist(), strict=True)]
 
 
 @contextlib.contextmanager

@@ -58,12 +58,13 @@ def pair_batches(images: Tensor, texts: Tensor, lengths: Tensor, block: int, max
     _, sizes = torch.unique_consecutive(torch.stack([blocks, number], dim=1), dim=0, return_counts=True)
     found: list[list[PairBatch]] = []
     last = -1
-    for rows, owners, members in zip(*(part.split(sizes.tolist()) for part in (order, images, texts)), strict=True):
+    parts = (torch.split(part, sizes.tolist()) for part in (order, images, texts))
+    for rows, owners, members in zip(*parts, strict=True):
         if int(owners[0]) // block != last:
             last = int(owners[0]) // block
             found.append([])
         used, counts = torch.unique_consecutive(owners, return_counts=True)
-        found[-1].append(PairBatch(rows, used.tolist(), [part.tolist() for part in members.split(counts.tolist())]))
+        found[-1].append(PairBatch(rows, used.tolist(), [part.tolist() for part in torch.split(members, counts.tolist())]))
     return found
 
 

@@ -43,7 +43,7 @@ class Packing:
         index = rows * longest + tokens - (ends - counts)[rows]
         groups = []
         if device.type == "cpu":
-            for length in counts.unique().tolist():
+            for length in torch.unique(counts).tolist():
                 chosen = (counts == length).nonzero().squeeze(1)
                 groups.append((chosen, (ends - counts)[chosen, None] + torch.arange(length)))
         return cls(index.to(device), len(lengths), longest, tuple(groups))
