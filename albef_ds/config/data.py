@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from albef_ds.common.urls import has_credentials, is_corpus_url
 from albef_ds.config.fields import not_negative, positive, require, setting, share
 
 
@@ -38,7 +39,9 @@ Source: `max_words` of the datasets, and `max_length` and `truncation` in the ca
 class DataConfig:
     """Sources and preprocessing of samples."""
 
-    shards: str = setting("", "folder with manifest.json, or a tar / brace pattern / URL read without one")
+    shards: str = setting(
+        "", "corpus: a folder or URL (s3, gs, az, https, hf) with manifest.json; or a tar / brace pattern / URL read without it"
+    )
     eval_shards: str = setting("", "shards of the retrieval evaluation during training, given like data.shards; empty: none")
     group_size: int = setting(
         1, "consecutive samples of the corpus that stay together in the order, as hard negatives by design", unit="samples"
@@ -58,6 +61,12 @@ class DataConfig:
     )
     instances: str = setting("", "COCO's instances JSON with the boxes of the referring expressions")
     detections: str = setting("", "a detector's boxes per image, as the released dets.json; empty: none")
+    cache: str = setting("", "folder on a node's disk for shards of object stores; empty: in ALBEF_SCRATCH, else in /tmp")
+    cache_gb: float = setting(20.0, "most that the cache holds, unfinished files included", unit="GB")
+    fetch_ahead: int = setting(64, "samples per loader process that are requested from an object store ahead", unit="samples")
+    window: int = setting(
+        1 << 20, "samples shuffled together; with fewer, the shards of a window fit data.cache_gb", unit="samples"
+    )
     num_workers: int = setting(4, "loader processes per rank; 0 loads in the training process", unit="processes")
     prefetch: int = setting(2, "batches each worker keeps ready", unit="batches")
     max_words: int = setting(
@@ -105,8 +114,13 @@ class DataConfig:
     max_broken: float = setting(0.01, "share of broken samples above which a run stops")
 
     def __post_init__(self) -> None:
-        positive("data", self, "group_size", "prefetch", "max_words", "max_pixels", "crop_scale_min")
-        not_negative("data", self, "num_workers")
+        positive("data", self, "group_size", "prefetch", "max_words", "max_pixels", "crop_scale_min", "cache_gb", "window")
+        not_negative("data", self, "num_workers", "fetch_ahead")
+        for name in ("shards", "eval_shards"):
+            url = getattr(self, name)
+            public = not is_corpus_url(url) or not has_credentials(url)
+            fix = "put credentials into the environment: settings are stored with a run"
+            require(public, f"data.{name}", "holds a user, a password or a query", fix)
         words, tokens = self.eval_max_words, self.eval_max_tokens
         enough = "give at least 2 ([CLS] and one word), or 0 for all"
         require(self.max_tokens == 0 or self.max_tokens >= 2, "data.max_tokens", f"is {self.max_tokens}", enough)

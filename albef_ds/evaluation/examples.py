@@ -9,7 +9,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -73,7 +72,7 @@ def read_examples(config: RunConfig) -> Examples | None:
         texts = [record_text(record) for record in chosen]
         return Examples(images, batch.token_ids, batch.token_mask, texts, shown, boxes or None)
     if has_corpus(config):
-        return _pairs(RetrievalSet(Path(data.eval_shards), data, side, limit=GALLERY), shown)
+        return _pairs(RetrievalSet(data.eval_shards, data, side, limit=GALLERY), shown)
     return None
 
 

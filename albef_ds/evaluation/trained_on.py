@@ -10,7 +10,7 @@ from albef_ds.checkpoint.formats.read import Found, read_model
 from albef_ds.checkpoint.tensor_files.hashed import digest
 from albef_ds.common.errors import UserError
 from albef_ds.common.run_files import STUDENT_NAME
-from albef_ds.data.shards.format import Manifest
+from albef_ds.data.store.open import load_manifest
 
 
 def weights_hash(found: Found) -> str:
@@ -55,5 +55,5 @@ def overlap_of(found: Found) -> dict[str, Any]:
             sets |= overlap_of(read_model(config.init.checkpoint))
     if config.data.shards:
         with contextlib.suppress(UserError):
-            sets |= Manifest.load(Path(config.data.shards)).info.get("evaluation_sets", {})
+            sets |= load_manifest(config.data.shards).info.get("evaluation_sets", {})
     return sets

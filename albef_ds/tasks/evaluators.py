@@ -97,8 +97,8 @@ def _model_of(task: ContrastiveTask, momentum: bool) -> ALBEF:
 
 def corpus_set(config: RunConfig) -> RetrievalSet:
     """Returns the first `train.eval_samples` samples of `data.eval_shards`."""
-    folder, size = Path(config.data.eval_shards), config.model.vision.image_size
-    return RetrievalSet(folder, config.evaluation_data, size, limit=config.train.eval_samples)
+    corpus, size = config.data.eval_shards, config.model.vision.image_size
+    return RetrievalSet(corpus, config.evaluation_data, size, limit=config.train.eval_samples)
 
 
 RETRIEVAL = Evaluation(read=read_pairs, make_set=PairSet, evaluate=_evaluate_retrieval, corpus_set=corpus_set)

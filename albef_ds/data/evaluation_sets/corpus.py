@@ -17,7 +17,7 @@ from albef_ds.config.schema import DataConfig
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images import decode
 from albef_ds.data.shards.format import sample_key
-from albef_ds.data.shards.reader import ShardReader
+from albef_ds.data.store.open import open_corpus
 from albef_ds.data.stream.samples import read_text
 from albef_ds.data.text.tokenizer import CaptionTokenizer
 
@@ -30,7 +30,7 @@ class RetrievalSet:
     would change the meaning of a score.
 
     Args:
-        folder: a corpus folder.
+        folder: a corpus, a folder or a URL.
         config: the data section: caption cleaning, tokenizer, `max_pixels`.
         image_size: side of the images in pixels.
         limit: number of samples to take from the start; 0: all.
@@ -40,7 +40,7 @@ class RetrievalSet:
     """
 
     def __init__(self, folder: str | Path, config: DataConfig, image_size: int, limit: int = 0) -> None:
-        self._reader = ShardReader(Path(folder))
+        self._reader = open_corpus(folder, config, whole=True)
         self._max_pixels, self._image_size, self._compat = config.max_pixels, image_size, config.compat
         self._tokenizer = CaptionTokenizer.from_config(config)
         self._places: list[tuple[int, int]] = []
@@ -120,5 +120,5 @@ class RetrievalSet:
         return texts, image_id or key
 
     def _error(self, key: str, shard: int, problem: str) -> DataError:
-        path = self._reader.folder / self._reader.shard_name(shard)
+        path = f"{self._reader.folder}/{self._reader.shard_name(shard)}"
         return DataError(f"evaluation sample {key} in {path} {problem}; write the corpus again without it")

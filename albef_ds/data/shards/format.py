@@ -114,10 +114,19 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            content = path.read_bytes()
         except FileNotFoundError:
             raise DataError(f"{path} does not exist: give a folder written by `albef-data shard`") from None
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error}): write the corpus again or run `albef-data verify`") from None
+        return cls.parse(content, str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, path: str) -> Manifest:
+        """Returns the manifest in the bytes of the file `path`, which errors name. Raises `DataError` as `load`."""
+        try:
+            raw = json.loads(content.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} cannot be read ({error}): write the corpus again or run `albef-data verify`") from None
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             raise DataError(f"{path} is not a manifest of format {FORMAT}: write the corpus with this version of albef-data")
@@ -171,9 +180,17 @@ def load_members(folder: Path, shard: ShardEntry) -> NDArray[np.int64]:
     rebuild = f"rebuild it with `albef-data index {folder}`"
     try:
         content = path.read_bytes()
-        index: NDArray[np.int64] = np.load(io.BytesIO(content), allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: copy it again or {rebuild}") from None
+    except OSError as error:
+        raise DataError(f"{path} is damaged ({error}): {rebuild}") from None
+    return parse_members(content, shard, str(path), rebuild)
+
+
+def parse_members(content: bytes, shard: ShardEntry, path: str, rebuild: str) -> NDArray[np.int64]:
+    """Returns the index in the bytes of the file `path`, as `load_members`; errors name `path` and the remedy `rebuild`."""
+    try:
+        index: NDArray[np.int64] = np.load(io.BytesIO(content), allow_pickle=False)
     except ARRAY_FAULTS as error:
         raise DataError(f"{path} is damaged ({error}): {rebuild}") from None
     if index.dtype != np.int64 or index.shape not in ((shard.num_samples, 4), (shard.num_samples, WITH_CHECKSUMS)):

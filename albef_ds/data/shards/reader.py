@@ -9,7 +9,7 @@ import json
 import os
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,32 @@ OPEN_SHARDS = 64
 """Number of open files and indices kept per process."""
 
 _ALL_BITS = (1 << 64) - 1
+
+
+class SampleReader(Protocol):
+    """Random access to the samples of a corpus, wherever it is."""
+
+    manifest: Manifest
+
+    @property
+    def folder(self) -> Path | str:
+        """Folder or URL of the corpus, for messages."""
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of samples per shard."""
+
+    def shard_name(self, number: int) -> str:
+        """Returns the file name of shard `number`."""
+
+    def read(self, number: int, row: int) -> tuple[bytes, bytes]:
+        """Returns image bytes and JSON bytes of one sample."""
+
+    def read_meta(self, number: int, row: int) -> bytes:
+        """Returns the JSON bytes of one sample."""
+
+    def close(self) -> None:
+        """Closes files and connections; a later read opens them again."""
 
 
 class ShardReader:
@@ -61,8 +87,8 @@ class ShardReader:
         place: list[int] = index[row].tolist()
         image, meta = self._pread(file, number, place[1], place[0]), self._pread(file, number, place[3], place[2])
         if self._check and len(place) == WITH_CHECKSUMS:
-            _compare(image, place[4])
-            _compare(meta, place[5])
+            compare(image, place[4])
+            compare(meta, place[5])
         return image, meta
 
     def read_meta(self, number: int, row: int) -> bytes:
@@ -71,7 +97,7 @@ class ShardReader:
         place: list[int] = index[row].tolist()
         meta = self._pread(file, number, place[3], place[2])
         if self._check and len(place) == WITH_CHECKSUMS:
-            _compare(meta, place[5])
+            compare(meta, place[5])
         return meta
 
     def close(self) -> None:
@@ -116,7 +142,8 @@ class ShardReader:
             self.close()
 
 
-def _compare(member: bytes, bits: int) -> None:
+def compare(member: bytes, bits: int) -> None:
+    """Raises `BrokenSampleError` unless `member` has the checksum whose `bits` are in the index."""
     if checksum(member) != bits & _ALL_BITS:
         raise BrokenSampleError("other bytes than written", "its checksum differs from the index's: copy the shard again")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.urls import is_corpus_url
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import RawBatch
 from albef_ds.data.sample_kinds import SampleKind
@@ -44,5 +45,5 @@ def open_stream(
 
 
 def is_corpus(shards: str) -> bool:
-    """Returns whether `shards` names a corpus folder, not tars. A name that looks like neither counts as a missing folder."""
-    return Path(shards).is_dir() or not any(mark in shards for mark in (".tar", "{", ":"))
+    """Returns whether `shards` names a corpus, not tars. A name that looks like neither counts as a missing folder."""
+    return is_corpus_url(shards) or Path(shards).is_dir() or not any(mark in shards for mark in (".tar", "{", ":"))

@@ -11,9 +11,10 @@ a `group_size`, that many consecutive samples of a window are permuted as one; a
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class SampleOrder:
     @classmethod
     def of(cls, counts: Sequence[int], config: RunConfig) -> SampleOrder:
         """Returns the order in which a run reads (and stages) a corpus with `counts` samples per shard."""
-        return cls(counts, config.train.seed, group_size=config.data.group_size)
+        return cls(counts, config.train.seed, window_samples=config.data.window, group_size=config.data.group_size)
 
     @property
     def num_shards(self) -> int:
@@ -60,6 +61,19 @@ class SampleOrder:
             offset = first + int(shuffled[group]) * self._group_size + within
         place = bisect_right(starts, offset) - 1
         return shards[place], offset - starts[place]
+
+    def shards_ahead(self, position: int) -> Iterator[tuple[list[int], float]]:
+        """Yields the shards of each window from that of `position` on, and the share of the window's samples still to come.
+
+        Ends after the next epoch, so every shard has come at least once.
+        """
+        epoch, offset = divmod(position, self.num_samples)
+        for later in (0, 1):
+            shards, starts, windows = self._layout(epoch + later)
+            for first, end in pairwise([*windows, self.num_samples]):
+                if later or end > offset:
+                    left = 1.0 if later else min(1.0, (end - offset) / (end - first))
+                    yield shards[bisect_left(starts, first) : bisect_left(starts, end)], left
 
     def _layout(self, epoch: int) -> tuple[list[int], list[int], list[int]]:
         """Returns an epoch's shards in order, the offset at which each starts, and the offsets at which windows start."""

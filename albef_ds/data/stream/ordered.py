@@ -58,6 +58,7 @@ class MicroBatches(Dataset[Delivery], ABC):
         self._micro_batch_size = micro_batch_size
 
     def __getitem__(self, start: int) -> Delivery:
+        self.before(start)
         broken: list[BrokenSample] = []
         cut_before = self.num_cut
         try:
@@ -79,6 +80,9 @@ class MicroBatches(Dataset[Delivery], ABC):
             f"{SUBSTITUTES_TRIED} samples in a row are broken, such as {key} in {name}: "
             "check them, and write the data again without them (`albef-data verify` checks a corpus)"
         )
+
+    def before(self, start: int) -> None:
+        """Prepares the micro-batch of the positions from `start` on, and those after it."""
 
     @property
     def num_cut(self) -> int:
@@ -114,9 +118,7 @@ class OrderedStream(LoaderStream[B_co]):
     """
 
     def __init__(self, dataset: MicroBatches, config: RunConfig, share: Share) -> None:
-        train = config.train
-        starts = _MicroBatchStarts(train.micro_batch_size, train.global_batch_size, share)
-        super().__init__(dataset, config, share, starts)
+        super().__init__(dataset, config, share, MicroBatchStarts.of(config, share))
 
     @property
     def num_samples(self) -> int:
@@ -139,13 +141,25 @@ class OrderedStream(LoaderStream[B_co]):
         self._dataset.close()
 
 
-class _MicroBatchStarts(Sampler[int]):
+class MicroBatchStarts(Sampler[int]):
     """Yields the first positions of one rank's micro-batches, endlessly."""
 
     def __init__(self, micro: int, total: int, share: Share) -> None:
         self._start, self._micro, self._total = share.start_position, micro, total
         self._size = total // share.world_size
         self._first = share.rank * self._size
+
+    @classmethod
+    def of(cls, config: RunConfig, share: Share) -> MicroBatchStarts:
+        """Returns the starts of a run's micro-batches on one rank."""
+        return cls(config.train.micro_batch_size, config.train.global_batch_size, share)
+
+    def following(self, start: int, number: int) -> int:
+        """Returns the first position of the micro-batch that is `number` after the one at `start`."""
+        batches, within = divmod(start - self._start, self._total)
+        per_batch = self._size // self._micro
+        later = batches * per_batch + (within - self._first) // self._micro + number
+        return self._start + later // per_batch * self._total + self._first + later % per_batch * self._micro
 
     def __iter__(self) -> Iterator[int]:
         batch = self._start

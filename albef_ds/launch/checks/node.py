@@ -19,9 +19,9 @@ from typing import Any
 
 import albef_ds
 from albef_ds.common.errors import UserError
-from albef_ds.config.schema import RunConfig
-from albef_ds.data.shards.format import MANIFEST_NAME
-from albef_ds.data.shards.reader import ShardReader
+from albef_ds.common.urls import is_corpus_url
+from albef_ds.config.schema import DataConfig, RunConfig
+from albef_ds.data.store.open import open_corpus
 
 PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "safetensors")
 NONCE = "nonce"
@@ -56,7 +56,7 @@ def check_node(config: RunConfig, node: str, *, shared: Path, nonce: str, min_fr
     """
     report = NodeReport(node)
     for name in ("shards", "eval_shards"):
-        _check_shards(report, name, getattr(config.data, name))
+        _check_shards(report, name, config.data)
     _check_shared_folder(report, shared, nonce)
     check_free(report, "checkpoints", shared, min_free_gb)
     if scratch:
@@ -81,13 +81,14 @@ def versions() -> dict[str, str]:
     return {**found, "albef_ds": f"{albef_ds.__version__} ({digest.hexdigest()[:12]})"}
 
 
-def _check_shards(report: NodeReport, name: str, given: str) -> None:
-    """Opens a corpus folder as training does: manifest, every shard's size, and one sample's bytes."""
+def _check_shards(report: NodeReport, name: str, data: DataConfig) -> None:
+    """Opens a corpus as training does: manifest, every shard's size, and one sample's bytes."""
+    given: str = getattr(data, name)
     folder = Path(os.path.expandvars(given))
-    if not given or (not folder.is_dir() and any(mark in given for mark in (".tar", "{", ":"))):
-        return  # not given, or plain tars and URLs, which are not checked
+    if not given or (not is_corpus_url(given) and not folder.is_dir() and any(mark in given for mark in (".tar", "{", ":"))):
+        return  # not given, or plain tars, which are not checked
     try:
-        reader = ShardReader(folder)
+        reader = open_corpus(os.path.expandvars(given), data)
         reader.read(0, 0)
         reader.close()
     except UserError as error:
@@ -96,7 +97,7 @@ def _check_shards(report: NodeReport, name: str, given: str) -> None:
     except OSError as error:
         report.faults.append(f"data.{name}: {folder} cannot be read ({error.strerror})")
         return
-    report.facts[f"data.{name}"] = hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()[:12]
+    report.facts[f"data.{name}"] = hashlib.sha256(repr(reader.manifest).encode()).hexdigest()[:12]
 
 
 def _check_shared_folder(report: NodeReport, shared: Path, nonce: str) -> None:

@@ -21,7 +21,7 @@ from albef_ds.common.run_files import (
 from albef_ds.config.describe import differences
 from albef_ds.config.files import load, read_json_object, to_dict
 from albef_ds.config.schema import RunConfig
-from albef_ds.data.shards.format import Manifest
+from albef_ds.data.store.open import load_manifest
 from albef_ds.training.report import charts
 from albef_ds.training.report.board_images import last_images
 from albef_ds.training.report.metrics_log import MetricsLog
@@ -163,13 +163,13 @@ def _data(config: RunConfig) -> list[tuple[str, str]]:
     for name in names:
         value = str(getattr(data, name))
         if value:
-            rows.append((f"data.{name}", value + (_corpus(Path(value)) if name in ("shards", "eval_shards") else "")))
+            rows.append((f"data.{name}", value + (_corpus(value) if name in ("shards", "eval_shards") else "")))
     return rows or [("data", "no setting")]
 
 
-def _corpus(folder: Path) -> str:
+def _corpus(shards: str) -> str:
     try:
-        manifest = Manifest.load(folder)
+        manifest = load_manifest(shards)
     except UserError:
         return " (no readable manifest)"
     source = manifest.info.get("source") or manifest.info.get("sources")

@@ -23,10 +23,11 @@ from albef_ds.data.stream.samples import stable_id
 
 GLOBAL = 12
 SMALL = ModelConfig(vision=VisionConfig(image_size=16))
+CHOSEN = ("max_broken", "rand_augment", "cache", "cache_gb", "window")
 
 
-def stream(folder: Path, *, workers: int = 0, micro: int = 4, **settings: Any) -> ImageTextStream:
-    chosen = {name: settings.pop(name) for name in ("max_broken", "rand_augment") if name in settings}
+def stream(folder: Path | str, *, workers: int = 0, micro: int = 4, **settings: Any) -> ImageTextStream:
+    chosen = {name: settings.pop(name) for name in CHOSEN if name in settings}
     data = DataConfig(shards=str(folder), num_workers=workers, **chosen)
     train = TrainConfig(seed=3, micro_batch_size=micro, global_batch_size=GLOBAL)
     return ImageTextStream(RunConfig(model=SMALL, data=data, train=train), Share(**settings))
@@ -57,7 +58,9 @@ def by_position(batches: list[ImageTextBatch]) -> dict[int, tuple[Any, ...]]:
     return rows
 
 
-def run(folder: Path, steps: int, *, world_size: int, micro: int, start: int = 0, **settings: Any) -> dict[int, tuple[Any, ...]]:
+def run(
+    folder: Path | str, steps: int, *, world_size: int, micro: int, start: int = 0, **settings: Any
+) -> dict[int, tuple[Any, ...]]:
     per_rank = steps * GLOBAL // world_size // micro
     batches: list[ImageTextBatch] = []
     for rank in range(world_size):

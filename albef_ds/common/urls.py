@@ -1,0 +1,27 @@
+"""URLs of object stores and web servers, as settings and options name them."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+
+def is_url(text: str) -> bool:
+    """Returns whether `text` is a URL and not a local path."""
+    return "://" in text
+
+
+def is_corpus_url(text: str) -> bool:
+    """Returns whether `text` is the URL of a corpus, and not of tars."""
+    return is_url(text) and ".tar" not in text and "{" not in text and not text.startswith("pipe:")
+
+
+def has_credentials(url: str) -> bool:
+    """Returns whether `url` has a user or password before its host, or a query, where signatures and tokens are."""
+    parts = urlsplit(url)
+    return "@" in parts.netloc or bool(parts.query)
+
+
+def without_credentials(url: str) -> str:
+    """Returns `url` without user, password and query, for messages."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

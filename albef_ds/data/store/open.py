@@ -1,0 +1,41 @@
+"""Opens a corpus in a folder or an object store, as the settings name it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from albef_ds.common.urls import is_corpus_url
+from albef_ds.config.schema import DataConfig
+from albef_ds.data.shards.format import MANIFEST_NAME, Manifest
+from albef_ds.data.shards.reader import SampleReader, ShardReader
+from albef_ds.data.store.cache import default_folder
+from albef_ds.data.store.objects import Store
+from albef_ds.data.store.reader import StoreReader
+
+
+def cache_bytes(config: DataConfig) -> int:
+    """Returns the bound of the node's cache in bytes."""
+    return int(config.cache_gb * 1e9)
+
+
+def open_corpus(shards: str | Path, config: DataConfig, *, whole: bool = False) -> SampleReader:
+    """Returns the reader of the corpus `shards`. Raises `UserError` as `ShardReader` and `StoreReader`.
+
+    Args:
+        shards: a folder or a URL.
+        config: the data section: the cache.
+        whole: as in `StoreReader`.
+    """
+    if not is_corpus_url(str(shards)):
+        return ShardReader(Path(shards))
+    folder = Path(os.path.expandvars(config.cache)) if config.cache else default_folder()
+    return StoreReader(str(shards), folder, cache_bytes(config), whole=whole)
+
+
+def load_manifest(shards: str | Path) -> Manifest:
+    """Returns the manifest of the corpus `shards`, a folder or a URL. Raises `UserError` as `Manifest.load` and `Store.read`."""
+    if not is_corpus_url(str(shards)):
+        return Manifest.load(Path(shards))
+    store = Store(str(shards))
+    return Manifest.parse(store.read(MANIFEST_NAME), store.address(MANIFEST_NAME))
