@@ -33,14 +33,27 @@ class FilterConfig:
     max_repeated: float = _rule(1.0, "share of words that occurred before in the same caption, at most")
     max_pictures: int = _rule(0, "a caption on more different images than this is boilerplate; 0: no limit")
     scripts: tuple[str, ...] = _rule((), "scripts a caption may be written in, such as latin; empty: any")
+    features: str = _rule("embed", "folder of `albef-data embed` beside each source corpus, for the rules below")
+    min_itm: float = _rule(0.0, "probability by ITM that image and caption match, at least")
+    min_itc: float = _rule(-1.0, "similarity of image and caption by ITC, at least")
+    lowest_itm: float = _rule(0.0, "share of the captions, those with the lowest ITM probability, that is dropped")
+    lowest_itc: float = _rule(0.0, "share of the captions, those with the lowest ITC similarity, that is dropped")
+    clusters: int = _rule(0, "clusters of similar images, within each of which these two shares are taken; 0: over all")
 
     def __post_init__(self) -> None:
-        for name in ("min_side", "max_aspect", "min_words", "max_words", "max_chars", "max_pictures"):
+        for name in ("min_side", "max_aspect", "min_words", "max_words", "max_chars", "max_pictures", "clusters"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"filter {name} is {getattr(self, name)}: give 0 or more")
-        for name in ("max_digits", "max_punctuation", "max_repeated"):
+        for name in ("max_digits", "max_punctuation", "max_repeated", "min_itm", "lowest_itm", "lowest_itc"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"filter {name} is {getattr(self, name)}: give a share from 0 to 1")
+        if not -1 <= self.min_itc <= 1:
+            raise ConfigError(f"filter min_itc is {self.min_itc}: give a similarity from -1 to 1")
+
+    @property
+    def uses_model(self) -> bool:
+        """True if a rule needs the scores of a model."""
+        return self.min_itm > 0 or self.min_itc > -1 or self.lowest_itm > 0 or self.lowest_itc > 0
 
     def with_settings(self, settings: Mapping[str, str]) -> FilterConfig:
         """A copy changed by NAME=VALUE texts of the command line. Raises ConfigError for an unknown name or a wrong type."""
@@ -93,7 +106,8 @@ class DedupConfig:
     jaccard: float = 0.7
     """Least Jaccard similarity, over words and word pairs, of near-duplicate captions; 1: only equal words; 0: off."""
     embeddings: str = ""
-    """`.npy` file with features of all catalog rows; images with similar features are duplicates too. Empty: not compared."""
+    """Images with similar features are duplicates too. A `.npy` file with features of all catalog rows, or the name of the folder
+    that `albef-data embed` wrote beside each source corpus. Empty: not compared."""
     cosine: float = 0.95
     """Least cosine similarity of such features."""
 

@@ -62,7 +62,7 @@ _DEDUP = [
     _option("--several-captions", default=DedupConfig.several_captions, help="all, best or drop (default %(default)s)"),
     _option("--max-pictures-per-caption", type=int, default=0, help="0: no limit (default)"),
     _option("--jaccard", type=float, default=DedupConfig.jaccard, help="of near captions (default %(default)s; 0: off)"),
-    _option("--embeddings", default="", metavar="FILE", help="features of all catalog rows (.npy), compared too"),
+    _option("--embeddings", default="", metavar="NAME", help="features compared too: of `embed`, or a .npy of all catalog rows"),
     _option("--cosine", type=float, default=DedupConfig.cosine, help="of alike features (default %(default)s)"),
 ]
 _DECONTAMINATE = [
@@ -91,6 +91,16 @@ _HASHES = [
     *(*_WORK, *_SOURCES, *_PARALLEL, *_RESTART),
     _option("--max-pixels", type=int, default=MAX_PIXELS, help="above it an image is broken"),
     _option("--out", type=Path, required=True, help="the hash file, ending in .parquet"),
+]
+_EMBED = [
+    *(*_FOLDER, *_ARRAY, *_RESTART),
+    _option("--model", required=True, help="checkpoint, run, model folder or weights file"),
+    _option("--name", default="embed", help="folder beside the manifest (default %(default)s)"),
+    _option("--weights", choices=("student", "momentum"), default="student", help="default %(default)s"),
+    _option("--device", default="auto", help="cpu, cuda, ...; auto (default): the GPU of this rank"),
+    _option("--dtype", default="", help="precision, such as bf16; default fp32"),
+    _option("--batch-size", type=int, default=64, help="images per forward pass (default %(default)s)"),
+    _option("--override", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="for what a released file lacks"),
 ]
 _DECODE = [_option("--decode", action="store_true", help="also decode every image")]
 _REPORT = [*_WORK, _option("--out", type=Path, help="default: WORK/report.html")]
@@ -174,6 +184,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     add("shard", "write the planned shards", [*_WORK, *_ARRAY, *_RESTART, *_SHARD])
     verify = [*_FOLDER, *_DECODE, *_PARALLEL]
     add("verify", "check every byte of a corpus against its manifest (exit code 1: problems)", verify)
+    add("embed", "features and scores of a corpus's pairs by a model; ranks of a launcher share the work", _EMBED)
     add("index", "write the member offsets of a corpus again", _FOLDER)
     add("report", "write the HTML report of a working folder whose plan is finished", _REPORT)
     add("stages", "print the stages of `build` as JSON, for programs that run them one by one", [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from albef_ds.data.shards.format import Manifest
 from data_tools import pipeline
 from data_tools.config import PRESETS, DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig, ResizeConfig
 from data_tools.execution.executors import Parallel
+from data_tools.features.embed import embed, share_of
+from data_tools.features.model import ModelChoice
 from data_tools.files.storage import load_json
 from data_tools.readers.source import SourceSpec
 from data_tools.stages.catalog import Catalog, build_catalog
@@ -134,7 +136,10 @@ def _run_scan(args: argparse.Namespace) -> int:
 
 
 def _run_filter(args: argparse.Namespace) -> int:
-    _print_counts(filter_stage(args.work, _filters(args)).summary["counts"])
+    summary = filter_stage(args.work, _filters(args)).summary
+    _print_counts(summary["counts"])
+    if unscored := summary.get("captions_without_a_score"):
+        _say(f"  {unscored:>12,} captions without a score of the model")
     return 0
 
 
@@ -184,6 +189,21 @@ def _run_verify(args: argparse.Namespace) -> int:
     return exit_codes.CHECK_FAILED if problems else 0
 
 
+def _run_embed(args: argparse.Namespace) -> int:
+    choice = ModelChoice(args.model, args.weights, args.device, args.dtype, tuple(args.override), args.batch_size)
+    parallel = share_of(replace(_parallel(args), workers=args.workers or 1))  # each worker would load the model
+    stored = embed(args.folder, choice, parallel, name=args.name, restart=args.restart)
+    if stored is None:
+        _print_manifest(None, args.folder)
+        return 0
+    facts = stored.summary
+    _say(f"{stored.folder}: {stored.num_samples:,} images, {stored.num_captions:,} captions, {stored.width} numbers each")
+    for name in ("pictures_not_read", "captions_not_read"):
+        if facts[name]:
+            _say(f"  {facts[name]:>12,} {name.replace('pictures', 'images').replace('_', ' ')}: features of zeros, no score")
+    return 0
+
+
 def _run_index(args: argparse.Namespace) -> int:
     _say(f"{args.folder}: offsets of {rebuild_index(args.folder):,} shards written")
     return 0
@@ -217,6 +237,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "plan": _run_plan,
     "shard": _run_shard,
     "verify": _run_verify,
+    "embed": _run_embed,
     "index": _run_index,
     "report": _run_report,
 }

@@ -5,7 +5,7 @@ It runs on one node, holds a few columns of numbers at a time and spills caption
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from data_tools.matching.caption_duplicates import SetFile, near_clusters
 from data_tools.matching.distinct import distinct
 from data_tools.matching.semantic_duplicates import load_features, semantic_duplicates
 from data_tools.stages.decisions import DUPLICATE, KEPT, Decisions
+from data_tools.stages.model_scores import RowFeatures
 from data_tools.stages.scan_results import Columns
 
 I64 = NDArray[np.int64]
@@ -30,18 +31,31 @@ def dedup_stage(work: Path, config: DedupConfig) -> StageFolder:
     """Writes the decisions on duplicates among what the filter kept to `work/dedup`. Raises UserError if it is not finished."""
     columns, before = Columns(work), load_stage(work, "filter")
     settings = {"filter": before.digest, **asdict(config)}
-    if config.embeddings and Path(config.embeddings).exists():
+    stored = RowFeatures(columns, config.embeddings) if _is_name(config.embeddings) else None
+    if stored is not None:
+        settings["features"] = stored.digest
+    elif config.embeddings and Path(config.embeddings).exists():
         settings["embeddings_written"] = Path(config.embeddings).stat().st_mtime_ns
     stage = open_stage(work, "dedup", settings, is_map=False)
     if stage.done:
         return stage
     decisions = Decisions.load(before.folder)
     summary: dict[str, Any] = {"config": asdict(config)}
+    copied = stage.folder / "features.npy"
+    if stored is not None:
+        stored.write_images(copied)
+        config = replace(config, embeddings=str(copied))
     summary |= drop_duplicate_images(columns, decisions, config)
+    copied.unlink(missing_ok=True)
     summary |= drop_duplicate_captions(columns, decisions, config, stage.folder)
     decisions.save(stage.folder)
     stage.finish(summary | {"counts": decisions.counts()})
     return stage
+
+
+def _is_name(embeddings: str) -> bool:
+    """True for the name of stored features, which is no path of a file."""
+    return bool(embeddings) and not embeddings.endswith(".npy") and "/" not in embeddings and not Path(embeddings).is_file()
 
 
 def drop_duplicate_images(columns: Columns, decisions: Decisions, config: DedupConfig) -> dict[str, int]:

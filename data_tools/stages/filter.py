@@ -6,15 +6,17 @@ A caption rule drops captions; an image without any caption left is dropped. Dup
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.config import FilterConfig
 from data_tools.execution.stage_folder import StageFolder, open_stage
-from data_tools.stages.decisions import Decisions
+from data_tools.stages.decisions import KEPT, Decisions
+from data_tools.stages.model_scores import PairScores, RowFeatures
 from data_tools.stages.scan_results import Columns
 
 BROKEN = ("empty file", "not a picture", "too many pixels", "cut off", "damaged")
@@ -72,8 +74,46 @@ def _boilerplate(columns: Columns, decisions: Decisions, max_images: int) -> Mas
     return mask
 
 
-def apply_filters(columns: Columns, config: FilterConfig) -> Decisions:
-    """Decisions by status and by every rule in `config`."""
+@dataclass(frozen=True)
+class ModelScores:
+    """Scores of every caption, and the cluster of each caption's image, int64 (C,), all 0 if there is only one."""
+
+    scores: PairScores
+    clusters: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, columns: Columns, features: RowFeatures, config: FilterConfig, folder: Path) -> ModelScores:
+        """Reads the scores and finds `config.clusters` clusters, with a file in `folder` for a moment."""
+        labels = np.zeros(columns.num_captions, np.int64)
+        if config.clusters:
+            labels = features.image_clusters(folder / "features.npy", config.clusters)[columns.caption_rows()]
+        return cls(features.scores(), labels)
+
+
+def _apply_model_rules(decisions: Decisions, owners: NDArray[np.int64], config: FilterConfig, model: ModelScores) -> None:
+    """Drops captions with a low score. One without a score stays."""
+    itm, itc = model.scores.itm, model.scores.itc
+    decisions.drop_captions((itm < config.min_itm) & (owners >= 0), "caption scored low by ITM")
+    decisions.drop_captions((itc < config.min_itc) & (owners >= 0), "caption scored low by ITC")
+    for values, share, name in ((itm, config.lowest_itm, "ITM"), (itc, config.lowest_itc, "ITC")):
+        alive = np.flatnonzero((decisions.caption == KEPT) & (owners >= 0) & np.isfinite(values))
+        decisions.drop_captions(_lowest(alive, values, model.clusters, share), f"caption among the lowest by {name}")
+
+
+def _lowest(
+    captions: NDArray[np.int64], values: NDArray[np.float32], clusters: NDArray[np.int64], share: float
+) -> NDArray[np.int64]:
+    """Those of `captions` in the lowest `share` of their cluster by `values`, rounded down; equal values by number."""
+    order = captions[np.lexsort((captions, values[captions], clusters[captions]))]
+    labels = clusters[order]
+    starts = np.flatnonzero(np.concatenate(([True], labels[1:] != labels[:-1]))) if len(order) else np.zeros(0, np.int64)
+    sizes = np.diff(np.append(starts, len(order)))
+    place = np.arange(len(order)) - np.repeat(starts, sizes)
+    return order[place < np.repeat(np.floor(sizes * share), sizes)]
+
+
+def apply_filters(columns: Columns, config: FilterConfig, model: ModelScores | None = None) -> Decisions:
+    """Decisions by status and by every rule in `config`; `model` has the scores that some of them need."""
     decisions = Decisions.new(columns.num_rows, columns.num_captions)
     codes, texts = columns.labels("status")
     for code, status in enumerate(texts):
@@ -86,16 +126,31 @@ def apply_filters(columns: Columns, config: FilterConfig) -> Decisions:
         decisions.drop_captions(mask() & (owners >= 0), reason)
     if config.max_pictures:
         decisions.drop_captions(_boilerplate(columns, decisions, config.max_pictures) & (owners >= 0), "boilerplate caption")
+    if model is not None:
+        _apply_model_rules(decisions, owners, config, model)
     decisions.drop_bare(owners, "no caption left")
     return decisions
 
 
 def filter_stage(work: Path, config: FilterConfig) -> StageFolder:
-    """Applies `config` to the scan and writes the decisions to `work/filter`. Raises UserError if the scan is not finished."""
+    """Applies `config` to the scan and writes the decisions to `work/filter`.
+
+    Raises UserError if the scan is not finished, or a rule needs scores of a model that no source has.
+    """
     columns = Columns(work)
-    stage = open_stage(work, "filter", {"scan": columns.digest, **asdict(config)}, is_map=False)
+    features = RowFeatures(columns, config.features) if config.uses_model else None
+    scored = {"scores": features.digest} if features else {}
+    stage = open_stage(work, "filter", {"scan": columns.digest, **_settings(config), **scored}, is_map=False)
     if not stage.done:
-        decisions = apply_filters(columns, config)
+        model = ModelScores.read(columns, features, config, stage.folder) if features else None
+        decisions = apply_filters(columns, config, model)
         decisions.save(stage.folder)
-        stage.finish({"counts": decisions.counts(), "config": asdict(config)})
+        unscored = {"captions_without_a_score": int(np.isnan(model.scores.itm).sum())} if model else {}
+        stage.finish({"counts": decisions.counts(), "config": asdict(config), **unscored})
     return stage
+
+
+def _settings(config: FilterConfig) -> dict[str, Any]:
+    """What decides the result, as in earlier versions where no rule uses a model, so that their stages stay finished."""
+    new = ("features", "min_itm", "min_itc", "lowest_itm", "lowest_itc", "clusters")
+    return {name: value for name, value in asdict(config).items() if config.uses_model or name not in new}

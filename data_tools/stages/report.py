@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albef_ds.data.images import read
-from data_tools.config import MAX_PIXELS
+from data_tools.config import MAX_PIXELS, FilterConfig
 from data_tools.content import images
 from data_tools.execution.stage_folder import load_stage
 from data_tools.files.storage import ByteReader, save_atomically
 from data_tools.stages.decisions import DUPLICATE, KEPT, Decisions
+from data_tools.stages.model_scores import RowFeatures
 from data_tools.stages.scan_results import Columns
 from data_tools.stages.write_shards import source_table
 
@@ -152,6 +153,7 @@ def _histograms(columns: Columns, decisions: Decisions) -> str:
     words = columns.caption("num_words")
     caption_kept = (decisions.caption == KEPT) & (owners >= 0)
     charts = [
+        *_score_charts(columns, caption_kept),
         _chart("shorter side, pixels", side, read, kept, [0, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048]),
         _chart(
             "aspect ratio (longer over shorter)", long / np.maximum(side, 1), read, kept, [1, 1.1, 1.25, 1.5, 1.75, 2, 2.5, 3, 5]
@@ -160,6 +162,19 @@ def _histograms(columns: Columns, decisions: Decisions) -> str:
     ]
     legend = "<p class=note>Grey: all readable images and their captions. Green: kept.</p>"
     return f"<h2>Sizes and captions</h2>{legend}<div class=charts>{''.join(charts)}</div>"
+
+
+def _score_charts(columns: Columns, kept: NDArray[np.bool_]) -> list[str]:
+    """Charts of the scores of a model, if the filter used them."""
+    config = FilterConfig(**load_stage(columns.catalog.stage.folder.parent, "filter").summary["config"])
+    if not config.uses_model:
+        return []
+    scores = RowFeatures(columns, config.features).scores()
+    rows = [
+        ("ITM probability of image and caption", scores.itm, [number / 10 for number in range(10)]),
+        ("ITC similarity of image and caption", scores.itc, [-1, *(number / 10 for number in range(-2, 10))]),
+    ]
+    return [_chart(title, values, np.isfinite(values), kept & np.isfinite(values), edges) for title, values, edges in rows]
 
 
 def _chart(title: str, values: NDArray[Any], everything: NDArray[np.bool_], kept: NDArray[np.bool_], edges: list[float]) -> str:
