@@ -9,7 +9,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 # Workers of the tests: one more than two cores, since the tests of Slurm mostly wait.
 JOBS ?= 3
-EXTRAS := dev,demo,data,corpus,dask,onnx,docs,s3,http
+EXTRAS := dev,demo,data,corpus,dask,onnx,serve,docs,s3,http
 
 # One thread per process: the tests and the demo run several processes side by side.
 export OMP_NUM_THREADS ?= 1
@@ -24,7 +24,7 @@ ifeq ($(wildcard /dev/nvidiactl),)
 export DS_ACCELERATOR ?= cpu
 endif
 
-.PHONY: help demo downstream bench gpu test lint slurm docs clean
+.PHONY: help demo downstream bench gpu test lint slurm browser docs screenshots clean
 
 help:
 	@echo "make demo   train on the shipped emoji corpus in minutes and show what it retrieves"
@@ -34,7 +34,9 @@ help:
 	@echo "make test   lint (ruff, mypy) and the tests"
 	@echo "make lint   lint alone"
 	@echo "make slurm  install Slurm for the tests (Debian; part of make test, which skips its tests elsewhere)"
+	@echo "make browser  install Chromium for the tests of pages (Debian; part of make test, which skips its tests elsewhere)"
 	@echo "make docs   write the generated parts of docs/ anew and build the site, site/index.html"
+	@echo "make screenshots  take the documentation's screenshots again, with the model of make demo"
 	@echo "make clean  remove .venv and caches"
 
 demo: $(READY)
@@ -52,7 +54,7 @@ OUT ?= runs/gpu
 gpu:
 	@$(if $(wildcard $(READY)),$(VENV)/bin/python,$(PYTHON)) -m benchmarks.gpu --minutes $(MINUTES) --out $(OUT) $(if $(SECTIONS),--sections $(SECTIONS))
 
-test: lint slurm
+test: lint slurm browser
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(READY)
@@ -61,7 +63,10 @@ lint: $(READY)
 	@$(VENV)/bin/mypy
 
 slurm:
-	@tests/slurm/install.sh
+	@tests/install.sh slurm
+
+browser:
+	@tests/install.sh browser
 
 docs: $(READY)
 	@$(VENV)/bin/python -m docs.tools.settings
@@ -69,6 +74,9 @@ docs: $(READY)
 	@$(VENV)/bin/python -m docs.tools.files
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict
 	@echo "docs: open site/index.html, or with search: $(VENV)/bin/python -m http.server --directory site"
+
+screenshots: $(READY) browser
+	@$(VENV)/bin/python -m docs.tools.screenshots
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build site *.egg-info albef_ds/data/images/_pixel_loops*.so albef_ds/engine/zero/_momentum_loop*.so

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("albef_ds.cli.train", "pretrain from a recipe or a configuration file"),
     "evaluate": ("albef_ds.cli.evaluate", "score a model by its task's official metric, on validation and test"),
     "search": ("albef_ds.cli.search", "rank a folder of images by a text"),
+    "serve": ("albef_ds.cli.serve", "search folders of images in the browser, ground words in them, and ask"),
     "ask": ("albef_ds.cli.ask", "answer questions about an image"),
     "ground": ("albef_ds.cli.ground", "show where a text is in an image"),
     "answers": ("albef_ds.cli.answers", "build the list of answers that VQA ranks"),

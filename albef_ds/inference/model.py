@@ -53,7 +53,7 @@ from torch import Tensor
 
 from albef_ds.checkpoint.formats.read import build_for_inference, read_model
 from albef_ds.checkpoint.formats.whole_model import Weights, WholeModel
-from albef_ds.common.errors import ConfigError, WeightsError
+from albef_ds.common.errors import ConfigError
 from albef_ds.common.notices import notice
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.batch import Batch, ClassificationBatch
@@ -61,13 +61,13 @@ from albef_ds.data.text.answers import candidate_ids
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
 from albef_ds.inference.device import device_of, dtype_of
 from albef_ds.inference.inputs import ImageInput, Images, Texts, batches, many, paired, picture_of, pixels_of
+from albef_ds.inference.kinds import require
 from albef_ds.metrics.boxes import score_boxes, upscale
 from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.gradcam import ground_text, middle_layer
 from albef_ds.tasks.base import Task
 from albef_ds.tasks.classification import ClassificationTask
 from albef_ds.tasks.contrastive import ContrastiveTask
-from albef_ds.tasks.registry import TASKS
 from albef_ds.tasks.vqa import VqaTask
 
 _T = TypeVar("_T")
@@ -377,9 +377,8 @@ class AlbefModel:
         return self._of(ContrastiveTask, method)
 
     def _of(self, task_type: type[_T], method: str) -> _T:
-        if not isinstance(self.task, task_type):
-            kinds = " or ".join(kind.name for kind in TASKS.values() if method in kind.uses)
-            raise WeightsError(f"{method} needs a model of kind {kinds}, but this one is of kind {self.kind}: load another")
+        require(self.config, method)
+        assert isinstance(self.task, task_type)
         return self.task
 
 

@@ -62,7 +62,10 @@ PHRASES = {
     "slurm/preflight.sbatch": "a check of the nodes without training",
     "slurm/pretrain.sbatch": "pretraining that resumes after preemption, time limits and dead nodes",
     "slurm/site.env.example": "settings of a site, to copy to site.env",
-    "tests/slurm/install.sh": "installs Slurm on Debian without starting a daemon",
+    "albef_ds/inference/serving/static/page.css": "the style of the page of `albef-ds serve`",
+    "albef_ds/inference/serving/static/page.html": "the page of `albef-ds serve`",
+    "albef_ds/inference/serving/static/page.js": "what the page of `albef-ds serve` does",
+    "tests/install.sh": "installs Slurm or Chromium for the tests on Debian, without starting a daemon",
 }
 """Phrases of files without a docstring or heading."""
 

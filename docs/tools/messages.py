@@ -59,6 +59,11 @@ SUBJECTS = (
         "Site settings are in `slurm/site.env`; [slurm.md](slurm.md) describes preflight and the reaction to each event.",
     ),
     Subject(
+        "The page to search and ask",
+        ("albef_ds/inference/serving/", "albef_ds/cli/serve.py"),
+        "`albef-ds serve` is described in [serving.md](serving.md); its JSON endpoints answer with the same lines.",
+    ),
+    Subject(
         "The command line and settings",
         ("albef_ds/cli/", "albef_ds/config/", "albef_ds/training/stop.py"),
         "`albef-ds COMMAND --help` shows the arguments, `albef-ds config` every setting with its unit and range "

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +24,7 @@ from albef_ds.launch.slurm.site import Site
 from data_tools.cli import main as data_main
 from tests.checkpoint.formats.released_files import HEADS
 from tests.data_tools.scenes.tiny import tiny_scenes
-from tests.docs.readme_world import ONE_STEP, TINY_ENCODERS, write_world
+from tests.docs.readme_world import CAPTIONS, ONE_STEP, TINY_ENCODERS, write_world
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import slurm_cluster as slurm_cluster  # a fixture
 
@@ -84,6 +88,33 @@ def launched(words: Sequence[str]) -> int:
     return main(["train", *words[4:]])
 
 
+def extra(words: Sequence[str]) -> int:
+    """The extra exists; tests/packaging installs wheels."""
+    assert words[:2] == ["pip", "install"] and words[2].startswith(".[")
+    named = words[2].removeprefix(".[").rstrip("]")
+    assert f"\n{named} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return 0
+
+
+def served(words: Sequence[str]) -> int:
+    """In a process of its own, until the page and a search are answered."""
+    pytest.importorskip("fastapi")
+    command = [sys.executable, "-m", "albef_ds.cli.main", *words[1:]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            address = process.stdout.readline().split()[1]
+            assert b"Search and ask" in urllib.request.urlopen(address).read()
+            body = json.dumps({"terms": [{"text": "a dog"}]}).encode()
+            search = urllib.request.Request(f"{address}api/search", body, {"Content-Type": "application/json"})
+            while json.load(urllib.request.urlopen(f"{address}api/status"))["pictures"] == 0:
+                time.sleep(0.05)
+            assert len(json.load(urllib.request.urlopen(search))["hits"]) == len(CAPTIONS)
+        finally:
+            process.send_signal(signal.SIGINT)
+    return process.returncode
+
+
 def planned_demo(words: Sequence[str]) -> int:
     """All but the training, which `tests/demo` runs."""
     assert words[:2] == ["albef-ds", "demo"]
@@ -135,6 +166,8 @@ RUNS: dict[str, Run] = {
     "init.visual_encoder=deit_base_patch16_224.safetensors init.text_encoder=bert-base-uncased": Run(
         launched, more=(*TINY_ENCODERS, *ONE_STEP, *SCRATCH)
     ),
+    "pip install '.[serve]'": Run(extra),
+    "albef-ds serve --model ALBEF.pth --images photos": Run(served, replace=(("ALBEF.pth", "albef"),), more=("--port", "0")),
     "albef-ds inspect ALBEF.pth": Run(albef_ds, more=HEADS, said="retrieval"),
     'albef-ds search --model ALBEF.pth --images photos --text "a dog on a beach"': Run(
         albef_ds, replace=(("ALBEF.pth", "albef"),), said="written: search.html"

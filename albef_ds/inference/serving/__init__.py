@@ -1,0 +1,1 @@
+"""Serves a model and folders of images on this machine: a page and JSON endpoints."""
