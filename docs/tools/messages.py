@@ -33,6 +33,7 @@ PASSED_ON = {
     "albef_ds/config/files.py": "a message of the settings with the file's name before it",
     "albef_ds/data/stream/loader.py": "a message that a loader process raised",
     "albef_ds/engine/zero/rendezvous.py": "the ranks that did not start, with their hosts",
+    "albef_ds/inference/serving/service.py": "a message about a file, without its folder",
     "albef_ds/training/run_folder.py": "a message that rank 0 raised",
 }
 """Files that raise a text composed elsewhere, and the origin of the text."""
