@@ -99,7 +99,9 @@ class Service:
         def call(check: Callable[[], None]) -> SearchResponse:
             started, now = time.monotonic(), self._gallery.now
             if not now.keys:
-                raise DataError(f"no image is indexed ({self._gallery.problem or 'the folders are being read'}): wait, or add images")
+                raise DataError(
+                    f"no image is indexed ({self._gallery.problem or 'the folders are being read'}): wait, or add images"
+                )
             terms = [self._term(term, now) for term in request.terms]
             hits = rank(self._model, terms, now.paths, now.features, top=request.top, rerank=request.rerank, between=check)
             rows = {path: row for row, path in enumerate(now.paths)}
