@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import ARRAY_FAULTS
+from data_tools.files.storage import open_source
 from data_tools.matching.clusters import BATCH, clusters, unit
 from data_tools.matching.components import components
 from data_tools.matching.image_duplicates import Dropped, keep_best
@@ -25,6 +26,7 @@ _CLUSTER_SIZE = 1000  # images per cluster, on average
 def load_features(path: Path, num_rows: int) -> NDArray[np.floating]:
     """Features of all catalog rows, (num_rows, D), left on disk; a row of zeros has none. Raises DataError if unusable."""
     try:
+        open_source(str(path)).close()  # numpy would wait for a pipe
         features: NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
     except ARRAY_FAULTS as error:
         raise DataError(f"features {path} cannot be read ({error}): give a .npy file of float16 or float32") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import Manifest, load_index, sample_key
+from data_tools.files.storage import open_source
 from data_tools.readers.source import Problems, Record, SourceSpec, caption_list
 
 
@@ -27,7 +28,7 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
         if entry.name == name:
             break
         first += entry.num_samples
-    with open(part, "rb") as file:
+    with open_source(part) as file:
         for number, (offset, size, meta_offset, meta_size) in enumerate(load_index(folder, entry).tolist(), start=first):
             file.seek(meta_offset)
             try:

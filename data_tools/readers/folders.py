@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import PICTURE_ENDINGS
-from data_tools.files.storage import is_url
+from data_tools.files.storage import is_url, open_source
 from data_tools.readers.source import NO_CAPTION, Problems, Record, SourceSpec, caption_list, text_of
 
 # fmt: off
@@ -98,7 +97,8 @@ def _captions(beside: dict[str, str], problems: Problems) -> list[str]:
     if not path:
         return []
     try:
-        text = text_of(Path(path).read_bytes(), problems, path)
+        with open_source(path) as file:
+            text = text_of(file.read(), problems, path)
         if ".txt" in beside:
             return caption_list(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
         raw = json.loads(text)

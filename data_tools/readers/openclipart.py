@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from data_tools.files.storage import open_source
 from data_tools.readers import folders
 from data_tools.readers.source import NO_CAPTION, Problems, Record, SourceSpec, caption_list
 
@@ -32,8 +33,8 @@ def read(spec: SourceSpec, part: str, problems: Problems) -> Iterator[Record]:
         path = os.path.join(part, listed)
         source = os.path.join(second, os.path.splitext(listed)[0] + ".svg")
         try:
-            with open(source, encoding="utf-8", errors="replace") as file:
-                text = file.read()
+            with open_source(source) as file:
+                text = file.read().decode(errors="replace")
         except OSError:
             problems.add("no SVG beside the picture", listed)
             text = ""

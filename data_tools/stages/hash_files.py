@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from albef_ds.common.errors import DataError
 from data_tools.content.images import COLOUR_BYTES
-from data_tools.files.storage import save_atomically
+from data_tools.files.storage import open_source, save_atomically
 from data_tools.readers.source import NO_CAPTION
 from data_tools.stages.filter import BROKEN
 from data_tools.stages.scan_results import Columns, colour_array
@@ -126,7 +126,7 @@ class _Digest:
 def read_hashes(path: Path) -> pa.Table:
     """The rows of a hash file, of SCHEMA. Raises DataError if it is missing, damaged, empty or not a hash file."""
     try:
-        with pq.ParquetFile(path) as file:
+        with open_source(str(path)) as content, pq.ParquetFile(content) as file:
             table, metadata = file.read(), file.metadata.metadata or {}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: write it with `albef-data hashes`") from None

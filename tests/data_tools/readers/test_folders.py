@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+import pytest
+
+from data_tools import readers
 from data_tools.files.storage import ByteReader
 from data_tools.readers.folders import OTHER_PICTURES
 from tests.data_tools.readers.reading import read
@@ -39,6 +43,21 @@ def test_texts_of_any_case_and_with_a_byte_order_mark_are_read(tmp_path: Path) -
         "text without a picture": 1,
         "unreadable sidecar": 1,
     }
+
+
+@pytest.mark.parametrize("kind", ["folder", "openclipart"])
+def test_a_pipe_in_the_place_of_a_text_is_counted_and_never_waited_for(tmp_path: Path, kind: str) -> None:
+    touch(tmp_path, "png/0.png", "svg/1.svg")
+    os.mkfifo(tmp_path / ("png/0.txt" if kind == "folder" else "svg/0.svg"))
+    [record], problems = read(f"x={kind}:{tmp_path}/png")
+    assert not record.captions and sum(problems.counts.values()) == 1
+
+
+def test_readers_open_files_in_one_way() -> None:
+    """`open_source` refuses pipes and devices, for which another way of opening would wait for ever."""
+    other = re.compile(r"(?<![\w.])open\(|\.(read_bytes|read_text|open)\(")
+    files = Path(readers.__file__).parent.glob("*.py")
+    assert [f"{path.name}: {line}" for path in files for line in path.read_text().splitlines() if other.search(line)] == []
 
 
 def test_linked_folders_are_walked_once_and_after_the_folder_itself(tmp_path: Path) -> None:

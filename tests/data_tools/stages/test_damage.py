@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -184,6 +185,11 @@ def test_a_hash_file_without_rows_and_features_without_width_are_one_line(tmp_pa
     pq.write_table(SCHEMA.empty_table(), tmp_path / "h.parquet")
     with pytest.raises(DataError, match="holds no image"):
         load_hashes("x", tmp_path / "h.parquet")
+    os.mkfifo(tmp_path / "pipe.parquet")  # never waited for
+    with pytest.raises(DataError, match="not a regular file"):
+        load_hashes("x", tmp_path / "pipe.parquet")
+    with pytest.raises(DataError, match="not a regular file"):
+        load_features(tmp_path / "pipe.parquet", 4)
     np.save(tmp_path / "f.npy", np.zeros((4, 0), np.float32))
     with pytest.raises(DataError, match="float32 4x0: give one float row"):
         load_features(tmp_path / "f.npy", 4)
