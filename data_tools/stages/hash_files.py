@@ -131,7 +131,7 @@ def read_hashes(path: Path) -> pa.Table:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: write it with `albef-data hashes`") from None
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0][:100]
         raise DataError(f"{path} is not a hash file ({reason}): write it with `albef-data hashes`") from None
     if not set(SCHEMA.names) <= set(table.column_names):
         raise DataError(f"{path} lacks columns of a hash file: write it with `albef-data hashes`")
