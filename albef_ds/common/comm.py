@@ -90,6 +90,21 @@ def all_gather_with_grad(tensor: Tensor) -> Tensor:
     return gathered
 
 
+def all_to_all(rows: Tensor, sent_to: list[int], received_from: list[int]) -> Tensor:
+    """Returns the rows (sum of `received_from`, ...) that other ranks send to this one, in rank order, without gradient.
+
+    Args:
+        rows: (sum of `sent_to`, ...), in the order of the ranks that receive them.
+        sent_to: rows for each rank.
+        received_from: rows of each rank.
+    """
+    if not is_distributed():
+        return rows.detach()
+    received = rows.new_empty((sum(received_from), *rows.shape[1:]))
+    dist.all_to_all_single(received, rows.detach().contiguous(), received_from, sent_to)
+    return received
+
+
 def all_reduce_mean(values: dict[str, float], device: torch.device) -> dict[str, float]:
     """Returns the mean over ranks of each number; the keys must be the same on every rank."""
     if not is_distributed() or not values:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from albef_ds.common import comm
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.row_exchange import RowExchange
 from albef_ds.config.schema import ComputeConfig, ModelConfig
 from albef_ds.config.tasks import ContrastiveConfig
 from albef_ds.data.batch import ImageTextBatch
@@ -172,23 +173,36 @@ class ContrastiveTask(Task):
     ) -> tuple[Tensor, FusionPass, FusionPass]:
         """Returns the images and ITM's passes over them with output at [CLS]: B true pairs, then 2B pairs with a negative."""
         mask = batch.token_mask
-        images, all_texts, all_masks = image_embeds, text_embeds, mask
+        images = image_embeds
         own: ImageIndex = None
         drawn: ImageIndex = negative_images
         if self.config.gather_negatives and comm.is_distributed():
-            all_texts, all_masks = comm.all_gather_with_grad(text_embeds), comm.all_gather(mask)
-            # Only the drawn images are added to the own ones: projecting all ranks' would cost world_size times as much.
-            images = torch.cat([image_embeds, comm.all_gather_with_grad(image_embeds)[negative_images]])
+            other_texts, other_masks, other_images = self._fetch(mask, image_embeds, text_embeds, negative_texts, negative_images)
+            images = torch.cat([image_embeds, other_images])
             own, drawn = range(len(batch)), range(len(batch), 2 * len(batch))
+        else:
+            other_texts, other_masks = text_embeds[negative_texts], mask[negative_texts]
         cls = torch.zeros(len(batch), 1, dtype=torch.int64, device=mask.device)
         positive = FusionPass(text_embeds, mask, (own,), cls)
         negatives = FusionPass(
-            torch.cat([text_embeds, all_texts[negative_texts]]),
-            torch.cat([mask, all_masks[negative_texts]]),
+            torch.cat([text_embeds, other_texts]),
+            torch.cat([mask, other_masks]),
             (drawn, own),
             cls.repeat(2, 1),
         )
         return images, positive, negatives
+
+    @staticmethod
+    def _fetch(
+        mask: Tensor, image_embeds: Tensor, text_embeds: Tensor, negative_texts: Tensor, negative_images: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the drawn texts (B, L, D), their masks (B, L) and the drawn images (B, N, width) of all ranks.
+
+        Only drawn rows travel and are kept: to gather all of them would cost as many times as much as there are ranks.
+        """
+        drawn = comm.all_gather_together([negative_texts, negative_images, mask])
+        texts, images = (RowExchange(one.view(comm.world_size(), len(mask)), comm.rank(), mask.device) for one in drawn[:2])
+        return texts.fetch(text_embeds), drawn[2][negative_texts], images.fetch(image_embeds)
 
     def matching_loss(self, on_positive: Tensor, on_negative: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the ITM loss of fused [CLS] states (B, 1, D) and (2B, 1, D), and its accuracy."""

@@ -106,6 +106,12 @@ def test_local_negatives_make_ranks_equal_to_accumulation() -> None:
         _assert_equal(got, _train(False, 4, {}, False))
 
 
+def test_gathered_negatives_with_accumulation_equal_one_rank_with_as_many_micro_batches() -> None:
+    expected = _train(True, 2, {}, False)
+    for got in run_ranks(_train, 4, True, 2, {}, False):
+        _assert_equal(got, expected)
+
+
 def test_gathering_changes_the_loss() -> None:
     local, gathered = _train(False, 2, {}, False), _train(True, 1, {}, False)
     assert local["losses"]["itc"] != pytest.approx(gathered["losses"]["itc"], rel=1e-3)

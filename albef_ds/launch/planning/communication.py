@@ -1,7 +1,7 @@
 """Computes the bytes that one optimizer step communicates, by purpose and collective, from the model's shapes.
 
 Every size is that of the *whole* tensor of a collective: the output of an all-gather, the input of a reduce-scatter, or that
-of an all-reduce. `Traffic.sent` gives the bytes that a rank sends. Tests compare with the collectives of the real engine, which
+of an all-reduce; of an all-to-all, what a rank receives on average. `Traffic.sent` gives the bytes that a rank sends. Tests compare with the collectives of the real engine, which
 `recorder.py` counts. `throughput.py` computes times.
 
 DeepSpeed 0.19 reduces the gradients of ZeRO-1 and 2 by all-reduce (`use_multi_rank_bucket_allreduce`) instead of reduce-scatter,
@@ -35,7 +35,7 @@ class Traffic:
     purpose: str
     """`gradients`, `parameters` (of the student), `momentum`, `features` or `scalars` (norms, flags)."""
     operation: str
-    """`all_gather`, `reduce_scatter` or `all_reduce`."""
+    """`all_gather`, `reduce_scatter`, `all_reduce` or `all_to_all`."""
     dtype: str
     num_bytes: int
     """Bytes of the whole tensors, over all calls."""
@@ -204,16 +204,16 @@ def _features(config: RunConfig, dtype: str, world_size: int, accumulation: int)
     gathered = rows * accumulation if config.pretraining().gather_negatives else 0
     # Each sample has three numbers of 8 bytes and two fp32 features, in one message.
     row = 3 * 8 + 2 * 4 * config.model.embed_dim
-    found = [Traffic("features", "all_gather", "uint8", row * (enqueued + gathered), times)]
-    if gathered:
-        length, vision = config.text_length, config.model.vision
-        embeds = gathered * (length * config.model.text.width + vision.num_tokens * vision.width) * ITEMSIZE[dtype]
-        found += [
-            Traffic("features", "all_gather", dtype, embeds, 2 * accumulation),
-            Traffic("features", "reduce_scatter", dtype, embeds, 2 * accumulation),
-            Traffic("features", "all_gather", "bool", gathered * length, accumulation),
-        ]
-    return found
+    if not gathered:
+        return [Traffic("features", "all_gather", "uint8", row * enqueued, times)]
+    length, vision = config.text_length, config.model.vision
+    drawn = 2 * 8 + length  # the candidates drawn of both modalities, and the texts' masks
+    embeds = gathered // world_size * (length * config.model.text.width + vision.num_tokens * vision.width) * ITEMSIZE[dtype]
+    return [
+        Traffic("features", "all_gather", "uint8", row * enqueued + (row + drawn) * gathered, times + accumulation),
+        # Drawn texts and images, and their gradients. A row that many ranks draw takes further messages.
+        Traffic("features", "all_to_all", dtype, 2 * embeds, 4 * accumulation),
+    ]
 
 
 def _scalars(config: RunConfig, counts: ModelCounts, zero: Zero, accumulation: int) -> list[Traffic]:

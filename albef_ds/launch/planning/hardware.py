@@ -80,12 +80,16 @@ class Hardware:
         if ranks == 1:
             return 0.0
         nodes = math.ceil(ranks / self.per_node)
-        # Each rank of a node has its own ring to the next node, so all ports of the node serve every message.
-        slowest = self.inside.bandwidth if nodes == 1 else min(self.inside.bandwidth, self.per_node * self.between.bandwidth)
+        # Each rank of a node has its own ring to the next node, so all ports of the node serve every message; in an all-to-all
+        # it sends its own rows.
+        ports = 1 if operation == "all_to_all" else self.per_node
+        slowest = self.inside.bandwidth if nodes == 1 else min(self.inside.bandwidth, ports * self.between.bandwidth)
         return sent / slowest + calls * self._latency(operation, ranks, nodes)
 
     def _latency(self, operation: str, ranks: int, nodes: int) -> float:
         """Returns the seconds of one empty collective."""
+        if operation == "all_to_all":  # every rank speaks to every other one at once
+            return (self.between if nodes > 1 else self.inside).latency
         if operation == "all_reduce" or (operation == "reduce_scatter" and not self.scatters):
             ring = self._hops(2 * (ranks - 1), nodes, ranks)
             tree = math.log2(nodes) * self.between.latency + math.log2(min(ranks, self.per_node)) * self.inside.latency

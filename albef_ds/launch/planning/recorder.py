@@ -28,6 +28,7 @@ _OPERATIONS = {
     "_reduce_scatter_base_": "reduce_scatter",
     "reduce_scatter_": "reduce_scatter",
     "reduce_scatter_tensor_coalesced_": "reduce_scatter",
+    "alltoall_base_": "all_to_all",
 }
 
 
@@ -89,8 +90,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count_collective(self, func: Any, args: Any) -> None:
         name = func.overloadpacket.__name__
-        tensors = max((list(_tensors(arg)) for arg in args), key=_num_bytes)
         operation = _OPERATIONS.get(name, name.strip("_"))
+        # Of an all-to-all what arrives counts: the first argument is the output.
+        tensors = max((list(_tensors(arg)) for arg in args[: 1 if operation == "all_to_all" else None]), key=_num_bytes)
         dtype = str(tensors[0].dtype).removeprefix("torch.") if tensors else ""
         numel = sum(tensor.numel() for tensor in tensors)
         entry = self.counts.collectives[_purpose(operation, numel), operation, dtype, _ranks(args)]
@@ -119,7 +121,7 @@ def _num_bytes(tensors: list[Tensor]) -> int:
 
 def _purpose(operation: str, numel: int) -> str:
     """Returns the purpose by the innermost caller that is the momentum model, a task (through `comm`) or DeepSpeed."""
-    if numel <= 1:
+    if numel <= 1 and operation != "all_to_all":
         return "scalars"
     frame = sys._getframe()
     while frame.f_back is not None:
