@@ -1,8 +1,8 @@
 """Computes the bytes that one optimizer step communicates, by purpose and collective, from the model's shapes.
 
 Every size is that of the *whole* tensor of a collective: the output of an all-gather, the input of a reduce-scatter, or that
-of an all-reduce; of an all-to-all, what a rank receives on average. `Traffic.sent` gives the bytes that a rank sends. Tests compare with the collectives of the real engine, which
-`recorder.py` counts. `throughput.py` computes times.
+of an all-reduce; of an all-to-all, what a rank receives on average. `Traffic.sent` gives the bytes that a rank sends. Tests
+compare with the collectives of the real engine, which `recorder.py` counts. `throughput.py` computes times.
 
 DeepSpeed 0.19 reduces the gradients of ZeRO-1 and 2 by all-reduce (`use_multi_rank_bucket_allreduce`) instead of reduce-scatter,
 with twice the bytes that the ZeRO paper counts, in fewer and larger messages.
