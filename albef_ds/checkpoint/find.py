@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from albef_ds.checkpoint.complete import DamageError, check_file, read_marker
@@ -58,7 +59,10 @@ def problem_of(folder: Path) -> str:
     try:
         entries = read_marker(folder)
         own = sorted(entries)[comm.rank() :: comm.world_size()]
-        problem = next((found for name in own if (found := check_file(folder, name, entries[name]))), "")
+        # Two at once: one is hashed while the other one is read.
+        with ThreadPoolExecutor(2) as threads:
+            problems = threads.map(lambda name: check_file(folder, name, entries[name]), own)
+            problem = next(filter(None, problems), "")
         if STATE_NAME not in entries:
             problem = f"{MARKER_NAME} does not list {STATE_NAME}"
     except DamageError as error:

@@ -1,6 +1,6 @@
 """Writes checkpoints while training continues.
 
-    start     all ranks: copy the state to the CPU; a thread per rank writes its files and reads them back
+    start     all ranks: copy the state to the CPU; each file is written in threads (`writer.py`) as soon as it is copied
     finish    all ranks, after every thread is done: rank 0 writes the marker, renames the folder, deletes old ones
 
 The folder has a temporary name until it is complete, so a run that dies at any moment leaves earlier checkpoints intact. A
@@ -12,18 +12,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from albef_ds.checkpoint.complete import check_file, write_marker
+from albef_ds.checkpoint.complete import write_marker
+from albef_ds.checkpoint.memory import SaveMemory
 from albef_ds.checkpoint.retention import record_scores, tidy
-from albef_ds.checkpoint.snapshot import Snapshot, Window, take_snapshot
-from albef_ds.checkpoint.tensor_files.hashed import Entry, write_text
-from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
-from albef_ds.checkpoint.tensor_files.safetensors_form import write_safetensors
+from albef_ds.checkpoint.snapshot import Window, snapshot_bytes, take_snapshot
+from albef_ds.checkpoint.tensor_files.hashed import Entry
 from albef_ds.checkpoint.training_progress import TrainingProgress
+from albef_ds.checkpoint.writer import Writer
 from albef_ds.common import comm
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER, STEP_PREFIX, complete_steps, step_folder
 from albef_ds.config.schema import RunConfig
@@ -51,15 +50,6 @@ class SaveResult:
     """The problem and its fix; empty: the checkpoint is complete."""
 
 
-@dataclass
-class _Writing:
-    step: int
-    temporary: Path
-    thread: threading.Thread | None = None
-    entries: dict[str, Entry] = field(default_factory=dict)
-    error: str = ""
-
-
 class Saver:
     """Saves the checkpoints of the run in folder `output`, one save at a time. All ranks call every method together."""
 
@@ -68,7 +58,16 @@ class Saver:
         self.config = config
         self.saved_step: int | None = None
         """Step of the newest checkpoint that this run has written or resumed from."""
-        self._writing: _Writing | None = None
+        self._writing: tuple[int, Writer] | None = None
+        self._memory = SaveMemory()
+
+    def prepare(self, task: Task) -> None:
+        """Takes the memory for the copies of the first save while training goes on; later saves use it again.
+
+        Without `train.save_in_background` nothing is kept between saves.
+        """
+        if self.config.train.save_in_background:
+            self._memory.prepare(snapshot_bytes(task))
 
     def clean(self) -> None:
         """Removes the leftovers of a run killed while saving; restores a checkpoint that it was replacing."""
@@ -89,43 +88,45 @@ class Saver:
     @property
     def busy(self) -> bool:
         """True if this rank's thread is still writing."""
-        return self._writing is not None and self._writing.thread is not None and self._writing.thread.is_alive()
+        return self._writing is not None and self._writing[1].busy
 
     def start(
         self, engine: Engine, task: Task, progress: TrainingProgress, window: Window, metrics: Mapping[str, float] | None = None
     ) -> None:
         """Copies the state and starts to write it; the previous save must be finished."""
         assert self._writing is None, "one save at a time"
-        snapshot = take_snapshot(self.config, engine, task, progress, window, metrics or {})
-        writing = _Writing(progress.step, self.root / f"{step_folder(progress.step)}.tmp")
-        writing.thread = threading.Thread(target=_write, args=(writing, snapshot), name="checkpoint", daemon=True)
-        self._writing = writing
-        writing.thread.start()
+        writer = Writer(self.root / f"{step_folder(progress.step)}.tmp")
+        self._writing = progress.step, writer
+        self._memory.reset()
+        try:
+            take_snapshot(self.config, engine, task, progress, window, metrics or {}, self._memory.copy, writer.add)
+        finally:
+            writer.close()
         if not self.config.train.save_in_background:
-            writing.thread.join()
+            writer.join()
+            self._memory.release()
 
     def finish(self) -> SaveResult | None:
         """Waits for all threads and completes the checkpoint; None if no save was started."""
-        writing = self._writing
-        if writing is None:
+        if self._writing is None:
             return None
-        assert writing.thread is not None
-        writing.thread.join()
+        step, writer = self._writing
+        writer.join()
         self._writing = None
-        final = self.root / step_folder(writing.step)
-        shares = comm.all_gather_objects((writing.entries, writing.error))
+        final = self.root / step_folder(step)
+        shares = comm.all_gather_objects((writer.entries, describe(writer.error, self.root) if writer.error else ""))
         errors = [f"{error} (rank {rank})" if len(shares) > 1 else error for rank, (_, error) in enumerate(shares) if error]
         if comm.rank() == 0 and not errors:
             try:
-                self._complete(writing.temporary, final, {name: entry for share, _ in shares for name, entry in share.items()})
+                self._complete(writer.folder, final, {name: entry for share, _ in shares for name, entry in share.items()})
             except OSError as error:
                 errors = [describe(error, self.root)]
         if comm.rank() == 0 and errors:
-            shutil.rmtree(writing.temporary, ignore_errors=True)
+            shutil.rmtree(writer.folder, ignore_errors=True)
         message = comm.broadcast_object(errors[0] if errors else "")
         if not message:
-            self.saved_step = writing.step
-        return SaveResult(writing.step, final, message)
+            self.saved_step = step
+        return SaveResult(step, final, message)
 
     def tidy(self) -> None:
         """Deletes checkpoints that need not be kept; on an error, more than necessary stay."""
@@ -164,26 +165,6 @@ class Saver:
             os.replace(temporary, final)
         _sync_folder(self.root)
         self.tidy()
-
-
-def _write(writing: _Writing, snapshot: Snapshot) -> None:
-    """Runs in the thread: writes this rank's files and reads them back."""
-    try:
-        # Without `parents`: if the run's folder has vanished, a new one could be on another disk.
-        writing.temporary.parent.mkdir(exist_ok=True)
-        writing.temporary.mkdir(exist_ok=True)
-        for name, tensors in snapshot.tensors.items():
-            writing.entries[name] = write_safetensors(
-                writing.temporary / name, {key: LazyTensor.of(tensor) for key, tensor in tensors.items()}
-            )
-            tensors.clear()
-        for name, text in snapshot.texts.items():
-            writing.entries[name] = write_text(writing.temporary / name, text)
-        for name, entry in writing.entries.items():
-            if problem := check_file(writing.temporary, name, entry):
-                raise OSError(errno.EIO, f"the data read back differs from the data written: {problem}")
-    except OSError as error:
-        writing.error = describe(error, writing.temporary.parent)
 
 
 def describe(error: OSError, folder: Path) -> str:

@@ -11,8 +11,8 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,22 +40,29 @@ Window = list[dict[str, float]]
 """Numbers of the steps since the last log line, on one rank."""
 
 
-@dataclass
-class Snapshot:
-    """This rank's share of a checkpoint, in memory and independent of the continuing run."""
-
-    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """File name -> tensors on the CPU."""
-    texts: dict[str, str] = field(default_factory=dict)
-    """File name -> content."""
-
-
 def take_snapshot(
-    config: RunConfig, engine: Engine, task: Task, progress: TrainingProgress, window: Window, metrics: Mapping[str, float]
-) -> Snapshot:
+    config: RunConfig,
+    engine: Engine,
+    task: Task,
+    progress: TrainingProgress,
+    window: Window,
+    metrics: Mapping[str, float],
+    copy: Callable[[Tensor], Tensor],
+    ready: Callable[[str, Mapping[str, Tensor] | str], None],
+) -> None:
     """Copies the state of the run to the CPU; all ranks call it together.
 
     Parameters are gathered one by one, and one rank keeps each file: a rank holds its files and at most one more parameter.
+
+    Args:
+        config: the run's settings.
+        engine: holds the student and its moments.
+        task: holds momentum model and queue.
+        progress: position of the run.
+        window: numbers of the steps that are not logged yet.
+        metrics: the last evaluation's.
+        copy: returns a copy of a tensor on the CPU.
+        ready: is given each of this rank's files as soon as it is copied, by its name: tensors or a text.
     """
     parts: list[tuple[str, Iterable[tuple[str, Tensor]]]] = []
     parts += [(tensors_file(part), engine.tensors(part)) for part in (STUDENT, *MOMENTS)]
@@ -66,15 +73,14 @@ def take_snapshot(
         queue = task.queue.state_dict()
         parts.append((QUEUE_NAME, ((key, value) for key, value in queue.items() if isinstance(value, Tensor))))
         plain["queue"] = {key: value for key, value in queue.items() if not isinstance(value, Tensor)}
-    snapshot = Snapshot()
     for number, (name, tensors) in enumerate(parts):
         if number % comm.world_size() == comm.rank():
-            snapshot.tensors[name] = {key: tensor.detach().to("cpu", copy=True) for key, tensor in tensors}
+            ready(name, {key: copy(tensor) for key, tensor in tensors})
         else:
             for _ in tensors:  # every rank takes part in gathering what another rank keeps
                 pass
     counters = engine.counters()
-    snapshot.tensors[rank_file(comm.rank())] = {**_generators(engine.device), "window": _as_rows(window)}
+    ready(rank_file(comm.rank()), {**_generators(engine.device), "window": _as_rows(window)})
     if comm.rank() == 0:
         state = {
             **{name: value for name, value in asdict(progress).items() if name not in ("config", "num_samples")},
@@ -88,9 +94,15 @@ def take_snapshot(
             "versions": versions(),
             "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        snapshot.texts[STATE_NAME] = json.dumps(state, indent=1) + "\n"
-        snapshot.texts[CONFIG_NAME] = json.dumps(files.to_dict(config), indent=2, ensure_ascii=False) + "\n"
-    return snapshot
+        ready(STATE_NAME, json.dumps(state, indent=1) + "\n")
+        ready(CONFIG_NAME, json.dumps(files.to_dict(config), indent=2, ensure_ascii=False) + "\n")
+
+
+def snapshot_bytes(task: Task) -> int:
+    """About the bytes of this rank's files: each is in fp32 and on one rank."""
+    numel = sum(parameter_shape(parameter).numel() for parameter in task.parameters())
+    sizes = [4 * numel] * (1 + len(MOMENTS) + task.has_momentum)
+    return sum(sizes[comm.rank() :: comm.world_size()])
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from albef_ds.checkpoint.formats.read import Found, read_model
-from albef_ds.checkpoint.tensor_files.hashed import digest
+from albef_ds.checkpoint.tensor_files.hashed import sha256_of
 from albef_ds.common.errors import UserError
 from albef_ds.common.run_files import STUDENT_NAME
 from albef_ds.data.store.open import load_manifest
@@ -16,9 +16,9 @@ from albef_ds.data.store.open import load_manifest
 def weights_hash(found: Found) -> str:
     """SHA-256 of the file that holds the student; if it is split into several files, of the first."""
     if found.path.is_file():
-        return digest(found.path).sha256
+        return sha256_of(found.path)
     chosen = found.path / STUDENT_NAME
-    return digest(chosen if chosen.is_file() else min(found.path.glob("*.safetensors"))).sha256
+    return sha256_of(chosen if chosen.is_file() else min(found.path.glob("*.safetensors")))
 
 
 def lineage_of(found: Found) -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ class Checkpointing:
         """Reason why the last checkpoint could not be written; empty if it was."""
         self._run, self._log, self._saver = run, log, run.saver
         self._metrics: dict[str, float] = {}
+        if run.config.train.save_every:
+            run.saver.prepare(run.engine.task)
 
     @property
     def busy(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +117,27 @@ def test_every_byte_of_the_marker_counts(copy: Path) -> None:
     assert find_checkpoint(copy, "auto") == copy / CHECKPOINTS_FOLDER / "step-0000002"
 
 
+def test_a_checkpoint_of_an_earlier_version_is_checked_by_its_sha256(copy: Path) -> None:
+    """As versions wrote it whose marker had format 1."""
+    folder = copy / CHECKPOINTS_FOLDER / "step-0000002"
+    names = [name for name in FILES if name != "complete.json"]
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256((folder / name).read_bytes())} for name in names}
+    own = _sha256(json.dumps(files, sort_keys=True).encode())
+    marker = {"files": files, "format": 1, "sha256": own}
+    (folder / "complete.json").write_text(json.dumps(marker, indent=1) + "\n")
+    assert find_checkpoint(copy, "auto") == folder
+    _flip(0.5, 3)(folder / "momentum.safetensors")
+    with pytest.raises(WeightsError, match=r"momentum\.safetensors has another checksum"):
+        find_checkpoint(copy, str(folder))
+    (folder / "complete.json").write_text(json.dumps({**marker, "format": 3}, indent=1) + "\n")
+    with pytest.raises(WeightsError, match=r"complete\.json is of format 3, this version reads 1 and 2"):
+        find_checkpoint(copy, str(folder))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def test_all_damaged_is_one_line_and_no_new_start(copy: Path) -> None:
     for step in (1, 2):
         _truncate(copy / CHECKPOINTS_FOLDER / f"step-{step:07d}" / "student.safetensors")
@@ -151,6 +174,6 @@ def test_everybody_who_reads_the_run_is_told_which_checkpoint_it_was(copy: Path,
     path.write_bytes(data)
     assert read_model(copy).path == before
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{newest} is damaged (student.safetensors has another SHA-256") and line.endswith(before.name)
+    assert line.startswith(f"{newest} is damaged (student.safetensors has another checksum") and line.endswith(before.name)
     assert _candidates(copy) == [before]
     assert f"{newest} is damaged" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from albef_ds.checkpoint.formats.read import Found, read_model
 from albef_ds.checkpoint.formats.whole_model import WholeModel
 from albef_ds.checkpoint.formats.write import FORMS, Options, prepared
 from albef_ds.checkpoint.names import MOMENTUM, QUEUE, RELEASED
-from albef_ds.checkpoint.tensor_files.hashed import digest
+from albef_ds.checkpoint.tensor_files.hashed import sha256_of
 from albef_ds.checkpoint.tensor_files.lazy import StoredTensors
 from albef_ds.checkpoint.tensor_files.opening import PICKLE_SUFFIXES, open_tensors
 from albef_ds.common.errors import UserError
@@ -44,7 +44,7 @@ def inspect(path: Path, overrides: Sequence[str] = (), *, tensors: bool = False)
         if prefix not in ("", "bert."):  # transformers' own
             yield f"  note         names begin with {prefix}, which is left out"
         yield from _numbers("tensors", {name: tensor.numel for name, tensor in stored.tensors.items()}, stored)
-        yield f"  sha256       {digest(path).sha256}"
+        yield f"  sha256       {sha256_of(path)}"
         return
     read = read_model(path, overrides)
     model = read.model
@@ -55,7 +55,7 @@ def inspect(path: Path, overrides: Sequence[str] = (), *, tensors: bool = False)
     for remark in model.remarks:
         yield f"  note         {remark}"
     for file in _files(read):
-        yield f"  sha256       {digest(file).sha256}  {file.name}"
+        yield f"  sha256       {sha256_of(file)}  {file.name}"
     yield f"  serves       {', '.join(kind_of(model.config.task).uses) or 'fine-tuning'} of albef_ds.load"
     yield f"  converts to  {', '.join(_possible(model))}"
     if tensors:

@@ -20,7 +20,7 @@ from albef_ds.checkpoint.formats import native, released
 from albef_ds.checkpoint.formats.read import Found, read_model
 from albef_ds.checkpoint.formats.whole_model import Weights, WholeModel
 from albef_ds.checkpoint.names import MOMENTUM, WITH_BERT, place_of
-from albef_ds.checkpoint.tensor_files.hashed import digest
+from albef_ds.checkpoint.tensor_files.hashed import sha256_of
 from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, equal, listing
 from albef_ds.checkpoint.tensor_files.opening import INDEX_SUFFIX
 from albef_ds.common.atomic_files import scratch_path
@@ -89,7 +89,7 @@ def convert(source: Found, destination: Path, options: Options) -> Written:
             raise MachineError(f"{destination} cannot be written ({reason}): free the disk or give another place") from None
         _verify(model, written[0], options)
         first = written[0] if written[0].is_file() else min(written[0].glob("*.safetensors"))
-        sha256 = digest(first).sha256
+        sha256 = sha256_of(first)
         places = [_move(path, destination.parent, overwrite=options.overwrite) for path in reversed(written)]
     total = sum(tensor.numel for tensor in source.model.tensors.values())
     taken = sum(tensor.numel for name, tensor in source.model.tensors.items() if name not in left)
@@ -193,7 +193,7 @@ def _step(source: Found, options: Options) -> dict[str, object]:
         ("to", options.form),
         ("weights", options.weights),
         ("dtype", options.dtype),
-        ("sha256", digest(source.path).sha256 if source.path.is_file() else ""),
+        ("sha256", sha256_of(source.path) if source.path.is_file() else ""),
         ("date", time.strftime("%Y-%m-%d")),
         ("version", albef_ds.__version__),
     )
