@@ -44,7 +44,16 @@ class DataConfig:
     )
     eval_shards: str = setting("", "shards of the retrieval evaluation during training, given like data.shards; empty: none")
     group_size: int = setting(
-        1, "consecutive samples of the corpus that stay together in the order, as hard negatives by design", unit="samples"
+        1,
+        "samples that stay together in the order, as hard negatives: consecutive ones of the corpus, or similar ones by "
+        "data.group_order; a divisor of train.micro_batch_size keeps every group in one micro-batch",
+        unit="samples",
+    )
+    group_order: str = setting(
+        "", "name of an order of similar pairs beside the manifest (`albef-data group`), by which groups are formed; empty: none"
+    )
+    group_window: int = setting(
+        16_384, "samples, drawn anew in every epoch, among which similar ones are grouped by data.group_order", unit="samples"
     )
     annotations: str = setting(
         "", "annotation files of a fine-tuning task, comma-separated (an official VQA pair as QUESTIONS+ANSWERS); replaces shards"
@@ -115,6 +124,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         positive("data", self, "group_size", "prefetch", "max_words", "max_pixels", "crop_scale_min", "cache_gb", "window")
+        positive("data", self, "group_window")
+        grouped = self.group_size > 1 or not self.group_order
+        require(grouped, "data.group_order", "has groups of one sample", "give data.group_size, such as the micro-batch size")
         not_negative("data", self, "num_workers", "fetch_ahead")
         for name in ("shards", "eval_shards"):
             url = getattr(self, name)

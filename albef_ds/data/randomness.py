@@ -18,6 +18,8 @@ AUGMENT: Final = 3
 MASK: Final = 4
 SHARDS: Final = 5
 WINDOW: Final = 6
+PARTS: Final = 16
+GROUPS: Final = 17
 
 _WORD = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15

@@ -102,6 +102,13 @@ _EMBED = [
     _option("--batch-size", type=int, default=64, help="images per forward pass (default %(default)s)"),
     _option("--override", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="for what a released file lacks"),
 ]
+_GROUP = [
+    *(*_FOLDER, *_RESTART),
+    _option("--features", default="embed", metavar="NAME", help="which features (default %(default)s)"),
+    _option("--name", default="groups", help="of the order, for data.group_order (default %(default)s)"),
+    _option("--by", choices=("both", "images", "texts"), default="both", help="what has to be alike (default %(default)s)"),
+    _option("--seed", type=int, default=0, help="of the search (default %(default)s)"),
+]
 _DECODE = [_option("--decode", action="store_true", help="also decode every image")]
 _REPORT = [*_WORK, _option("--out", type=Path, help="default: WORK/report.html")]
 
@@ -185,6 +192,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     verify = [*_FOLDER, *_DECODE, *_PARALLEL]
     add("verify", "check every byte of a corpus against its manifest (exit code 1: problems)", verify)
     add("embed", "features and scores of a corpus's pairs by a model; ranks of a launcher share the work", _EMBED)
+    add("group", "an order of similar pairs beside a manifest, from which training forms its groups", _GROUP)
     add("index", "write the member offsets of a corpus again", _FOLDER)
     add("report", "write the HTML report of a working folder whose plan is finished", _REPORT)
     add("stages", "print the stages of `build` as JSON, for programs that run them one by one", [])

@@ -15,6 +15,7 @@ from data_tools import pipeline
 from data_tools.config import PRESETS, DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig, ResizeConfig
 from data_tools.execution.executors import Parallel
 from data_tools.features.embed import embed, share_of
+from data_tools.features.group import write_groups
 from data_tools.features.model import ModelChoice
 from data_tools.files.storage import load_json
 from data_tools.readers.source import SourceSpec
@@ -204,6 +205,13 @@ def _run_embed(args: argparse.Namespace) -> int:
     return 0
 
 
+def _run_group(args: argparse.Namespace) -> int:
+    found = write_groups(args.folder, args.features, args.name, by=args.by, seed=args.seed, restart=args.restart)
+    _say(f"{args.folder}: order {found.name} of {found.num_samples:,} samples")
+    _say(f"mean cosine similarity {found.neighbours:.2f} of neighbours, {found.random_pairs:.2f} of random pairs")
+    return 0
+
+
 def _run_index(args: argparse.Namespace) -> int:
     _say(f"{args.folder}: offsets of {rebuild_index(args.folder):,} shards written")
     return 0
@@ -238,6 +246,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "shard": _run_shard,
     "verify": _run_verify,
     "embed": _run_embed,
+    "group": _run_group,
     "index": _run_index,
     "report": _run_report,
 }

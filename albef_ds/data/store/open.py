@@ -33,6 +33,14 @@ def open_corpus(shards: str | Path, config: DataConfig, *, whole: bool = False) 
     return StoreReader(str(shards), folder, cache_bytes(config), whole=whole)
 
 
+def read_beside(shards: str, name: str) -> bytes:
+    """Returns the bytes of the file `name` beside the manifest of the corpus `shards`, a folder or a URL.
+
+    Raises `FileNotFoundError` if a folder has none, `DataError` if a store does not give it.
+    """
+    return Store(shards).read(name) if is_corpus_url(shards) else (Path(shards) / name).read_bytes()
+
+
 def load_manifest(shards: str | Path) -> Manifest:
     """Returns the manifest of the corpus `shards`, a folder or a URL. Raises `UserError` as `Manifest.load` and `Store.read`."""
     if not is_corpus_url(str(shards)):

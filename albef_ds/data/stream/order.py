@@ -5,12 +5,14 @@ of all samples. Up to `window_samples` samples, it is drawn over the corpus. Abo
 within windows of consecutive shards with about `window_samples` samples, which bounds memory (8 bytes per sample of a window) and
 keeps reads local. `albef-data` has shuffled the samples of its shards globally, so a window is a fair sample of the corpus. With
 a `group_size`, that many consecutive samples of a window are permuted as one; an incomplete group stays at the window's end.
+With the places of an order of similar pairs, a group has samples that are close there (`albef_ds.data.stream.similar`).
 
 `SampleOrder.of` gives a run's order. This module does not deal with files, ranks or batches.
 """
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -21,14 +23,34 @@ from numpy.typing import NDArray
 
 from albef_ds.config.schema import RunConfig
 from albef_ds.data import randomness
+from albef_ds.data.shards.order_file import Places, load_order
+from albef_ds.data.store.open import load_manifest, read_beside
+from albef_ds.data.stream.similar import similar_sequence
 
 WINDOW_SAMPLES = 1 << 20
 
 
 class SampleOrder:
-    """Maps a position to (shard, row) for shards of `counts` samples."""
+    """Maps a position to (shard, row) for shards of `counts` samples.
 
-    def __init__(self, counts: Sequence[int], seed: int, window_samples: int = WINDOW_SAMPLES, group_size: int = 1) -> None:
+    Args:
+        counts: samples per shard.
+        seed: of everything random.
+        window_samples: samples shuffled together.
+        group_size: samples that stay together.
+        places: place of each sample in an order of similar pairs, (num_samples,); None: groups of consecutive samples.
+        part_size: with `places`, samples among which groups are formed.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int],
+        seed: int,
+        window_samples: int = WINDOW_SAMPLES,
+        group_size: int = 1,
+        places: Places | None = None,
+        part_size: int = WINDOW_SAMPLES,
+    ) -> None:
         self._counts = np.asarray(counts, np.int64)
         self._seed = seed
         self._group_size = group_size
@@ -37,11 +59,22 @@ class SampleOrder:
         if self.num_samples == 0:
             raise ValueError("an order needs at least one sample")
         self._epochs: dict[int, tuple[list[int], list[int], list[int]]] = {}
+        self._places, self._part_size = places, part_size
+        self._first_sample = np.cumsum(self._counts) - self._counts
+        self._sequences: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     @classmethod
     def of(cls, counts: Sequence[int], config: RunConfig) -> SampleOrder:
-        """Returns the order in which a run reads (and stages) a corpus with `counts` samples per shard."""
-        return cls(counts, config.train.seed, window_samples=config.data.window, group_size=config.data.group_size)
+        """Returns the order in which a run reads (and stages) a corpus with `counts` samples per shard.
+
+        Raises `UserError` if `data.group_order` names an order that the corpus does not have.
+        """
+        data, places = config.data, None
+        if data.group_order:
+            shards = os.path.expandvars(data.shards)
+            places = load_order(data.group_order, load_manifest(shards), lambda name: read_beside(shards, name), shards)
+        windows = {"window_samples": data.window, "group_size": data.group_size}
+        return cls(counts, config.train.seed, **windows, places=places, part_size=data.group_window)
 
     @property
     def num_shards(self) -> int:
@@ -54,6 +87,10 @@ class SampleOrder:
         shards, starts, windows = self._layout(epoch)
         window = bisect_right(windows, offset) - 1
         first, end = windows[window], windows[window + 1] if window + 1 < len(windows) else self.num_samples
+        if self._places is not None:
+            offset = first + int(self._sequence(epoch, window, first, end)[offset - first])
+            place = bisect_right(starts, offset) - 1
+            return shards[place], offset - starts[place]
         groups = (end - first) // self._group_size
         group, within = divmod(offset - first, self._group_size)
         if group < groups:
@@ -74,6 +111,19 @@ class SampleOrder:
                 if later or end > offset:
                     left = 1.0 if later else min(1.0, (end - offset) / (end - first))
                     yield shards[bisect_left(starts, first) : bisect_left(starts, end)], left
+
+    def _sequence(self, epoch: int, window: int, first: int, end: int) -> NDArray[np.int64]:
+        """Returns the offsets of a window's samples, from the window's start, in the order of training."""
+        if (epoch, window) not in self._sequences:
+            assert self._places is not None
+            shards, starts, _ = self._layout(epoch)
+            inside = shards[bisect_left(starts, first) : bisect_left(starts, end)]
+            places = np.concatenate([self._places[self._first_sample[n] :][: self._counts[n]] for n in inside])
+            keys, position = (self._seed, epoch, window), epoch * self.num_samples + first
+            if len(self._sequences) > 2:
+                del self._sequences[next(iter(self._sequences))]
+            self._sequences[epoch, window] = similar_sequence(places, self._group_size, self._part_size, position, keys)
+        return self._sequences[epoch, window]
 
     def _layout(self, epoch: int) -> tuple[list[int], list[int], list[int]]:
         """Returns an epoch's shards in order, the offset at which each starts, and the offsets at which windows start."""

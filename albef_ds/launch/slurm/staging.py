@@ -1,7 +1,7 @@
 """Stages shards on node-local scratch: copies them once, verifies them, shares them between jobs and evicts old ones.
 
     SCRATCH/albef-ds/shards/CHECKSUM.tar   a verified copy; its name is the checksum in the manifest
-    SCRATCH/albef-ds/views/JOB/            a corpus folder: manifest and indices, and a link per shard to its copy or its source
+    SCRATCH/albef-ds/views/JOB/            a corpus folder: manifest, indices, orders; a link per shard to its copy or its source
 
 Shards that do not fit are read from their source. A view can be read like the corpus itself, so training does not depend on this
 module. One process per node stages.
@@ -23,6 +23,7 @@ import xxhash
 from albef_ds.common.atomic_files import atomic_path, write_file
 from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, index_name
+from albef_ds.data.shards.order_file import order_files
 from albef_ds.data.stream.order import SampleOrder
 
 _CHUNK = 8 << 20
@@ -181,6 +182,8 @@ def _fill_view(source: Path, view: Path, store: Path, manifest: Manifest, staged
         staged.linked += not local
         os.symlink(copy if local else (source / shard.name).absolute(), view / shard.name)
         shutil.copyfile(source / index_name(shard.name), view / index_name(shard.name))
+    for path in order_files(source):
+        shutil.copyfile(path, view / path.name)
     # Written last, because only the manifest makes the folder a corpus.
     write_file(view / MANIFEST_NAME, (source / MANIFEST_NAME).read_bytes())
 
