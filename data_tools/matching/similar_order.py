@@ -69,7 +69,7 @@ def _ordered(units: F32, generator: np.random.Generator) -> I64:
 def _direction(units: F32, generator: np.random.Generator) -> F32:
     """The direction (D,) in which the rows differ most, by power iteration."""
     centred = units - units.mean(axis=0)
-    direction: F32 = generator.standard_normal(units.shape[1], np.float32)
+    direction: F32 = generator.standard_normal((units.shape[1],), np.float32)
     for _ in range(_ROUNDS):
         direction = centred.T @ (centred @ direction)
         direction /= max(float(np.linalg.norm(direction)), 1e-30)
