@@ -121,8 +121,10 @@ def restore_progress(folder: Path, config: TrainConfig) -> TrainingProgress:
             seconds=float(state["seconds"]),
             skipped_samples=int(state["skipped_samples"]),
             holes=[(int(start), int(end)) for start, end in state["holes"]],
+            # Checkpoints of older versions have no mixture.
+            mixture=[(int(start), {name: int(n) for name, n in quotas.items()}) for start, quotas in state.get("mixture", [])],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{folder / STATE_NAME} lacks or misstates {error}: take another checkpoint") from None
 
 

@@ -23,6 +23,8 @@ class TrainingProgress:
     """The part of `samples` without effect on the weights: in skipped steps and in `holes`."""
     holes: list[tuple[int, int]] = field(default_factory=list)
     """Positions [start, end) to skip: the samples with bad numbers before a rollback."""
+    mixture: list[tuple[int, dict[str, int]]] = field(default_factory=list)
+    """Sections of `data.mixture`: first position and quotas. One begins where a run starts, or resumes with other quotas."""
 
     @property
     def learned_samples(self) -> int:

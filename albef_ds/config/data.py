@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from albef_ds.common.urls import has_credentials, is_corpus_url
 from albef_ds.config.fields import not_negative, positive, require, setting, share
+from albef_ds.config.mixture import parse_mixture
 
 
 class TextLimits(NamedTuple):
@@ -41,6 +42,9 @@ class DataConfig:
 
     shards: str = setting(
         "", "corpus: a folder or URL (s3, gs, az, https, hf) with manifest.json; or a tar / brace pattern / URL read without it"
+    )
+    mixture: str = setting(
+        "", "corpora to mix instead of data.shards: NAME=CORPUS,weight=3;NAME=CORPUS,weight=1 (docs/object_stores.md)"
     )
     eval_shards: str = setting("", "shards of the retrieval evaluation during training, given like data.shards; empty: none")
     group_size: int = setting(
@@ -128,8 +132,10 @@ class DataConfig:
         grouped = self.group_size > 1 or not self.group_order
         require(grouped, "data.group_order", "has groups of one sample", "give data.group_size, such as the micro-batch size")
         not_negative("data", self, "num_workers", "fetch_ahead")
-        for name in ("shards", "eval_shards"):
-            url = getattr(self, name)
+        mixed = parse_mixture(self.mixture)
+        require(not (mixed and self.shards), "data.shards", "is given beside data.mixture", "give one of them")
+        urls = [("shards", self.shards), ("eval_shards", self.eval_shards), *(("mixture", corpus.shards) for corpus in mixed)]
+        for name, url in urls:
             public = not is_corpus_url(url) or not has_credentials(url)
             fix = "put credentials into the environment: settings are stored with a run"
             require(public, f"data.{name}", "holds a user, a password or a query", fix)
@@ -139,6 +145,11 @@ class DataConfig:
         require(tokens in (-1, 0) or tokens >= 2, "data.eval_max_tokens", f"is {tokens}", f"{enough}, or -1 for data.max_tokens")
         require(words == -1 or words > 0, "data.eval_max_words", f"is {words}", "give a number above 0, or -1 for data.max_words")
         share("data", self, "mlm_probability", "max_broken", "crop_scale_min")
+
+    @property
+    def corpora(self) -> list[str]:
+        """The corpora that training reads, folders or URLs: those of the mixture, or `shards`."""
+        return [corpus.shards for corpus in parse_mixture(self.mixture)] or ([self.shards] if self.shards else [])
 
     @property
     def answer_tokens(self) -> int:

@@ -18,6 +18,7 @@ AUGMENT: Final = 3
 MASK: Final = 4
 SHARDS: Final = 5
 WINDOW: Final = 6
+MIXTURE: Final = 7
 PARTS: Final = 16
 GROUPS: Final = 17
 

@@ -53,7 +53,7 @@ def overlap_of(found: Found) -> dict[str, Any]:
     if found.form == "checkpoint" and config.init.checkpoint:
         with contextlib.suppress(UserError):
             sets |= overlap_of(read_model(config.init.checkpoint))
-    if config.data.shards:
+    for shards in config.data.corpora:
         with contextlib.suppress(UserError):
-            sets |= load_manifest(config.data.shards).info.get("evaluation_sets", {})
+            sets |= load_manifest(shards).info.get("evaluation_sets", {})
     return sets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -11,6 +11,7 @@ from albef_ds.common import comm
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import Batch, RawBatch
+from albef_ds.data.stream.mixed_order import BLOCK, Section
 from albef_ds.data.stream.open import open_stream
 from albef_ds.data.stream.ordered import Stream
 from albef_ds.tasks.registry import kind_of
@@ -26,7 +27,11 @@ class RunData:
     def __init__(self, config: RunConfig, progress: TrainingProgress, device: torch.device) -> None:
         self.accumulation = config.accumulation_steps(comm.world_size())
         self._config, self._progress, self._device = config, progress, device
+        self._shared_until = progress.samples
+        before = progress.mixture
         self._stream, self._batches = self._open()
+        self.news = _changed(before, progress.mixture)
+        """What the log says of the mixture: its shares if they are new."""
         if progress.num_samples is None and not (config.train.max_steps or config.train.max_minutes):
             raise ConfigError("data.shards has no manifest, so its length is unknown: set train.max_steps or train.max_minutes")
 
@@ -49,6 +54,12 @@ class RunData:
         """Returns how many of this rank's texts were longer than the limits of words and tokens."""
         return self._stream.num_cut()
 
+    def shares(self) -> dict[str, float]:
+        """Returns the share of each corpus of a mixture in the samples since the last call, as `share_NAME`."""
+        start, self._shared_until = self._shared_until, self._progress.samples
+        shares = self._stream.shares(min(start, self._shared_until), self._shared_until)
+        return {f"share_{name}": share for name, share in shares.items()}
+
     def close(self) -> None:
         """Ends the loader processes."""
         self._stream.close()
@@ -61,6 +72,17 @@ class RunData:
             world_size=comm.world_size(),
             start_position=self._progress.samples,
             pin_memory=self._device.type == "cuda",
+            sections=self._progress.mixture,
         )
+        self._progress.mixture = stream.sections
         self._progress.num_samples = stream.num_samples
         return stream, iter(stream)
+
+
+def _changed(before: Sequence[Section], now: Sequence[Section]) -> list[str]:
+    """Returns the line about a mixture that is new, or that has other quotas than before."""
+    if not now or list(before) == list(now):
+        return []
+    start, quotas = now[-1]
+    shares = ", ".join(f"{name} {quota / BLOCK:.1%}" for name, quota in quotas.items())
+    return [f"data.mixture: {shares} of the samples" + (f", from sample {start:,} on" if before else "")]

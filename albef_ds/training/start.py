@@ -69,6 +69,8 @@ def started(
             f"{comm.world_size()} x {device.type}, {precision}, {kind}, global batch {config.train.global_batch_size} = "
             f"{comm.world_size()} x {config.train.micro_batch_size} x {data.accumulation}"
         )
+        for line in data.news:
+            logger.message(line)
         engine = _engine(config, device, precision, logger.message, fresh=checkpoint is None)
         trainer = Trainer(RunContext(config, output, precision, engine, data, progress, saver, logger, watchdog), request)
         if checkpoint is not None:

@@ -56,7 +56,7 @@ class StepLog:
             self._said_cut = True
             self._run.logger.message(_cut_texts(self._run.config.training_data))
         metrics |= {name: value * comm.world_size() for name, value in counts.items() if value}
-        metrics |= self._speed.least_seconds()
+        metrics |= self._speed.least_seconds() | data.shares()
         values = {"loss": task.total(losses)} | {f"loss_{name}": value for name, value in losses.items()}
         values |= metrics | {name: float(value) for name, value in step.schedule.items()}
         return values | {

@@ -142,6 +142,15 @@ class LoaderStream(Generic[B_co]):
         """Returns how many of this rank's texts were longer than the limits of words and tokens."""
         return self._num_cut
 
+    @property
+    def sections(self) -> list[tuple[int, dict[str, int]]]:
+        """Sections of a mixture; none without one."""
+        return []
+
+    def shares(self, start: int, end: int) -> dict[str, float]:
+        """Returns the share of each corpus of a mixture in the positions [`start`, `end`), by name; empty without one."""
+        return {}
+
     def close(self) -> None:
         """Ends the loader processes; iterating again starts at `start_position`."""
         if self._source is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from albef_ds.common.errors import ConfigError
@@ -12,6 +13,7 @@ from albef_ds.data.sample_kinds import SampleKind
 from albef_ds.data.stream.annotated import annotated_stream
 from albef_ds.data.stream.corpus import ImageTextStream
 from albef_ds.data.stream.loader import Share
+from albef_ds.data.stream.mixed_order import Section
 from albef_ds.data.stream.ordered import Stream
 
 
@@ -23,8 +25,11 @@ def open_stream(
     world_size: int = 1,
     start_position: int = 0,
     pin_memory: bool = False,
+    sections: Sequence[Section] = (),
 ) -> Stream[RawBatch]:
-    """Returns the stream of `samples` from annotation files, a corpus folder, or tars with weaker guarantees.
+    """Returns the stream of `samples` from annotation files, a corpus, a mixture, or tars with weaker guarantees.
+
+    `sections` are those of the run's mixture so far.
 
     Raises:
         ConfigError: no data is named, it does not exist or does not fit the task, or as `OrderedStream` and `WebDatasetStream`.
@@ -35,6 +40,8 @@ def open_stream(
         return annotated_stream(config, samples, share)
     if not samples.in_corpora:
         raise ConfigError(f"data.annotations is empty: task.kind={config.task.kind} is trained on annotation files, name them")
+    if config.data.mixture:
+        return ImageTextStream(config, share, sections)
     if not shards:
         raise ConfigError("data.shards is empty: give a folder written by `albef-data shard`, or tars")
     if is_corpus(shards):

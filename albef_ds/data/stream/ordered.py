@@ -20,6 +20,7 @@ from albef_ds.config.schema import RunConfig
 from albef_ds.data.batch import RawBatch
 from albef_ds.data.broken import BrokenSample, BrokenSampleError
 from albef_ds.data.stream.loader import B_co, Delivery, LoaderStream, Share
+from albef_ds.data.stream.mixed_order import MixedOrder
 from albef_ds.data.stream.order import SampleOrder
 
 SUBSTITUTES_TRIED = 100
@@ -42,6 +43,13 @@ class Stream(Protocol[B_co]):
     def num_cut(self) -> int:
         """Returns how many of this rank's texts were longer than the limits of words and tokens."""
 
+    @property
+    def sections(self) -> list[tuple[int, dict[str, int]]]:
+        """Sections of the mixture: first position, and quotas by name; none without one."""
+
+    def shares(self, start: int, end: int) -> dict[str, float]:
+        """Returns the share of each corpus of a mixture in the positions [`start`, `end`), by name; empty without one."""
+
     def close(self) -> None:
         """Ends the loader processes."""
 
@@ -53,7 +61,7 @@ class MicroBatches(Dataset[Delivery], ABC):
     samples among the substitutes are counted at their own positions.
     """
 
-    def __init__(self, order: SampleOrder, micro_batch_size: int) -> None:
+    def __init__(self, order: SampleOrder | MixedOrder, micro_batch_size: int) -> None:
         self.order = order
         self._micro_batch_size = micro_batch_size
 
@@ -123,8 +131,18 @@ class OrderedStream(LoaderStream[B_co]):
     @property
     def num_samples(self) -> int:
         """Samples of one epoch over all ranks."""
-        order: SampleOrder = self._dataset.order
+        order: SampleOrder | MixedOrder = self._dataset.order
         return order.num_samples
+
+    @property
+    def sections(self) -> list[tuple[int, dict[str, int]]]:
+        """Sections of the mixture, the last of which is read from its first position on; none without one."""
+        order: SampleOrder | MixedOrder = self._dataset.order
+        return order.sections if isinstance(order, MixedOrder) else []
+
+    def shares(self, start: int, end: int) -> dict[str, float]:
+        order: SampleOrder | MixedOrder = self._dataset.order
+        return order.shares(start, end) if isinstance(order, MixedOrder) else {}
 
     def __iter__(self) -> Iterator[B_co]:
         epoch = self._share.start_position // self.num_samples

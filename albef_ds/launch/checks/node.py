@@ -55,8 +55,9 @@ def check_node(config: RunConfig, node: str, *, shared: Path, nonce: str, min_fr
         scratch: node-local folder for staged shards, may contain variables of the node; empty: none.
     """
     report = NodeReport(node)
-    for name in ("shards", "eval_shards"):
-        _check_shards(report, name, config.data)
+    for name, given in (("shards", config.data.corpora), ("eval_shards", [config.data.eval_shards])):
+        for corpus in given:
+            _check_shards(report, name, corpus, config.data)
     _check_shared_folder(report, shared, nonce)
     check_free(report, "checkpoints", shared, min_free_gb)
     if scratch:
@@ -81,9 +82,8 @@ def versions() -> dict[str, str]:
     return {**found, "albef_ds": f"{albef_ds.__version__} ({digest.hexdigest()[:12]})"}
 
 
-def _check_shards(report: NodeReport, name: str, data: DataConfig) -> None:
+def _check_shards(report: NodeReport, name: str, given: str, data: DataConfig) -> None:
     """Opens a corpus as training does: manifest, every shard's size, and one sample's bytes."""
-    given: str = getattr(data, name)
     folder = Path(os.path.expandvars(given))
     if not given or (not is_corpus_url(given) and not folder.is_dir() and any(mark in given for mark in (".tar", "{", ":"))):
         return  # not given, or plain tars, which are not checked
@@ -97,7 +97,8 @@ def _check_shards(report: NodeReport, name: str, data: DataConfig) -> None:
     except OSError as error:
         report.faults.append(f"data.{name}: {folder} cannot be read ({error.strerror})")
         return
-    report.facts[f"data.{name}"] = hashlib.sha256(repr(reader.manifest).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(repr(reader.manifest).encode()).hexdigest()[:12]
+    report.facts[f"data.{name}"] = f"{report.facts.get(f'data.{name}', '')} {digest}".strip()
 
 
 def _check_shared_folder(report: NodeReport, shared: Path, nonce: str) -> None:

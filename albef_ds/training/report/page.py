@@ -158,7 +158,8 @@ def _scores(run: Path) -> dict[str, dict[str, float]]:
 def _data(config: RunConfig) -> list[tuple[str, str]]:
     """Returns each data setting that is set, with the size of the corpus if its manifest can be read from here."""
     data = config.data
-    names = ("shards", "eval_shards", "annotations", "eval_annotations", "test_annotations", "image_root", "answer_list", "refs")
+    names = ["shards", "mixture", "eval_shards", "annotations", "eval_annotations", "test_annotations"]
+    names += ["image_root", "answer_list", "refs"]
     rows = []
     for name in names:
         value = str(getattr(data, name))
