@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,16 +51,30 @@ def all_gather(tensor: Tensor, group: Any = None) -> Tensor:
 
 def all_gather_together(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Gathers several tensors (B, ...) in one message, because on many ranks latency costs more than bytes."""
+    return start_all_gather_together(tensors)()
+
+
+def start_all_gather_together(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+    """Sends the message of `all_gather_together`, and returns a function that waits for it and returns the gathered tensors."""
     if not is_distributed():
-        return [tensor.detach() for tensor in tensors]
+        own = [tensor.detach() for tensor in tensors]
+        return lambda: own
     rows = [tensor.detach().reshape(len(tensor), math.prod(tensor.shape[1:])) for tensor in tensors]
-    columns = [row.contiguous().view(torch.uint8) for row in rows]
-    received = torch.split(all_gather(torch.cat(columns, dim=1)), [column.shape[1] for column in columns], dim=1)
-    return [
-        # contiguous() because the slice may be misaligned for this dtype.
-        part.contiguous().view(tensor.dtype).reshape(-1, *tensor.shape[1:])
-        for part, tensor in zip(received, tensors, strict=True)
-    ]
+    sent = torch.cat([row.contiguous().view(torch.uint8) for row in rows], dim=1)
+    widths = [row.shape[1] * row.itemsize for row in rows]
+    shapes = [(tensor.dtype, tensor.shape[1:]) for tensor in tensors]
+    received = sent.new_empty((world_size() * len(sent), sent.shape[1]))
+    work: Any = all_gather_single(received, sent, async_op=True)
+
+    def finish() -> list[Tensor]:
+        work.wait()
+        return [
+            # contiguous() because the slice may be misaligned for this dtype.
+            part.contiguous().view(dtype).reshape(-1, *shape)
+            for part, (dtype, shape) in zip(torch.split(received, widths, dim=1), shapes, strict=True)
+        ]
+
+    return finish
 
 
 class _GatherWithGrad(torch.autograd.Function):
@@ -121,13 +135,12 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def max_over_ranks(value: int, device: torch.device) -> int:
-    """Returns the largest `value` of all ranks on every rank."""
+def all_gather_numbers(values: Sequence[int], device: torch.device) -> list[list[int]]:
+    """Returns every rank's whole numbers in rank order, in one message."""
     if not is_distributed():
-        return value
-    largest = torch.tensor([value], device=device)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return int(largest.item())
+        return [list(values)]
+    found: list[list[int]] = all_gather(torch.tensor([list(values)], device=device)).tolist()
+    return found
 
 
 def broadcast_object(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import torch
@@ -26,14 +26,23 @@ class Task(nn.Module):
     """
 
     base: nn.ModuleDict
-    queue: FeatureQueue | None = None
-    """The feature queue that `attach_queue` was given."""
     _momentum: Momentum | None = None
+    _queue: FeatureQueue | None = None
+    _arriving: Callable[[], None] | None = None
+    """Waits for the features of the last step, which are on their way, and adds them to the queue."""
 
     @property
     def model(self) -> ALBEF:
         """The student."""
         return albef_of(self.base)
+
+    @property
+    def queue(self) -> FeatureQueue | None:
+        """The feature queue that `attach_queue` was given, with the features of every step so far."""
+        if self._arriving is not None:
+            finish, self._arriving = self._arriving, None
+            finish()
+        return self._queue
 
     @property
     def has_momentum(self) -> bool:
@@ -62,7 +71,7 @@ class Task(nn.Module):
 
     def attach_queue(self, queue: FeatureQueue) -> None:
         """Sets the task's feature queue."""
-        object.__setattr__(self, "queue", queue)  # nn.Module would add it to the module tree
+        object.__setattr__(self, "_queue", queue)  # nn.Module would add it to the module tree
 
     def schedule(self, epoch: float) -> dict[str, float]:
         """Returns the keyword arguments of `forward` at `epoch` (fractional, from 0)."""

@@ -43,8 +43,6 @@ class Candidates:
 class ContrastiveTask(Task):
     """`base["albef"]` has a momentum copy; ITM head, temperature and queue have none."""
 
-    queue: FeatureQueue
-
     def __init__(
         self, model: ModelConfig, compute: ComputeConfig, config: ContrastiveConfig, seed: int, *, start_filled: bool
     ) -> None:
@@ -68,11 +66,21 @@ class ContrastiveTask(Task):
         """Returns alpha, rising linearly over `alpha_ramp_epochs`, and random negatives, falling over `itm_random_epochs`."""
         return {"alpha": self.config.alpha_at(epoch), "random_negatives": self.config.random_negatives_at(epoch)}
 
-    def same_length(self, batch: ImageTextBatch) -> ImageTextBatch:
-        """Returns the batch, padded to the longest text of all ranks if ranks exchange texts."""
+    @property
+    def queue(self) -> FeatureQueue:
+        """See `Task.queue`."""
+        queue = super().queue
+        assert queue is not None
+        return queue
+
+    def same_length(self, batch: ImageTextBatch, *counts: int) -> tuple[ImageTextBatch, list[int]]:
+        """Returns the batch and `counts`; if ranks exchange texts, padded to their longest text and summed over ranks."""
         if not self.config.gather_negatives:
-            return batch
-        return batch.padded_to(comm.max_over_ranks(batch.token_ids.shape[1], batch.token_ids.device))
+            return batch, list(counts)
+        (lengths, *others) = zip(
+            *comm.all_gather_numbers([batch.token_ids.shape[1], *counts], batch.token_ids.device), strict=True
+        )
+        return batch.padded_to(max(lengths)), [sum(column) for column in others]
 
     def side_stream(self, batch: ImageTextBatch) -> SideStream:
         """Returns the stream of the momentum model, by `compute.momentum_stream`; make it before the student's work."""
@@ -103,13 +111,13 @@ class ContrastiveTask(Task):
 
     @torch.no_grad()
     def gather_candidates(self, batch: ImageTextBatch, image_feat_m: Tensor, text_feat_m: Tensor) -> Candidates:
-        """Returns the candidates for `batch` from this rank's momentum features (B, E), and keeps these for the queue."""
+        """Returns the candidates for `batch` from this rank's momentum features (B, E), and keeps them for the queue."""
         local = [batch.image_ids, batch.caption_ids, batch.positions, image_feat_m, text_feat_m]
         own = torch.arange(len(batch), device=image_feat_m.device)
-        self._pending.append(local)
         if self.config.gather_negatives:
             local = comm.all_gather_together(local)
             own = own + comm.rank() * len(batch)
+        self._pending.append(local)
         return Candidates(own, *local)
 
     def contrast(
@@ -224,11 +232,23 @@ class ContrastiveTask(Task):
         return {"itc": self.config.itc_weight, "itm": self.config.itm_weight}
 
     def after_step(self) -> None:
-        """Enqueues the momentum features of the step from all ranks, in sample order."""
-        local = [torch.cat(parts) for parts in zip(*self._pending, strict=True)]
-        image_ids, caption_ids, positions, images, texts = comm.all_gather_together(local)
+        """Enqueues the momentum features of the step from all ranks, in sample order.
+
+        They travel while the next step begins: whoever reads `queue` first waits for them.
+        """
+        features = [torch.cat(parts) for parts in zip(*self._pending, strict=True)]
         self._pending.clear()
-        self.queue.enqueue(images, texts, image_ids, caption_ids, positions)
+        queue = self.queue
+
+        def enqueue(features: list[Tensor]) -> None:
+            image_ids, caption_ids, positions, images, texts = features
+            queue.enqueue(images, texts, image_ids, caption_ids, positions)
+
+        if self.config.gather_negatives:  # the candidates are those of all ranks
+            enqueue(features)
+            return
+        arrived = comm.start_all_gather_together(features)
+        self._arriving = lambda: enqueue(arrived())
 
     def after_skipped_step(self) -> None:
         """Discards the features of the step."""

@@ -64,7 +64,8 @@ class PretrainTask(ContrastiveTask):
         Raises:
             ConfigError: ITM is trained and the batch has only one pair, so there is no negative.
         """
-        batch = self.same_length(batch)
+        counted = [int((batch.mlm_labels >= 0).sum())] if fuse and self.config.gather_negatives else []
+        batch, masked_of_all = self.same_length(batch, *counted)
         if not fuse:
             return self._align(batch, alpha)
         albef = self.model
@@ -82,7 +83,9 @@ class PretrainTask(ContrastiveTask):
         masked = FusionPass(masked_embeds, batch.token_mask, positive.image_index, tokens.positions)
         on_positive, on_negative, on_masked = albef.fuse(gathered, [positive, negatives, masked])
         itm, itm_accuracy = self.matching_loss(on_positive, on_negative)
-        mlm = self._masked_language(tokens, on_masked, momentum_logits, alpha)
+        # A single rank would divide by the tokens of the full batch; data-parallel averaging divides by the ranks again.
+        divisor = masked_of_all[0] / comm.world_size() if masked_of_all else float(len(tokens.labels))
+        mlm = self.wide_losses.masked_language(self.mlm_head, on_masked, tokens, momentum_logits, alpha) / max(divisor, 1.0)
         metrics = {"itm_accuracy": itm_accuracy, **self.contrastive_metrics(sim_i2t, candidates)}
         metrics["masked_tokens"] = mlm.new_full((), len(tokens.labels), dtype=torch.float64)
         return {"itc": itc, "mlm": mlm, "itm": itm}, metrics
@@ -144,15 +147,6 @@ class PretrainTask(ContrastiveTask):
                 logits = masked[0].logits(modules["mlm_head"], hidden)
         side.join(image_feat, text_feat, logits)
         return self.gather_candidates(batch, image_feat, text_feat), logits
-
-    def _masked_language(self, tokens: MaskedTokens, hidden: Tensor, momentum_logits: Tensor | None, alpha: float) -> Tensor:
-        """Returns the MLM loss, the mean over the masked tokens of this rank or, with `gather_negatives`, of all ranks."""
-        total = self.wide_losses.masked_language(self.mlm_head, hidden, tokens, momentum_logits, alpha)
-        divisor = total.new_full((), len(tokens.labels))
-        if self.config.gather_negatives:
-            # A single rank would divide by the tokens of the full batch; data-parallel averaging divides by the ranks again.
-            divisor = comm.all_reduce_sum(divisor) / comm.world_size()
-        return total / divisor.clamp(min=1.0)
 
     def loss_weights(self) -> dict[str, float]:
         """Returns the configured weights; the paper's are 1."""

@@ -23,7 +23,7 @@ class RetrievalTask(ContrastiveTask):
 
     def forward(self, batch: ImageTextBatch, *, alpha: float, random_negatives: float = 0.0) -> tuple[Losses, Metrics]:
         """Returns losses `itc` and `itm` of one micro-batch, and metrics; arguments and errors as in pretraining."""
-        batch = self.same_length(batch)
+        batch, _ = self.same_length(batch)
         albef, side = self.model, self.side_stream(batch)
         image_embeds = albef.encode_image(batch.images)
         text_embeds = albef.encode_text(batch.token_ids, batch.token_mask)

@@ -49,7 +49,7 @@ def _check_collectives() -> dict[str, object]:
         "grads": grads,
         "mean": comm.all_reduce_mean({"b": rank + 0.5, "a": 2.0 * rank}, CPU),
         "sum": comm.all_reduce_sum(torch.tensor([1.0 + rank])).item(),
-        "max": comm.max_over_ranks(7 - rank, CPU),
+        "numbers": comm.all_gather_numbers([7 - rank, rank], CPU),
         "object": comm.broadcast_object({"from": rank}),
         "distributed": comm.is_distributed(),
     }
@@ -66,7 +66,7 @@ def test_collectives_agree_on_every_rank(world: int) -> None:
             assert torch.equal(other_grad, torch.full((2 * world, 3), rank + 1.0, dtype=torch.float64))
         assert got["mean"] == {"a": world - 1.0, "b": world / 2}
         assert got["sum"] == world * (world + 1) / 2
-        assert got["max"] == 7
+        assert got["numbers"] == [[7 - other, other] for other in range(world)]
         assert got["object"] == {"from": 0}
         assert got["distributed"] == (world > 1)
 
@@ -79,7 +79,7 @@ def test_one_process_without_a_group_is_rank_0_of_1() -> None:
     [same] = comm.all_gather_together([x])
     assert torch.equal(same, x) and not same.requires_grad
     assert comm.all_reduce_mean({"a": 1.0}, CPU) == {"a": 1.0}
-    assert comm.max_over_ranks(3, CPU) == 3
+    assert comm.all_gather_numbers([3, 4], CPU) == [[3, 4]]
     assert comm.broadcast_object("x") == "x"
     comm.barrier()
 
@@ -100,4 +100,4 @@ def test_a_failing_or_hanging_rank_is_named_and_the_next_call_works() -> None:
         run_ranks(_fail_on_rank_1, 2)
     with pytest.raises(RankError, match="no result within 1 s"):
         run_ranks(_hang_on_rank_0, 2, timeout=1)
-    assert [got["max"] for got in run_ranks(_check_collectives, 2)] == [7, 7]
+    assert [got["numbers"] for got in run_ranks(_check_collectives, 2)] == 2 * [[[7, 0], [6, 1]]]

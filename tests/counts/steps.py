@@ -42,6 +42,7 @@ class Case:
     zero: tuple[tuple[str, int], ...] = ()
     bucket_size: int = 12_000
     """Of the momentum model, in elements: two units to a message."""
+    momentum_group: str = "world"
 
 
 # Few parameters of the tiny model are small, so that ZeRO-3 fetches most of them as it does a real model's.
@@ -50,14 +51,16 @@ CASES = [
     Case("stage 1", 1),
     Case("stage 2", 2),
     Case("stage 3", 3, zero=_FETCH),
+    Case("stage 1, momentum groups of 2", 1, momentum_group="2"),
+    Case("stage 3, momentum groups of 2", 3, zero=_FETCH, momentum_group="2"),
     Case("stage 2, bf16, negatives of all ranks", 2, "bf16", gather_negatives=True),
     Case("stage 3, bf16, negatives of all ranks", 3, "bf16", gather_negatives=True, zero=_FETCH),
 ]
 
 
 def cases(world_size: int) -> list[Case]:
-    """All at 2 ranks; at 4 the plain stages, for the time that processes take to start."""
-    return CASES if world_size == 2 else CASES[:3]
+    """At 2 ranks all that fit; at 4 the plain stages and groups, for the time that processes take to start."""
+    return [*CASES[:3], *CASES[5:]] if world_size == 2 else CASES[:5]
 
 
 def configuration(case: Case, world_size: int, folder: Path) -> RunConfig:
@@ -71,7 +74,11 @@ def configuration(case: Case, world_size: int, folder: Path) -> RunConfig:
         path.write_text(json.dumps({"zero_optimization": dict(case.zero)}))
         file = str(path)
     config = replace(config, task=task, train=train)
-    engine = {"momentum_storage": "value_residual", "momentum_bucket_size": case.bucket_size}
+    engine = {
+        "momentum_storage": "value_residual",
+        "momentum_bucket_size": case.bucket_size,
+        "momentum_group": case.momentum_group,
+    }
     return with_engine(config, stage=case.stage, precision=case.precision, ds_config=file, **engine)
 
 
@@ -110,13 +117,20 @@ def table(world_size: int) -> dict[str, Any]:
     for name, found in measured(world_size).items():
         own = found["ranks"][0]
         lines = [Traffic(**traffic) for traffic in own["traffic"]]
-        collectives = {_name(t): f"{t.num_bytes} bytes in {t.calls} calls" for t in lines}
+        collectives = {_name(t): f"{t.num_bytes} bytes in {t.calls} calls, {_hidden(t, found['planned'])}" for t in lines}
         steps[name] = {"flops": own["flops"], "operators": own["operators"], **collectives}
     return {"ranks": world_size, "versions": {name: version(name) for name in _PACKAGES}, "cases": steps}
 
 
+def _hidden(traffic: Traffic, planned: list[Traffic]) -> str:
+    """Returns the computation that hides the messages, by the formula."""
+    phases = sorted({one.beside for one in planned if _name(one) == _name(traffic)})
+    return " or ".join(f"beside the {phase} pass" if phase else "waited for" for phase in phases)
+
+
 def _name(traffic: Traffic) -> str:
     within = f" within {traffic.ranks} ranks" if traffic.ranks else ""
+    within = within.replace("within", "across") if traffic.apart else within
     return f"{traffic.purpose} {traffic.operation} {traffic.dtype}{within}"
 
 

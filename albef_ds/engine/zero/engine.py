@@ -47,6 +47,7 @@ class ZeroEngine(Engine):
             internals.use_torchs_linear()
         task.move_outside(device)
         internals.check_gradients_in_every_precision(self.engine)
+        internals.send_scalars_together(self.engine)
         internals.link_masters(self.engine)
         internals.repair_stage_0(self.engine)
         self.accumulation_steps = ds_config["gradient_accumulation_steps"]

@@ -52,6 +52,38 @@ def check_gradients_in_every_precision(engine: Any) -> None:
         engine.optimizer.check_grad_overflow = True
 
 
+def send_scalars_together(engine: Any) -> None:
+    """Makes the gradients' norm and the check for non-finite ones one message at stages 1 to 3, not one per group and flag.
+
+    A non-finite gradient makes the norm of all groups non-finite, which DeepSpeed takes for an overflow too. With
+    `compute_grad_norm: false` there is no norm, and with an offloaded optimizer DeepSpeed has norms of another kind.
+    """
+    optimizer = engine.optimizer
+    stage = engine.zero_optimization_stage()
+    offloaded = getattr(optimizer, "cpu_offload", False) or getattr(optimizer, "offload_optimizer", False)
+    if stage == 0 or offloaded or not getattr(optimizer, "compute_grad_norm", True):
+        return
+    groups = optimizer.fp16_groups if stage == 3 else optimizer.params_in_partition
+
+    def norm_of_all() -> Tensor:
+        gradients, parameters = [], []
+        for number, group in enumerate(groups):
+            own = [gradient for gradient in optimizer.averaged_gradients[number] if not getattr(gradient, "_zero_padding", False)]
+            for gradient, parameter in zip(own, group, strict=False):  # stage 1 and 2 may pad the last part
+                gradients.append(gradient)
+                parameters.append(parameter)
+        norm: Tensor = optimizer.get_grad_norm_direct(gradients, parameters)
+        return norm
+
+    from deepspeed.runtime.utils import combine_grad_norm_groups  # optional package, see above
+
+    if stage == 3:
+        optimizer._get_norm_groups = lambda: [norm_of_all()]
+    else:
+        optimizer.scaled_global_norm = lambda norm_type=2: combine_grad_norm_groups([norm_of_all()])
+    optimizer.check_overflow = lambda partition_gradients=True: None
+
+
 def skip_step(engine: Any) -> None:
     """Replaces `engine.step()` at stage 0 in fp32, where the bare optimizer would apply non-finite gradients."""
     engine.zero_grad()
@@ -135,14 +167,13 @@ def clamp(parameter: nn.Parameter, low: float, high: float) -> None:
             parameter._fp32_master.clamp_(low, high)
         parameter.clamp_(low, high)
         return
-    full: Tensor = safe_get_full_fp32_param(parameter)
-    if bool(((full < low) | (full > high)).any()):
-        full.clamp_(low, high)
-        safe_set_full_fp32_param(parameter, full)
-        # DeepSpeed sets the master only; the copies would be updated by the next step.
-        parameter.ds_tensor.data.copy_(local_part(parameter))  # type: ignore[attr-defined]
-        if parameter.numel() == full.numel():  # DeepSpeed keeps small parameters gathered between uses
-            parameter.copy_(full.view_as(parameter))
+    # Each rank clamps its part: no communication. The padding is never read.
+    part = local_part(parameter).clamp(low, high)
+    optimizer = getattr(parameter, "_z3_optimizer", None)
+    if optimizer is not None and parameter.requires_grad:
+        optimizer.set_local_hp_param(part, parameter)
+    parameter.ds_tensor.data.copy_(part.view_as(parameter.ds_tensor))  # type: ignore[attr-defined]
+    parameter.data.clamp_(low, high)  # DeepSpeed keeps small parameters gathered between uses; others are empty
 
 
 def local_part(parameter: nn.Parameter) -> Tensor:

@@ -43,7 +43,9 @@ class Traffic:
     beside: str = ""
     """Computation that hides it: `forward`, `backward` or `momentum` (the momentum model's forward pass); empty: none does."""
     ranks: int = 0
-    """Consecutive ranks among which it is exchanged, in every such group at once; 0: all ranks."""
+    """Ranks among which it is exchanged, in every such group at once; 0: all ranks."""
+    apart: bool = False
+    """Whether the ranks of a group are on different nodes; else they are consecutive."""
 
     def group(self, world_size: int) -> int:
         """Returns the number of ranks that exchange it."""
@@ -72,9 +74,9 @@ def step_traffic(config: RunConfig, counts: ModelCounts, precision: str, world_s
     found = [
         _gradients(counts, zero, knobs.communication or DTYPE[precision], world_size, accumulation),
         *_parameters(config, counts, zero, knobs, DTYPE[precision], world_size, accumulation),
-        *_momentum(config, counts, config.engine.momentum_group_size(world_size, node_size or world_size), accumulation),
+        *_momentum(config, counts, world_size, node_size or world_size, accumulation),
         *_features(config, DTYPE[precision], world_size, accumulation),
-        *_scalars(config, counts, zero, accumulation),
+        *_scalars(config, counts, zero, world_size, accumulation),
     ]
     found = [replace(traffic, ranks=traffic.ranks % world_size) for traffic in found]
     return [traffic for traffic in found if traffic.num_bytes and traffic.group(world_size) > 1]
@@ -142,8 +144,6 @@ def _parameters(
         Traffic("parameters", "all_gather", dtype, _cut(small, world_size) * ITEMSIZE[dtype], len(small)),
         Traffic("parameters", "all_gather", dtype, accumulation * num_bytes, accumulation * together, "forward"),
         Traffic("parameters", "all_gather", dtype, again * num_bytes, again * together, "backward", group),
-        # The fp32 master of the temperature, which is clamped after the step.
-        Traffic("parameters", "all_gather", "float32", 4 * world_size, 1),
     ]
 
 
@@ -164,17 +164,26 @@ def _recomputes(config: RunConfig) -> bool:
     return compute.checkpoint_visual or compute.checkpoint_text or compute.checkpoint_multimodal
 
 
-def _momentum(config: RunConfig, counts: ModelCounts, ranks: int, accumulation: int) -> list[Traffic]:
-    """Returns the gathers of the momentum model's units, among `ranks` ranks."""
+def _momentum(config: RunConfig, counts: ModelCounts, world_size: int, node_size: int, accumulation: int) -> list[Traffic]:
+    """Returns the gathers of the momentum model's units in a group and, under ZeRO-3, its new values from other groups."""
     storage = config.engine.momentum_storage
     if storage == "dense":
         return []
+    ranks = config.engine.momentum_group_size(world_size, node_size)
     dtype = "float32" if storage == "fp32" else "float16"
     units = running_units(config, counts)
-    elements = sum(_cut([*own, *borrowed], ranks) for own, borrowed in units)
+    parts = world_size if config.engine.stage == 3 else ranks
+    elements = sum(_cut([*own, *borrowed], parts) for own, borrowed in units)
     calls = packed([sum(own) + sum(borrowed) for own, borrowed in units], config.engine.momentum_bucket_size)
     num_bytes = accumulation * elements * ITEMSIZE[dtype]
-    return [Traffic("momentum", "all_gather", dtype, num_bytes, accumulation * calls, "momentum", ranks)]
+    inside = Traffic("momentum", "all_gather", dtype, num_bytes, accumulation * calls, "momentum", ranks)
+    groups = world_size // ranks
+    if config.engine.stage < 3 or groups == 1:
+        return [inside]
+    # Each rank receives what its group keeps on it: the parts of one rank of every group.
+    received = groups * sum(part(numel, world_size) for unit in counts.units for numel in unit) * ITEMSIZE[dtype]
+    # It is sent after the update and needed when the momentum model computes, after the student's encoders.
+    return [inside, Traffic("momentum", "all_gather", dtype, received, 1, "forward", groups, apart=ranks > 1)]
 
 
 def packed(sizes: Sequence[int], bucket_size: int) -> int:
@@ -197,34 +206,34 @@ def running_units(config: RunConfig, counts: ModelCounts) -> list[tuple[Sequence
 
 
 def _features(config: RunConfig, dtype: str, world_size: int, accumulation: int) -> list[Traffic]:
-    """Returns features and ids for the queue, once per step, and the candidates for negatives of `task.gather_negatives`."""
-    rows, times = config.train.micro_batch_size * world_size, 1 + accumulation * config.pretraining().gather_negatives
-    # The features of all micro-batches are enqueued together.
-    enqueued = rows * accumulation
-    gathered = rows * accumulation if config.pretraining().gather_negatives else 0
+    """Returns features and ids for the queue: once per step or, with `task.gather_negatives`, in each micro-batch."""
+    rows = config.train.micro_batch_size * world_size * accumulation
+    gathered = rows if config.pretraining().gather_negatives else 0
     # Each sample has three numbers of 8 bytes and two fp32 features, in one message.
-    row = 3 * 8 + 2 * 4 * config.model.embed_dim
-    if not gathered:
-        return [Traffic("features", "all_gather", "uint8", row * enqueued, times)]
+    num_bytes = (3 * 8 + 2 * 4 * config.model.embed_dim) * rows
+    if not gathered:  # they travel while the next step's encoders run
+        return [Traffic("features", "all_gather", "uint8", num_bytes, 1, "forward")]
     length, vision = config.text_length, config.model.vision
     drawn = 2 * 8 + length  # the candidates drawn of both modalities, and the texts' masks
     embeds = gathered // world_size * (length * config.model.text.width + vision.num_tokens * vision.width) * ITEMSIZE[dtype]
     return [
-        Traffic("features", "all_gather", "uint8", row * enqueued + (row + drawn) * gathered, times + accumulation),
+        Traffic("features", "all_gather", "uint8", num_bytes + drawn * gathered, 2 * accumulation),
         # Drawn texts and images, and their gradients. A row that many ranks draw takes further messages.
         Traffic("features", "all_to_all", dtype, 2 * embeds, 4 * accumulation),
     ]
 
 
-def _scalars(config: RunConfig, counts: ModelCounts, zero: Zero, accumulation: int) -> list[Traffic]:
+def _scalars(config: RunConfig, counts: ModelCounts, zero: Zero, world_size: int, accumulation: int) -> list[Traffic]:
     """Returns single numbers that all ranks must agree on: few bytes, but each one waits for every rank."""
     found = []
+    norms = len(counts.groups) if zero.offload_optimizer else 1
     if zero.stage in (1, 2):
-        found = [Traffic("scalars", "all_reduce", "uint8", 1, 1)]  # overflow of any gradient
-        found.append(Traffic("scalars", "all_reduce", "float32", 4 * len(counts.groups), len(counts.groups)))  # norms
+        norms = norms if zero.norm else 0
+        found = [Traffic("scalars", "all_reduce", "float32", 4 * norms, norms)]
+        if zero.offload_optimizer or not zero.norm:
+            found.append(Traffic("scalars", "all_reduce", "uint8", 1, 1))  # overflow of any gradient
     elif zero.stage == 3:
-        found = [Traffic("scalars", "all_reduce", "float64", 8 * len(counts.groups), len(counts.groups))]
-    if config.pretraining().gather_negatives:
-        found.append(Traffic("scalars", "all_reduce", "int64", 8 * accumulation, accumulation))  # the longest text
-        found.append(Traffic("scalars", "all_reduce", "float32", 4 * accumulation, accumulation))  # masked tokens
+        found = [Traffic("scalars", "all_reduce", "float64", 8 * norms, norms)]
+    if config.pretraining().gather_negatives:  # the longest text and the masked tokens
+        found.append(Traffic("scalars", "all_gather", "int64", 2 * 8 * world_size * accumulation, accumulation))
     return found

@@ -105,7 +105,7 @@ def make_plan(config: RunConfig, world_size: int, counts: ModelCounts | None = N
         Line("feature queue", states.queue(config), f"{config.pretraining().queue_size} entries per modality, fp32"),
     ]
     passing = [
-        Line("momentum units, whole", states.whole_units(config, counts, itemsize, world_size), "the largest, sent and used"),
+        Line("momentum units, whole", states.whole_units(config, counts, itemsize, world_size, node_size), "messages, one unit"),
         Line("ZeRO-3 whole parameters", states.gathered(*sizes), "stage3_max_reuse_distance / 2 + prefetching"),
         Line("communication buckets", states.buckets(*sizes), "reduce_bucket_size"),
         *(Line(f"activations: {part.name}", part.kept) for part in parts),

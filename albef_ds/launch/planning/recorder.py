@@ -39,14 +39,14 @@ class StepCounts:
     operators: int = 0
     flops: int = 0
     """FLOPs of matrix products, convolutions and attention; a multiply-add is 2."""
-    collectives: dict[tuple[str, str, str, int], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
-    """(purpose, operation, dtype, ranks of the group or 0 for all) -> [bytes of the whole tensors, calls]."""
+    collectives: dict[tuple[str, str, str, int, bool], list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    """(purpose, operation, dtype, ranks of the group or 0 for all, whether apart) -> [bytes of the whole tensors, calls]."""
 
     @property
     def traffic(self) -> list[Traffic]:
         """The collectives in alphabetical order."""
         found = sorted(self.collectives.items())
-        return [Traffic(*key[:3], num_bytes, calls, ranks=key[3]) for key, (num_bytes, calls) in found]
+        return [Traffic(*key[:3], num_bytes, calls, ranks=key[3], apart=key[4]) for key, (num_bytes, calls) in found]
 
 
 def flop_counter() -> FlopCounterMode:
@@ -95,16 +95,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = max((list(_tensors(arg)) for arg in args[: 1 if operation == "all_to_all" else None]), key=_num_bytes)
         dtype = str(tensors[0].dtype).removeprefix("torch.") if tensors else ""
         numel = sum(tensor.numel() for tensor in tensors)
-        entry = self.counts.collectives[_purpose(operation, numel), operation, dtype, _ranks(args)]
+        ranks, apart = _ranks(args)
+        entry = self.counts.collectives[_purpose(operation, numel), operation, dtype, ranks, apart]
         entry[0] += _num_bytes(tensors)
         entry[1] += 1
 
 
-def _ranks(args: Any) -> int:
-    """Returns the ranks of a collective's group, 0 for all."""
+def _ranks(args: Any) -> tuple[int, bool]:
+    """Returns the ranks of a collective's group, 0 for all, and whether they are not consecutive."""
     group = next(arg for arg in args if isinstance(arg, torch.ScriptObject))  # the first one is the process group
-    size: int = dist.ProcessGroup.unbox(group).size()
-    return size % dist.get_world_size()
+    ranks = dist.get_process_group_ranks(dist.ProcessGroup.unbox(group))
+    return len(ranks) % dist.get_world_size(), ranks[-1] - ranks[0] >= len(ranks)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -130,7 +131,7 @@ def _purpose(operation: str, numel: int) -> str:
         if module.startswith("albef_ds.engine.zero.momentum"):
             return "momentum"
         if module == "albef_ds.common.comm":
-            return "features"
+            return "scalars" if numel <= 2 * dist.get_world_size() else "features"
         if module.startswith("deepspeed.runtime"):
             return "parameters" if operation == "all_gather" else "gradients"
     return "other"

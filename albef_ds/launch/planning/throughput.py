@@ -124,7 +124,10 @@ def _phases(config: RunConfig, overlap: Overlap, world_size: int, parts: list[Pa
 
 def _exchanges(hardware: Hardware, world_size: int, traffic: list[Traffic], phases: dict[str, float]) -> tuple[Exchange, ...]:
     """Returns the exchange per purpose. What is hidden beside one phase shares its seconds."""
-    seconds = [hardware.seconds(x.operation, hardware.sent(x, world_size), x.calls, x.group(world_size)) for x in traffic]
+    seconds = []
+    for one in traffic:
+        network = replace(hardware, per_node=1) if one.apart else hardware
+        seconds.append(network.seconds(one.operation, network.sent(one, world_size), one.calls, one.group(world_size)))
     waits = {"": 1.0}
     """Phase -> share of its communication that the step waits for."""
     for phase, available in phases.items():
@@ -152,7 +155,7 @@ def _updates(config: RunConfig, counts: ModelCounts, hardware: Hardware, world_s
     ranks = world_size if zero.stage else 1
     dense = config.engine.momentum_storage == "dense"
     group = 1 if dense else config.engine.momentum_group_size(world_size, hardware.node_size(world_size))
-    average = _AVERAGE_BYTES * counts.trainable / group
+    average = _AVERAGE_BYTES * counts.trainable / (world_size if config.engine.stage == 3 else group)
     return (_UPDATE_BYTES * counts.trainable / ranks + average) / hardware.memory_bandwidth
 
 

@@ -37,6 +37,8 @@ class Zero:
     prefetch: int = _PREFETCH
     secondary: int = 1
     """Ranks of a group that holds a second copy of the parameters (hpZ); 1: none."""
+    norm: bool = True
+    """Whether the norm of the gradients is computed."""
     offload_optimizer: bool = False
     offload_parameters: bool = False
 
@@ -59,6 +61,7 @@ class Zero:
             max_reuse=int(knobs.get("stage3_max_reuse_distance", _MAX_REUSE)),
             prefetch=int(knobs.get("stage3_prefetch_bucket_size", _PREFETCH)),
             secondary=int(knobs.get("zero_hpz_partition_size", 1)),
+            norm=bool(knobs.get("compute_grad_norm", True)),
             offload_optimizer=offloaded("offload_optimizer"),
             offload_parameters=offloaded("offload_param"),
         )
@@ -142,25 +145,39 @@ def step_temporary(counts: ModelCounts, zero: Zero, itemsize: int, world_size: i
 def momentum(config: RunConfig, counts: ModelCounts, world_size: int, node_size: int = 0) -> int:
     """Returns the bytes of the momentum model between forward passes: its shards, or the dense fp32 copy.
 
-    `node_size` are the ranks of a node, 0: all.
+    Under ZeRO-3 with several groups, those are a rank's part of all and the values of its part of the group's copy. `node_size`
+    are the ranks of a node, 0: all.
     """
     storage = config.engine.momentum_storage
+    sizes = [numel for unit in counts.units for numel in unit]
     if storage == "dense":
-        return 4 * sum(map(sum, counts.units))
+        return 4 * sum(sizes)
     ranks = config.engine.momentum_group_size(world_size, node_size or world_size)
-    elements = sum(part(numel, ranks) for unit in counts.units for numel in unit)
-    return _STORAGE_BYTES[storage] * elements
+    groups = world_size // ranks
+    if config.engine.stage < 3 or config.engine.kind == "local" or groups == 1:
+        return _STORAGE_BYTES[storage] * sum(part(numel, ranks) for numel in sizes)
+    own = sum(part(numel, world_size) for numel in sizes)
+    return (_STORAGE_BYTES[storage] + groups * _GATHERED_BYTES[storage]) * own
 
 
-def whole_units(config: RunConfig, counts: ModelCounts, itemsize: int, world_size: int) -> int:
-    """Returns the peak bytes of whole momentum units: the largest as it was gathered and in the compute precision."""
-    storage = config.engine.momentum_storage
-    if storage == "dense":
+_MESSAGES = 3
+"""Messages with momentum units that are held at a time: one whose units compute, two on their way."""
+
+
+def whole_units(config: RunConfig, counts: ModelCounts, itemsize: int, world_size: int, node_size: int = 0) -> int:
+    """Returns the peak bytes of gathered momentum units: the messages, and the largest unit in the compute precision.
+
+    `node_size` are the ranks of a node, 0: all.
+    """
+    engine = config.engine
+    if engine.momentum_storage == "dense":
         # The fp32 copy computes in bf16 under autocast, which caches the converted weights of the pass.
         return 0 if itemsize == 4 else itemsize * sum(map(sum, counts.units))
-    arrived = _GATHERED_BYTES[storage] if world_size > 1 else 0
-    converted = 0 if storage == "fp32" and itemsize == 4 else itemsize
-    return counts.largest_unit * (arrived + converted)
+    if engine.momentum_group_size(world_size, node_size or world_size) == 1:
+        return 0 if engine.momentum_storage == "fp32" and itemsize == 4 else counts.largest_unit * itemsize
+    sent = sum(map(sum, counts.units)) + sum(map(sum, counts.borrowed))
+    held = min(sent, _MESSAGES * max(engine.momentum_bucket_size, counts.largest_unit))
+    return held * _GATHERED_BYTES[engine.momentum_storage] + counts.largest_unit * itemsize
 
 
 def queue(config: RunConfig) -> int:
