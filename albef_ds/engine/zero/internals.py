@@ -173,7 +173,14 @@ def clamp(parameter: nn.Parameter, low: float, high: float) -> None:
     if optimizer is not None and parameter.requires_grad:
         optimizer.set_local_hp_param(part, parameter)
     parameter.ds_tensor.data.copy_(part.view_as(parameter.ds_tensor))  # type: ignore[attr-defined]
+    drop_secondary(parameter)
     parameter.data.clamp_(low, high)  # DeepSpeed keeps small parameters gathered between uses; others are empty
+
+
+def drop_secondary(parameter: nn.Parameter) -> None:
+    """Discards the copy in this rank's node (hpZ) of a ZeRO-3 parameter whose part has changed: a forward pass would use it."""
+    if getattr(parameter, "ds_secondary_tensor", None) is not None:
+        parameter.ds_secondary_tensor = None  # type: ignore[attr-defined]
 
 
 def local_part(parameter: nn.Parameter) -> Tensor:
@@ -206,6 +213,7 @@ class PartitionedParameters(WholeParameters):
         rank = parameter.ds_process_group.rank()  # type: ignore[attr-defined]
         own = weights.reshape(-1)[rank * part.numel() : (rank + 1) * part.numel()]
         part[: own.numel()].copy_(own)
+        drop_secondary(parameter)
 
 
 def full_master(parameter: nn.Parameter) -> Tensor:

@@ -115,6 +115,7 @@ def set_weights(parameter: nn.Parameter, value: Tensor) -> None:
         if parameter.requires_grad:
             parameter._z3_optimizer.set_local_hp_param(local, parameter)  # type: ignore[attr-defined]
         parameter.ds_tensor.data.copy_(local)  # type: ignore[attr-defined]
+        internals.drop_secondary(parameter)
         if parameter.shape == value.shape:  # DeepSpeed keeps small parameters gathered between uses
             parameter.copy_(value)
         return

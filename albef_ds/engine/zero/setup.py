@@ -100,6 +100,21 @@ def _check_knobs(zero: dict[str, Any], file: str) -> None:
         raise ConfigError(f"{file} sets {key}, which DeepSpeed refuses ({first['msg']}): correct or remove it") from None
 
 
+def _check_against_run(zero: dict[str, Any], config: RunConfig, world_size: int) -> None:
+    """Raises `ConfigError` for knobs that do not fit the run's ranks or its clipping, which DeepSpeed asserts."""
+    group = zero.get("zero_hpz_partition_size", 1)
+    if group < 1 or world_size % group:
+        raise ConfigError(
+            f"{config.engine.ds_config} sets zero_optimization.zero_hpz_partition_size to {group}, which does not divide "
+            f"{world_size} ranks: give the ranks of a node"
+        )
+    if not zero.get("compute_grad_norm", True) and config.optim.clip_norm:
+        raise ConfigError(
+            f"{config.engine.ds_config} sets zero_optimization.compute_grad_norm to false, and optim.clip_norm needs the norm: "
+            "remove one of them"
+        )
+
+
 def deepspeed_config(config: RunConfig, precision: str, world_size: int) -> dict[str, Any]:
     """Returns the full DeepSpeed configuration of a run: ours, plus the ZeRO settings in the file `engine.ds_config`.
 
@@ -110,6 +125,7 @@ def deepspeed_config(config: RunConfig, precision: str, world_size: int) -> dict
     knobs = load_ds_config(Path(config.engine.ds_config), stage) if config.engine.ds_config else {}
     zero = {"stage": stage, **knobs.pop("zero_optimization", {})}
     _check_knobs(zero, config.engine.ds_config)
+    _check_against_run(zero, config, world_size)
     if config.compute.compile:  # see `internals.use_torchs_linear`
         zero["memory_efficient_linear"] = False
     return {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 from functools import cache
 from typing import Any
 
@@ -19,7 +21,7 @@ from albef_ds.engine.zero.momentum_groups import MomentumGroup, momentum_group, 
 from albef_ds.engine.zero.setup import init_distributed
 from albef_ds.models.momentum import unit_modules
 from tests.distributed import run_ranks
-from tests.engine.zero.common import CPU, micro_batches, tiny_batch, tiny_config, with_engine
+from tests.engine.zero.common import CPU, make, micro_batches, tiny_batch, tiny_config, with_engine
 
 GROUPS = {
     "1": [[0], [1], [2], [3]],
@@ -90,14 +92,34 @@ def _one_stage(stage: int) -> dict[str, Any]:
     return found
 
 
-def _every_stage() -> list[dict[str, Any]]:
+def _with_secondary_parts(file: str) -> dict[str, Any]:
+    """Losses of ZeRO-3 without and with a copy of the parameters in each node (hpZ), also after loading over a forward pass."""
+    found: dict[str, Any] = {}
+    for name, knobs in (("plain", ""), ("secondary", file)):
+        config = with_engine(tiny_config(), stage=3, ds_config=knobs, momentum_group="2")
+        task, engine = make(config)
+        start = {name: weights.clone() for name, weights in engine.tensors("student")}
+        losses = [engine.train_step(micro_batches(config, step), {"alpha": 0.0}, 1e-3).losses for step in range(STEPS)]
+        engine.dry_run(tiny_batch(9, 3), {"alpha": 0.0})
+        engine.load_tensors("student", start)
+        task.queue.filled = 0
+        losses.append(engine.train_step(micro_batches(config, 0), {"alpha": 0.0}, 1e-3).losses)
+        found[name] = losses
+    found["copies"] = sum(p.ds_secondary_tensor_group_size == 2 for p in task.parameters())  # type: ignore[attr-defined]
+    return found
+
+
+def _every_stage(file: str) -> list[dict[str, Any]]:
     init_distributed(CPU)
-    return [_one_stage(stage) for stage in range(4)]
+    return [*(_one_stage(stage) for stage in range(4)), _with_secondary_parts(file)]
 
 
 @cache
 def _results() -> list[list[dict[str, Any]]]:
-    return run_ranks(_every_stage, 4, timeout=600, fresh=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"zero_optimization": {"zero_hpz_partition_size": 2, "stage3_param_persistence_threshold": 0}}, file)
+        file.flush()
+        return run_ranks(_every_stage, 4, file.name, timeout=600, fresh=True)
 
 
 @pytest.mark.timeout(900)
@@ -106,6 +128,15 @@ def test_what_groups_of_1_2_and_4_ranks_gather_equals_the_dense_copy_exactly(sta
     for result in _results():
         assert result[stage]["unequal"] == []
         assert result[stage]["seen"] > 40
+
+
+@pytest.mark.timeout(900)
+def test_zero_3_with_secondary_parts_computes_what_zero_3_computes() -> None:
+    for result in _results():
+        plain, secondary = result[4]["plain"], result[4]["secondary"]
+        assert result[4]["copies"] > 40
+        for ours, theirs in zip(secondary, plain, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-6)
 
 
 @pytest.mark.timeout(900)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from albef_ds.common.errors import ConfigError, MachineError
+from albef_ds.config.schema import RunConfig
 from albef_ds.engine.zero.setup import deepspeed_config, precision_section, prepare_environment
 from tests.engine.zero.common import CPU, tiny_config, with_engine
 
@@ -60,6 +61,10 @@ def test_knobs_of_the_file_join_what_the_settings_decide(tmp_path: Path) -> None
     assert made["gradient_clipping"] == 2.5
 
 
+def _fitting(config: RunConfig, world_size: int) -> RunConfig:
+    return replace(config, train=replace(config.train, global_batch_size=world_size * config.train.micro_batch_size))
+
+
 @pytest.mark.parametrize(
     ("content", "owner"),
     [
@@ -72,6 +77,17 @@ def test_knobs_of_the_file_join_what_the_settings_decide(tmp_path: Path) -> None
 def test_keys_that_a_setting_owns_are_refused(tmp_path: Path, content: dict[str, Any], owner: str) -> None:
     with pytest.raises(ConfigError, match=owner):
         deepspeed_config(_with_file(tmp_path / "zero.json", content, stage=2), "fp32", world_size=1)
+
+
+def test_knobs_that_do_not_fit_the_ranks_or_the_clipping_are_refused(tmp_path: Path) -> None:
+    config = _with_file(tmp_path / "zero.json", {"zero_optimization": {"zero_hpz_partition_size": 8}}, stage=3)
+    assert deepspeed_config(_fitting(config, 8), "bf16", 8)["zero_optimization"]["zero_hpz_partition_size"] == 8
+    with pytest.raises(ConfigError, match=r"zero_hpz_partition_size to 8, which does not divide 4 ranks"):
+        deepspeed_config(_fitting(config, 4), "bf16", 4)
+    config = _with_file(tmp_path / "zero.json", {"zero_optimization": {"compute_grad_norm": False}}, stage=2)
+    assert deepspeed_config(config, "bf16", 1)["gradient_clipping"] == 0.0
+    with pytest.raises(ConfigError, match=r"compute_grad_norm to false, and optim\.clip_norm needs the norm"):
+        deepspeed_config(replace(config, optim=replace(config.optim, clip_norm=1.0)), "bf16", 1)
 
 
 def test_a_batch_that_does_not_divide_over_the_ranks_is_refused() -> None:
