@@ -56,5 +56,5 @@ def test_features_for_the_queue_are_waited_for_where_it_is_read() -> None:
 def test_features_that_all_ranks_exchanged_as_candidates_are_not_sent_again() -> None:
     first, second = run_ranks(_one_step, 2, True)
     forward, after_step, _ = first["counts"]
-    assert forward == after_step == 1 and first["filled"] == [6, 6]
+    assert forward == after_step == 2 and first["filled"] == [6, 6]  # candidates, and which of them were drawn
     assert torch.equal(first["ids"], second["ids"])

@@ -131,7 +131,7 @@ def _purpose(operation: str, numel: int) -> str:
         if module.startswith("albef_ds.engine.zero.momentum"):
             return "momentum"
         if module == "albef_ds.common.comm":
-            return "scalars" if numel <= 2 * dist.get_world_size() else "features"
+            return "scalars" if operation == "all_gather" and numel <= 2 * dist.get_world_size() else "features"
         if module.startswith("deepspeed.runtime"):
             return "parameters" if operation == "all_gather" else "gradients"
     return "other"
