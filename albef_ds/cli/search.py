@@ -26,19 +26,23 @@ def main(argv: list[str]) -> int:
     command.add_argument("--rerank", type=whole_number(0), default=64, metavar="N", help="images re-ranked by ITM (64)")
     command.add_argument("--output", type=Path, default=Path("search.html"), metavar="FILE", help="the page (search.html)")
     command.add_argument("--index", type=Path, metavar="FILE", help="file of features (FOLDER/.albef-index.safetensors)")
+    command.add_argument(
+        "--keep-mb", type=whole_number(0), default=128, metavar="N", help="MiB of judged images kept for later searches (128)"
+    )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--json", action="store_true", help="print a JSON object")
     add_overrides(command, "settings that a released file does not hold")
     arguments = command.parse_intermixed_args(argv)
     check_target(arguments.output)
     from albef_ds.inference.model import load  # start-up time
-    from albef_ds.inference.search import index_folder, search, write_page
+    from albef_ds.inference.search import index_folder, kept_tokens, search, write_page
 
     with waiting("reading the model"):
         model = load(arguments.model, device=arguments.device, overrides=arguments.overrides)
     model.encode_text(arguments.text)  # report problems of model or text before all images are read
     index = index_folder(model, arguments.images, arguments.index, Bars())
-    hits = search(model, index, arguments.text, top=arguments.top, rerank=arguments.rerank)
+    kept = kept_tokens(model, index, arguments.keep_mb << 20)
+    hits = search(model, index, arguments.text, top=arguments.top, rerank=arguments.rerank, kept=kept)
     write_page(arguments.output, arguments.text, hits, model.picture)
     if arguments.json:
         found = [{"path": str(hit.path), "similarity": hit.similarity, "match": hit.match} for hit in hits]

@@ -42,7 +42,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,12 +58,14 @@ from albef_ds.common.notices import notice
 from albef_ds.config.schema import DataConfig
 from albef_ds.data.batch import Batch, ClassificationBatch
 from albef_ds.data.text.answers import candidate_ids
+from albef_ds.data.text.distinct import DistinctTexts
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
 from albef_ds.inference.device import device_of, dtype_of
 from albef_ds.inference.inputs import ImageInput, Images, Texts, batches, many, paired, picture_of, pixels_of
+from albef_ds.inference.kept_tokens import KeptTokens
 from albef_ds.inference.kinds import require
+from albef_ds.inference.matching import match
 from albef_ds.metrics.boxes import score_boxes, upscale
-from albef_ds.models.fusion_pass import FusionPass
 from albef_ds.models.gradcam import ground_text, middle_layer
 from albef_ds.tasks.base import Task
 from albef_ds.tasks.classification import ClassificationTask
@@ -187,27 +189,23 @@ class AlbefModel:
         return torch.cat([albef.project_text(albef.encode_text(ids, mask), mask) for ids, mask in tokens]).float()
 
     @torch.no_grad()
-    def match(self, images: Images, texts: Texts, *, batch_size: int = BATCH_SIZE) -> Tensor:
+    def match(self, images: Images, texts: Texts, *, batch_size: int = BATCH_SIZE, kept: KeptTokens | None = None) -> Tensor:
         """Probability that image and text match (ITM), float32 (B,). A single image or text goes with all of the others.
+
+        Tokens of image files are taken from `kept` and added to it.
 
         Raises:
             UserError: the numbers of images and texts differ, an image cannot be read, or the model has no ITM head.
         """
         task = self._contrastive("match")
         listed, words = paired(many(images), many(texts))
-        alone = len(listed) == 1 < len(words)
-        parts = []
-        shared = task.model.encode_image(self._to(self.prepare_images(listed))) if alone else None
-        for start in range(0, len(words), batch_size):
-            ids, mask = self._tokens(words[start : start + batch_size])
-            index = (None,) * (len(ids) if alone else 1)  # one image for every text
-            embeds = shared
-            if embeds is None:
-                embeds = task.model.encode_image(self._to(self.prepare_images(listed[start : start + batch_size])))
-            cls = torch.zeros(len(ids), 1, dtype=torch.int64, device=self.device)
-            [hidden] = task.model.fuse(embeds, [FusionPass(task.model.encode_text(ids, mask), mask, index, cls)])
-            parts.append(F.softmax(task.itm_head(hidden[:, 0]).float(), dim=-1)[:, 1])
-        return torch.cat(parts)
+        tokens = [self._tokens(part) for part in batches(words, batch_size)]
+
+        def encode(part: list[ImageInput]) -> Tensor:
+            return task.model.encode_image(self._to(self.prepare_images(part)))
+
+        encoder = encode if kept is None else partial(kept.tokens, encode)
+        return match(task, listed, DistinctTexts.of(tokens), encoder, batch_size, self.device)
 
     @torch.no_grad()
     def answer(

@@ -11,17 +11,20 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from xxhash import xxh3_128
 
 from albef_ds.common.atomic_files import check_target, write_output
 from albef_ds.common.errors import DataError, UserError
 from albef_ds.common.html import document
 from albef_ds.common.progress import Progress, silent
+from albef_ds.inference.kept_tokens import LIMIT, KeptTokens
 from albef_ds.inference.model import AlbefModel
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -49,6 +52,10 @@ class Index:
     """Number of images encoded in this call."""
     unreadable: list[tuple[str, str]]
     """(path, reason) of files that cannot be read as images."""
+    file: Path
+    """The index file."""
+    identity: str
+    """Hash of what the features depend on besides the images."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,8 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
     stamps = {name: f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for name, path in zip(names, found, strict=True)}
     target = index or folder / INDEX_NAME
     check_target(target)
-    identity = _identity(model)
-    known = _read(target, identity)
+    identity = _identity(model, xxh3_128())
+    known, old = _read(target, model, identity)
     features: dict[str, Tensor] = {name: known[name][1] for name in names if name in known and known[name][0] == stamps[name]}
     fresh = [name for name in names if name not in features]
     unreadable = []
@@ -95,21 +102,31 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
     if not kept:
         raise DataError(f"{folder} holds no readable image: give a folder with {', '.join(SUFFIXES)} files")
     stacked = torch.stack([features[name] for name in kept])
-    if fresh or set(known) != set(kept):
+    if old or fresh or set(known) != set(kept):
         described = {"model": identity, "stamps": json.dumps({name: stamps[name] for name in kept})}
         write_output(target, save({"features": stacked}, described))
-    return Index(folder, kept, stacked, len(fresh) - len(unreadable), unreadable)
+    return Index(folder, kept, stacked, len(fresh) - len(unreadable), unreadable, target, identity)
 
 
-def search(model: AlbefModel, index: Index, text: str, *, top: int, rerank: int) -> list[Hit]:
-    """The `top` images for `text`: the `rerank` most similar are ordered by ITM probability, the rest follow by similarity."""
+def kept_tokens(model: AlbefModel, index: Index, limit: int = LIMIT) -> KeptTokens:
+    """The tokens of judged images, at most `limit` bytes, in a folder beside the index file."""
+    vision = model.config.model.vision
+    folder = index.file.with_suffix(".tokens")
+    return KeptTokens(folder, index.identity, (vision.num_tokens, vision.width), model.dtype, limit=limit)
+
+
+def search(model: AlbefModel, index: Index, text: str, *, top: int, rerank: int, kept: KeptTokens | None = None) -> list[Hit]:
+    """The `top` images for `text`: the `rerank` most similar are ordered by ITM probability, the rest follow by similarity.
+
+    Images whose tokens are in `kept` are not encoded again.
+    """
     similarity = (index.features @ model.encode_text(text).float().cpu().t())[:, 0]
     order = similarity.argsort(descending=True, stable=True).tolist()
     shortlist = order[:rerank]
     matches: dict[int, float] = {}
     if shortlist:
         paths = [index.folder / index.paths[row] for row in shortlist]
-        matches = dict(zip(shortlist, model.match(paths, [text] * len(paths)).tolist(), strict=True))
+        matches = dict(zip(shortlist, model.match(paths, text, kept=kept).tolist(), strict=True))
     ranked = sorted(shortlist, key=lambda row: (-matches[row], -float(similarity[row]))) + order[rerank:]
     return [Hit(index.folder / index.paths[row], float(similarity[row]), matches.get(row)) for row in ranked[:top]]
 
@@ -139,18 +156,20 @@ def _encode(model: AlbefModel, folder: Path, names: list[str]) -> list[tuple[str
         return [pair for name in names for pair in _encode(model, folder, [name])]
 
 
-def _identity(model: AlbefModel) -> str:
+def _identity(model: AlbefModel, digest: Any) -> str:
     """Hash of what image features depend on: the encoder's settings and weights, the precision, and what decodes the images."""
     config = model.config
     vision = {name: value for name, value in asdict(config.model.vision).items() if name != "frozen"}
     decoding = {name: _version(name) for name in ("torch", "pillow", "simplejpeg")}
     read = {"max_pixels": config.data.max_pixels, "compat": config.evaluation_data.compat, "decoding": decoding}
     depends_on = {"vision": vision, "precision": str(model.dtype), **read}
-    digest = hashlib.sha256(json.dumps([_VIEWS, depends_on], sort_keys=True).encode())
+    digest.update(json.dumps([_VIEWS, depends_on], sort_keys=True).encode())
     for name, parameter in sorted(model.task.named_parameters()):
         if "visual_encoder" in name or "vision_proj" in name:
-            digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+            digest.update(name.encode())
+            digest.update(parameter.detach().float().cpu().contiguous().view(torch.uint8).numpy())
+    found: str = digest.hexdigest()
+    return found
 
 
 def _version(package: str) -> str:
@@ -160,17 +179,22 @@ def _version(package: str) -> str:
         return ""
 
 
-def _read(path: Path, identity: str) -> dict[str, tuple[str, Tensor]]:
-    """Name to (stamp, feature); empty if there is no index of this model or a damaged one, which is then replaced."""
+def _read(path: Path, model: AlbefModel, identity: str) -> tuple[dict[str, tuple[str, Tensor]], bool]:
+    """Name to (stamp, feature), and whether an earlier version wrote the index, which hashed by SHA-256.
+
+    Empty if there is no index of this model or a damaged one, which is then replaced.
+    """
     try:
         with safe_open(path, "pt") as stored:
             described = stored.metadata() or {}
-            if described.get("model") != identity:
-                return {}
+            old = len(described["model"]) == 2 * hashlib.sha256().digest_size
+            if described["model"] != (_identity(model, hashlib.sha256()) if old else identity):
+                return {}, False
             stamps: dict[str, str] = json.loads(described["stamps"])
-            return {name: (stamp, row) for (name, stamp), row in zip(stamps.items(), stored.get_tensor("features"), strict=True)}
+            rows = stored.get_tensor("features")
+            return {name: (stamp, row) for (name, stamp), row in zip(stamps.items(), rows, strict=True)}, old
     except (OSError, SafetensorError, ValueError, KeyError):
-        return {}
+        return {}, False
 
 
 def _thumbnail(image: Image.Image) -> str:

@@ -21,7 +21,7 @@ from albef_ds.common import comm
 from albef_ds.common.errors import DataError
 from albef_ds.common.progress import Progress, silent
 from albef_ds.config.tasks import ItmScore
-from albef_ds.metrics.distinct_texts import DistinctTexts
+from albef_ds.data.text.distinct import DistinctTexts
 from albef_ds.metrics.over_ranks import eval_mode, map_batches, map_rows
 from albef_ds.metrics.ranking import DirectionScores, Ranking, recall
 from albef_ds.metrics.shortlists import PairBatch, judge, pair_batches, rounds_of
@@ -155,7 +155,7 @@ class RetrievalEvaluator:
         captions = DistinctTexts.of(self.data.text_batches(1024))
 
         def compute(rows: Tensor) -> tuple[Tensor, ...]:
-            ids, mask = captions.ids[rows, : captions.lengths[rows].max()].to(self.device), captions.mask(rows).to(self.device)
+            ids, mask = (part.to(self.device) for part in captions.padded(rows))
             embeds = self.albef.encode_text(ids, mask)
             return self.albef.project_text(embeds, mask).float(), embeds[mask]
 

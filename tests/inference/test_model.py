@@ -95,6 +95,27 @@ def test_batching_changes_nothing_and_calls_repeat_exactly(load: Load) -> None:
     assert model.encode_image(images).dtype == torch.float32
 
 
+def test_pairs_in_any_order_match_as_each_does_alone_and_nothing_is_encoded_twice(load: Load, tmp_path: Path) -> None:
+    model, encoded = load("retrieval"), []
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        picture(number).save(path)
+    texts = ["a red cup", "the cup", "a blue cup on the table", "a red cup", "cup", "the cup", "the table", "a red cup"]
+    images = [paths[number] for number in (2, 0, 2, 2, 1, 0, 2, 2)]
+    alone = torch.cat([model.match(image, text) for image, text in zip(images, texts, strict=True)])
+    hooks = [
+        part.register_forward_hook(lambda _, args, __: encoded.append(len(args[0])))
+        for part in (model.task.model.visual_encoder, model.task.model.text_encoder)
+    ]
+    for size in (1, 2, 3, 32):
+        encoded.clear()
+        torch.testing.assert_close(model.match(images, texts, batch_size=size), alone, rtol=0, atol=1e-6)
+        # An image whose texts are in several batches is encoded once.
+        assert sum(encoded) == 3 + 5, size
+    for hook in hooks:
+        hook.remove()
+
+
 def test_loading_draws_no_random_numbers(load: Load, tmp_path: Path) -> None:
     folder = model_folder(tmp_path, "pretrain")
     before = torch.get_rng_state()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from albef_ds.inference import model as interface
 from albef_ds.inference import search
@@ -54,3 +57,32 @@ def test_a_setting_of_training_keeps_the_index(folder: Path, images: Path) -> No
     vision = replace(model.config.model.vision, frozen=True)
     model.config = replace(model.config, model=replace(model.config.model, vision=vision))
     assert _added(model, images) == 0
+
+
+def test_a_second_search_encodes_no_image_and_finds_the_same(folder: Path, images: Path) -> None:
+    model, encoded, hits = interface.load(folder, device="cpu"), [], []
+    model.task.model.visual_encoder.register_forward_hook(lambda _, args, __: encoded.append(len(args[0])))  # type: ignore[union-attr, operator]
+    for text in ("a red cup", "a blue cup", "a red cup"):
+        index = search.index_folder(model, images)
+        hits.append(search.search(model, index, text, top=3, rerank=3, kept=search.kept_tokens(model, index)))
+    assert sum(encoded) == 6, "once for the index, once for the tokens"
+    assert hits[2] == hits[0] == search.search(model, index, "a red cup", top=3, rerank=3)
+    assert {path.name for path in images.iterdir() if "albef" in path.name} == {search.INDEX_NAME, ".albef-index.tokens"}
+
+
+def test_an_index_of_an_earlier_version_is_kept_and_written_anew(folder: Path, images: Path) -> None:
+    """Earlier versions hashed what features depend on by SHA-256."""
+    model = interface.load(folder, device="cpu")
+    index = search.index_folder(model, images)
+    stamps = load_metadata(index.file)["stamps"]
+    for old, added in ((search._identity(model, hashlib.sha256()), 0), ("0" * 64, 3)):
+        save_file({"features": index.features}, index.file, {"model": old, "stamps": stamps})
+        again = search.index_folder(model, images)
+        assert again.added == added and torch.equal(again.features, index.features)
+        assert load_metadata(index.file)["model"] == index.identity
+
+
+def load_metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, "pt") as stored:
+        found: dict[str, str] = stored.metadata()
+        return found

@@ -33,7 +33,8 @@ class DistinctTexts:
         padded = torch.tensor([row + (0,) * (longest - len(row)) for row in distinct])
         return cls(padded, torch.tensor([len(row) for row in distinct]), torch.tensor([place[row] for row in rows]))
 
-    def mask(self, rows: Tensor) -> Tensor:
-        """True at the tokens of the texts `rows` int64 (R,): bool (R, longest of them)."""
+    def padded(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids int64 (R, longest of them) and mask bool of the texts `rows` int64 (R,)."""
         lengths = self.lengths[rows]
-        return torch.arange(int(lengths.max())) < lengths[:, None]
+        longest = int(lengths.max())
+        return self.ids[rows, :longest], torch.arange(longest) < lengths[:, None]
