@@ -7,6 +7,7 @@ RUN/
     metrics.json     scores by `albef-ds evaluate`
     tensorboard/     the numbers of metrics.jsonl as curves, and images
     profile/         traces of train.profile_steps
+    trackers/        the id of the run for train.trackers, and the log of each tracker
     logs/            output of the ranks that the demo started
     checkpoints/     step-0000123/ (checkpoint/__init__.py lists its files), best.json and scores.json
 """
@@ -19,6 +20,7 @@ CONFIG_NAME = "config.json"
 """Also the name in every checkpoint and model folder."""
 METRICS_NAME, BAD_STEPS_NAME, RESULTS_NAME = "metrics.jsonl", "bad_steps.jsonl", "metrics.json"
 CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, LOGS_FOLDER, PROFILE_FOLDER = "checkpoints", "tensorboard", "logs", "profile"
+TRACKERS_FOLDER = "trackers"
 BEST_NAME, SCORES_NAME = "best.json", "scores.json"
 """Files beside the checkpoints: the best one, and the evaluations it was chosen by."""
 MARKER_NAME, STATE_NAME = "complete.json", "state.json"

@@ -199,6 +199,10 @@ class InitConfig:
     checkpoint: str = setting("", "whole model: a run's checkpoint folder or a released ALBEF file; replaces the two above")
 
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+"""Values of `train.trackers`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Length, batch size, logging, checkpoints and time limits of a run."""
@@ -236,6 +240,10 @@ class TrainConfig:
     silence_limit: float = setting(120.0, "time without a heartbeat after which a rank counts as dead; 0: never", unit="seconds")
     dry_run_batch: bool = setting(True, "run one full-size mock batch before step 1 to detect out-of-memory early")
     progress: bool = setting(True, "draw a progress bar when standard error is a terminal")
+    trackers: str = setting(
+        "tensorboard",
+        "where numbers and images go beside metrics.jsonl: some of tensorboard,wandb,mlflow,trackio; empty: nowhere",
+    )
     profile_steps: str = setting("", "A:B: write a trace of steps A to B, and on a GPU its memory, to profile/; empty: off")
     gc_every: int = setting(
         50, "steps between Python's garbage collections, on all ranks together; 0: Python chooses", unit="steps"
@@ -249,7 +257,14 @@ class TrainConfig:
         """First and last step of `profile_steps`; None: no profile."""
         return step_range("train.profile_steps", self.profile_steps) if self.profile_steps else None
 
+    @property
+    def tracker_names(self) -> list[str]:
+        """The parts of `trackers`, each once."""
+        return list(dict.fromkeys(name for part in self.trackers.split(",") if (name := part.strip())))
+
     def __post_init__(self) -> None:
+        unknown = [name for name in self.tracker_names if name not in TRACKERS]
+        require(not unknown, "train.trackers", f"has no tracker {', '.join(unknown)}", f"give some of {', '.join(TRACKERS)}")
         positive("train", self, "micro_batch_size", "global_batch_size", "log_every")
         not_negative("train", self, "epochs", "max_steps", "max_minutes", "seed", "eval_every", "eval_samples", "save_every")
         not_negative("train", self, "eval_pictures", "keep_last", "keep_every", "max_rollbacks", "spike")

@@ -18,6 +18,7 @@ from albef_ds.common.run_files import (
     SCORES_NAME,
     STEP_PREFIX,
     TENSORBOARD_FOLDER,
+    TRACKERS_FOLDER,
     complete_steps,
     step_folder,
 )
@@ -77,7 +78,7 @@ def claim(output: Path, resume: str | None, checkpoint: Path | None, *, overwrit
     if is_used(output) and not own and resume != AUTO:
         if not overwrite:
             raise FileExistsError(f"output {output} holds a run already: resume it, give another folder, or overwrite it")
-        for name in (CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER):
+        for name in (CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, TRACKERS_FOLDER):
             if (output / name).exists():
                 shutil.rmtree(output / name)
         for name in (METRICS_NAME, BAD_STEPS_NAME):

@@ -1,4 +1,4 @@
-"""Writes the log of a run: a progress bar or plain lines, `metrics.jsonl`, TensorBoard.
+"""Writes the log of a run: a progress bar or plain lines, `metrics.jsonl`, TensorBoard, other trackers.
 
 There is one `RunLogger` per process, and only the enabled one (rank 0) writes. It reports the numbers it is given and times the
 steps; it gathers nothing from other ranks. Losses should be Python floats, and given only on steps that are written, because
@@ -12,13 +12,15 @@ import json
 import math
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from albef_ds.common.run_files import METRICS_NAME, TENSORBOARD_FOLDER
 from albef_ds.config.describe import flatten
+from albef_ds.training.trackers.processes import TrackerProcess, close_all
+from albef_ds.training.trackers.system import png_of, system_figures
 
 DATA_WAIT = "data_wait"
 """Key in `values` of the seconds that the step waited for its batch; logged as a share of the time, `data_wait_share`."""
@@ -50,10 +52,22 @@ class RunLogger:
         enabled: True on the process that writes (rank 0).
         progress: draw a bar if standard error is a terminal; plain lines otherwise.
         total_steps: last step of the run, for percentage and time left; None if unknown.
+        board: write for TensorBoard.
+        trackers: get the same numbers and images; `close` ends them.
     """
 
-    def __init__(self, output: Path, enabled: bool, progress: bool, total_steps: int | None) -> None:
+    def __init__(
+        self,
+        output: Path,
+        enabled: bool,
+        progress: bool,
+        total_steps: int | None,
+        *,
+        board: bool = True,
+        trackers: Sequence[TrackerProcess] = (),
+    ) -> None:
         self._enabled, self._total_steps = enabled, total_steps
+        self._write_board, self._trackers = board, trackers
         self._draw = progress and sys.stderr.isatty()
         self._bar: Any = None
         self._board: Any = None
@@ -123,8 +137,11 @@ class RunLogger:
         if not self._enabled:
             return
         with contextlib.suppress(OSError):  # `_record` reports a full disk
-            for name, image in images.items():
+            for name, image in images.items() if self._write_board else ():
                 self._open_board(self._last_step).add_image(f"{kind}/{name}", image, self._last_step, dataformats="HWC")
+        for tracker in self._trackers:
+            for name, image in images.items():
+                tracker.image(self._last_step, f"{kind}/{name}", png_of(image))
 
     def message(self, text: str) -> None:
         """Prints `text` as a line, above the bar if there is one."""
@@ -147,6 +164,7 @@ class RunLogger:
                 self._board.close()
         with contextlib.suppress(OSError):
             self._file.close()
+        close_all(self._trackers)
 
     def _record(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         nonfinite: list[str] = []
@@ -155,13 +173,18 @@ class RunLogger:
         if nonfinite:
             record["nonfinite"] = nonfinite
             self._line(f"warning: not finite at step {step}: {', '.join(nonfinite)}")
+        numbers = {
+            name if kind == "step" else f"{kind}/{name}": value
+            for name, value in flatten(values).items()
+            if isinstance(value, (int, float))
+        }
+        for tracker in self._trackers:
+            tracker.scalars(step, numbers | (system_figures() if kind == "step" else {}))
         try:
             self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
             self._file.flush()
-            board = self._open_board(step)
-            for name, value in flatten(values).items():
-                if isinstance(value, (int, float)):
-                    board.add_scalar(name if kind == "step" else f"{kind}/{name}", value, step)
+            for name, value in numbers.items() if self._write_board else ():
+                self._open_board(step).add_scalar(name, value, step)
         except OSError as error:  # a full disk must not end the run
             if not self._lost:
                 self._line(f"warning: {METRICS_NAME} cannot be written ({error.strerror}): numbers are missing from step {step}")

@@ -28,6 +28,9 @@ from albef_ds.training.run_data import RunData
 from albef_ds.training.run_folder import abandon, claim_together
 from albef_ds.training.run_log import RunLogger
 from albef_ds.training.stop import StopRequest
+from albef_ds.training.trackers.interface import check_installed
+from albef_ds.training.trackers.processes import TrackerProcess
+from albef_ds.training.trackers.start import start_trackers
 from albef_ds.training.trainer import Trainer
 from albef_ds.training.watchdog import Watchdog
 
@@ -54,12 +57,13 @@ def started(
         at_end.callback(data.close)
         if comm.rank() == 0:
             check_validation(config)
+            check_installed(config.train.tracker_names)
         saver = Saver(output, config)
         if comm.rank() == 0 and not output.exists():
             at_end.callback(abandon, output)
         lines = claim_together(config, resume, checkpoint, overwrite=overwrite)
         saver.clean()
-        logger = RunLogger(output, comm.rank() == 0, config.train.progress, progress.total_steps)
+        logger = _logger(config, progress.total_steps, resumed=checkpoint is not None)
         at_end.callback(logger.close)
         for line in lines:
             logger.message(line)
@@ -85,6 +89,16 @@ def started(
         if config.train.dry_run_batch:
             _dry_run(config, engine)
         yield trainer
+
+
+def _logger(config: RunConfig, total_steps: int | None, *, resumed: bool) -> RunLogger:
+    """Returns the logger, on rank 0 with the trackers of the run."""
+    trackers: list[TrackerProcess] = []
+    board = "tensorboard" in config.train.tracker_names
+    logger = RunLogger(Path(config.output), comm.rank() == 0, config.train.progress, total_steps, board=board, trackers=trackers)
+    if comm.rank() == 0:
+        trackers += start_trackers(config, logger.message, resumed=resumed)
+    return logger
 
 
 def _engine(config: RunConfig, device: torch.device, precision: str, say: Callable[[str], None], *, fresh: bool) -> Engine:
