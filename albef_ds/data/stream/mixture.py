@@ -118,5 +118,3 @@ def mixed_order(reader: MixedReader, config: RunConfig, sections: Sequence[Secti
     elif dict(sections[-1][1]) != now:
         sections = [*sections, (start, now)]
     return MixedOrder(orders, sections, epoch, config.train.seed, config.data.group_size)
-
-

@@ -13,7 +13,23 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from albef_ds.training.trackers.interface import Opener, TrackedRun, opener
+from albef_ds.training.trackers.interface import Opener, TrackedRun
+
+
+def opener(name: str) -> Opener:
+    """The function that opens a run of tracker `name`, one of `interface.PACKAGES`."""
+    # Optional packages, and only the process of each tracker imports its own.
+    if name == "wandb":
+        from albef_ds.training.trackers.weights_and_biases import open_run as open_wandb  # optional package
+
+        return open_wandb
+    if name == "mlflow":
+        from albef_ds.training.trackers.mlflow_runs import open_run as open_mlflow  # optional package
+
+        return open_mlflow
+    from albef_ds.training.trackers.trackio_runs import open_run as open_trackio  # optional package
+
+    return open_trackio
 
 
 def track(open_run: Opener, lines: Iterable[str]) -> None:

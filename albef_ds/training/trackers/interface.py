@@ -45,22 +45,6 @@ class Tracker(Protocol):
 Opener = Callable[[TrackedRun], Tracker]
 
 
-def opener(name: str) -> Opener:
-    """The function that opens a run of tracker `name`, one of `PACKAGES`."""
-    # Optional packages, and only the process of each tracker imports its own.
-    if name == "wandb":
-        from albef_ds.training.trackers.weights_and_biases import open_run as open_wandb  # optional package
-
-        return open_wandb
-    if name == "mlflow":
-        from albef_ds.training.trackers.mlflow_runs import open_run as open_mlflow  # optional package
-
-        return open_mlflow
-    from albef_ds.training.trackers.trackio_runs import open_run as open_trackio  # optional package
-
-    return open_trackio
-
-
 def check_installed(names: list[str]) -> None:
     """Raises `MachineError` if the package of one of the trackers is not installed."""
     for name in names:
