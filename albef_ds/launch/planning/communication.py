@@ -24,6 +24,8 @@ ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8,
 DTYPE = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _REUSE_DISTANCE = 1_000_000_000
 """DeepSpeed's default of `stage3_max_reuse_distance`, in elements."""
+_MAX_LIVE = 1_000_000_000
+"""DeepSpeed's default of `stage3_max_live_parameters`, in elements."""
 _PREFETCH = 50_000_000
 """DeepSpeed's default of `stage3_prefetch_bucket_size`, in elements."""
 
@@ -91,6 +93,8 @@ class _Knobs:
     reuse_distance: int
     prefetch: int
     """Maximum number of elements that one prefetch gathers together; 0: each parameter alone."""
+    max_live: int
+    """Maximum number of whole elements up to which prefetching goes on."""
     secondary: int
     """Ranks of a group that holds a second copy of the parameters (hpZ); 1: none."""
 
@@ -103,6 +107,7 @@ class _Knobs:
             DTYPE.get(str(content.get("communication_data_type")), ""),
             int(zero.get("stage3_max_reuse_distance", _REUSE_DISTANCE)),
             int(zero.get("stage3_prefetch_bucket_size", _PREFETCH)),
+            int(zero.get("stage3_max_live_parameters", _MAX_LIVE)),
             int(zero.get("zero_hpz_partition_size", 1)),
         )
 
@@ -134,8 +139,11 @@ def _parameters(
         return [Traffic("parameters", "all_gather", dtype, elements * ITEMSIZE[dtype], len(counts.groups))]
     small = [numel for numel in counts.parameters if numel <= zero.persistence]
     large = [numel for numel in counts.parameters if numel > zero.persistence]
-    again = accumulation * (fetches_per_pass(config, counts, knobs.reuse_distance) - 1)
-    together = -(-sum(large) // knobs.prefetch) if knobs.prefetch else len(large)
+    again = accumulation * (fetches_per_pass(config, counts, knobs.reuse_distance, knobs.max_live) - 1)
+    # The first module's parameters, then as many as a bucket holds. Where parameters are freed and fetched again, a bucket is
+    # filled only as they are freed: up to a message per module, of two parameters each.
+    together = 1 + -(-sum(large) // knobs.prefetch) if knobs.prefetch else len(large)
+    together = max(together, len(large) // 2) if again else together
     num_bytes = _cut(large, world_size) * ITEMSIZE[dtype]
     # The backward pass fetches from a group's secondary parts (hpZ), where there are any; a recomputed forward pass does not.
     group = knobs.secondary if knobs.secondary > 1 and not _recomputes(config) else 0
@@ -147,14 +155,15 @@ def _parameters(
     ]
 
 
-def fetches_per_pass(config: RunConfig, counts: ModelCounts, reuse_distance: int) -> int:
+def fetches_per_pass(config: RunConfig, counts: ModelCounts, reuse_distance: int, max_live: int = 0) -> int:
     """Returns how often ZeRO-3 gathers a large parameter per forward and backward pass.
 
-    It is 1 if the pass fits into `stage3_max_reuse_distance`, because the parameter then stays whole until its last use. Else
+    It is 1 if the pass fits into `stage3_max_reuse_distance`, because the parameter then stays whole until its last use, and if
+    prefetching may take all parameters (`stage3_max_live_parameters`), because it passes over uses that come sooner. Else
     it is 1 per forward and per backward pass, and 1 for recomputation. This is an estimate: a module that runs several times is
     fetched each time, and parameters prefetched at the turn from forward to backward are kept.
     """
-    if reuse_distance >= 2 * counts.total:
+    if reuse_distance >= 2 * counts.total or max_live >= counts.total:
         return 1
     return 3 if _recomputes(config) else 2
 

@@ -176,6 +176,14 @@ def at(config: RunConfig, world_size: int, stage: int, fixed_batch: bool) -> Run
     return replace(config, train=train, engine=replace(config.engine, kind="zero", stage=stage, ds_config=file))
 
 
+def with_smaller_micro_batch(config: RunConfig, world_size: int) -> RunConfig:
+    """Returns `config` with the micro-batch lowered to a rank's share of the global batch, if that divides and is smaller."""
+    share, rest = divmod(config.train.global_batch_size, world_size)
+    if rest or not share or share >= config.train.micro_batch_size:
+        return config
+    return replace(config, train=replace(config.train, micro_batch_size=share))
+
+
 def stages_allowed(config: RunConfig) -> tuple[int, ...]:
     """Returns the ZeRO stages from 1 to 3 that the other settings of `config` allow."""
     allowed = []
@@ -199,3 +207,14 @@ def scaling(
             {stage: forecast(at(config, world_size, stage, fixed_batch), counts, hardware, world_size) for stage in stages}
         )
     return rows
+
+
+def efficiency(one: Forecast, single: Forecast) -> float:
+    """Returns images per second and GPU, divided by those of a single GPU."""
+    return one.images_per_second / one.world_size / single.images_per_second
+
+
+def alone(one: Forecast, counts: ModelCounts) -> Forecast:
+    """Returns the step of a single GPU with the micro-batch and the accumulation of `one`."""
+    train = replace(one.config.train, global_batch_size=one.config.train.global_batch_size // one.world_size)
+    return forecast(replace(one.config, train=train), counts, one.hardware, 1)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from albef_ds.launch.planning.plan import resolve
-from albef_ds.launch.planning.throughput import Forecast
+from albef_ds.launch.planning.plan import GB, resolve
+from albef_ds.launch.planning.throughput import Forecast, efficiency
+from albef_ds.launch.planning.throughput_search import Option, Recommendation
 
 PAIRS = {"4M": 4e6, "14M": 14e6}
 EPOCHS = 30
 
 
-def render(one: Forecast, rows: list[dict[int, Forecast]], fixed_batch: bool) -> str:
-    """Returns the parts of one step, the hours, and the table of efficiencies."""
+def render(one: Forecast, rows: list[dict[int, Forecast]], fixed_batch: bool, advice: list[str]) -> str:
+    """Returns the parts of one step, the hours, the table of efficiencies, and the lines of `recommended`."""
     config, hardware = one.config, one.hardware
     precision, _ = resolve(config)
     head = (
@@ -25,6 +27,7 @@ def render(one: Forecast, rows: list[dict[int, Forecast]], fixed_batch: bool) ->
         text.append(f"{name} pairs x {EPOCHS} epochs: {one.hours(pairs, EPOCHS):,.1f} hours")
     kept = "global batch" if fixed_batch else "micro-batch"
     text += ["", f"images/s and efficiency against one GPU, the same {kept} everywhere", *_table(rows), *_left_out(rows), ""]
+    text += [*advice, ""]
     text.append("a model with assumed speeds, not a measurement; docs/performance.md describes what it includes and leaves out")
     return "\n".join(text)
 
@@ -59,9 +62,44 @@ def _left_out(rows: list[dict[int, Forecast]]) -> list[str]:
     return [f"{' and '.join(missing)} left out: other settings conflict with it"] if missing else []
 
 
-def efficiency(one: Forecast, single: Forecast) -> float:
-    """Returns images per second and GPU, divided by those of a single GPU."""
-    return one.images_per_second / one.world_size / single.images_per_second
+def recommended(found: Recommendation) -> list[str]:
+    """Returns the lines about the fastest setting, the next one, and what separates them."""
+    best = found.best
+    text = [
+        f"recommended for {best.forecast.world_size} GPUs of {found.memory / GB:.4g} GB, global batch "
+        f"{best.forecast.config.train.global_batch_size}, the highest predicted rate that fits:",
+        *_option(best),
+    ]
+    for name, other in (("runner-up", found.runner_up), ("faster, but too large", found.too_large)):
+        if other is not None:
+            text += [f"{name}: {_differences(other.forecast, best.forecast)}", *_option(other)]
+    return text
+
+
+def _option(option: Option) -> list[str]:
+    one = option.forecast
+    rate = f"{one.images_per_second:,.0f} images/s, {option.efficiency:.0%} of a single GPU's rate"
+    text = [f"  {' '.join(option.overrides)}", f"  {_time(one.step)} a step, {rate}, {option.num_bytes / GB:.1f} GB"]
+    if option.knobs:
+        text.append(f"  zero.json: {json.dumps({'zero_optimization': option.knobs})}")
+    return text
+
+
+def _differences(one: Forecast, best: Forecast) -> str:
+    """Returns what a step of `one` takes longer and shorter than one of `best`, the largest first."""
+    if one.step == one.loading or best.step == best.loading:
+        return "the loader sets the pace"
+    ours, theirs = _costs(one), _costs(best)
+    names = sorted(ours.keys() | theirs.keys(), key=lambda name: -abs(ours.get(name, 0.0) - theirs.get(name, 0.0)))
+    parts = [
+        f"{name} {1e3 * change:+.2f}" for name in names if abs(change := ours.get(name, 0.0) - theirs.get(name, 0.0)) >= 5e-6
+    ]
+    return f"{1e3 * (one.step - best.step):+.2f} ms a step ({', '.join(parts) or 'no difference'})"
+
+
+def _costs(one: Forecast) -> dict[str, float]:
+    waits = {f"waiting for {exchange.purpose}": exchange.exposed for exchange in one.exchanges}
+    return {"computation": one.compute, "updates": one.updates, **waits}
 
 
 def _values(one: Forecast) -> dict[str, Any]:
@@ -81,7 +119,17 @@ def _values(one: Forecast) -> dict[str, Any]:
     }
 
 
-def to_json(one: Forecast, rows: list[dict[int, Forecast]]) -> dict[str, Any]:
+def to_json(one: Forecast, rows: list[dict[int, Forecast]], found: Recommendation | None) -> dict[str, Any]:
     """Returns the same as plain values; times in seconds, bytes per rank and step."""
+
+    def option(name: str) -> dict[str, Any] | None:
+        chosen: Option | None = getattr(found, name, None)
+        if chosen is None:
+            return None
+        values = {"overrides": chosen.overrides, "zero_optimization": chosen.knobs, "total_bytes": chosen.num_bytes}
+        ours = chosen.forecast
+        return {**_values(ours), **values, "efficiency": chosen.efficiency}
+
     table = [{**_values(cell), "efficiency": efficiency(cell, rows[0][stage])} for row in rows for stage, cell in row.items()]
-    return {"hardware": one.hardware.name, **_values(one), "scaling": table}
+    options = {name: option(name) for name in ("best", "runner_up", "too_large")}
+    return {"hardware": one.hardware.name, **_values(one), "scaling": table, "recommended": options}
