@@ -340,6 +340,12 @@ class RunConfig:
             "needs constant sizes, and compute.packed_text gives every step another number of tokens",
             "switch one of them off",
         )
+        require(
+            self.compute.wide_losses == "plain" or getattr(self.task, "false_negatives", "off") != "mask",
+            "compute.wide_losses",
+            f"of {self.compute.wide_losses} cannot leave out what task.false_negatives=mask names",
+            "use compute.wide_losses=plain or task.false_negatives=positive",
+        )
         self.task.check_batch(self.train.micro_batch_size)
 
     @property

@@ -101,10 +101,29 @@ class ContrastiveConfig(DistillationConfig):
         True, "samples with the same image or caption are not negatives: shared ITC targets, never drawn for ITM", paper="no"
     )
 
+    false_negatives: Literal["off", "mask", "positive"] = setting(
+        "off",
+        "negatives that the momentum model takes for matching; mask: neither negatives nor positives (needs "
+        "compute.wide_losses=plain); positive: positives of ITC and ITM",
+        paper="no",
+    )
+    false_negatives_by: Literal["itm", "itc"] = setting(
+        "itm",
+        "probability that decides; itm: of each drawn negative, one more fusion pass of the momentum model; itc: of every "
+        "candidate against the row's own pair, 0.5 where both are as similar",
+    )
+    false_negative_threshold: float = setting(
+        0.8, "probability from which a negative is taken for a false one; 0: drawn with its probability"
+    )
+    itc_smoothing: float = setting(0.0, "share of ITC's targets that is spread evenly over all candidates", paper="0")
+    itc_consistency: float = setting(
+        0.0, "weight of the consistency of both directions of ITC, whose targets are each other's probabilities", paper="0"
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        not_negative("task", self, "queue_size", "itm_random_epochs", "itc_weight", "itm_weight")
-        share("task", self, "itm_random_negatives")
+        not_negative("task", self, "queue_size", "itm_random_epochs", "itc_weight", "itm_weight", "itc_consistency")
+        share("task", self, "itm_random_negatives", "false_negative_threshold", "itc_smoothing")
         positive("task", self, "temperature", "temperature_min")
         require(
             self.temperature_min <= self.temperature <= self.temperature_max,

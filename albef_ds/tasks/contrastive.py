@@ -17,14 +17,18 @@ from albef_ds.data.batch import ImageTextBatch
 from albef_ds.models.albef import ALBEF
 from albef_ds.models.feature_queue import FeatureQueue
 from albef_ds.models.fusion_pass import FusionPass, ImageIndex
+from albef_ds.models.losses.contrastive import consistency_loss
+from albef_ds.models.losses.false_negatives import likely_false, probability_against_own
 from albef_ds.models.losses.negatives import gumbel, hashed_uniform, sample_negatives
 from albef_ds.models.losses.wide import wide_losses
 from albef_ds.models.precision import at_least_fp32
-from albef_ds.tasks.base import Metrics, Task
+from albef_ds.tasks.base import Metrics, Task, albef_of
+from albef_ds.tasks.false_negatives import Contrast, LikelyFalse, of_drawn
 from albef_ds.tasks.side_stream import SideStream
 
 # Tags make the streams of random numbers independent.
-_TEXT_FOR_IMAGE, _IMAGE_FOR_TEXT, _UNIFORM_DRAW = 1, 2, 3
+_TEXT_FOR_IMAGE, _IMAGE_FOR_TEXT, _UNIFORM_DRAW, _LIKELY = 1, 2, 3, 4
+_NO_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,51 @@ class ContrastiveTask(Task):
         self._pending.append(local)
         return Candidates(own, *local)
 
+    @property
+    def fuses_momentum(self) -> bool:
+        """True if the momentum model's ITM judges the drawn negatives, which needs its embeddings."""
+        return self.config.false_negatives != "off" and self.config.false_negatives_by == "itm"
+
+    def contrast_and_draw(
+        self,
+        batch: ImageTextBatch,
+        image_feat: Tensor,
+        text_feat: Tensor,
+        candidates: Candidates,
+        schedule: tuple[float, float],
+        embeds_m: tuple[Tensor, Tensor] | None,
+    ) -> Contrast:
+        """Returns the ITC loss and the negatives of ITM, with what `task.false_negatives` makes of the likely false ones.
+
+        Args:
+            batch: B pairs.
+            image_feat: the student's features (B, E).
+            text_feat: likewise.
+            candidates: what they are contrasted with.
+            schedule: alpha, and the share of negatives drawn uniformly.
+            embeds_m: the momentum model's embeddings of images (B, N, width) and texts (B, L, D), if `fuses_momentum`.
+        """
+        alpha, random_share = schedule
+        config, likely = self.config, None
+        if embeds_m is None:
+            likely = self._likely_by_itc(batch, candidates) if config.false_negatives != "off" else None
+            itc, sim_i2t, sim_t2i = self.contrast(batch, image_feat, text_feat, candidates, alpha, likely)
+            texts, images = self.draw_negatives(batch, candidates, sim_i2t, sim_t2i, random_share, likely)
+            return Contrast(itc, sim_i2t, texts, images, likely and likely.at(texts, images))
+        sim_i2t, sim_t2i = self._similarities(image_feat, text_feat, candidates)
+        texts, images = self.draw_negatives(batch, candidates, sim_i2t, sim_t2i, random_share)
+        likely = self._likely_by_itm(batch, candidates, embeds_m, texts, images)
+        itc, sim_i2t, _ = self.contrast(batch, image_feat, text_feat, candidates, alpha, likely)
+        return Contrast(itc, sim_i2t, texts, images, likely)
+
     def contrast(
-        self, batch: ImageTextBatch, image_feat: Tensor, text_feat: Tensor, candidates: Candidates, alpha: float
+        self,
+        batch: ImageTextBatch,
+        image_feat: Tensor,
+        text_feat: Tensor,
+        candidates: Candidates,
+        alpha: float,
+        likely: LikelyFalse | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the ITC loss and the student's logits against the candidates (B, K), image to text and text to image."""
         queue_images, queue_texts, queue_image_ids, queue_caption_ids = self.queue.contents()
@@ -137,10 +184,71 @@ class ContrastiveTask(Task):
         temperature = self.temperature.to(dtype)
         image_feat_m, text_feat_m = candidates.image_feat_m[candidates.own], candidates.text_feat_m[candidates.own]
         count = candidates.positions.numel()
-        loss = self.wide_losses.contrastive
-        i2t, sim_i2t = loss(image_feat, image_feat_m, text_keys, positives, temperature, alpha, count)
-        t2i, sim_t2i = loss(text_feat, text_feat_m, image_keys, positives, temperature, alpha, count)
-        return (i2t + t2i) / 2, sim_i2t, sim_t2i
+
+        def one_way(features: Tensor, features_m: Tensor, keys: Tensor, false: Tensor | None) -> tuple[Tensor, Tensor]:
+            known, excluded = positives, {}
+            if false is not None and likely is not None and likely.are_positives:
+                known = positives | false
+            elif false is not None:
+                excluded = {"excluded": false & ~positives}
+            loss = self.wide_losses.contrastive
+            found, sim = loss(features, features_m, keys, known, temperature, alpha, count, **excluded)
+            if self.config.itc_smoothing > 0.0:
+                everything = torch.ones_like(positives) if not excluded else ~excluded["excluded"]
+                even, _ = loss(features, features_m, keys, everything, temperature, 0.0, count, **excluded)
+                found = (1.0 - self.config.itc_smoothing) * found + self.config.itc_smoothing * even
+            return found, sim
+
+        false = (None, None) if likely is None else (likely.i2t, likely.t2i)
+        i2t, sim_i2t = one_way(image_feat, image_feat_m, text_keys, false[0])
+        t2i, sim_t2i = one_way(text_feat, text_feat_m, image_keys, false[1])
+        itc = (i2t + t2i) / 2
+        if self.config.itc_consistency > 0.0:
+            with torch.autocast(image_feat.device.type, enabled=False):
+                logits = (image_feat @ candidates.text_feat_m.T, text_feat @ candidates.image_feat_m.T)
+                itc = itc + self.config.itc_consistency * consistency_loss(*(one / temperature for one in logits))
+        return itc, sim_i2t, sim_t2i
+
+    @torch.no_grad()
+    def _similarities(self, image_feat: Tensor, text_feat: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
+        """Returns the student's logits against the candidates (B, K), as `contrast` does."""
+        with torch.autocast(image_feat.device.type, enabled=False):
+            temperature = self.temperature.to(image_feat.dtype)
+            return image_feat @ candidates.text_feat_m.T / temperature, text_feat @ candidates.image_feat_m.T / temperature
+
+    @torch.no_grad()
+    def _likely_by_itc(self, batch: ImageTextBatch, candidates: Candidates) -> LikelyFalse:
+        """Returns the candidates and queue entries that the momentum model's ITC takes for matching."""
+        queue_images, queue_texts, queue_image_ids, queue_caption_ids = self.queue.contents()
+        own_images, own_texts = candidates.image_feat_m[candidates.own], candidates.text_feat_m[candidates.own]
+        temperature, found = self.temperature.to(own_images.dtype), []
+        for tag, own, keys, queue, queue_ids in (
+            (_TEXT_FOR_IMAGE, own_images, candidates.text_feat_m, queue_texts, queue_caption_ids),
+            (_IMAGE_FOR_TEXT, own_texts, candidates.image_feat_m, queue_images, queue_image_ids),
+        ):
+            with torch.autocast(own.device.type, enabled=False):
+                logits = own @ torch.cat([keys, queue.to(keys.dtype)]).T / temperature
+            columns = torch.cat([candidates.positions, queue_ids])
+            uniform = hashed_uniform(self.seed, batch.positions[:, None], columns[None, :], tag, _LIKELY)
+            probability = probability_against_own(logits, candidates.own)
+            likely = likely_false(probability, self.config.false_negative_threshold, uniform)
+            found.append(likely.scatter(1, candidates.own[:, None], False))
+        return LikelyFalse(found[0], found[1], None, self.config.false_negatives == "positive")
+
+    @torch.no_grad()
+    def _likely_by_itm(
+        self, batch: ImageTextBatch, candidates: Candidates, embeds_m: tuple[Tensor, Tensor], texts: Tensor, images: Tensor
+    ) -> LikelyFalse:
+        """Returns the drawn negatives that the momentum model's fusion and the ITM head take for matching."""
+        gathered, _, negatives = self.matching_passes(batch, *embeds_m, texts, images)
+        with self.momentum_modules(embeds_m[1]) as modules:
+            [hidden] = albef_of(modules).fuse(gathered, [negatives])
+            logits = at_least_fp32(self.itm_head(hidden[:, 0].to(embeds_m[1].dtype)))
+        rows, columns = batch.positions, (candidates.positions[images], candidates.positions[texts])
+        uniform = torch.cat([hashed_uniform(self.seed, rows, column, tag, _LIKELY) for tag, column in enumerate(columns)])
+        drawn = likely_false(F.softmax(logits, dim=-1)[:, 1], self.config.false_negative_threshold, uniform)
+        keys = candidates.positions.numel() + self.queue.filled
+        return of_drawn(len(batch), keys, texts, images, drawn, self.config.false_negatives == "positive")
 
     @property
     def knows_positives(self) -> bool:
@@ -149,7 +257,13 @@ class ContrastiveTask(Task):
 
     @torch.no_grad()
     def draw_negatives(
-        self, batch: ImageTextBatch, candidates: Candidates, sim_i2t: Tensor, sim_t2i: Tensor, random_share: float
+        self,
+        batch: ImageTextBatch,
+        candidates: Candidates,
+        sim_i2t: Tensor,
+        sim_t2i: Tensor,
+        random_share: float,
+        likely: LikelyFalse | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draws a hard negative text for each image and image for each text, as candidate columns int64 (B,)."""
         if candidates.positions.numel() < 2 and self.config.itm_weight > 0.0:
@@ -163,8 +277,10 @@ class ContrastiveTask(Task):
             allowed &= batch.image_ids[:, None] != candidates.image_ids
         if self.knows_positives and not self.config.compat:
             allowed &= batch.caption_ids[:, None] != candidates.caption_ids
-        where = (allowed, candidates.own, batch.positions, candidates.positions, random_share)
-        return self.draw(sim_i2t, *where, _TEXT_FOR_IMAGE), self.draw(sim_t2i, *where, _IMAGE_FOR_TEXT)
+        count = candidates.positions.numel()
+        texts, images = (allowed, allowed) if likely is None else (allowed & ~one[:, :count] for one in (likely.i2t, likely.t2i))
+        where = (candidates.own, batch.positions, candidates.positions, random_share)
+        return self.draw(sim_i2t, texts, *where, _TEXT_FOR_IMAGE), self.draw(sim_t2i, images, *where, _IMAGE_FOR_TEXT)
 
     def draw(
         self, sim: Tensor, allowed: Tensor, own: Tensor, rows: Tensor, columns: Tensor, random_share: float, tag: int
@@ -212,20 +328,30 @@ class ContrastiveTask(Task):
         texts, images = (RowExchange(one.view(comm.world_size(), len(mask)), comm.rank(), mask.device) for one in drawn[:2])
         return texts.fetch(text_embeds), drawn[2][negative_texts], images.fetch(image_embeds)
 
-    def matching_loss(self, on_positive: Tensor, on_negative: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the ITM loss of fused [CLS] states (B, 1, D) and (2B, 1, D), and its accuracy."""
+    def matching_loss(self, on_positive: Tensor, on_negative: Tensor, likely: LikelyFalse | None = None) -> tuple[Tensor, Tensor]:
+        """Returns the ITM loss of fused [CLS] states (B, 1, D) and (2B, 1, D), and its accuracy over the given labels.
+
+        Of the negatives, `likely` false ones become matches, or have no part in the loss.
+        """
         logits = at_least_fp32(self.itm_head(torch.cat([on_positive, on_negative])[:, 0]))
         labels = torch.zeros(logits.shape[0], dtype=torch.int64, device=logits.device)
         labels[: on_positive.shape[0]] = 1
-        return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).double().mean()
+        accuracy = (logits.detach().argmax(1) == labels).double().mean()
+        if likely is not None and likely.drawn is not None:
+            labels[on_positive.shape[0] :][likely.drawn] = 1 if likely.are_positives else _NO_LABEL
+        return F.cross_entropy(logits, labels, ignore_index=_NO_LABEL), accuracy
 
     @torch.no_grad()
-    def contrastive_metrics(self, sim_i2t: Tensor, candidates: Candidates) -> Metrics:
-        """Returns accuracy of ITC and temperature, for the log."""
-        return {
+    def contrastive_metrics(self, sim_i2t: Tensor, candidates: Candidates, likely: LikelyFalse | None = None) -> Metrics:
+        """Returns accuracy of ITC and temperature, and the share of negatives taken for false ones, for the log."""
+        found = {
             "itc_accuracy": (sim_i2t.argmax(1) == candidates.own).double().mean(),
             "temperature": self.temperature.detach().double().mean(),
         }
+        if likely is not None:
+            looked_at = torch.stack([likely.i2t, likely.t2i]) if likely.drawn is None else likely.drawn
+            found["false_negatives"] = looked_at.double().mean()
+        return found
 
     def loss_weights(self) -> dict[str, float]:
         """Returns the configured weights; the paper's are 1."""

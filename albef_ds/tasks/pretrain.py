@@ -75,20 +75,20 @@ class PretrainTask(ContrastiveTask):
         text_embeds, masked_embeds = self._encode_texts(batch)
         image_feat, text_feat = albef.project_image(image_embeds), albef.project_text(text_embeds, batch.token_mask)
         distilled = (tokens, masked_embeds) if alpha > 0.0 else None
-        candidates, momentum_logits = self._momentum_pass(side, batch, image_embeds, text_embeds, distilled)
+        candidates, momentum_logits, embeds_m = self._momentum_pass(side, batch, image_embeds, text_embeds, distilled)
 
-        itc, sim_i2t, sim_t2i = self.contrast(batch, image_feat, text_feat, candidates, alpha)
-        texts, images = self.draw_negatives(batch, candidates, sim_i2t, sim_t2i, random_negatives)
-        gathered, positive, negatives = self.matching_passes(batch, image_embeds, text_embeds, texts, images)
+        schedule = (alpha, random_negatives)
+        found = self.contrast_and_draw(batch, image_feat, text_feat, candidates, schedule, embeds_m)
+        gathered, positive, negatives = self.matching_passes(batch, image_embeds, text_embeds, found.texts, found.images)
         masked = FusionPass(masked_embeds, batch.token_mask, positive.image_index, tokens.positions)
         on_positive, on_negative, on_masked = albef.fuse(gathered, [positive, negatives, masked])
-        itm, itm_accuracy = self.matching_loss(on_positive, on_negative)
+        itm, itm_accuracy = self.matching_loss(on_positive, on_negative, found.likely)
         # A single rank would divide by the tokens of the full batch; data-parallel averaging divides by the ranks again.
         divisor = masked_of_all[0] / comm.world_size() if masked_of_all else float(len(tokens.labels))
         mlm = self.wide_losses.masked_language(self.mlm_head, on_masked, tokens, momentum_logits, alpha) / max(divisor, 1.0)
-        metrics = {"itm_accuracy": itm_accuracy, **self.contrastive_metrics(sim_i2t, candidates)}
+        metrics = {"itm_accuracy": itm_accuracy, **self.contrastive_metrics(found.sim_i2t, candidates, found.likely)}
         metrics["masked_tokens"] = mlm.new_full((), len(tokens.labels), dtype=torch.float64)
-        return {"itc": itc, "mlm": mlm, "itm": itm}, metrics
+        return {"itc": found.itc, "mlm": mlm, "itm": itm}, metrics
 
     def _align(self, batch: ImageTextBatch, alpha: float) -> tuple[Losses, Metrics]:
         """Returns losses and metrics of ITC only."""
@@ -96,7 +96,7 @@ class PretrainTask(ContrastiveTask):
         text_embeds = self._encode(batch.token_ids, batch.token_mask)
         image_embeds = self.model.encode_image(batch.images)
         image_feat, text_feat = self.model.project_image(image_embeds), self.model.project_text(text_embeds, batch.token_mask)
-        candidates, _ = self._momentum_pass(side, batch, image_embeds, text_embeds, None)
+        candidates, _, _ = self._momentum_pass(side, batch, image_embeds, text_embeds, None)
         itc, sim_i2t, _ = self.contrast(batch, image_feat, text_feat, candidates, alpha)
         return {"itc": itc}, self.contrastive_metrics(sim_i2t, candidates)
 
@@ -122,8 +122,8 @@ class PretrainTask(ContrastiveTask):
         student_images: Tensor,
         text_embeds: Tensor,
         masked: tuple[MaskedTokens, Tensor] | None,
-    ) -> tuple[Candidates, Tensor | None]:
-        """Returns candidates by the momentum model's features and, given `masked`, its logits at the masked positions.
+    ) -> tuple[Candidates, Tensor | None, tuple[Tensor, Tensor] | None]:
+        """Returns candidates by the momentum model's features, given `masked` its logits there, and embeddings if needed.
 
         Args:
             side: the stream of the momentum model.
@@ -145,8 +145,9 @@ class PretrainTask(ContrastiveTask):
                 positions = masked[0].positions
                 [hidden] = momentum.fuse(image_embeds, [FusionPass(changed[0], batch.token_mask, positions=positions)])
                 logits = masked[0].logits(modules["mlm_head"], hidden)
-        side.join(image_feat, text_feat, logits)
-        return self.gather_candidates(batch, image_feat, text_feat), logits
+        kept = (image_embeds, clean) if self.fuses_momentum else None
+        side.join(image_feat, text_feat, logits, *(kept or ()))
+        return self.gather_candidates(batch, image_feat, text_feat), logits, kept
 
     def loss_weights(self) -> dict[str, float]:
         """Returns the configured weights; the paper's are 1."""

@@ -34,15 +34,17 @@ class RetrievalTask(ContrastiveTask):
             [text_embeds_m] = self.momentum_texts(momentum, side, [batch.token_ids], batch.token_mask, [text_embeds])
             image_feat_m = momentum.project_image(image_embeds_m)
             text_feat_m = momentum.project_text(text_embeds_m, batch.token_mask)
-        side.join(image_feat_m, text_feat_m)
+        embeds_m = (image_embeds_m, text_embeds_m) if self.fuses_momentum else None
+        side.join(image_feat_m, text_feat_m, *(embeds_m or ()))
         candidates = self.gather_candidates(batch, image_feat_m, text_feat_m)
 
-        itc, sim_i2t, sim_t2i = self.contrast(batch, image_feat, text_feat, candidates, alpha)
-        texts, images = self.draw_negatives(batch, candidates, sim_i2t, sim_t2i, random_negatives)
-        gathered, positive, negatives = self.matching_passes(batch, image_embeds, text_embeds, texts, images)
+        schedule = (alpha, random_negatives)
+        found = self.contrast_and_draw(batch, image_feat, text_feat, candidates, schedule, embeds_m)
+        gathered, positive, negatives = self.matching_passes(batch, image_embeds, text_embeds, found.texts, found.images)
         on_positive, on_negative = albef.fuse(gathered, [positive, negatives])
-        itm, itm_accuracy = self.matching_loss(on_positive, on_negative)
-        return {"itc": itc, "itm": itm}, {"itm_accuracy": itm_accuracy, **self.contrastive_metrics(sim_i2t, candidates)}
+        itm, itm_accuracy = self.matching_loss(on_positive, on_negative, found.likely)
+        metrics = self.contrastive_metrics(found.sim_i2t, candidates, found.likely)
+        return {"itc": found.itc, "itm": itm}, {"itm_accuracy": itm_accuracy, **metrics}
 
     def bounded_parameters(self) -> list[tuple[nn.Parameter, float, float]]:
         """Returns the temperature with its bounds; the released fine-tuning does not bound it."""

@@ -21,10 +21,18 @@ class WideLosses:
     """True if the backward pass computes the logits again."""
 
     def contrastive(
-        self, features: Tensor, features_m: Tensor, keys: Tensor, positives: Tensor, temperature: Tensor, alpha: float, count: int
+        self,
+        features: Tensor,
+        features_m: Tensor,
+        keys: Tensor,
+        positives: Tensor,
+        temperature: Tensor,
+        alpha: float,
+        count: int,
+        excluded: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Returns `contrastive_loss`, and the student's logits (B, count) for the first `count` keys, without gradient."""
-        loss, logits = contrastive_loss(features, features_m, keys, positives, temperature, alpha)
+        loss, logits = contrastive_loss(features, features_m, keys, positives, temperature, alpha, excluded)
         return loss, logits[:, :count].detach()
 
     def masked_language(
@@ -52,8 +60,17 @@ class SlicedLosses(WideLosses):
         self.needs_gpu = form.needs_gpu
 
     def contrastive(
-        self, features: Tensor, features_m: Tensor, keys: Tensor, positives: Tensor, temperature: Tensor, alpha: float, count: int
+        self,
+        features: Tensor,
+        features_m: Tensor,
+        keys: Tensor,
+        positives: Tensor,
+        temperature: Tensor,
+        alpha: float,
+        count: int,
+        excluded: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
+        assert excluded is None, "the settings allow excluded columns with plain losses only"
         with torch.autocast(features.device.type, enabled=False):
             teacher = FeatureTeacher(features_m) if alpha > 0.0 else None
             mask = Positives(mask=positives)
