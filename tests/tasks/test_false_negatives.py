@@ -138,7 +138,7 @@ def test_consistency_is_the_cross_entropy_to_the_other_direction() -> None:
     for row in range(3):
         p, q = torch.softmax(i2t[row].detach(), 0), torch.softmax(t2i[row].detach(), 0)
         by_hand -= float((q * p.log()).sum() + (p * q.log()).sum()) / 6
-    assert float(loss) == pytest.approx(by_hand, rel=1e-12)
+    assert loss.item() == pytest.approx(by_hand, rel=1e-12)
     [gradient] = torch.autograd.grad(loss, [i2t])
     assert torch.allclose(gradient, (torch.softmax(i2t, 1) - torch.softmax(t2i, 1)).detach() / 6)
     batch = random_batch(ROWS)

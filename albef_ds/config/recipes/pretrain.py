@@ -1,4 +1,4 @@
-"""Recipes of the paper's two pretraining runs (Li et al., arXiv 2107.07651, sections 3.4 and 4), and of one with similar pairs."""
+"""Recipes of the paper's two pretraining runs (Li et al., arXiv 2107.07651, sections 3.4, 4) and of one with similar pairs."""
 
 from __future__ import annotations
 
