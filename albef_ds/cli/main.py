@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("albef_ds.cli.evaluate", "score a model by its task's official metric, on validation and test"),
     "search": ("albef_ds.cli.search", "rank a folder of images by a text"),
     "serve": ("albef_ds.cli.serve", "search folders of images in the browser, ground words in them, and ask"),
+    "classify": ("albef_ds.cli.classify", "sort images into named classes without training, and score that"),
     "ask": ("albef_ds.cli.ask", "answer questions about an image"),
     "ground": ("albef_ds.cli.ground", "show where a text is in an image"),
     "answers": ("albef_ds.cli.answers", "build the list of answers that VQA ranks"),

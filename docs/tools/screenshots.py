@@ -14,10 +14,12 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from albef_ds.cli.demo.corpus import emoji_corpus
+from albef_ds.cli.main import main as albef_ds
 from docs.tools.browser import Browser, Page, chromium
 from docs.tools.generated import ROOT
 
@@ -25,18 +27,22 @@ IMAGES = ROOT / "docs" / "images"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
-def emoji_photos(folder: Path, limit: int = 300) -> None:
-    """Writes the test images of the emoji corpus into `folder`, each under its first caption."""
+def emoji() -> Iterator[tuple[str, dict[str, Any], bytes]]:
+    """Yields name, description and bytes of each test image of the emoji corpus."""
     with tempfile.TemporaryDirectory() as cache:
         for archive in sorted((emoji_corpus(Path(cache)) / "test").glob("*.tar")):
             with tarfile.open(archive) as members:
-                found = {member.name: members.extractfile(member) for member in members if member.isfile()}
-                for name, file in found.items():
-                    described = found.get(f"{Path(name).stem}.json")
-                    if name.endswith(".webp") and file and described and len(list(folder.iterdir())) < limit:
-                        captions = json.load(described)["captions"]
-                        text = "".join(mark if mark in _LETTERS else "-" for mark in str(captions[0]).lower())[:40]
-                        (folder / f"{text}-{Path(name).stem[-3:]}.webp").write_bytes(file.read())
+                found = {member.name: file.read() for member in members if (file := members.extractfile(member))}
+            for name, content in found.items():
+                if name.endswith(".webp"):
+                    yield name, json.loads(found[f"{Path(name).stem}.json"]), content
+
+
+def emoji_photos(folder: Path) -> None:
+    """Writes the images into `folder`, each under its first caption."""
+    for name, described, content in emoji():
+        text = "".join(mark if mark in _LETTERS else "-" for mark in str(described["captions"][0]).lower())[:40]
+        (folder / f"{text}-{Path(name).stem[-3:]}.webp").write_bytes(content)
 
 
 @contextlib.contextmanager
@@ -91,6 +97,23 @@ def _keep(page: Page, name: str) -> None:
         image.convert("RGB").quantize(128).save(path, optimize=True)
 
 
+def emoji_groups(folder: Path) -> None:
+    """Writes the images into a subfolder for each of Unicode's groups."""
+    for name, described, content in emoji():
+        place = folder / str(described["group"])
+        place.mkdir(exist_ok=True)
+        (place / name).write_bytes(content)
+
+
+def confusion(model: Path) -> None:
+    """Draws the confusion of docs/evaluation.md."""
+    with tempfile.TemporaryDirectory() as folder:
+        emoji_groups(Path(folder))
+        command = ["classify", "--model", str(model), "--evaluate", folder, "--template", "{}"]
+        if albef_ds([*command, "--output", str(IMAGES / "classify.png")]):
+            raise SystemExit("screenshots: albef-ds classify failed")
+
+
 def main() -> None:
     """Takes all screenshots."""
     program = chromium()
@@ -101,6 +124,7 @@ def main() -> None:
         emoji_photos(Path(folder))
         with served(model, Path(folder)) as address:
             take(browser, address)
+    confusion(model)
 
 
 if __name__ == "__main__":
