@@ -1,7 +1,7 @@
 """Lets the package clip-benchmark run an ALBEF model: `python -m albef_ds.inference.clip_benchmark eval ...`.
 
-Takes clip-benchmark's own arguments; `--model_type albef`, and `--pretrained PATH` is any model that `albef_ds.load` takes. ITC
-is measured and ITM is not, because clip-benchmark compares vectors. On a CPU give `--no_amp`.
+Takes clip-benchmark's own arguments; the model type is `albef`, and `pretrained` is any model that `albef_ds.load` takes. ITC is
+measured and ITM is not, because clip-benchmark compares vectors. On a CPU switch its mixed precision off.
 """
 
 from __future__ import annotations

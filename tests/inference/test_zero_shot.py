@@ -87,13 +87,13 @@ def test_labels_and_templates_that_cannot_be_used_are_named(
 
 
 def test_scores_are_those_that_are_counted() -> None:
-    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.4, 0.35, 0.25], [0.45, 0.45, 0.1], [0.05, 0.05, 0.9]])
+    probabilities = torch.tensor([[0.72, 0.18, 0.1], [0.42, 0.33, 0.25], [0.45, 0.45, 0.1], [0.03, 0.03, 0.94]])
     found = score(probabilities, [0, 1, 1, 2])
     assert (found.images, found.accuracy, found.top5) == (4, 0.5, 1.0)  # a tie is no hit
     assert found.mean_per_class == pytest.approx((1 + 0 + 1) / 3)
     assert found.confusion.tolist() == [[1, 0, 0], [2, 0, 0], [0, 0, 1]]
     assert [found.bins[place][0] for place in (4, 9)] == [2, 1] and sum(number for number, _, _ in found.bins) == 4
-    expected = (2 * abs(0.425 - 0) + abs(0.7 - 1) + abs(0.9 - 1)) / 4
+    expected = (2 * abs(0.435 - 0) + abs(0.72 - 1) + abs(0.94 - 1)) / 4
     assert found.calibration_error == pytest.approx(expected, abs=1e-6)
 
 
