@@ -5,14 +5,17 @@ A stage that is done with the same settings is skipped, so another call continue
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from albef_ds.common.atomic_files import scratch_path
 from albef_ds.common.errors import ConfigError, DataError, MachineError
-from albef_ds.data.shards.format import Manifest
+from albef_ds.data.shards.format import MANIFEST_NAME, Manifest
 from data_tools.config import CHUNK_ROWS, MAX_PIXELS, DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig, ResizeConfig
 from data_tools.execution.executors import Parallel
 from data_tools.execution.stage_folder import SETTINGS_NAME, read_object
+from data_tools.files.destination import Place, destination_of
 from data_tools.readers.source import SourceSpec
 from data_tools.stages.catalog import build_catalog
 from data_tools.stages.decontaminate import Known, decontaminate_stage
@@ -24,7 +27,7 @@ from data_tools.stages.report import write_report
 from data_tools.stages.scan import scan
 from data_tools.stages.scan_results import Columns
 from data_tools.stages.verify import verify
-from data_tools.stages.write_shards import shard_stage
+from data_tools.stages.write_shards import UPLOADS_NAME, shard_stage
 
 REPORT_NAME = "report.html"
 
@@ -61,21 +64,27 @@ def make_hashes(
     return save_hashes(path, Columns(work))
 
 
-def build(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel) -> Manifest:
-    """Makes the corpus `folder` from `specs` by all stages. Raises UserError for what the user can fix; finished work is kept."""
-    return _chain(work, folder, specs, config, parallel, [])
+def build(work: Path, place: Place, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel) -> Manifest:
+    """Makes the corpus at `place`, a folder or a URL, from `specs` by all stages.
+
+    Raises UserError for what the user can fix; finished work is kept.
+    """
+    return _chain(work, place, specs, config, parallel, [])
 
 
-def append(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel) -> Manifest:
-    """Adds `specs` to the corpus `folder` as further shards.
+def append(work: Path, place: Place, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel) -> Manifest:
+    """Adds `specs` to the corpus at `place` as further shards.
 
     The new samples are shuffled among themselves; existing shards are not touched. Images that the corpus already holds are
     dropped with their captions. Raises UserError as `build`, or if the corpus lacks its fingerprints.
     """
-    manifest = Manifest.load(folder)
-    if not (folder / FINGERPRINTS_NAME).exists():
-        source = f"corpus=shards:{folder}"
-        raise DataError(f"{folder / FINGERPRINTS_NAME} is missing: make it with `albef-data hashes` from the source {source}")
+    destination = destination_of(place, work / UPLOADS_NAME)
+    manifest, held = destination.manifest(), work / "held.parquet"
+    if manifest is None:
+        raise DataError(f"{place}/{MANIFEST_NAME} does not exist: give a corpus that `albef-data build` has written")
+    if FINGERPRINTS_NAME not in destination.sizes():
+        source = f"corpus=shards:{place}"
+        raise DataError(f"{place}/{FINGERPRINTS_NAME} is missing: make it with `albef-data hashes` from the source {source}")
     plan = replace(config.plan, first_shard=len(manifest.shards), first_sample=manifest.num_samples)
     settings = work / "plan" / SETTINGS_NAME
     if settings.exists():
@@ -85,17 +94,18 @@ def append(work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfi
             raise DataError(f"{settings} is damaged: append with a new work folder")
         plan = replace(plan, first_shard=before["first_shard"], first_sample=before["first_sample"])
     wide = DecontaminateConfig(config.dedup.radius, config.dedup.tolerance, config.dedup.min_variance)
-    held = work / "held.parquet"
     if not held.exists():
         work.mkdir(parents=True, exist_ok=True)
-        read_hashes(folder / FINGERPRINTS_NAME)  # refuses a damaged file, which would miss duplicates
-        held.write_bytes((folder / FINGERPRINTS_NAME).read_bytes())
+        with scratch_path(held) as temporary:
+            temporary.write_bytes(destination.read(FINGERPRINTS_NAME))
+            read_hashes(temporary)  # refuses a damaged file, which would miss duplicates
+            os.replace(temporary, held)
     known = Known("corpus", held, wide, "already there")
-    return _chain(work, folder, specs, replace(config, plan=plan), parallel, [known])
+    return _chain(work, place, specs, replace(config, plan=plan), parallel, [known])
 
 
 def _chain(
-    work: Path, folder: Path, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel, known: list[Known]
+    work: Path, place: Place, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel, known: list[Known]
 ) -> Manifest:
     if parallel.is_share:
         raise ConfigError("num_tasks serves catalog, scan and shard: run the stages one by one, or leave it out")
@@ -111,8 +121,8 @@ def _chain(
     decontaminate_stage(work, known, config.id_lists)
     plan_stage(work, config.plan)
     write_report(work, work / REPORT_NAME)
-    manifest = shard_stage(work, folder, parallel, config.resize, restart=config.restart)
+    manifest = shard_stage(work, place, parallel, config.resize, restart=config.restart)
     assert manifest is not None
-    if problems := verify(folder, parallel):
-        raise MachineError(f"{folder} was written but does not verify ({problems[0]}): check the disk and run again with restart")
+    if problems := verify(place, parallel):
+        raise MachineError(f"{place} was written but does not verify ({problems[0]}): check the disk and run again with restart")
     return manifest

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from albef_ds.common.urls import is_url
 from data_tools.config import CHUNK_ROWS, MAX_PIXELS, PRESETS, DecontaminateConfig, DedupConfig, FilterConfig, ResizeConfig
 
 _DESCRIPTION = "`albef-data`: from raw image-text corpora to clean, deduplicated, globally shuffled shards."
@@ -25,12 +26,18 @@ Option = tuple[tuple[str, ...], dict[str, Any]]
 """Arguments of `add_argument`."""
 
 
+def place_of(text: str) -> Path | str:
+    """Returns the place of a corpus that an option names: a local folder, or a URL."""
+    return text if is_url(text) else Path(text)
+
+
 def _option(*names: str, **settings: Any) -> Option:
     return names, settings
 
 
 _WORK = [_option("--work", type=Path, required=True, help="working folder; stages leave their results here")]
 _FOLDER = [_option("folder", type=Path)]
+_PLACE = [_option("folder", type=place_of, help="the corpus: a folder or a URL such as s3://bucket/corpus")]
 _SOURCES = [
     _option("--source", action="append", default=[], metavar="NAME=KIND:PATH,...", help="a source; may be repeated"),
     _option("--sources", metavar="FILE", help="JSON list of sources with the same fields"),
@@ -79,7 +86,7 @@ _PLAN = [
     _option("--shard-bytes", type=int, default=0, help="or even shards of about this many bytes"),
 ]
 _SHARD = [
-    _option("--out", type=Path, required=True, help="folder of the corpus"),
+    _option("--out", type=place_of, required=True, help="folder of the corpus, or a URL such as s3://bucket/corpus"),
     _option("--max-side", type=int, default=0, help="scale larger images down; 0: bytes untouched (default)"),
     _option("--quality", type=int, default=ResizeConfig.quality, help="JPEG quality of those (default %(default)s)"),
 ]
@@ -143,7 +150,7 @@ def _describe(command: argparse.ArgumentParser) -> dict[str, Any]:
     found: dict[str, Any] = {"options": [], "flags": [], "folders": {}}
     for action in command._actions:  # argparse has no public list of them
         name = action.option_strings[-1] if action.option_strings else ""
-        if action.type is Path:
+        if action.type in (Path, place_of):
             if action.required:  # else it is not a folder of `build`, such as the report's file
                 found["folders"][name or "--out"] = name
         elif name != "--help" and not any(name in names for names, _ in _ARRAY):  # those only affect how a stage runs
@@ -189,11 +196,11 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     add("decontaminate", "drop images that are in an evaluation set", [*_WORK, *_DECONTAMINATE])
     add("plan", "fix the order of samples and the size of shards", [*_WORK, *_PLAN])
     add("shard", "write the planned shards", [*_WORK, *_ARRAY, *_RESTART, *_SHARD])
-    verify = [*_FOLDER, *_DECODE, *_PARALLEL]
+    verify = [*_PLACE, *_DECODE, *_PARALLEL]
     add("verify", "check every byte of a corpus against its manifest (exit code 1: problems)", verify)
     add("embed", "features and scores of a corpus's pairs by a model; ranks of a launcher share the work", _EMBED)
     add("group", "an order of similar pairs beside a manifest, from which training forms its groups", _GROUP)
-    add("index", "write the member offsets of a corpus again", _FOLDER)
+    add("index", "write the member offsets of a corpus again", _PLACE)
     add("report", "write the HTML report of a working folder whose plan is finished", _REPORT)
     add("stages", "print the stages of `build` as JSON, for programs that run them one by one", [])
     return parser, commands.choices

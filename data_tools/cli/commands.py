@@ -103,7 +103,7 @@ def _print_counts(counts: dict[str, dict[str, Any]]) -> None:
             _say(f"  {count['pictures']:>12,} images {count['captions']:>12,} captions  {reason}")
 
 
-def _print_manifest(manifest: Manifest | None, folder: Path) -> None:
+def _print_manifest(manifest: Manifest | None, folder: Path | str) -> None:
     if manifest is None:
         _say("this share is done; other tasks are not finished")
     else:

@@ -5,9 +5,10 @@ A task writes `shard/NNNNN.json` in the working folder when its tar is complete.
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import PIL
 import xxhash
 
 from albef_ds.common.errors import DataError
-from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry
+from albef_ds.data.shards.format import Manifest, ShardEntry
 from data_tools.config import ResizeConfig
 from data_tools.content import images
 from data_tools.execution.executors import Parallel, run_tasks
@@ -29,12 +30,16 @@ from data_tools.execution.stage_folder import (
     read_array,
     read_object,
 )
-from data_tools.files.shard_writer import WRITING_NAME, Sample, finish_folder, open_folder, write_shard
+from data_tools.files.destination import FolderDestination, Place, StoreDestination, destination_of
+from data_tools.files.shard_writer import Sample
 from data_tools.files.storage import ByteReader, save_json, writing_to
 from data_tools.stages.catalog import Catalog
 from data_tools.stages.filter import BROKEN
 from data_tools.stages.hash_files import FINGERPRINTS_NAME, read_hashes, write_hashes
 from data_tools.stages.plan import PlannedSample, planned_samples
+
+UPLOADS_NAME = "uploads"
+"""Folder in the working folder for shards on their way to an object store."""
 
 PAPER_COUNTS = {
     "coco": (113_000, 567_000),
@@ -50,7 +55,7 @@ PAPER_COUNTS = {
 @dataclass(frozen=True)
 class _Task:
     plan: Path
-    folder: Path
+    destination: FolderDestination | StoreDestination
     number: int
     first_shard: int
     first_sample: int
@@ -58,66 +63,71 @@ class _Task:
     marker: Path
 
 
-def shard_stage(work: Path, folder: Path, parallel: Parallel, resize: ResizeConfig, *, restart: bool = False) -> Manifest | None:
-    """Writes the shards of `work/plan` to `folder`; None while other array tasks have not done their share.
+def shard_stage(work: Path, place: Place, parallel: Parallel, resize: ResizeConfig, *, restart: bool = False) -> Manifest | None:
+    """Writes the shards of `work/plan` to `place`, a folder or a URL; None while other array tasks have not done their share.
 
-    A plan that starts above shard 0 adds to the corpus in `folder`. Raises UserError if the plan is not finished, `folder`
-    holds something else, a source has changed, or the disk is full.
+    A plan that starts above shard 0 adds to the corpus in `place`. Raises UserError if the plan is not finished, `place` holds
+    something else, a source has changed, the disk is full, or a store fails.
     """
     plan = load_stage(work, "plan")
     summary = plan.summary
     first_shard, first_sample = summary["config"]["first_shard"], summary["config"]["first_sample"]
-    settings = {"plan": plan.digest, "folder": str(folder.resolve()), **asdict(resize)}
+    destination = destination_of(place, work / UPLOADS_NAME)
+    settings = {"plan": plan.digest, "folder": destination.identity, **asdict(resize)}
     stage = open_stage(work, "shard", settings, is_map=True, restart=restart)
-    if stage.done and (folder / MANIFEST_NAME).exists():
-        return Manifest.load(folder)
+    before = destination.manifest()
+    if stage.done and before is not None:
+        return before
     bounds = read_array(plan.folder, "bounds.npy")
     tasks = [
-        _Task(plan.folder, folder, number, first_shard, first_sample + int(first), resize, stage.folder / f"{number:05d}.json")
+        _Task(
+            plan.folder, destination, number, first_shard, first_sample + int(first), resize, stage.folder / f"{number:05d}.json"
+        )
         for number, first in enumerate(bounds[:-1])
     ]
-    if (written := _written_before(folder, tasks)) is not None:
-        _close(folder, stage, written)
+    present = destination.sizes()
+    if (written := _written_before(before, tasks, present)) is not None:
+        _close(destination, stage, written)
         return written
-    before: Manifest | None = None
     if first_shard:
-        before = Manifest.load(folder)
-        if (len(before.shards), before.num_samples) != (first_shard, first_sample):
-            raise DataError(f"{folder} has changed since this append was planned: run `albef-data append` with a new work folder")
+        if before is None or (len(before.shards), before.num_samples) != (first_shard, first_sample):
+            raise DataError(f"{place} has changed since this append was planned: run `albef-data append` with a new work folder")
     else:
-        open_folder(folder)
+        destination.open()
+        before = None
     sizes = np.diff(bounds)
-    run_tasks(_write, tasks, parallel, "shard", size_of=lambda task: int(sizes[task.number]), unit="image", is_done=_is_done)
-    if not all(_is_done(task) for task in tasks):
+    done = partial(_is_done, present=present)
+    run_tasks(_write, tasks, parallel, "shard", size_of=lambda task: int(sizes[task.number]), unit="image", is_done=done)
+    present = destination.sizes()
+    if not all(_is_done(task, present) for task in tasks):
         return None
     entries = tuple(_entry(task) for task in tasks)
-    with writing_to(folder):
-        return _finish(work, folder, stage, plan, entries, before, resize)
+    with writing_to(work):
+        return _finish(work, destination, stage, plan, entries, before, resize)
 
 
-def _written_before(folder: Path, tasks: list[_Task]) -> Manifest | None:
+def _written_before(manifest: Manifest | None, tasks: list[_Task], present: dict[str, int]) -> Manifest | None:
     """The manifest over all of `tasks` if a run was killed after writing it and before finishing the stage, else None."""
-    if not (folder / MANIFEST_NAME).exists() or not all(_is_done(task) for task in tasks):
+    if manifest is None or not all(_is_done(task, present) for task in tasks):
         return None
-    manifest = Manifest.load(folder)
     entries = tuple(_entry(task) for task in tasks)
     return manifest if manifest.shards[tasks[0].first_shard :] == entries else None
 
 
-def _close(folder: Path, stage: StageFolder, manifest: Manifest) -> None:
-    (folder / WRITING_NAME).unlink(missing_ok=True)
+def _close(destination: FolderDestination | StoreDestination, stage: StageFolder, manifest: Manifest) -> None:
+    destination.unmark()
     stage.finish({"num_samples": manifest.num_samples, "num_shards": len(manifest.shards)})
 
 
-def _is_done(task: _Task) -> bool:
+def _is_done(task: _Task, present: dict[str, int]) -> bool:
+    """True if the task's shard is among the files `present` at the destination, by size."""
     if not task.marker.exists():
         return False
     try:
         entry = _entry(task)
     except DataError:
         return False  # the shard is written again, with the same bytes
-    path = task.folder / entry.name
-    return path.exists() and path.stat().st_size == entry.num_bytes
+    return present.get(entry.name) == entry.num_bytes
 
 
 def _entry(task: _Task) -> ShardEntry:
@@ -131,8 +141,7 @@ def _entry(task: _Task) -> ShardEntry:
 def _write(task: _Task) -> int:
     samples = planned_samples(task.plan, task.number)
     number = task.first_shard + task.number
-    with writing_to(task.folder):
-        entry = write_shard(task.folder, number, task.first_sample, _content(samples, task.resize))
+    entry = task.destination.write_shard(number, task.first_sample, _content(samples, task.resize))
     save_json(task.marker, asdict(entry))
     return entry.num_samples
 
@@ -186,7 +195,7 @@ def source_table(work: Path) -> dict[str, dict[str, Any]]:
 
 def _finish(
     work: Path,
-    folder: Path,
+    destination: FolderDestination | StoreDestination,
     stage: StageFolder,
     plan: StageFolder,
     entries: tuple[ShardEntry, ...],
@@ -204,17 +213,19 @@ def _finish(
         },
         "resize": asdict(resize) | ({"pillow": PIL.__version__} if resize.max_side else {}),
     }
-    fingerprints = folder / FINGERPRINTS_NAME
-    if before is None:
-        info: dict[str, Any] = {"tool": "albef-data", **this}
-        shutil.copyfile(checked_path(plan.folder, FINGERPRINTS_NAME), fingerprints)
-    else:
-        info = before.info | {"appended": [*before.info.get("appended", []), this]}
-        old = read_hashes(fingerprints)
-        # A rerun after a kill just before the manifest must not add the same rows again.
-        if len(old) == before.num_samples:
-            write_hashes(fingerprints, [old, read_hashes(checked_path(plan.folder, FINGERPRINTS_NAME))])
-        (folder / WRITING_NAME).touch()
-    manifest = finish_folder(folder, (*(before.shards if before else ()), *entries), info)
-    _close(folder, stage, manifest)
+    fingerprints, beside = checked_path(plan.folder, FINGERPRINTS_NAME), dict[str, Path]()
+    with tempfile.TemporaryDirectory(dir=work) as temporary:
+        if before is None:
+            info: dict[str, Any] = {"tool": "albef-data", **this}
+            beside = {FINGERPRINTS_NAME: fingerprints}
+        else:
+            info = before.info | {"appended": [*before.info.get("appended", []), this]}
+            path = Path(temporary) / FINGERPRINTS_NAME
+            path.write_bytes(destination.read(FINGERPRINTS_NAME))
+            # A rerun after a kill just before the manifest must not add the same rows again.
+            if len(old := read_hashes(path)) == before.num_samples:
+                write_hashes(path, [old, read_hashes(fingerprints)])
+                beside = {FINGERPRINTS_NAME: path}
+        manifest = destination.finish((*(before.shards if before else ()), *entries), info, beside)
+    _close(destination, stage, manifest)
     return manifest

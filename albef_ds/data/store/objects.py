@@ -13,11 +13,14 @@ import random
 import re
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from albef_ds.common.errors import ConfigError, DataError, MachineError
 from albef_ds.common.urls import has_credentials, without_credentials
+
+T = TypeVar("T")
 
 ATTEMPTS = 8
 """Requests for one range before the object is given up; the pauses between them add up to about half a minute."""
@@ -30,6 +33,7 @@ _TIMEOUT = 60.0
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 _PACKAGES |= {"http": "aiohttp", "https": "aiohttp", "hf": "huggingface_hub"}
 _EXTRAS = {"s3fs": "s3", "gcsfs": "gcs", "adlfs": "azure", "aiohttp": "http"}
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 _FINAL = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
 _SECRET_VARIABLE = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|SAS", re.IGNORECASE)
 
@@ -52,7 +56,7 @@ class Store:
 
     def address(self, name: str) -> str:
         """Returns the URL of object `name`."""
-        return f"{self.url}/{name}"
+        return f"{self.url}/{name}".rstrip("/")
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """Returns the bytes [`start`, `end`) of object `name`, or all of it.
@@ -60,25 +64,14 @@ class Store:
         Raises:
             DataError: it is missing or refused, or no attempt gave all the bytes.
         """
-        began, problem = time.monotonic(), ""
-        for attempt in range(ATTEMPTS):
-            if attempt and self._stop.wait(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)):
-                break
-            try:
-                content = self._request(name, start, end)
-            except _FINAL as error:
-                raise DataError(f"{self.address(name)} {_refusal(error)}") from None
-            except Exception as error:  # every protocol's package has errors of its own
-                problem = public_text(error)
-                continue
-            if end is None or start is None or len(content) == end - start:
-                return content
-            problem = f"{len(content)} bytes instead of {end - start}"
-        seconds = time.monotonic() - began
-        raise DataError(
-            f"{self.address(name)} cannot be read ({ATTEMPTS} attempts in {seconds:.0f} s, the last: {problem}): "
-            "check the store and the network, then resume"
-        )
+
+        def request(system: Any, path: str) -> bytes:
+            content = _read(system, path, start, end)
+            if end is not None and start is not None and len(content) != end - start:
+                raise OSError(errno.EIO, f"{len(content)} bytes instead of {end - start}")
+            return content
+
+        return self.attempts(name, "read", request)
 
     def sizes(self) -> dict[str, int] | None:
         """Returns the size of every object directly below the URL; None if the store does not list objects (web servers).
@@ -88,35 +81,47 @@ class Store:
         """
         if urlsplit(self.url).scheme in ("http", "https"):
             return None
-        problem = ""
-        for attempt in range(ATTEMPTS):
-            if attempt and self._stop.wait(FIRST_PAUSE * 2 ** (attempt - 1)):
-                break
+
+        def request(system: Any, path: str) -> dict[str, int] | None:
             try:
-                system, root = self._system()
-                found = system.ls(root, detail=True, refresh=True)
+                found = system.ls(path, detail=True, refresh=True)
             except FileNotFoundError:
                 return {}
             except PermissionError:
                 return None  # reading may be allowed where listing is not
+            return {entry["name"].rpartition("/")[2]: int(entry["size"] or 0) for entry in found if entry["type"] == "file"}
+
+        return self.attempts("", "listed", request)
+
+    def attempts(self, name: str, verb: str, request: Callable[[Any, str], T]) -> T:
+        """Returns `request(file system, path of object name)`, repeated after failures with longer and longer pauses.
+
+        Raises:
+            DataError: the object is missing or refused, or the last of `ATTEMPTS` failed; `verb` is what could not be done.
+        """
+        began, problem = time.monotonic(), ""
+        for attempt in range(ATTEMPTS):
+            if attempt and self._stop.wait(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)):
+                break
+            system, root = self._system()
+            try:
+                return request(system, f"{root.rstrip('/')}/{name}".rstrip("/"))
+            except _FINAL as error:
+                raise DataError(f"{self.address(name)} {_refusal(error)}") from None
             except Exception as error:  # every protocol's package has errors of its own
                 problem = public_text(error)
-                continue
-            return {entry["name"].rpartition("/")[2]: int(entry["size"] or 0) for entry in found if entry["type"] == "file"}
-        raise DataError(f"{self.url} cannot be listed ({problem}): check the store and the network, then resume")
+                if type(error).__name__ in _NO_CREDENTIALS:
+                    fix = "put credentials into the environment"
+                    raise DataError(f"{self.address(name)} cannot be {verb} ({problem}): {fix}") from None
+        seconds = time.monotonic() - began
+        raise DataError(
+            f"{self.address(name)} cannot be {verb} ({ATTEMPTS} attempts in {seconds:.0f} s, the last: {problem}): "
+            "check the store and the network, then continue"
+        )
 
     def close(self) -> None:
         """Ends pauses between attempts, so that threads that wait for the store end soon."""
         self._stop.set()
-
-    def _request(self, name: str, start: int | None, end: int | None) -> bytes:
-        system, root = self._system()
-        path = f"{root.rstrip('/')}/{name}"
-        if getattr(system, "async_impl", False) and not system.asynchronous:
-            from fsspec.asyn import sync  # start-up time: local corpora do not need it
-
-            return bytes(sync(system.loop, system._cat_file, path, start=start, end=end, timeout=_TIMEOUT))
-        return bytes(system.cat_file(path, start=start, end=end))
 
     def _system(self) -> tuple[Any, str]:
         """Returns this process's file system, and the path of `url` in it."""
@@ -131,6 +136,14 @@ class Store:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.url = state["url"]
         self._stop, self._lock, self._opened = threading.Event(), threading.Lock(), None
+
+
+def _read(system: Any, path: str, start: int | None, end: int | None) -> bytes:
+    if getattr(system, "async_impl", False) and not system.asynchronous:
+        from fsspec.asyn import sync  # start-up time: local corpora do not need it
+
+        return bytes(sync(system.loop, system._cat_file, path, start=start, end=end, timeout=_TIMEOUT))
+    return bytes(system.cat_file(path, start=start, end=end))
 
 
 def check_url(url: str) -> None:

@@ -25,10 +25,10 @@ def test_what_is_no_regular_file_is_an_error_and_never_waited_for(tmp_path: Path
 
 
 def test_a_url_whose_package_is_not_installed_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
     for use in (open_source, ByteReader().read, lambda path: list_files(path, (".tar",))):
-        with pytest.raises(MachineError, match="s3fs"):
-            use("s3://bucket/x.tar")
+        with pytest.raises(MachineError, match="gcsfs"):
+            use("gs://bucket/x.tar")
 
 
 def test_a_kind_of_url_that_nobody_knows_is_one_line() -> None:
