@@ -38,6 +38,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "preflight": ("albef_ds.cli.preflight", "check every node of a job, or this machine, before a run"),
     "submit": ("albef_ds.cli.submit", "submit a job to Slurm after showing its plan"),
     "convert": ("albef_ds.cli.convert", "write a model in another format: released file, safetensors, model folder"),
+    "push": ("albef_ds.cli.push", "upload a model to the Hugging Face Hub"),
+    "pull": ("albef_ds.cli.pull", "copy a model of the Hugging Face Hub into a folder"),
     "export": ("albef_ds.cli.export", "write a model's two towers and its matcher as ONNX or torch programs"),
     "inspect": ("albef_ds.cli.inspect", "describe a file of weights and its possible conversions"),
     "config": ("albef_ds.cli.config", "print every setting with its unit, the paper's value and its meaning"),

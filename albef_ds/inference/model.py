@@ -61,6 +61,7 @@ from albef_ds.data.text.answers import candidate_ids
 from albef_ds.data.text.distinct import DistinctTexts
 from albef_ds.data.text.tokenizer import CaptionTokenizer, pad_ids
 from albef_ds.inference.device import device_of, dtype_of
+from albef_ds.inference.hub import fetched, is_address
 from albef_ds.inference.inputs import ImageInput, Images, Texts, batches, many, paired, picture_of, pixels_of
 from albef_ds.inference.kept_tokens import KeptTokens
 from albef_ds.inference.kinds import require
@@ -102,7 +103,8 @@ def load(
     """Loads the model at `path`.
 
     Args:
-        path: model folder, run or checkpoint folder, one of our safetensors files, or a released or LAVIS file.
+        path: model folder, run or checkpoint folder, one of our safetensors files, a released or LAVIS file, or a model on the
+            Hub, `hf://organisation/name@revision`.
         device: `auto` takes the GPU if there is one.
         dtype: precision to compute in, such as `torch.bfloat16` or "bf16"; None: float32.
         weights: `student`, or `momentum` for the momentum model.
@@ -111,7 +113,7 @@ def load(
     Raises:
         UserError: `path` holds no model or a damaged one, or the device or precision cannot be used.
     """
-    found = read_model(Path(path), overrides)
+    found = read_model(fetched(path) if is_address(path) else Path(path), overrides)
     return AlbefModel(found.model.select(weights, queues=False), device=device_of(device), dtype=dtype_of(dtype))
 
 
