@@ -189,6 +189,8 @@ def load_members(folder: Path, shard: ShardEntry) -> NDArray[np.int64]:
 
 def parse_members(content: bytes, shard: ShardEntry, path: str, rebuild: str) -> NDArray[np.int64]:
     """Returns the index in the bytes of the file `path`, as `load_members`; errors name `path` and the remedy `rebuild`."""
+    if xxhash.xxh3_128_hexdigest(content) != shard.index_checksum:
+        raise DataError(f"{path} is damaged (its checksum differs from the manifest's): {rebuild}")
     try:
         index: NDArray[np.int64] = np.load(io.BytesIO(content), allow_pickle=False)
     except ARRAY_FAULTS as error:
@@ -198,6 +200,4 @@ def parse_members(content: bytes, shard: ShardEntry, path: str, rebuild: str) ->
     offsets = index[:, :4]
     if (offsets < 0).any() or (offsets[:, 0::2] + offsets[:, 1::2] > shard.num_bytes).any():
         raise DataError(f"{path} points outside {shard.name}: {rebuild}")
-    if xxhash.xxh3_128_hexdigest(content) != shard.index_checksum:
-        raise DataError(f"{path} is damaged (its checksum differs from the manifest's): {rebuild}")
     return index

@@ -77,3 +77,13 @@ def test_a_damaged_index_is_one_line_and_an_old_one_has_no_checksums(make_corpus
     digest = xxhash.xxh3_128_hexdigest(path.read_bytes())
     Manifest((replace(manifest.shards[0], index_checksum=digest),), manifest.info).save(folder)
     assert ShardReader(folder).read(0, 3) == before
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_bytes_of_a_damaged_index_are_not_interpreted(make_corpus: Any) -> None:
+    path = make_corpus(4, per_shard=4) / index_name("00000.tar")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"(4, ", b"(4L,"))  # numpy reads it with a warning: a header of Python 2
+    assert path.read_bytes() != content
+    with pytest.raises(DataError, match=r"00000.index.npy is damaged .its checksum"):
+        ShardReader(path.parent).read(0, 3)
