@@ -7,6 +7,7 @@ A process that is killed while writing leaves the old file unchanged and a name 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -60,6 +61,20 @@ def write_file(path: Path, content: bytes | str, *, durable: bool = False) -> No
 def write_json(path: Path, value: Any, *, durable: bool = False, **style: Any) -> None:
     """Replaces `path` by `value` as JSON and a line feed; `style` goes to `json.dumps`."""
     write_file(path, json.dumps(value, **style) + "\n", durable=durable)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Runs the block while no other process is in a block for the same `path`; the empty file `NAME.lock` beside it stays.
+
+    A process that ends in any way gives the lock back. Where files cannot be locked, the block runs as well.
+    """
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(open(path.with_name(f"{path.name}.lock"), "ab"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def check_target(path: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import html
 import io
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -20,19 +21,22 @@ from safetensors.torch import save
 from torch import Tensor
 from xxhash import xxh3_128
 
-from albef_ds.common.atomic_files import check_target, write_output
+from albef_ds.common.atomic_files import check_target, locked, write_output
 from albef_ds.common.errors import DataError, UserError
 from albef_ds.common.html import document
 from albef_ds.common.progress import Progress, silent
 from albef_ds.inference.kept_tokens import LIMIT, KeptTokens
 from albef_ds.inference.model import AlbefModel
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+"""HEIC is read where the package pillow-heif is installed; of an animation the first image counts."""
 INDEX_NAME = ".albef-index.safetensors"
 _VIEWS = 2
 """Increased when this package makes other pixels of an image."""
 _THUMBNAIL = 240  # pixels
 _BATCH = 32
+_SAVE_SECONDS, _SAVE_SHARE = 30.0, 20
+"""A long indexing is saved after this time, or after this many times the time that saving takes."""
 _STYLE = """
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1rem; }
 figure { margin: 0; } figure img { width: 100%; height: 200px; object-fit: contain; } figcaption { overflow-wrap: anywhere; }
@@ -70,6 +74,8 @@ class Hit:
 def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, progress: Progress = silent) -> Index:
     """Encodes the images of `folder` that are new or changed since the index file was written, and updates it.
 
+    Several processes may do so at the same time. What is encoded is saved every half minute, so little is lost if one is killed.
+
     Args:
         model: has ITC features.
         folder: is searched with its subfolders.
@@ -83,7 +89,7 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
         raise DataError(f"{folder} is not a folder: give one with images")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names = [path.relative_to(folder).as_posix() for path in found]
-    stamps = {name: f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for name, path in zip(names, found, strict=True)}
+    stamps = {name: _stamp(path) for name, path in zip(names, found, strict=True)}
     target = index or folder / INDEX_NAME
     check_target(target)
     identity = _identity(model, xxh3_128())
@@ -91,6 +97,7 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
     features: dict[str, Tensor] = {name: known[name][1] for name in names if name in known and known[name][0] == stamps[name]}
     fresh = [name for name in names if name not in features]
     unreadable = []
+    due = time.monotonic() + _SAVE_SECONDS
     for start in range(0, len(fresh), _BATCH):
         for name, encoded in _encode(model, folder, fresh[start : start + _BATCH]):
             if isinstance(encoded, str):
@@ -98,13 +105,15 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
             else:
                 features[name] = encoded
         progress("images", min(start + _BATCH, len(fresh)), len(fresh))
+        if (began := time.monotonic()) >= due and features:
+            _store(target, model, identity, folder, features, stamps)
+            due = time.monotonic() + max(_SAVE_SECONDS, _SAVE_SHARE * (time.monotonic() - began))
     kept = sorted(features)
     if not kept:
         raise DataError(f"{folder} holds no readable image: give a folder with {', '.join(SUFFIXES)} files")
     stacked = torch.stack([features[name] for name in kept])
     if old or fresh or set(known) != set(kept):
-        described = {"model": identity, "stamps": json.dumps({name: stamps[name] for name in kept})}
-        write_output(target, save({"features": stacked}, described))
+        _store(target, model, identity, folder, features, stamps)
     return Index(folder, kept, stacked, len(fresh) - len(unreadable), unreadable, target, identity)
 
 
@@ -170,6 +179,29 @@ def _identity(model: AlbefModel, digest: Any) -> str:
             digest.update(parameter.detach().float().cpu().contiguous().view(torch.uint8).numpy())
     found: str = digest.hexdigest()
     return found
+
+
+def _store(
+    target: Path, model: AlbefModel, identity: str, folder: Path, features: dict[str, Tensor], stamps: dict[str, str]
+) -> None:
+    """Replaces the index file by `features`, and by those that another process has added meanwhile for files as they are now."""
+    with locked(target):
+        entries = {name: (stamps[name], row) for name, row in features.items()}
+        for name, (stamp, row) in _read(target, model, identity)[0].items():
+            if name not in entries and stamp == _stamp(folder / name):
+                entries[name] = (stamp, row)
+        kept = sorted(entries)
+        described = {"model": identity, "stamps": json.dumps({name: entries[name][0] for name in kept})}
+        write_output(target, save({"features": torch.stack([entries[name][1] for name in kept])}, described))
+
+
+def _stamp(path: Path) -> str:
+    """Size and time of the last change of a file; empty if there is none."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return ""
+    return f"{facts.st_size}:{facts.st_mtime_ns}"
 
 
 def _version(package: str) -> str:

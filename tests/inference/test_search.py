@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from albef_ds.cli.main import main
 from albef_ds.inference import model as interface
 from albef_ds.inference import search
 from tests.inference.tiny_models import model_folder, picture
@@ -67,7 +70,8 @@ def test_a_second_search_encodes_no_image_and_finds_the_same(folder: Path, image
         hits.append(search.search(model, index, text, top=3, rerank=3, kept=search.kept_tokens(model, index)))
     assert sum(encoded) == 6, "once for the index, once for the tokens"
     assert hits[2] == hits[0] == search.search(model, index, "a red cup", top=3, rerank=3)
-    assert {path.name for path in images.iterdir() if "albef" in path.name} == {search.INDEX_NAME, ".albef-index.tokens"}
+    beside = {path.name for path in images.iterdir() if "albef" in path.name}
+    assert beside == {search.INDEX_NAME, f"{search.INDEX_NAME}.lock", ".albef-index.tokens"}
 
 
 def test_an_index_of_an_earlier_version_is_kept_and_written_anew(folder: Path, images: Path) -> None:
@@ -86,3 +90,74 @@ def load_metadata(file: Path) -> dict[str, str]:
     with safe_open(file, "pt") as stored:
         found: dict[str, str] = stored.metadata()
         return found
+
+
+def test_what_another_process_adds_meanwhile_stays(folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, other = interface.load(folder, device="cpu"), interface.load(folder, device="cpu")
+    encode = first.encode_image
+
+    def slowly(given: Any) -> torch.Tensor:
+        monkeypatch.undo()
+        picture(9).save(images / "later.png")
+        picture(8).save(images / "gone.png")
+        assert _added(other, images) == 5
+        (images / "gone.png").unlink()
+        return encode(given)
+
+    monkeypatch.setattr(first, "encode_image", slowly)
+    assert _added(first, images) == 3  # it had seen three
+    index = search.index_folder(first, images)
+    assert (index.added, index.paths) == (0, ["0.png", "1.png", "2.png", "later.png"])
+
+
+def test_a_long_indexing_that_is_broken_off_is_kept_so_far(folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = interface.load(folder, device="cpu")
+    encode, calls = model.encode_image, []
+
+    def broken_off(given: Any) -> torch.Tensor:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(given)
+
+    monkeypatch.setattr(model, "encode_image", broken_off)
+    monkeypatch.setattr(search, "_BATCH", 1)
+    monkeypatch.setattr(search, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(search, "_SAVE_SHARE", 0)
+    with pytest.raises(KeyboardInterrupt):
+        _added(model, images)
+    assert _added(model, images) == 1
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".bmp", ".tif", ".TIFF", ".avif", ".heic"])
+def test_formats_that_are_found_are_read(suffix: str, folder: Path, tmp_path: Path) -> None:
+    if suffix == ".heic":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    form = {".tif": "TIFF", ".TIFF": "TIFF", ".heic": "HEIF"}.get(suffix, suffix[1:].upper())
+    picture(1).save(tmp_path / f"a{suffix}", form)
+    assert search.index_folder(interface.load(folder, device="cpu"), tmp_path).paths == [f"a{suffix}"]
+
+
+def test_many_texts_and_paths_for_other_programs(
+    folder: Path, images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (images / "broken.png").write_bytes(b"no image")
+    (tmp_path / "queries.txt").write_text("a red cup\n\ntwo dogs\n")
+    command = ["search", "--model", str(folder), "--images", str(images), "--rerank", "2"]
+    assert main([*command, "--text", "a ball", "--texts", "queries.txt", "--json-lines"]) == 0
+    said = capfd.readouterr()
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    assert [line["text"] for line in lines] == ["a ball", "a red cup", "two dogs"] and said.err.startswith("left out: broken.png")
+    assert main([*command, "--text", "a ball", "--paths-only"]) == 0
+    assert capfd.readouterr().out.splitlines() == [hit["path"] for hit in lines[0]["hits"]]
+    assert main([*command, "--texts", "queries.txt"]) == 0
+    assert "two dogs:" in capfd.readouterr().out.splitlines() and not (tmp_path / "search.html").exists()
+    for wrong, words in (
+        ([], "no text is given"),
+        (["--texts", "nowhere.txt"], "--texts nowhere.txt cannot be read"),
+        (["--texts", "queries.txt", "--paths-only"], "2 texts are given"),
+        (["--texts", "queries.txt", "--output", "x.html"], "--output is the page of one text"),
+    ):
+        assert main([*command, *wrong]) == 2
+        assert words in capfd.readouterr().err
