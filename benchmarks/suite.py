@@ -48,6 +48,7 @@ SUITE = [
     Benchmark("AdamW in every engine", "engines"),
     Benchmark("Momentum update", "momentum_update", (), ("--model", "tiny", "--repetitions", "2")),
     Benchmark("Momentum memory", "momentum", (), ("--ranks", "1")),
+    Benchmark("Sources of the momentum update", "momentum_source", (), None),
     Benchmark("Loader", "loader", (), ("--pictures", "16", "--workers", "1")),
     Benchmark("Checkpoints", "checkpoint", (), ("--model", "tiny", "--ranks", "1", "--stages", "2")),
     Benchmark("Conversion", "convert", (), None, work="--work"),

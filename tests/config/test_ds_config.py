@@ -13,7 +13,8 @@ from albef_ds.config.ds_config import OWNED, load_ds_config
 from albef_ds.config.settings import all_settings
 
 SHIPPED = Path(__file__).resolve().parents[2] / "ds_configs"
-STAGES = {"zero1.json": 1, "zero2.json": 2, "zero3.json": 3, "zero3_offload.json": 3}
+_ZERO_3 = ("zero3", "zero3_8", "zero3_64", "zero3_512", "zero3_hpz", "zero3_offload")
+STAGES = {"zero1.json": 1, "zero2.json": 2, **{f"{name}.json": 3 for name in _ZERO_3}}
 
 
 def written(folder: Path, content: Any) -> Path:

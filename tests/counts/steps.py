@@ -47,12 +47,21 @@ class Case:
 
 # Few parameters of the tiny model are small, so that ZeRO-3 fetches most of them as it does a real model's.
 _FETCH = (("stage3_param_persistence_threshold", 100),)
+_LARGE = 10_000_000_000
+_FEW = (
+    ("stage3_param_persistence_threshold", 0),
+    ("stage3_prefetch_bucket_size", 12_000),
+    ("stage3_max_live_parameters", _LARGE),
+    ("stage3_max_reuse_distance", _LARGE),
+)
+"""As in the files of ds_configs/ for many GPUs."""
 CASES = [
     Case("stage 1", 1),
     Case("stage 2", 2),
     Case("stage 3", 3, zero=_FETCH),
     Case("stage 1, momentum groups of 2", 1, momentum_group="2"),
     Case("stage 3, momentum groups of 2", 3, zero=_FETCH, momentum_group="2"),
+    Case("stage 3, few messages", 3, "bf16", zero=_FEW),
     Case("stage 2, bf16, negatives of all ranks", 2, "bf16", gather_negatives=True),
     Case("stage 3, bf16, negatives of all ranks", 3, "bf16", gather_negatives=True, zero=_FETCH),
 ]

@@ -37,7 +37,7 @@ def pretrain_huge() -> RunConfig:
 
         deepspeed --hostfile HOSTFILE albef_ds/train.py --recipe pretrain_huge data.shards=SHARDS \\
             init.visual_encoder=vit_huge_patch14_224.safetensors init.text_encoder=scratch \\
-            engine.ds_config=ds_configs/zero3.json
+            engine.ds_config=ds_configs/zero3_64.json
     """
     return RunConfig(
         recipe="pretrain_huge",
