@@ -56,28 +56,37 @@ def parameter_access(config: RunConfig) -> ParameterAccess:
     return PartitionedParameters()
 
 
-def attach_momentum(task: Task, config: RunConfig) -> None:
-    """Gives a task that uses a momentum model one in `engine.momentum_storage`, equal to the student."""
+def attach_momentum(task: Task, config: RunConfig) -> list[str]:
+    """Gives a task that uses a momentum model one in `engine.momentum_storage`, equal to the student.
+
+    Returns lines for the log: how several groups of ranks share it.
+    """
     settings, storage = config.task, config.engine.momentum_storage
     if not isinstance(settings, DistillationConfig) or not settings.uses_momentum:
-        return
+        return []
     dropout = settings.momentum_dropout or settings.compat
     if storage == "dense":
         task.attach_momentum(DenseMomentum(task.base, settings.momentum, dropout=dropout))
-        return
+        return []
     from albef_ds.engine.zero.momentum import ShardedMomentum  # optional package: DeepSpeed
     from albef_ds.engine.zero.momentum_groups import momentum_group
 
+    group = momentum_group(config.engine)
     momentum = ShardedMomentum(
         task.base,
         settings.momentum,
         storage=storage,
         update=config.compute.momentum_update,
         dropout=dropout,
-        group=momentum_group(config.engine),
+        group=group,
         bucket_size=config.engine.momentum_bucket_size,
     )
     task.attach_momentum(momentum)
+    return (
+        [f"momentum model: {group.count} groups of {group.size} rank(s), each of which holds all of it"]
+        if group.count > 1
+        else []
+    )
 
 
 def build_engine(task: Task, config: RunConfig, device: torch.device, precision: str) -> Engine:

@@ -107,7 +107,8 @@ def _engine(config: RunConfig, device: torch.device, precision: str, say: Callab
     if fresh:
         for line in load_initial_weights(task, config):
             say(line)
-    attach_momentum(task, config)
+    for line in attach_momentum(task, config):
+        say(line)
     if fresh:
         for line in load_initial_momentum(task, config):
             say(line)

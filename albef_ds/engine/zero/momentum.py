@@ -124,7 +124,7 @@ class ShardedMomentum(Momentum):
         self._modules = momentum_copy(student, dropout=dropout, hollow=True)
         self._dtype = torch.float32
         self._units = self._make_units(storage)
-        self._replica = Replica([unit.storage for unit in self._units], self.group) if spread else None
+        self._replica = Replica([unit.storage for unit in self._units], self.group) if spread and self._units else None
         self._order = torch.tensor(self.group.holders()).T
         self._gatherer = Gatherer(self.group, self._pieces, {unit.name: unit.elements for unit in self._units}, bucket_size)
         self._named = {unit.name: unit for unit in self._units}

@@ -89,6 +89,15 @@ def _one_stage(stage: int) -> dict[str, Any]:
             wrong = _unequal(seen[name], dense) + _unequal(copy.full_state_dict(), dense)
             found["unequal"] += [f"step {step}, groups of {name}: {parameter}" for parameter in wrong]
             found["seen"] = len(seen[name])
+    saved = {name: copy.full_state_dict() for name, copy in copies.items()}
+    kinds = list(copies)
+    for name, other in zip(kinds, kinds[1:] + kinds[:1], strict=True):  # what one kind of groups saved, another one loads
+        copies[name].copy_from_student()
+        copies[name].load_full_state_dict(saved[other])
+        seen[name].clear()
+        _pass(copies[name])
+        wrong = _unequal(seen[name], dense) + _unequal(copies[name].full_state_dict(), dense)
+        found["unequal"] += [f"groups of {other} loaded in groups of {name}: {parameter}" for parameter in wrong]
     return found
 
 
