@@ -175,3 +175,38 @@ def test_a_chart_shows_a_single_point_a_flat_line_and_a_long_one() -> None:
     long = line_chart("long", [Curve("a", range(10 * MOST_POINTS), [float(n) for n in range(10 * MOST_POINTS)])])
     assert long.count(",") < 2 * MOST_POINTS and "step 5,999" in long
     assert ticks(0.12, 0.98) == pytest.approx([0.2, 0.4, 0.6, 0.8]) and len(ticks(-3.0, 8000.0)) >= 3
+
+
+def test_runs_are_compared_on_one_page(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = replace(get_recipe("debug"), output="other")
+    other = make_run(tmp_path / "<other>", 8, config=replace(config, train=replace(config.train, seed=77)))
+    page = tmp_path / "page.html"
+    assert main(["report", str(runs / "a" / "finished"), str(other), str(runs / "new"), "--output", str(page)]) == 0
+    text = page.read_text()
+    assert text.count("<polyline") == 3 * text.count('<svg class="chart"') and "<other>" not in text and "&lt;other&gt;" in text
+    assert (
+        "<tr><td><code>train.seed</code></td><td>42</td><td>77</td><td>42</td></tr>" in text and "<code>output</code>" not in text
+    )
+    assert "<td><code>retrieval/i2t_r1</code></td><td>50</td><td>38</td><td>-</td>" in text and "at step 20, 8, -" in text
+    capsys.readouterr()
+    for arguments, words in (([other, other], "a run is given twice"), ([other] * 5, "5 runs cannot be compared")):
+        assert main(["report", *map(str, arguments)]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_the_list_is_watched_until_ctrl_c(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        make_run(runs / "later", 4)
+        if len(slept) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("albef_ds.cli.runs.time.sleep", sleep)
+    assert main(["runs", str(runs), "--watch", "7"]) == 130
+    said = capsys.readouterr().out
+    assert slept == [7, 7] and said.count("finished") >= 2 and said.count("later") == 1 and "\x1b" not in said
+    assert main(["runs", str(runs), "--watch", "--json"]) == 2
