@@ -24,7 +24,7 @@ ifeq ($(wildcard /dev/nvidiactl),)
 export DS_ACCELERATOR ?= cpu
 endif
 
-.PHONY: help demo downstream bench gpu test lint slurm browser docs screenshots clean
+.PHONY: help demo downstream bench gpu test test-oldest lint slurm browser docs screenshots clean
 
 help:
 	@echo "make demo   train on the shipped emoji corpus in minutes and show what it retrieves"
@@ -32,6 +32,7 @@ help:
 	@echo "make bench  run every benchmark (20 to 35 minutes on two cores) and write benchmarks/suite.md; QUICK=1: tiny sizes, minutes"
 	@echo "make gpu    every check and measurement on one GPU: MINUTES=9 OUT=runs/gpu; SECTIONS=... picks (docs/gpu.md)"
 	@echo "make test   lint (ruff, mypy) and the tests"
+	@echo "make test-oldest  the tests with the lowest versions that pyproject.toml allows, in OLDEST=.cache/oldest"
 	@echo "make lint   lint alone"
 	@echo "make slurm  install Slurm for the tests (Debian; part of make test, which skips its tests elsewhere)"
 	@echo "make browser  install Chromium for the tests of pages (Debian; part of make test, which skips its tests elsewhere)"
@@ -57,6 +58,10 @@ gpu:
 test: lint slurm browser
 	@$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal
 
+OLDEST ?= .cache/oldest
+test-oldest: $(READY)
+	@$(VENV)/bin/python -m tests.packaging.oldest $(OLDEST) -n $(JOBS) --dist worksteal
+
 lint: $(READY)
 	@echo "lint: ruff and mypy"
 	@$(VENV)/bin/ruff check .
@@ -79,7 +84,7 @@ screenshots: $(READY) browser
 	@$(VENV)/bin/python -m docs.tools.screenshots
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build site *.egg-info albef_ds/data/images/_pixel_loops*.so albef_ds/engine/zero/_momentum_loop*.so
+	rm -rf $(VENV) .cache/oldest .mypy_cache .ruff_cache .pytest_cache build site *.egg-info albef_ds/data/images/_pixel_loops*.so albef_ds/engine/zero/_momentum_loop*.so
 
 # DeepSpeed's source package names no build requirements, so pip's isolated build sees no torch and compiles nothing:
 # its operators are built on first use, where a GPU run wants them.

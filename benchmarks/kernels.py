@@ -8,13 +8,11 @@ Each is compiled for sm_80 (A100), sm_90 (H100) and sm_100 (B200); cuobjdump, wh
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +23,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
+from albef_ds.engine.zero import momentum_triton
 from albef_ds.models.losses import sliced_triton
 from albef_ds.models.losses.sliced_problem import FeatureTeacher, LogitTeacher, Positives, Problem
 from benchmarks.record import record_parser, write_record
@@ -122,22 +121,18 @@ def loss_launches() -> list[Launch]:
     return launches
 
 
-def momentum_launches(module: ModuleType) -> list[Launch]:
+def momentum_launches() -> list[Launch]:
     """Launches of the momentum update of weights in fp32 and in bf16, whose number is no multiple of 16."""
     launches: list[Launch] = []
     for dtype in (torch.float32, torch.bfloat16):
         student, value, residual = (torch.zeros(4099, dtype=kind) for kind in (dtype, torch.float16, torch.float16))
-        with recorded(module, f"momentum update of {_TYPES[dtype]}", launches):
-            module.TritonUpdate()([(student, value, residual)], 0.995)
+        with recorded(momentum_triton, f"momentum update of {_TYPES[dtype]}", launches):
+            momentum_triton.TritonUpdate()([(student, value, residual)], 0.995)
     return launches
 
 
-MOMENTUM = "albef_ds.engine.zero.momentum_triton"
-LAUNCHES: dict[ModuleType, Callable[[], list[Launch]]] = {sliced_triton: loss_launches}
+LAUNCHES: dict[ModuleType, Callable[[], list[Launch]]] = {sliced_triton: loss_launches, momentum_triton: momentum_launches}
 """Module with kernels -> their launches in a base-size step."""
-if importlib.util.find_spec(MOMENTUM):
-    _momentum = importlib.import_module(MOMENTUM)
-    LAUNCHES[_momentum] = partial(momentum_launches, _momentum)
 
 
 def _type(value: Any) -> str:

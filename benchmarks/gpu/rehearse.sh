@@ -37,6 +37,8 @@ done
 run "suite without DeepSpeed" "${suite[@]}" --out "$folder/out-without"
 run "tests without DeepSpeed" "${tests[@]}" "${plain[@]}" --ignore tests/tasks/test_finetuning_engines.py
 "$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation "$deepspeed"
+# The first use compiles them, for which the tests' time limits do not allow on a loaded machine.
+run "DeepSpeed's operators" "$python" -m tests.operators
 run "suite with DeepSpeed" "${suite[@]}" --out "$folder/out-with"
 run "tests with DeepSpeed" "${tests[@]}" "${plain[@]}" tests/engine
 for name in without with; do sed -n '/^| section/,/^$/p' "$folder/out-$name/gpu.md"; done

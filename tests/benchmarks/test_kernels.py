@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", "3.3", reason="the interface of the compiler has changed in Triton 3.3")
 
 from benchmarks import kernels
 from benchmarks.kernels import CAPABILITIES, LAUNCHES, Launch, Resources, compiled, resources

