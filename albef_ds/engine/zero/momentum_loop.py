@@ -40,7 +40,7 @@ FORMS = _load()
 
 def can_average(student: Tensor) -> bool:
     """Returns whether `average` takes such weights of the student."""
-    return bool(FORMS) and student.device.type == "cpu" and student.dtype in _KINDS and student.is_contiguous()
+    return bool(FORMS) and student.is_cpu and student.dtype in _KINDS and student.is_contiguous()
 
 
 def average(triples: Sequence[Triple], decay: float, form: Callable[..., None] | None = None) -> None:
@@ -55,7 +55,7 @@ def average(triples: Sequence[Triple], decay: float, form: Callable[..., None] |
     def run(piece: Triple) -> None:
         student, value, residual = piece
         (form or FORMS[-1])(
-            student.data_ptr(), _KINDS[student.dtype], value.data_ptr(), residual.data_ptr(), len(student), weight
+            student.data_ptr(), _KINDS[student.dtype], value.data_ptr(), residual.data_ptr(), student.numel(), weight
         )
 
     if torch.get_num_threads() == 1 or len(pieces) < 2:
@@ -68,9 +68,11 @@ def average(triples: Sequence[Triple], decay: float, form: Callable[..., None] |
 
 def _pieces(triple: Triple) -> list[Triple]:
     student, value, residual = triple
-    assert all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in triple), "C reads them as these"
+    # Not len(), which is a function in Python and takes as long as thousands of weights: a model has hundreds of small tensors.
+    numel = student.numel()
+    assert all(tensor.is_contiguous() and tensor.is_cpu for tensor in triple), "C reads them as these"
     assert student.dtype in _KINDS and value.dtype == residual.dtype == torch.float16, "C reads them as these"
-    assert len(student) == len(value) == len(residual)
-    if len(student) <= _PIECE or torch.get_num_threads() == 1:
+    assert numel == value.numel() == residual.numel()
+    if numel <= _PIECE or torch.get_num_threads() == 1:
         return [triple]
     return list(zip(*(torch.split(tensor, _PIECE) for tensor in triple), strict=True))

@@ -22,9 +22,12 @@ enum { AHEAD = 256 }; /* weights between the one computed and the one prefetched
  * by `weight`, from 0 to 1, LANES at a time. TARGET permits the instructions of the functions with _SET in their names.
  *
  * The average is torch's lerp: it starts from the end that weighs more, and product and sum round once, together. Products with
- * 2^12 and 2^-12 are exact. The reference splits the sum of value and rounded residual again. That changes neither of them while
- * the residual is below 2^12 times half the distance to the next value on its side, the number after `magnitude | 0x3FF`, and
- * nothing is -0, infinite or no number. `moved` are the other weights, about one in 2,000. */
+ * 2^12 and 2^-12 are exact. The reference splits the sum of value and rounded residual again. That changes them only where
+ * - the residual is 2^12 times half the distance to the next value on its side: a power of two, not below the value's own, or
+ * - the residual is -0, which is so only beside values up to 2^-13, or the value is -0, or
+ * - the residual is infinite, or the value is and the residual, infinity less infinity, is 0x7E00 or 0xFE00.
+ * In all of these the residual's last 9 bits are 0, and its magnitude is not below that of the value less 0x800, two powers of
+ * two: `again` is true for them and few others, about one weight in 700. */
 #define DEFINE(SET, TARGET, LANES)                                                                                          \
     TARGET INLINE void step_##SET(const void *student, int kind, uint16_t *value, uint16_t *residual, floats_##SET weight,  \
                                   int from_student) {                                                                       \
@@ -39,11 +42,8 @@ enum { AHEAD = 256 }; /* weights between the one computed and the one prefetched
         floats_##SET exact = multiply_add_##SET(weight, target - copy, from_student ? target : copy);                       \
         halves_##SET high = narrow_##SET(exact);                                                                            \
         halves_##SET low = narrow_##SET((exact - widen_##SET(high)) * 0x1p12f);                                             \
-        shorts_##SET v = (shorts_##SET)high, r = (shorts_##SET)low, zero = {0};                                             \
-        shorts_##SET towards_zero = (v ^ r) >> 15, limit = ((v & 0x7FFF) + towards_zero) | 0x3FF;                           \
-        limit = at_most_##SET(at_least_##SET(limit, zero + 0x7FF), zero + 0x7BFF);                                          \
-        shorts_##SET moved = ((r & 0x7FFF) > limit) | (at_most_##SET(v, r) == INT16_MIN);                                   \
-        if (__builtin_expect(any_##SET((halves_##SET)moved), 0)) {                                                          \
+        shorts_##SET v = (shorts_##SET)high, r = (shorts_##SET)low;                                                         \
+        if (__builtin_expect(again_##SET(v, r), 0)) {                                                                        \
             exact = widen_##SET(high) + widen_##SET(low) * 0x1p-12f;                                                        \
             high = narrow_##SET(exact);                                                                                     \
             low = narrow_##SET((exact - widen_##SET(high)) * 0x1p12f);                                                      \
@@ -91,16 +91,12 @@ AVX2 INLINE halves_avx2 load_avx2(const void *from) { return _mm_loadu_si128(fro
 AVX2 INLINE floats_avx2 widen_avx2(halves_avx2 x) { return _mm256_cvtph_ps(x); }
 AVX2 INLINE halves_avx2 narrow_avx2(floats_avx2 x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
 AVX2 INLINE floats_avx2 multiply_add_avx2(floats_avx2 a, floats_avx2 b, floats_avx2 c) { return _mm256_fmadd_ps(a, b, c); }
-AVX2 INLINE shorts_avx2 at_most_avx2(shorts_avx2 a, shorts_avx2 b) {
-    return (shorts_avx2)_mm_min_epi16((halves_avx2)a, (halves_avx2)b);
+AVX2 INLINE int again_avx2(shorts_avx2 v, shorts_avx2 r) {
+    return !_mm_testc_si128((halves_avx2)((v & 0x7FFF) - 0x800 > (r & 0x7FFF)), (halves_avx2)((r & 0x1FF) == 0));
 }
-AVX2 INLINE shorts_avx2 at_least_avx2(shorts_avx2 a, shorts_avx2 b) {
-    return (shorts_avx2)_mm_max_epi16((halves_avx2)a, (halves_avx2)b);
-}
-AVX2 INLINE int any_avx2(halves_avx2 x) { return !_mm_testz_si128(x, x); }
 DEFINE(avx2, AVX2, 8)
 
-#define AVX512 __attribute__((target("avx512f,avx2,f16c,fma")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx2,f16c,fma")))
 typedef __m512 floats_avx512;
 typedef __m256i halves_avx512;
 typedef int16_t shorts_avx512 __attribute__((vector_size(32)));
@@ -110,13 +106,10 @@ AVX512 INLINE halves_avx512 narrow_avx512(floats_avx512 x) { return _mm512_cvtps
 AVX512 INLINE floats_avx512 multiply_add_avx512(floats_avx512 a, floats_avx512 b, floats_avx512 c) {
     return _mm512_fmadd_ps(a, b, c);
 }
-AVX512 INLINE shorts_avx512 at_most_avx512(shorts_avx512 a, shorts_avx512 b) {
-    return (shorts_avx512)_mm256_min_epi16((halves_avx512)a, (halves_avx512)b);
+AVX512 INLINE int again_avx512(shorts_avx512 v, shorts_avx512 r) {
+    __mmask16 round = _mm256_testn_epi16_mask((halves_avx512)r, _mm256_set1_epi16(0x1FF));
+    return _mm256_mask_cmple_epi16_mask(round, (halves_avx512)((v & 0x7FFF) - 0x800), (halves_avx512)(r & 0x7FFF));
 }
-AVX512 INLINE shorts_avx512 at_least_avx512(shorts_avx512 a, shorts_avx512 b) {
-    return (shorts_avx512)_mm256_max_epi16((halves_avx512)a, (halves_avx512)b);
-}
-AVX512 INLINE int any_avx512(halves_avx512 x) { return !_mm256_testz_si256(x, x); }
 DEFINE(avx512, AVX512, 16)
 
 void (*const momentum_average[])(ARGUMENTS) = {average_avx2, average_avx512};
@@ -124,7 +117,7 @@ void (*const momentum_average[])(ARGUMENTS) = {average_avx2, average_avx512};
 /* How many of `momentum_average` this processor can run; the last of these is the fastest. */
 int momentum_average_forms(void) {
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
-    return __builtin_cpu_supports("avx512f") ? 2 : 1;
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") ? 2 : 1;
 }
 
 #elif defined(__aarch64__) && defined(__GNUC__)
@@ -158,11 +151,10 @@ INLINE floats_neon multiply_add_neon(floats_neon a, floats_neon b, floats_neon c
     return c;
 }
 
-INLINE shorts_neon at_most_neon(shorts_neon a, shorts_neon b) { return (a & (a < b)) | (b & (a >= b)); }
-INLINE shorts_neon at_least_neon(shorts_neon a, shorts_neon b) { return (a & (a > b)) | (b & (a <= b)); }
-INLINE int any_neon(halves_neon x) {
+INLINE int again_neon(shorts_neon v, shorts_neon r) {
+    shorts_neon again = ((r & 0x1FF) == 0) & ((v & 0x7FFF) - 0x800 <= (r & 0x7FFF));
     int found = 0;
-    for (int k = 0; k < 8; k++) found |= x[k];
+    for (int k = 0; k < 8; k++) found |= again[k];
     return found;
 }
 DEFINE(neon, , 8)

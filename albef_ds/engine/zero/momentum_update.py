@@ -27,7 +27,7 @@ class Part:
     def triple(self) -> Triple:
         """Returns the student's weights, and value and residual of their copy."""
         assert isinstance(self.storage, ValueResidual)
-        return self.student, *self.storage.parts(self.start, len(self.student))
+        return self.student, *self.storage.parts(self.start, self.student.numel())
 
 
 Update = Callable[[Sequence[Part], float], None]
