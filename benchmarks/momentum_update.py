@@ -121,9 +121,10 @@ def main() -> None:
     if device.type == "cpu" and momentum_loop.FORMS:
         notes += [
             "",
-            "The dense form and the one pass both move 12 bytes per weight (student 4; copy 4, or value 2 and residual 2, read and "
-            f"written), which alone would allow 1.0 x: the dense form took {1e9 * min(seconds[DENSE]) / numel:.2f} ns per weight. The rest "
-            f"is arithmetic: over 262,144 weights in the last cache the one pass took {in_cache():.2f} ns per weight.",
+            "The dense form and the one pass both move 12 bytes per weight (student 4; copy 4, or value 2 and residual 2, read "
+            f"and written), which alone would allow 1.0 x: the dense form took {1e9 * min(seconds[DENSE]) / numel:.2f} ns per "
+            f"weight. The rest is arithmetic: over 262,144 weights in the last cache the one pass took {in_cache():.2f} ns per "
+            "weight.",
         ]
     write_record(arguments.out, "The momentum model's update", notes, rows, ["torch"], {"device": arguments.device})
 

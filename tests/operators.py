@@ -1,6 +1,6 @@
-"""Compiles DeepSpeed's operators that the tests use, so that no test's time limit has to allow for it: `python -m tests.operators`.
+"""Compiles DeepSpeed's operators that the tests use, so that no test's time limit has to allow for it.
 
-They are kept in TORCH_EXTENSIONS_DIR. Needs a C++ compiler and ninja; where they are there already it takes a second.
+`python -m tests.operators` keeps them in TORCH_EXTENSIONS_DIR. It needs a C++ compiler and ninja, or finds them there.
 """
 
 from __future__ import annotations

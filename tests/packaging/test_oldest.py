@@ -16,20 +16,31 @@ from tests.packaging import oldest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
 def test_every_lower_bound_of_pyproject_becomes_a_pin() -> None:
     """Counts the bounds in the text itself, so that a section that the reader forgets is missed."""
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    written = re.findall(r'"([A-Za-z][\w.-]*)>=([\w.]+)(?:,<[\w.]+)?"', text)
-    assert len(written) >= 30
-    assert sorted(oldest.oldest(oldest.tomllib.loads(text))) == sorted(f"{name}=={version}" for name, version in written)
+    written = re.findall(r'"([A-Za-z][\w.-]*(?:\[\w+\])?)>=([\w.]+)(?:,<[\w.]+)?"', PYPROJECT)
+    assert len(written) >= 30 and PYPROJECT.count(">=") == len(written) + 1  # and Python's own
+    pins = [line for lines in oldest.oldest(oldest.tomllib.loads(PYPROJECT)).values() for line in lines]
+    assert sorted(pins) == sorted(f"{name}=={version}" for name, version in written)
 
 
 def test_no_lower_bound_is_above_the_tested_version() -> None:
-    tested = dict(line.split(";")[0].strip().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    names = {name.lower().replace("_", "-"): version for name, version in tested.items()}
-    for requirement in oldest.declared(oldest.tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))):
-        version = names[requirement.name.lower().replace("_", "-")]
-        assert Version(oldest.lower_bound(requirement)) <= Version(version), requirement
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    tested = dict(line.split(";")[0].strip().lower().replace("_", "-").split("==") for line in lines if "==" in line)
+    for name, part in oldest.declared(oldest.tomllib.loads(PYPROJECT)).items():
+        for requirement in part:
+            version = tested.get(requirement.name.lower().replace("_", "-"))
+            assert version or name in oldest.LEFT_OUT, f"constraints.txt has no {requirement.name}"
+            assert version is None or Version(oldest.lower_bound(requirement)) <= Version(version), requirement
+
+
+def test_the_extras_that_make_test_installs_are_installed_and_no_others() -> None:
+    [extras] = re.findall(r"^EXTRAS := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {*extras.split(","), "build", "", *oldest.LEFT_OUT} == {*oldest.declared(oldest.tomllib.loads(PYPROJECT))}
+    assert not set(extras.split(",")) & set(oldest.LEFT_OUT)
 
 
 @pytest.mark.parametrize("text", ["torch", "torch<3", "torch==2.6", "torch>=2.6,>=2.7"])

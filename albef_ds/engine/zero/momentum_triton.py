@@ -19,7 +19,7 @@ from torch import Tensor
 from albef_ds.engine.zero.momentum_loop import Triple
 
 _BLOCK = 1024
-"""Weights per program, 8 per thread: with 16 the assembler of Triton 3.6 spills registers on sm_100, and more are needed everywhere."""
+"""Weights per program, 8 per thread: with 16 the assembler of Triton 3.6 spills registers on sm_100."""
 _ALIGNMENT = 16
 _KINDS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 

@@ -70,7 +70,7 @@ def test_sums_at_a_midpoint_are_split_again(form: Callable[..., None]) -> None:
 @compiled
 @pytest.mark.parametrize("form", momentum_loop.FORMS, ids=[f"form {number}" for number, _ in enumerate(momentum_loop.FORMS)])
 def test_a_residual_too_small_for_fp16_is_zero_without_a_sign(form: Callable[..., None]) -> None:
-    """With decay 0: weights next to an fp16 value. Up to 2^-13 what is left below one rounds to -0, which a second split clears."""
+    """With decay 0: weights next to an fp16 value. Up to 2^-13 the rest below one rounds to -0, which a second split clears."""
     values = torch.arange(0, 0x7C00, dtype=torch.int16).view(torch.float16).float()
     for steps in range(-2, 3):
         student = (values.view(torch.int32) + steps).view(torch.float32)
