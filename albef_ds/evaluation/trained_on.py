@@ -55,5 +55,5 @@ def overlap_of(found: Found) -> dict[str, Any]:
             sets |= overlap_of(read_model(config.init.checkpoint))
     for shards in config.data.corpora:
         with contextlib.suppress(UserError):
-            sets |= load_manifest(shards).info.get("evaluation_sets", {})
+            sets |= load_manifest(shards, attempts=2).info.get("evaluation_sets", {})
     return sets

@@ -41,14 +41,16 @@ _SECRET_VARIABLE = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_
 class Store:
     """The objects whose names are below `url`. Picklable, and usable after a fork: every process makes its own connections.
 
+    A request is given up after `attempts` failures.
+
     Raises:
         ConfigError: `url` holds credentials, or is of a kind that fsspec does not know.
         MachineError: the package for this kind of URL is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, attempts: int = 0) -> None:
         check_url(url)
-        self.url = url.rstrip("/")
+        self.url, self._attempts = url.rstrip("/"), attempts or ATTEMPTS
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._opened: tuple[int, Any, str] | None = None
@@ -97,10 +99,10 @@ class Store:
         """Returns `request(file system, path of object name)`, repeated after failures with longer and longer pauses.
 
         Raises:
-            DataError: the object is missing or refused, or the last of `ATTEMPTS` failed; `verb` is what could not be done.
+            DataError: the object is missing or refused, or every attempt failed; `verb` is what could not be done.
         """
         began, problem = time.monotonic(), ""
-        for attempt in range(ATTEMPTS):
+        for attempt in range(self._attempts):
             if attempt and self._stop.wait(FIRST_PAUSE * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)):
                 break
             system, root = self._system()
@@ -115,7 +117,7 @@ class Store:
                     raise DataError(f"{self.address(name)} cannot be {verb} ({problem}): {fix}") from None
         seconds = time.monotonic() - began
         raise DataError(
-            f"{self.address(name)} cannot be {verb} ({ATTEMPTS} attempts in {seconds:.0f} s, the last: {problem}): "
+            f"{self.address(name)} cannot be {verb} ({self._attempts} attempts in {seconds:.0f} s, the last: {problem}): "
             "check the store and the network, then continue"
         )
 
@@ -131,10 +133,10 @@ class Store:
             return self._opened[1], self._opened[2]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
+        return {"url": self.url, "attempts": self._attempts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.url = state["url"]
+        self.url, self._attempts = state["url"], state["attempts"]
         self._stop, self._lock, self._opened = threading.Event(), threading.Lock(), None
 
 

@@ -41,9 +41,12 @@ def read_beside(shards: str, name: str) -> bytes:
     return Store(shards).read(name) if is_corpus_url(shards) else (Path(shards) / name).read_bytes()
 
 
-def load_manifest(shards: str | Path) -> Manifest:
-    """Returns the manifest of the corpus `shards`, a folder or a URL. Raises `UserError` as `Manifest.load` and `Store.read`."""
+def load_manifest(shards: str | Path, attempts: int = 0) -> Manifest:
+    """Returns the manifest of the corpus `shards`, a folder or a URL. Raises `UserError` as `Manifest.load` and `Store.read`.
+
+    `attempts` as in `Store`: few where the manifest is not needed to go on.
+    """
     if not is_corpus_url(str(shards)):
         return Manifest.load(Path(shards))
-    store = Store(str(shards))
+    store = Store(str(shards), attempts)
     return Manifest.parse(store.read(MANIFEST_NAME), store.address(MANIFEST_NAME))

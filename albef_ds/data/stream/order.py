@@ -127,16 +127,17 @@ class SampleOrder:
 
     def _layout(self, epoch: int) -> tuple[list[int], list[int], list[int]]:
         """Returns an epoch's shards in order, the offset at which each starts, and the offsets at which windows start."""
-        if epoch not in self._epochs:
+        known = self._epochs
+        if epoch not in known:
             shards = randomness.permutation(len(self._counts), randomness.mix(self._seed, epoch, randomness.SHARDS))
             shards = shards[self._counts[shards] > 0]
             starts = np.cumsum(self._counts[shards]) - self._counts[shards]
             # A window ends with the shard that reaches its size; shards are never split.
             windows = starts[np.unique(starts // self._window_samples, return_index=True)[1]]
-            if len(self._epochs) > 1:
-                del self._epochs[min(self._epochs)]
-            self._epochs[epoch] = (shards.tolist(), starts.tolist(), windows.tolist())
-        return self._epochs[epoch]
+            # The dictionary is replaced and never changed: the thread that fills the cache of a node looks ahead in it.
+            kept = {number: layout for number, layout in known.items() if len(known) < 2 or number != min(known)}
+            known = self._epochs = {**kept, epoch: (shards.tolist(), starts.tolist(), windows.tolist())}
+        return known[epoch]
 
 
 @lru_cache(maxsize=3)

@@ -48,8 +48,9 @@ class Prefetch:
         self._starts = MicroBatchStarts.of(config, share)
         self._size = config.train.micro_batch_size
         self._batches = -(-config.data.fetch_ahead // self._size)
-        # Launchers count the ranks of a node in this variable.
-        self._node_share = min(1.0, int(os.environ.get("LOCAL_WORLD_SIZE") or "1") / share.world_size)
+        # torchrun and DeepSpeed's launcher count the ranks of a node in these variables.
+        ranks_here = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1"
+        self._node_share = min(1.0, int(ranks_here) / share.world_size)
         self._position = self._announced = share.start_position
         self._process = 0
         self._fillers: list[CacheFiller] = []

@@ -170,7 +170,7 @@ def _data(config: RunConfig) -> list[tuple[str, str]]:
 
 def _corpus(shards: str) -> str:
     try:
-        manifest = load_manifest(shards)
+        manifest = load_manifest(shards, attempts=2)
     except UserError:
         return " (no readable manifest)"
     source = manifest.info.get("source") or manifest.info.get("sources")

@@ -147,6 +147,13 @@ def test_credentials_in_a_url_are_refused_unnamed(url: str) -> None:
     assert "hush" not in str(caught.value)
 
 
+def test_texts_of_errors_are_one_line_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "hush-hush")
+    monkeypatch.setenv("SOME_SETTING", "shown")
+    error = OSError(5, "https://me:pass@host/x?sig=abc&more said hush-hush, shown\nand more")
+    assert objects.public_text(error) == "OSError: EIO: [Errno 5] https://host/x said ***, shown"
+
+
 def test_unknown_kinds_of_url_and_missing_packages_are_one_line() -> None:
     with pytest.raises(UserError, match="not a URL that fsspec knows"):
         Store("nonsense://host/corpus")

@@ -68,6 +68,26 @@ def test_permutations_do_not_prefer_any_place() -> None:
     assert 250 < chi_square < 490  # 361 degrees of freedom, standard deviation 27
 
 
+def test_another_thread_may_look_at_later_epochs() -> None:
+    order = SampleOrder(COUNTS, seed=5)
+    expected = [order.locate(position) for position in range(order.num_samples)]
+    known = order._epochs
+    for epoch in range(1, 4):
+        list(order.shards_ahead(epoch * order.num_samples))
+    assert list(known) == [0] and len(order._epochs) == 2  # what a thread holds does not change under it
+    assert [order.locate(position) for position in range(order.num_samples)] == expected
+
+
+def test_shards_ahead_are_those_of_the_next_samples() -> None:
+    order = SampleOrder(COUNTS, seed=5, window_samples=8)
+    for position in range(2 * order.num_samples):
+        (first, left), *later = order.shards_ahead(position)
+        assert order.locate(position)[0] in first and 0 < left <= 1
+        assert {shard for group, _ in [(first, left), *later] for shard in group} == {0, 1, 2, 4, 5}
+        end = next(p for p in range(position, 3 * order.num_samples) if order.locate(p)[0] not in first)
+        assert order.locate(end)[0] in later[0][0]
+
+
 def test_groups_stay_together_and_every_sample_still_comes_once() -> None:
     order = SampleOrder([10, 9], seed=3, group_size=4)
     rows = [shard * 10 + row for shard, row in (order.locate(position) for position in range(19))]
