@@ -49,6 +49,7 @@ PHRASES = {
     "corpora/emoji/test.tar.xz": "300 held-out concepts, for reporting",
     "corpora/emoji/train.tar.xz": "the training images",
     "corpora/emoji/val.tar.xz": "150 held-out concepts, for choosing settings",
+    "docs/quickstart.ipynb": "a notebook that loads a model, searches, grounds words and fine-tunes on ten images",
     "docs/style/site.css": "widths of the site's tables",
     "ds_configs/zero1.json": "ZeRO-1",
     "ds_configs/zero2.json": "ZeRO-2",

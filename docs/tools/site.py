@@ -82,7 +82,7 @@ def site_path(path: str) -> str:
 
 def _has_page(path: str) -> bool:
     # mkdocs itself reports links to missing files.
-    return path != "README.md" and not path.endswith((".png", ".svg")) and (ROOT / path).is_file()
+    return path != "README.md" and not path.endswith((".png", ".svg", ".ipynb")) and (ROOT / path).is_file()
 
 
 def _content(path: str) -> str:
