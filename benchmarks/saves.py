@@ -3,9 +3,9 @@
     git worktree add OTHER COMMIT
     python -m benchmarks.saves --beside OTHER --out benchmarks/saves
 
-One process and thread, the plain engine, `pretrain_4m` (210 million parameters) with random weights and moments; the builds take
-turns, each in a fresh process. `first` is the first save of a process, `second` one with memory that was used before. The plain
-copy and the library's `save_file` with fsync get the same tensors in memory that is in use.
+One process and thread, the plain engine, `pretrain_4m` (210 million parameters; `--model short` has a third of its layers) with
+random weights and moments. The builds take turns, each in a fresh process. `first` is the first save of a process, `second` one
+with memory that was used before. The plain copy and the library's `save_file` with fsync get the same tensors in used memory.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ def work(model: str, folder: Path) -> None:
     """Saves twice, checks and loads, and prints the figures."""
     torch.set_num_threads(1)
     config = get_recipe("debug" if model == "tiny" else "pretrain_4m")
+    if model == "short":
+        vision, text = replace(config.model.vision, depth=4), replace(config.model.text, num_layers=2, num_fusion_layers=2)
+        config = replace(config, model=replace(config.model, vision=vision, text=text))
     engine_config = replace(config.engine, kind="local", device="cpu", precision="fp32", momentum_storage="dense")
     config = replace(config, engine=engine_config, optim=replace(config.optim, name="torch"))
     task = build.build_task(config, "fp32")
@@ -112,7 +115,7 @@ def main() -> None:
         return work(sys.argv[2], Path(sys.argv[3]))
     parser = record_parser(__doc__)
     parser.add_argument("--beside", type=Path, required=True, help="a checkout of the earlier build")
-    parser.add_argument("--model", choices=("base", "tiny"), default="base")
+    parser.add_argument("--model", choices=("base", "short", "tiny"), default="base")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {"now": [], "earlier": []}

@@ -40,15 +40,17 @@ def rank_answers(
     k = min(k, answer_ids.shape[0])
     batch = question_embeds.shape[0]
     start = answer_ids[:1, :1].expand(batch, 1)
-    first = F.softmax(at_least_fp32(decoder.next_token_logits(start, question_embeds, question_mask)), dim=1)
-    first_probs, candidates = first[:, answer_ids[:, 1]].topk(k, dim=1)
+    logits = at_least_fp32(decoder.next_token_logits(start, question_embeds, question_mask))
+    first_probs, candidates = F.softmax(logits, dim=1)[:, answer_ids[:, 1]].topk(k, dim=1)
     # Answers with the same first token have equal probability here: an underflow must not make it -inf for all of them.
     scores = first_probs.clamp(min=torch.finfo(first_probs.dtype).tiny).log().flatten()
     rows = candidates.flatten()
     questions = torch.arange(batch, device=rows.device).repeat_interleave(k)
+    # The decoder has computed the first tokens: they depend on the question alone.
+    scores = scores + F.log_softmax(logits, dim=1)[questions, answer_ids[rows, 1]]
     scores = scores + torch.cat(
         [
-            _log_probability(decoder, answer_ids[part], answer_mask[part], question_embeds, question_mask, index)
+            _later_tokens(decoder, answer_ids[part], answer_mask[part], question_embeds, question_mask, index)
             for part, index in zip(torch.split(rows, _ROWS), torch.split(questions, _ROWS), strict=True)
         ]
     )
@@ -56,7 +58,7 @@ def rank_answers(
     return candidates.gather(1, order), probs
 
 
-def _log_probability(
+def _later_tokens(
     decoder: AnswerDecoder,
     answer_ids: Tensor,
     answer_mask: Tensor,
@@ -64,13 +66,17 @@ def _log_probability(
     question_mask: Tensor,
     question_index: Tensor,
 ) -> Tensor:
-    """Returns (A,), the sum over each answer's tokens after the given first one."""
+    """Returns (A,), the sum of log-probabilities over each answer's tokens after the first two; questions are sorted."""
     # Questions without any of these answers need no keys and values.
-    used, index = torch.unique(question_index, return_inverse=True)
-    hidden = decoder.hidden(answer_ids, answer_mask, question_embeds[used], question_mask[used], index)[:, :-1]
-    wanted = answer_mask[:, 1:]
+    used, counts = torch.unique_consecutive(question_index, return_counts=True)
+    # What follows the last token is not asked for, and a longer answer in the list costs the others nothing.
+    longest = int(answer_mask.sum(dim=1).max())
+    ids, read = answer_ids[:, : longest - 1], answer_mask[:, 1:longest]
+    hidden = decoder.hidden(ids, read, question_embeds[used], question_mask[used], counts=counts.tolist())[:, 1:]
+    wanted = read[:, 1:]
+    # Called even without such tokens: every rank enters the collectives of sharded weights.
     log_probs = F.log_softmax(at_least_fp32(decoder.mlm_head(hidden[wanted])), dim=-1)
-    chosen = log_probs.gather(1, answer_ids[:, 1:][wanted][:, None])[:, 0]
+    chosen = log_probs.gather(1, answer_ids[:, 2:longest][wanted][:, None])[:, 0]
     return chosen.new_zeros(wanted.shape).masked_scatter(wanted, chosen).sum(dim=1)
 
 

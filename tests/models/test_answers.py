@@ -84,6 +84,41 @@ def test_ranking_equals_one_answer_at_a_time(
 
 
 @torch.no_grad()
+def test_answers_of_one_token_are_ranked_by_it_and_every_rank_makes_the_same_calls(
+    parts: tuple[AnswerDecoder, Tensor, Tensor],
+) -> None:
+    ids, answer_mask = _answer_list(9)
+    calls: list[int] = []
+    with parts[0].mlm_head.register_forward_hook(lambda _, args, __: calls.append(len(args[0]))):
+        best, probs = rank_answers(*parts, ids[:, :2], answer_mask[:, :2], 4)
+    assert len(calls) == 2 and calls[1] == 0
+    for row in range(ROWS):
+        first = [_log_probs(parts[0], [CLS, int(ids[answer, 1])], parts[1][row], parts[2][row])[0] for answer in range(9)]
+        order = sorted(range(9), key=lambda answer: -first[answer])[:4]
+        assert best[row].tolist() == order
+        # The first token counts twice, as released.
+        expected = torch.tensor([2 * first[answer] for answer in order], dtype=torch.float64).softmax(dim=0)
+        torch.testing.assert_close(probs[row], expected)
+
+
+@torch.no_grad()
+def test_only_tokens_that_an_answer_has_and_that_are_asked_for_are_computed(
+    parts: tuple[AnswerDecoder, Tensor, Tensor],
+) -> None:
+    ids, answer_mask = _answer_list(9)
+    heads: list[int] = []
+    tokens: list[int] = []
+    layer = parts[0].encoder.layers[0].feed_forward
+    with (
+        parts[0].mlm_head.register_forward_hook(lambda _, args, __: heads.append(len(args[0]))),
+        layer.register_forward_hook(lambda _, args, __: tokens.append(args[0].shape[0])),  # type: ignore[operator]
+    ):
+        rank_answers(*parts, ids, answer_mask, 9)
+    # One, two or three words: [CLS] and the words are read, and the words from the second on and [SEP] are asked for.
+    assert tokens[1] == ROWS * 3 * (2 + 3 + 4) and heads == [ROWS, ROWS * 3 * (1 + 2 + 3)]
+
+
+@torch.no_grad()
 def test_a_list_shorter_than_k_is_ranked_whole(parts: tuple[AnswerDecoder, Tensor, Tensor]) -> None:
     ids, answer_mask = _answer_list(3)
     best, probs = rank_answers(*parts, ids, answer_mask, 128)

@@ -18,6 +18,7 @@ from albef_ds.checkpoint.tensor_files.lazy import LazyTensor
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import ComputeConfig, DataConfig, ModelConfig, RunConfig
 from albef_ds.config.tasks import TaskConfig
+from albef_ds.models.shapes import without_memory
 from albef_ds.tasks.registry import kind_of
 
 Weights = Literal["student", "momentum", "both"]
@@ -115,7 +116,7 @@ def shapes_of(config: RunConfig) -> Shapes:
 
 @lru_cache(maxsize=8)
 def _shapes(model: ModelConfig, settings: TaskConfig) -> Shapes:
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+    with without_memory(), torch.random.fork_rng(devices=[]):
         task = kind_of(settings).task(model, ComputeConfig(), settings, seed=0)
     student = {name: tuple(parameter.shape) for name, parameter in task.named_parameters()}
     copy = {name.replace(BASE, MOMENTUM, 1): shape for name, shape in student.items() if name.startswith(BASE)}

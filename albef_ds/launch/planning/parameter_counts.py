@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine.optim import parameter_groups
 from albef_ds.models.momentum import unit_modules
+from albef_ds.models.shapes import without_memory
 from albef_ds.tasks.pretrain import PretrainTask
 
 
@@ -52,7 +51,7 @@ def count(config: RunConfig) -> ModelCounts:
     """Builds the task of `config` on the meta device and counts its parameters."""
     # The queue is left out: its size is computed, and its random start would be the only large tensor.
     settings = replace(config.pretraining(), queue_size=0)
-    with torch.device("meta"):
+    with without_memory():
         task = PretrainTask(config.model, config.compute, settings)
     groups = parameter_groups(task, config.optim, compat=config.task.compat)
     units: list[tuple[int, ...]] = []
