@@ -74,7 +74,6 @@ def test_each_command_imports_what_it_uses(tmp_path: Path) -> None:
     settings = [f"data.shards={corpus}", "engine.kind=local", "train.max_steps=1", "data.num_workers=0", f"output={tmp_path}/run"]
     search = ["search", "--model", str(model), "--images", str(photos), "--text", "cup", "--output", str(tmp_path / "page.html")]
     with_torch = {
-        ("plan", *tiny, "engine.kind=zero", "--gpus", "8", "--memory", "80"): (0, [*numbers, "PIL"]),
         ("plan", *tiny, "--throughput"): (0, [*numbers, "PIL"]),
         ("inspect", str(model)): (0, reads),
         ("evaluate", str(tmp_path / "none")): (2, reads),
