@@ -58,12 +58,14 @@ def scenes_pretrain() -> schema.RunConfig:
 def scenes_retrieval() -> schema.RunConfig:
     """Retrieval fine-tuned on scenes; R@1 of the hard gallery is at most 25% without relations.
 
+    Without distillation, which lowers recall here with every seed (benchmarks/ablation.md).
+
     Figure: none in the paper; ceilings in SCENES/scenes.json. Hours: 0.1 on 2 CPU cores. Command:
 
         deepspeed --num_gpus 2 albef_ds/train.py --recipe scenes_retrieval --checkpoint runs/scenes_pretrain \\
             data.annotations=SCENES/retrieval_train.json data.image_root=SCENES/images data.vocab_file=SCENES/vocab.txt
     """
-    task = schema.RetrievalConfig(queue_size=0, momentum=0.99, itm_random_negatives=0.3, k_test=8)
+    task = schema.RetrievalConfig(queue_size=0, momentum=0.99, alpha=0.0, itm_random_negatives=0.3, k_test=8)
     return _scenes("scenes_retrieval", task, epochs=5.0, rate=5e-4)
 
 

@@ -109,7 +109,9 @@ def quotas(shares: Sequence[CorpusShare], sizes: Sequence[int]) -> dict[str, int
 
 def mixed_order(reader: MixedReader, config: RunConfig, sections: Sequence[Section], start: int) -> MixedOrder:
     """Returns the order of a run's mixture, whose `sections` so far are followed by one at `start` if its quotas have changed."""
-    orders = {share.name: SampleOrder.of(reader.counts(number), config) for number, share in enumerate(reader.shares)}
+    orders = {
+        share.name: SampleOrder.of(reader.counts(number), config, share.shards) for number, share in enumerate(reader.shares)
+    }
     sizes = [order.num_samples for order in orders.values()]
     epoch = sum(share.samples for share in reader.shares) or sum(sizes)
     now = quotas(reader.shares, sizes)

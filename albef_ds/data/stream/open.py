@@ -36,6 +36,9 @@ def open_stream(
     """
     share = Share(rank, world_size, start_position, pin_memory)
     shards = config.data.shards
+    if config.data.group_order and (config.data.annotations or (shards and not is_corpus(shards))):
+        given = "annotation files" if config.data.annotations else "tars"
+        raise ConfigError(f"data.group_order={config.data.group_order} is an order of a corpus, not of {given}: leave it out")
     if config.data.annotations:
         return annotated_stream(config, samples, share)
     if not samples.in_corpora:

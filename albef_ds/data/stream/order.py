@@ -64,14 +64,15 @@ class SampleOrder:
         self._sequences: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     @classmethod
-    def of(cls, counts: Sequence[int], config: RunConfig) -> SampleOrder:
+    def of(cls, counts: Sequence[int], config: RunConfig, shards: str = "") -> SampleOrder:
         """Returns the order in which a run reads (and stages) a corpus with `counts` samples per shard.
 
-        Raises `UserError` if `data.group_order` names an order that the corpus does not have.
+        `shards` is the folder or URL of the corpus, `data.shards` if it is empty. Raises `UserError` if `data.group_order` names
+        an order that the corpus does not have.
         """
         data, places = config.data, None
         if data.group_order:
-            shards = os.path.expandvars(data.shards)
+            shards = os.path.expandvars(shards or data.shards)
             places = load_order(data.group_order, load_manifest(shards), lambda name: read_beside(shards, name), shards)
         windows = {"window_samples": data.window, "group_size": data.group_size}
         return cls(counts, config.train.seed, **windows, places=places, part_size=data.group_window)

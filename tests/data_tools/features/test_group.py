@@ -13,8 +13,12 @@ from safetensors.numpy import load, save
 from albef_ds.common.errors import UserError
 from albef_ds.config.schema import DataConfig, RunConfig, TrainConfig
 from albef_ds.data.shards.format import Manifest
+from albef_ds.data.stream.corpus import ImageTextStream
+from albef_ds.data.stream.loader import Share
+from albef_ds.data.stream.open import open_stream
 from albef_ds.data.stream.order import SampleOrder
 from albef_ds.launch.slurm.staging import stage
+from albef_ds.tasks import registry
 from data_tools.cli import main
 from data_tools.execution.stage_folder import StageFolder, digest_of
 from data_tools.files.shard_writer import ShardWriter
@@ -180,3 +184,26 @@ def test_neighbours_in_the_order_are_alike(in_memory: int, monkeypatch: pytest.M
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 33])
 def test_few_or_equal_rows_are_ordered_too(rows: int) -> None:
     assert sorted(similar_order(np.zeros((rows, 4), np.float16)).tolist()) == list(range(rows))
+
+
+def test_a_corpus_in_a_mixture_has_its_own_groups(corpus: Path) -> None:
+    config = run_config(corpus)
+    mixture = f"a={corpus};b={corpus}"
+    mixed = replace(config, data=replace(config.data, shards="", mixture=mixture))
+    stream = ImageTextStream(mixed, Share(0, 1))
+    order = stream._dataset.order
+    alike = pairs = 0
+    for first in range(0, 400, 4):
+        places = [order.locate(position) for position in range(first, first + 4)]
+        kinds = [kind_of(shard % 15 * 16 + row) for shard, row in places]
+        assert len({shard // 15 for shard, _ in places}) == 1
+        alike, pairs = alike + sum(kind == kinds[0] for kind in kinds[1:]), pairs + 3
+    assert alike / pairs > 0.7
+    stream.close()
+
+
+@pytest.mark.parametrize("named", [{"shards": "a.tar"}, {"annotations": "a.json"}])
+def test_what_is_no_corpus_has_no_order(corpus: Path, named: dict[str, str]) -> None:
+    config = run_config(corpus, **named)
+    with pytest.raises(UserError, match="is an order of a corpus, not of"):
+        open_stream(config, registry.kind_of(config.task).samples)
