@@ -77,6 +77,7 @@ docs: $(READY)
 	@$(VENV)/bin/python -m docs.tools.settings
 	@$(VENV)/bin/python -m docs.tools.messages
 	@$(VENV)/bin/python -m docs.tools.files
+	@$(VENV)/bin/python -m docs.tools.scaling
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict
 	@echo "docs: open site/index.html, or with search: $(VENV)/bin/python -m http.server --directory site"
 

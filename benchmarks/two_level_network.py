@@ -173,7 +173,7 @@ def predict(setting: Setting, wire: Wire, computation: float, folder: Path) -> f
     # DeepSpeed on a CPU waits for the collectives that it starts.
     hardware = Hardware(
         "gloo", 1.0, 1.0, 1.0, setting.per_node, Link(math.inf, 0.0), between,
-        trees=False, scatters=False, announced=True, overlap=Overlap(gradients=False, parameters=False),
+        trees=False, scatters=False, announced=True, in_flight=2, overlap=Overlap(gradients=False, parameters=False),
     )  # fmt: skip
     config = configuration(setting.world_size, _engine(setting, folder))
     return forecast(config, count(config), hardware, setting.world_size, compute=computation).step
@@ -205,6 +205,36 @@ def rows_of(setting: Setting, wires: list[Wire], found: list[list[Steps]], folde
     return rows
 
 
+def predict_again(arguments: argparse.Namespace) -> None:
+    """Writes a record with the measurements of earlier ones and the present model's predictions."""
+    rows: dict[Setting, list[dict[str, Any]]] = {}
+    momentum: dict[str, float] = {}
+    for file in arguments.measured:
+        found = json.loads(file.read_text())
+        momentum |= found["momentum_bytes"]
+        settings: dict[Setting, list[dict[str, Any]]] = {}
+        for row in found["rows"]:
+            settings.setdefault(_setting(row), []).append(row)
+        rows |= settings
+    with tempfile.TemporaryDirectory() as name:
+        for setting, own in rows.items():
+            for row in own[1:]:
+                planned = predict(setting, _wire(row), float(own[0]["step, s"]), Path(name))
+                row["predicted, s"] = f"{planned:.2f}"
+                row["predicted / measured"] = f"{planned / float(row['step, s']):.2f}"
+    order = sorted(rows, key=lambda setting: (-setting.per_node, setting.stage, setting.group))
+    _record(arguments, [row for setting in order for row in rows[setting]], momentum)
+
+
+def _setting(row: dict[str, Any]) -> Setting:
+    nodes, per_node = map(int, row["nodes x ranks"].split(" x "))
+    return Setting(nodes, per_node, row["stage"], row["momentum group"])
+
+
+def _wire(row: dict[str, Any]) -> Wire:
+    return Wire(float(row["delay, ms"]), math.inf if row["Mbit/s"] == "no limit" else float(row["Mbit/s"]))
+
+
 def _difference(ours: dict[str, float], theirs: dict[str, float]) -> float:
     return max(abs(ours[name] - theirs[name]) for name in ours)
 
@@ -219,7 +249,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns through the links (%(default)s)")
     parser.add_argument("--steps", type=int, default=2, help="steps per turn (%(default)s)")
     parser.add_argument("--before", type=Path, help="a tree with another version of the code, measured side by side")
+    again = "predict the steps of earlier records anew instead of measuring; of a setting in several the last one counts"
+    parser.add_argument("--measured", type=Path, nargs="+", metavar="JSON", help=again)
     arguments = parser.parse_args()
+    if arguments.measured:
+        predict_again(arguments)
+        return
     if reason := missing():
         print(f"benchmarks.two_level_network: skipped, {reason}")
         return
@@ -255,8 +290,8 @@ def _record(arguments: argparse.Namespace, rows: list[dict[str, Any]], momentum:
         "A node is a network namespace; a frame between nodes is delayed one way and serialised at the rate of the node's port.",
         f"Each figure is the median of {arguments.rounds} turns of {arguments.steps} steps; links and versions take turns. The",
         "computation is that of the first row of each setting, whose link has neither delay nor limit: it has no error. The",
-        "prediction adds what the model computes from delay, rate, messages and bytes; nothing is fitted. Gloo announces each",
-        "step of an all-gather, and makes a reduce-scatter of an all-reduce. TCP uses Reno's congestion control.",
+        "prediction adds what the model computes from delay, rate, messages and bytes; no number is fitted. Gloo announces each",
+        "step of a collective, and makes a reduce-scatter of an all-reduce. TCP uses Reno's congestion control.",
     ]
     write_record(arguments.out, "Steps over a two-level network", notes, rows, ["torch", "deepspeed"], facts)
 

@@ -31,7 +31,7 @@ class Overlap:
     parameters: bool = True
     """ZeRO-3's fetches during forward and backward pass (prefetch)."""
     momentum: bool = True
-    """Gathering the next unit during the momentum model's forward pass."""
+    """Gathering the next units during the momentum model's forward pass, and what is sent ahead of the next step."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,11 @@ class Hardware:
     scatters: bool = True
     """Whether there is a real reduce-scatter; gloo reduces the whole tensor on every rank and keeps a part."""
     announced: bool = False
-    """Whether an all-gather's receiver announces each step to the sender, as in gloo: a step is then two messages, and as slow as
-    the slowest link. NCCL writes into buffers that are free beforehand, so a piece waits only for the links on its own way."""
+    """Whether the receiver announces each step of a collective to the sender, as in gloo but for tiny all-reduces: a step is then
+    two messages, and as slow as the slowest link. NCCL writes into buffers that are free beforehand, so a piece waits only for
+    the links on its own way."""
+    in_flight: int = 1
+    """Collectives that run at a time where several have been started: gloo has two threads, NCCL runs one after the other."""
     overlap: Overlap = Overlap()
 
     def node_size(self, world_size: int) -> int:
@@ -71,7 +74,7 @@ class Hardware:
         """Returns the bytes that each rank sends for `traffic`."""
         return traffic.sent(world_size) * (2 if traffic.operation == "reduce_scatter" and not self.scatters else 1)
 
-    def seconds(self, operation: str, sent: float, calls: int, ranks: int) -> float:
+    def seconds(self, operation: str, sent: float, calls: float, ranks: int) -> float:
         """Returns the seconds of `calls` collectives in which each of `ranks` consecutive ranks sends `sent` bytes.
 
         In a ring, an all-gather or reduce-scatter passes every rank once and an all-reduce twice; with `trees` an all-reduce goes
@@ -84,18 +87,20 @@ class Hardware:
         # it sends its own rows.
         ports = 1 if operation == "all_to_all" else self.per_node
         slowest = self.inside.bandwidth if nodes == 1 else min(self.inside.bandwidth, ports * self.between.bandwidth)
-        return sent / slowest + calls * self._latency(operation, ranks, nodes)
+        return sent / slowest + calls * self._latency(operation, ranks, nodes, tiny=sent < calls * _TINY)
 
-    def _latency(self, operation: str, ranks: int, nodes: int) -> float:
+    def _latency(self, operation: str, ranks: int, nodes: int, tiny: bool) -> float:
         """Returns the seconds of one empty collective."""
         if operation == "all_to_all":  # every rank speaks to every other one at once
             return (self.between if nodes > 1 else self.inside).latency
-        if operation == "all_reduce" or (operation == "reduce_scatter" and not self.scatters):
+        reduces = operation == "all_reduce" or (operation == "reduce_scatter" and not self.scatters)
+        if self.announced and not (reduces and tiny):
+            slowest = self.between if nodes > 1 else self.inside
+            return (2 if reduces else 1) * (ranks - 1) * 2 * slowest.latency
+        if reduces:
             ring = self._hops(2 * (ranks - 1), nodes, ranks)
             tree = math.log2(nodes) * self.between.latency + math.log2(min(ranks, self.per_node)) * self.inside.latency
             return min(ring, 2 * tree) if self.trees else ring
-        if self.announced:
-            return 2 * (ranks - 1) * (self.between if nodes > 1 else self.inside).latency
         return self._hops(ranks - 1, nodes, ranks)
 
     def _hops(self, hops: int, nodes: int, ranks: int) -> float:
@@ -106,6 +111,8 @@ class Hardware:
         return between * self.between.latency + (hops - between) * self.inside.latency
 
 
+_TINY = 1000
+"""Bytes below which gloo sends an all-reduce without announcing it: 8 were, 40,000 were not."""
 _NVLINK_LATENCY, _INFINIBAND_LATENCY = 2e-6, 6e-6
 _PER_CORE = 150.0
 """Images per second and core, 640 x 480 JPEG to 256 x 256: conservative, benchmarks/loader.md measured 195."""

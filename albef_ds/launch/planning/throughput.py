@@ -115,8 +115,10 @@ def _phases(config: RunConfig, overlap: Overlap, world_size: int, parts: list[Pa
     backward = per_flop * sum(part.backward + part.recompute for part in parts)
     if config.engine.stage < 2:  # gradients are reduced once, during the last micro-batch's backward pass
         backward /= config.accumulation_steps(world_size)
+    # Below stage 3 only the features are beside the forward pass, which the task sends itself.
+    forward = overlap.parameters if config.engine.stage == 3 else overlap.momentum
     return {
-        "forward": per_flop * sum(part.forward for part in parts) if overlap.parameters else 0.0,
+        "forward": per_flop * sum(part.forward for part in parts) if forward else 0.0,
         "backward": backward if overlap.gradients else 0.0,
         "momentum": per_flop * sum(part.momentum for part in parts) if overlap.momentum else 0.0,
     }
@@ -127,15 +129,19 @@ def _exchanges(hardware: Hardware, world_size: int, traffic: list[Traffic], phas
     seconds = []
     for one in traffic:
         network = replace(hardware, per_node=1) if one.apart else hardware
-        seconds.append(network.seconds(one.operation, network.sent(one, world_size), one.calls, one.group(world_size)))
+        # Units and ZeRO-3's parameters are gathered ahead of the modules that need them, several at a time.
+        ahead = one.operation == "all_gather" and one.beside in ("forward", "backward", "momentum")
+        calls = max(1.0, one.calls / hardware.in_flight) if ahead else one.calls
+        seconds.append(network.seconds(one.operation, network.sent(one, world_size), calls, one.group(world_size)))
     waits = {"": 1.0}
     """Phase -> share of its communication that the step waits for."""
     for phase, available in phases.items():
         own = [(one, time) for one, time in zip(traffic, seconds, strict=True) if one.beside == phase]
         total = sum(time for _, time in own)
-        # The first fetch, or the last bucket, does not overlap with computation.
-        alone = max((time / one.calls for one, time in own if one.calls), default=0.0)
-        waits[phase] = max(total - available, alone) / total if total else 0.0
+        # The first fetch, or the last bucket, does not overlap with computation. What is sent before the phase begins does.
+        streamed = [(one, time) for one, time in own if one.purpose in ("gradients", "parameters") or phase == "momentum"]
+        first = max((time / one.calls for one, time in streamed if one.calls), default=0.0)
+        waits[phase] = max(total - available, first) / total if total else 0.0
     found = []
     for purpose in dict.fromkeys(one.purpose for one in traffic):
         times = [(one, time) for one, time in zip(traffic, seconds, strict=True) if one.purpose == purpose]

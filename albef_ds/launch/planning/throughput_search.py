@@ -27,6 +27,9 @@ Knobs = dict[str, Any]
 """The content of `zero_optimization` in a ZeRO file."""
 
 _BUCKETS = (25_000_000, 50_000_000, 100_000_000, 200_000_000)
+ZERO_3_HANDICAP = 0.1
+"""Share by which ZeRO-3 has to be faster than other stages to be preferred where they fit. With its hooks around every module the
+host's work for a step is nearly three times as long (docs/scaling.md), which the prediction leaves out."""
 _MICRO_BATCHES = 5
 """Micro-batches that are tried, from the largest that the global batch allows."""
 
@@ -94,9 +97,11 @@ def recommend_speed(
         # Memory takes longer to count than a step to predict, so it is counted from the fastest on.
         best: Option | None = None
         too_large: Option | None = None
+        settled: set[tuple[Any, ...]] = set()
         least = math.inf
         for planned, knobs in forecasts:
-            if best is not None and _kind(planned.config) == _kind(best.forecast.config):
+            kind = _kind(planned.config)
+            if kind in settled:
                 continue
             num_bytes = make_plan(planned.config, world_size, counts, hardware.per_node).total
             shares = efficiency(planned, alone(planned, counts))
@@ -107,7 +112,10 @@ def recommend_speed(
                 return Recommendation(best, option, too_large, memory)
             elif best is None:
                 best = option
+                settled.add(kind)
                 too_large = too_large if too_large and _speed(too_large.forecast) < _speed(planned) else None
+            else:
+                settled.add(kind)  # as fast as the best: no runner-up
     if best is not None:
         return Recommendation(best, None, too_large, memory)
     raise ConfigError(
@@ -127,7 +135,8 @@ def _recomputes(config: RunConfig) -> bool:
 
 def _speed(planned: Forecast) -> float:
     """Returns a number that is smaller for a higher rate; rates closer than a tenth of a thousandth have the same."""
-    return -round(math.log(planned.images_per_second), 4)
+    handicap = ZERO_3_HANDICAP if planned.config.engine.stage == 3 else 0.0
+    return -round(math.log(planned.images_per_second * (1.0 - handicap)), 4)
 
 
 def _order(planned: Forecast, knobs: Knobs | None) -> tuple[float, ...]:

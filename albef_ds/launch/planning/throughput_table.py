@@ -7,7 +7,7 @@ from typing import Any
 
 from albef_ds.launch.planning.plan import GB, resolve
 from albef_ds.launch.planning.throughput import Forecast, efficiency
-from albef_ds.launch.planning.throughput_search import Option, Recommendation
+from albef_ds.launch.planning.throughput_search import ZERO_3_HANDICAP, Option, Recommendation
 
 PAIRS = {"4M": 4e6, "14M": 14e6}
 EPOCHS = 30
@@ -70,9 +70,11 @@ def recommended(found: Recommendation) -> list[str]:
         f"{best.forecast.config.train.global_batch_size}, the highest predicted rate that fits:",
         *_option(best),
     ]
+    if 3 in {option.forecast.config.engine.stage for option in (found.best, found.runner_up, found.too_large) if option}:
+        text.append(f"ZeRO-3 is ranked {ZERO_3_HANDICAP:.0%} below its prediction, which leaves out the host time of its hooks")
     for name, other in (("runner-up", found.runner_up), ("faster, but too large", found.too_large)):
         if other is not None:
-            text += [f"{name}: {_differences(other.forecast, best.forecast)}", *_option(other)]
+            text += [f"{name}: {differences(other.forecast, best.forecast)}", *_option(other)]
     return text
 
 
@@ -85,16 +87,15 @@ def _option(option: Option) -> list[str]:
     return text
 
 
-def _differences(one: Forecast, best: Forecast) -> str:
-    """Returns what a step of `one` takes longer and shorter than one of `best`, the largest first."""
+def differences(one: Forecast, best: Forecast, most: int = 6) -> str:
+    """Returns what a step of `one` takes longer and shorter than one of `best`, at `most` so many parts, the largest first."""
     if one.step == one.loading or best.step == best.loading:
         return "the loader sets the pace"
     ours, theirs = _costs(one), _costs(best)
-    names = sorted(ours.keys() | theirs.keys(), key=lambda name: -abs(ours.get(name, 0.0) - theirs.get(name, 0.0)))
-    parts = [
-        f"{name} {1e3 * change:+.2f}" for name in names if abs(change := ours.get(name, 0.0) - theirs.get(name, 0.0)) >= 5e-6
-    ]
-    return f"{1e3 * (one.step - best.step):+.2f} ms a step ({', '.join(parts) or 'no difference'})"
+    changes = {name: 1e3 * (ours.get(name, 0.0) - theirs.get(name, 0.0)) for name in ours | theirs}
+    largest = sorted((name for name in changes if abs(changes[name]) >= 0.005), key=lambda name: -abs(changes[name]))[:most]
+    parts = ", ".join(f"{name} {changes[name]:+.2f}" for name in largest)
+    return f"{1e3 * (one.step - best.step):+.2f} ms a step ({parts or 'no difference'})"
 
 
 def _costs(one: Forecast) -> dict[str, float]:

@@ -16,7 +16,7 @@ from albef_ds.launch.planning.hardware import PRESETS, Link
 from albef_ds.launch.planning.parameter_counts import ModelCounts, count
 from albef_ds.launch.planning.plan import GB, make_plan
 from albef_ds.launch.planning.throughput import forecast
-from albef_ds.launch.planning.throughput_search import Option, recommend_speed
+from albef_ds.launch.planning.throughput_search import ZERO_3_HANDICAP, Option, recommend_speed
 
 H100 = PRESETS["h100"]
 GPUS = 64
@@ -51,10 +51,10 @@ def test_the_best_is_at_least_as_fast_as_every_plain_choice_and_as_planned(
         assert again.train.global_batch_size == config.train.global_batch_size
         assert forecast(again, counts, H100, GPUS).step == option.forecast.step
         assert make_plan(again, GPUS, counts).total == option.num_bytes <= 80 * GB
-    assert found.best.forecast.step < found.runner_up.forecast.step
     for stage in (0, 1, 2, 3):
         plain = replace(config, engine=replace(config.engine, stage=stage))
-        assert found.best.forecast.step <= forecast(plain, counts, H100, GPUS).step
+        allowed = 1.0 - ZERO_3_HANDICAP if stage == 3 else 1.0
+        assert found.best.forecast.step * allowed <= forecast(plain, counts, H100, GPUS).step
 
 
 def test_little_memory_takes_what_fits_and_names_what_would_be_faster(config: RunConfig, counts: ModelCounts) -> None:
