@@ -209,8 +209,10 @@ def predict_again(arguments: argparse.Namespace) -> None:
     """Writes a record with the measurements of earlier ones and the present model's predictions."""
     rows: dict[Setting, list[dict[str, Any]]] = {}
     momentum: dict[str, float] = {}
+    commands: list[str] = []
     for file in arguments.measured:
         found = json.loads(file.read_text())
+        commands.append(f"`{found['command']}`, {found['hardware']}")
         momentum |= found["momentum_bytes"]
         settings: dict[Setting, list[dict[str, Any]]] = {}
         for row in found["rows"]:
@@ -223,7 +225,7 @@ def predict_again(arguments: argparse.Namespace) -> None:
                 row["predicted, s"] = f"{planned:.2f}"
                 row["predicted / measured"] = f"{planned / float(row['step, s']):.2f}"
     order = sorted(rows, key=lambda setting: (-setting.per_node, setting.stage, setting.group))
-    _record(arguments, [row for setting in order for row in rows[setting]], momentum)
+    _record(arguments, [row for setting in order for row in rows[setting]], momentum, commands)
 
 
 def _setting(row: dict[str, Any]) -> Setting:
@@ -277,22 +279,28 @@ def main() -> None:
                         _record(arguments, rows, momentum)  # keeps these measurements if a later one is stopped
 
 
-def _record(arguments: argparse.Namespace, rows: list[dict[str, Any]], momentum: dict[str, float]) -> None:
+def _record(
+    arguments: argparse.Namespace, rows: list[dict[str, Any]], momentum: dict[str, float], commands: Sequence[str] = ()
+) -> None:
     errors = [abs(float(row["predicted / measured"]) - 1) for row in rows if row["predicted / measured"]]
     inside = [num_bytes for name, num_bytes in momentum.items() if name.endswith("node")]
     facts: dict[str, Any] = {"largest_error": max(errors), "mean_error": statistics.mean(errors), "momentum_bytes": momentum}
     mean = statistics.mean(errors)
     notes = [f"Largest error of a prediction: {max(errors):.0%}; on average {mean:.0%} over {len(errors)} cells."]
     if inside:
-        notes.append(f"Bytes between nodes in a momentum model's forward pass with the group `node`: {max(inside):.0f}.")
+        spread = f"{min(inside):.0f} to {max(inside):.0f} bytes"
+        notes.append(f"Between nodes a momentum model's forward pass with the group `node` sent {spread}:")
+        notes.append("TCP acknowledgements of the barrier before it, frames of 66 bytes without data.")
     notes += [
-        "A model of ALBEF base's depth in small widths, 1.3M parameters in fp32, micro-batch 2, gloo; single-threaded ranks.",
+        "A model of ALBEF base's depth in small widths, 1.4M parameters in fp32, micro-batch 2, gloo; single-threaded ranks.",
         "A node is a network namespace; a frame between nodes is delayed one way and serialised at the rate of the node's port.",
-        f"Each figure is the median of {arguments.rounds} turns of {arguments.steps} steps; links and versions take turns. The",
+        "Each figure is the median of the turns (`--rounds`); links and versions take turns. The",
         "computation is that of the first row of each setting, whose link has neither delay nor limit: it has no error. The",
         "prediction adds what the model computes from delay, rate, messages and bytes; no number is fitted. Gloo announces each",
         "step of a collective, and makes a reduce-scatter of an all-reduce. TCP uses Reno's congestion control.",
     ]
+    if commands:
+        notes += ["", "Measured by, of a setting in several the last one:", "", *(f"- {command}" for command in commands)]
     write_record(arguments.out, "Steps over a two-level network", notes, rows, ["torch", "deepspeed"], facts)
 
 

@@ -34,7 +34,7 @@ SCHEDULE = {"alpha": 0.4}
 
 
 def configuration(world_size: int, engine: dict[str, Any]) -> RunConfig:
-    """Returns a run of ALBEF base's depth in small widths: 1.3M parameters in as many units and messages as the real one.
+    """Returns a run of ALBEF base's depth in small widths: 1.4M parameters in as many units and messages as the real one.
 
     `engine` are engine settings; one that this version of the code does not have is left out.
     """
