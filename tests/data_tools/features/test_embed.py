@@ -213,3 +213,11 @@ def test_dedup_reads_the_features_by_name(corpus: Path, tmp_path: Path) -> None:
 
 def test_the_same_weights_in_another_precision_are_other_features(corpus: Path, model: Path) -> None:
     assert embedded(corpus, model, "--dtype", "bf16") == 2
+
+
+@pytest.mark.parametrize("name", ["../beside", "..", ".", ""])
+def test_a_name_that_leaves_the_corpus_is_refused(
+    name: str, corpus: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert embedded(corpus, model, "--name", name, "--restart") == 2
+    assert "give that of a folder beside the manifest" in capsys.readouterr().err
