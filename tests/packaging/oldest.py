@@ -25,8 +25,13 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-EXCLUDED = {"tests/slurm": "needs a Slurm cluster, and its batch scripts use the same packages as the tests without one"}
-"""Tests that do not run with the lowest versions, and why."""
+COUNTS = "tests/launch/planning/test_communication.py::test_a_step_counts_what_it_counted_when_it_was_committed"
+EXCLUDED = {
+    "tests/slurm": "needs a Slurm cluster, and its batch scripts use the same packages as the tests without one",
+    "tests/inference/test_types.py": "older packages ship fewer types for mypy; lint runs with the tested set only",
+    COUNTS: "other versions of torch call other operators than those it counted",
+}
+"""Tests that do not run with the lowest versions, by the start of their names, and why."""
 LEFT_OUT = dict.fromkeys(
     ("heic", "hub", "wandb", "mlflow", "trackio", "azure", "gcs"),
     "`make test` does not install it: its bounds are not held by tests",
@@ -98,8 +103,8 @@ def main(arguments: list[str]) -> int:
         return error.returncode
     for what, reason in {**EXCLUDED, **{f"extra {name}": reason for name, reason in LEFT_OUT.items()}}.items():
         print(f"left out: {what} ({reason})", flush=True)
-    ignored = [f"--ignore={ROOT / place}" for place in EXCLUDED]
-    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *ignored, *arguments[1:]]
+    excluded = [f"--deselect={name}" for name in EXCLUDED]
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *excluded, *arguments[1:]]
     return subprocess.run(command, cwd=ROOT, env=environment(folder)).returncode
 
 
