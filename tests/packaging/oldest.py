@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COUNTS = "tests/launch/planning/test_communication.py::test_a_step_counts_what_it_counted_when_it_was_committed"
 EXCLUDED = {
     "tests/slurm": "needs a Slurm cluster, and its batch scripts use the same packages as the tests without one",
+    "tests/inference/export": "torch 2.6 cannot load an exported program that it has saved",
     "tests/inference/test_types.py": "older packages ship fewer types for mypy; lint runs with the tested set only",
     COUNTS: "other versions of torch call other operators than those it counted",
 }
