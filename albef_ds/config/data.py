@@ -134,8 +134,6 @@ class DataConfig:
         not_negative("data", self, "num_workers", "fetch_ahead")
         mixed = parse_mixture(self.mixture)
         require(not (mixed and self.shards), "data.shards", "is given beside data.mixture", "give one of them")
-        own = "leave it out, or train on one corpus"
-        require(not (mixed and self.group_order), "data.group_order", "is given beside data.mixture", own)
         urls = [("shards", self.shards), ("eval_shards", self.eval_shards), *(("mixture", corpus.shards) for corpus in mixed)]
         for name, url in urls:
             public = not is_corpus_url(url) or not has_credentials(url)
