@@ -194,6 +194,10 @@ def s3_server() -> Iterator[Faults]:
     server.start()
     try:
         host, port = server.get_host_and_port()
+        reset = http.client.HTTPConnection(host, port)
+        reset.request("POST", "/moto-api/reset")  # all servers of a process share their buckets
+        reset.getresponse().read()
+        reset.close()
         with proxied((host, port)) as (url, faults), s3_environment(url):
             yield faults
     finally:

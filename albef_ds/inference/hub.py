@@ -19,10 +19,11 @@ from albef_ds.checkpoint.formats.read import read_model
 from albef_ds.checkpoint.formats.write import Options, convert
 from albef_ds.common.atomic_files import atomic_path
 from albef_ds.common.errors import ConfigError, MachineError, WeightsError, first_line
+from albef_ds.common.run_files import CONFIG_NAME
 
 SCHEME = "hf://"
 PATTERNS = (
-    "config.json",
+    CONFIG_NAME,
     "*.safetensors",
     "*.safetensors.index.json",
     "vocab.txt",
@@ -93,8 +94,8 @@ def fetched(path: str | os.PathLike[str]) -> Path:
 
 def missing_files(folder: Path) -> str:
     """The first file that a model folder lacks; empty if there is none."""
-    if not (folder / "config.json").is_file():
-        return "config.json"
+    if not (folder / CONFIG_NAME).is_file():
+        return CONFIG_NAME
     for index in folder.glob("*.safetensors.index.json"):
         try:
             parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

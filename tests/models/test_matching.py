@@ -45,4 +45,4 @@ def test_every_pair_has_the_logits_that_it_has_alone(compute: ComputeConfig) -> 
     found = match_logits(albef, head, images, PackedTexts.of(texts, mask), CHOSEN)
     # Measured at most 6e-8, the rounding to fp32.
     torch.testing.assert_close(found.double(), torch.stack(expected), rtol=0, atol=5e-7)
-    assert torch.stack(expected).std() > 0.1
+    assert torch.stack(expected).std(0).min() > 1e-3  # pairs differ by far more than the tolerance
