@@ -12,7 +12,6 @@ from torch import Tensor
 
 # torch 2.14 renamed the collectives on single tensors and warns at every use of the old names.
 all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
-reduce_scatter_single = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
 
 def is_distributed() -> bool:
@@ -75,33 +74,6 @@ def start_all_gather_together(tensors: Sequence[Tensor]) -> Callable[[], list[Te
         ]
 
     return finish
-
-
-class _GatherWithGrad(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.rows = tensor.shape[0]
-        return all_gather(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        # Every rank's loss may depend on this rank's rows, so each rank receives the sum of all ranks' gradients for its own.
-        grad = grads[0].contiguous()
-        own = grad.new_empty((ctx.rows, *grad.shape[1:]))
-        reduce_scatter_single(own, grad)
-        return own
-
-
-def all_gather_with_grad(tensor: Tensor) -> Tensor:
-    """Same as `all_gather`, but the backward pass sums the gradients that all ranks hold for this rank's rows.
-
-    With data-parallel averaging of parameter gradients, the mean of the ranks' losses then has the gradient that one rank would
-    compute over the whole batch.
-    """
-    if not is_distributed():
-        return tensor
-    gathered: Tensor = _GatherWithGrad.apply(tensor)
-    return gathered
 
 
 def all_to_all(rows: Tensor, sent_to: list[int], received_from: list[int]) -> Tensor:
