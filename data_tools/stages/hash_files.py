@@ -126,7 +126,9 @@ class _Digest:
 def read_hashes(path: Path) -> pa.Table:
     """The rows of a hash file, of SCHEMA. Raises DataError if it is missing, damaged, empty or not a hash file."""
     try:
-        with open_source(str(path)) as content, pq.ParquetFile(content) as file:
+        open_source(str(path)).close()  # refuses a pipe, for which Arrow would wait
+        # Not through a file of Python: Arrow's threads may then abort the process at its end.
+        with pq.ParquetFile(path) as file:
             table, metadata = file.read(), file.metadata.metadata or {}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: write it with `albef-data hashes`") from None
