@@ -60,7 +60,8 @@ class NodeCache:
 
     def used(self) -> int:
         """Returns the bytes of all files in the folder, finished or not."""
-        return sum(size for _, size in self._files())
+        with self._locked():
+            return sum(size for _, size in self._files())
 
     @contextlib.contextmanager
     def reserved(
@@ -93,8 +94,9 @@ class NodeCache:
             os.close(descriptor)
 
     def install(self, temporary: Path, name: str) -> None:
-        """Gives the finished file `temporary` its name."""
-        os.replace(temporary, self.path(name))
+        """Gives the finished file `temporary` its name. With the lock, so that no count meets it under both names."""
+        with self._locked():
+            os.replace(temporary, self.path(name))
 
     @contextlib.contextmanager
     def leading(self) -> Iterator[bool]:
