@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 import json
 import time
 from collections.abc import Callable
@@ -22,11 +21,13 @@ from torch import Tensor
 from xxhash import xxh3_128
 
 from albef_ds.common.atomic_files import check_target, locked, write_output
-from albef_ds.common.errors import DataError, UserError
+from albef_ds.common.errors import DataError
 from albef_ds.common.html import document
 from albef_ds.common.progress import Progress, silent
 from albef_ds.inference.kept_tokens import LIMIT, KeptTokens
 from albef_ds.inference.model import AlbefModel
+from albef_ds.inference.readable import features_or_reasons
+from albef_ds.inference.thumbnails import jpeg_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 """HEIC is read where the package pillow-heif is installed; of an animation the first image counts."""
@@ -87,19 +88,18 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: give one with images")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = [path.relative_to(folder).as_posix() for path in found]
-    stamps = {name: _stamp(path) for name, path in zip(names, found, strict=True)}
+    stamps = image_files(folder)
     target = index or folder / INDEX_NAME
     check_target(target)
     identity = _identity(model, xxh3_128())
     known, old = _read(target, model, identity)
-    features: dict[str, Tensor] = {name: known[name][1] for name in names if name in known and known[name][0] == stamps[name]}
-    fresh = [name for name in names if name not in features]
+    features: dict[str, Tensor] = {name: known[name][1] for name in stamps if name in known and known[name][0] == stamps[name]}
+    fresh = [name for name in stamps if name not in features]
     unreadable = []
     due = time.monotonic() + _SAVE_SECONDS
     for start in range(0, len(fresh), _BATCH):
-        for name, encoded in _encode(model, folder, fresh[start : start + _BATCH]):
+        part = fresh[start : start + _BATCH]
+        for name, encoded in zip(part, features_or_reasons(model, [folder / name for name in part]), strict=True):
             if isinstance(encoded, str):
                 unreadable.append((name, encoded))
             else:
@@ -115,6 +115,12 @@ def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, pro
     if old or fresh or set(known) != set(kept):
         _store(target, model, identity, folder, features, stamps)
     return Index(folder, kept, stacked, len(fresh) - len(unreadable), unreadable, target, identity)
+
+
+def image_files(folder: Path) -> dict[str, str]:
+    """Returns the image files below `folder`, sorted: path relative to it, and size and time of the last change."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return {path.relative_to(folder).as_posix(): _stamp(path) for path in found}
 
 
 def kept_tokens(model: AlbefModel, index: Index, limit: int = LIMIT) -> KeptTokens:
@@ -147,22 +153,13 @@ def write_page(path: Path, text: str, hits: list[Hit], picture: Callable[[Path],
     """
     cards = []
     for number, hit in enumerate(hits, start=1):
+        thumbnail = base64.b64encode(jpeg_of(picture(hit.path), _THUMBNAIL)).decode("ascii")
         match = "" if hit.match is None else f" &middot; match {hit.match:.3f}"
         cards.append(
-            f'<figure><img src="data:image/jpeg;base64,{_thumbnail(picture(hit.path))}" alt="{html.escape(hit.path.name)}">'
+            f'<figure><img src="data:image/jpeg;base64,{thumbnail}" alt="{html.escape(hit.path.name)}">'
             f"<figcaption>{number}. {html.escape(hit.path.name)}<br>similarity {hit.similarity:.3f}{match}</figcaption></figure>"
         )
     write_output(path, document(text, [f"<h1>{html.escape(text)}</h1>", f"<main>{''.join(cards)}</main>"], _STYLE))
-
-
-def _encode(model: AlbefModel, folder: Path, names: list[str]) -> list[tuple[str, Tensor | str]]:
-    """(name, features) of each image; a reason instead of features if it cannot be read."""
-    try:
-        return list(zip(names, model.encode_image([folder / name for name in names]).float().cpu(), strict=True))
-    except UserError as error:
-        if len(names) == 1:
-            return [(names[0], str(error))]
-        return [pair for name in names for pair in _encode(model, folder, [name])]
 
 
 def _identity(model: AlbefModel, digest: Any) -> str:
@@ -227,10 +224,3 @@ def _read(path: Path, model: AlbefModel, identity: str) -> tuple[dict[str, tuple
             return {name: (stamp, row) for (name, stamp), row in zip(stamps.items(), rows, strict=True)}, old
     except (OSError, SafetensorError, ValueError, KeyError):
         return {}, False
-
-
-def _thumbnail(image: Image.Image) -> str:
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

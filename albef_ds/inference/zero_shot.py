@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from albef_ds.common.errors import ConfigError, UserError
+from albef_ds.common.errors import ConfigError
 from albef_ds.common.progress import Progress, silent
 from albef_ds.inference.inputs import ImageInput
 from albef_ds.inference.model import AlbefModel
+from albef_ds.inference.readable import features_or_reasons
 from albef_ds.tasks.contrastive import ContrastiveTask
 
 TEMPLATES = ("a photo of a {}",)
@@ -100,7 +101,7 @@ def classify(
     parts: list[Tensor] = []
     unreadable: list[tuple[int, str]] = []
     for start in range(0, len(images), _BATCH):
-        for row, features in _encoded(model, images, range(start, min(start + _BATCH, len(images)))):
+        for row, features in enumerate(features_or_reasons(model, images[start : start + _BATCH]), start=start):
             if isinstance(features, str):
                 unreadable.append((row, features))
                 continue
@@ -110,16 +111,6 @@ def classify(
         progress("images", min(start + _BATCH, len(images)), len(images))
     empty = torch.zeros(0, len(classes.labels))
     return Classified(tuple(rows), torch.stack(parts) if parts else empty, tuple(unreadable))
-
-
-def _encoded(model: AlbefModel, images: Sequence[ImageInput], rows: Sequence[int]) -> list[tuple[int, Tensor | str]]:
-    """(place, features) of each image; a reason instead of features if it cannot be read."""
-    try:
-        return list(zip(rows, model.encode_image([images[row] for row in rows]).cpu(), strict=True))
-    except UserError as error:
-        if len(rows) == 1:
-            return [(rows[0], str(error))]
-        return [pair for row in rows for pair in _encoded(model, images, [row])]
 
 
 def _judged(model: AlbefModel, image: ImageInput, classes: Classifier, probabilities: Tensor, itm: int) -> Tensor:

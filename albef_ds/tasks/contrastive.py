@@ -186,16 +186,16 @@ class ContrastiveTask(Task):
         count = candidates.positions.numel()
 
         def one_way(features: Tensor, features_m: Tensor, keys: Tensor, false: Tensor | None) -> tuple[Tensor, Tensor]:
-            known, excluded = positives, {}
+            known, excluded = positives, None
             if false is not None and likely is not None and likely.are_positives:
                 known = positives | false
             elif false is not None:
-                excluded = {"excluded": false & ~positives}
+                excluded = false & ~positives
             loss = self.wide_losses.contrastive
-            found, sim = loss(features, features_m, keys, known, temperature, alpha, count, **excluded)
+            found, sim = loss(features, features_m, keys, known, temperature, alpha, count, excluded)
             if self.config.itc_smoothing > 0.0:
-                everything = torch.ones_like(positives) if not excluded else ~excluded["excluded"]
-                even, _ = loss(features, features_m, keys, everything, temperature, 0.0, count, **excluded)
+                everything = torch.ones_like(positives) if excluded is None else ~excluded
+                even, _ = loss(features, features_m, keys, everything, temperature, 0.0, count, excluded)
                 found = (1.0 - self.config.itc_smoothing) * found + self.config.itc_smoothing * even
             return found, sim
 

@@ -7,7 +7,6 @@ taken for complete. A shard is written to a local folder first, uploaded, and re
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,14 +14,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from albef_ds.common.atomic_files import write_file
-from albef_ds.common.errors import DataError, MachineError
+from albef_ds.common.errors import MachineError
 from albef_ds.common.urls import is_url
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, index_name
 from albef_ds.data.store.objects import Store
-from data_tools.files.shard_writer import WRITING_NAME, Sample, finish_folder, open_folder, write_shard
+from data_tools.files.shard_writer import (
+    OWN_FILE,
+    WRITING_NAME,
+    Sample,
+    finish_folder,
+    open_folder,
+    shard_files,
+    whole_manifest,
+    write_shard,
+)
 from data_tools.files.storage import writing_to
-
-_OWN_OBJECT = re.compile(r"\d{5,}\.(tar|index\.npy)")
 
 Place = Path | str
 """A local folder, or a URL."""
@@ -135,13 +141,11 @@ class StoreDestination:
 
     def finish(self, shards: Iterable[ShardEntry], info: dict[str, Any], beside: dict[str, Path]) -> Manifest:
         """Uploads the files `beside`, and then the manifest; removes what interrupted runs left. Raises as `finish_folder`."""
-        manifest = Manifest(tuple(shards), info)
-        if manifest.num_samples == 0:
-            raise DataError(f"no sample was written to {self}: check the sources and what the filters dropped")
-        listed = {name for shard in manifest.shards for name in (shard.name, index_name(shard.name))}
+        manifest = whole_manifest(shards, info, self)
+        listed = shard_files(manifest)
         self.store.attempts("", "cleaned", lambda system, root: _abort_uploads(system, f"{root}/"))
         for name in self.sizes():
-            if name not in listed and _OWN_OBJECT.fullmatch(name):
+            if name not in listed and OWN_FILE.fullmatch(name):
                 self._remove(name)
         for name, path in beside.items():
             self.put(name, path)
@@ -165,8 +169,7 @@ class StoreDestination:
         """Yields a temporary local folder with the objects `names`, as far as they are there. Raises `DataError`."""
         with tempfile.TemporaryDirectory(prefix="albef-data-") as folder:
             for name in names:
-                with contextlib.suppress(FileNotFoundError):
-                    self._get(name, Path(folder) / name)
+                self._get(name, Path(folder) / name)
             yield Path(folder)
 
     def _get(self, name: str, path: Path) -> None:

@@ -46,7 +46,7 @@ _AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x00" + b"00" + bytes(64) + 2 * b"0
 _MTIME = b"00000000000\0"
 _FIXED_SUM = sum(_MODE_TO_OWNER) + sum(_MTIME) + sum(b" " * 8) + sum(_AFTER_CHECKSUM)
 _MAX_SIZE = 8**11 - 1  # what eleven octal digits hold
-_OWN_FILE = re.compile(r"\d{5,}\.(tar|index\.npy)")
+OWN_FILE = re.compile(r"\d{5,}\.(tar|index\.npy)")
 
 
 def tar_header(name: str, size: int) -> bytes:
@@ -170,14 +170,25 @@ def open_folder(folder: Path) -> None:
         (folder / WRITING_NAME).touch()
 
 
-def finish_folder(folder: Path, shards: Iterable[ShardEntry], info: dict[str, Any]) -> Manifest:
-    """Writes the manifest of `shards`, removes an interrupted run's leftovers and the mark. Raises DataError without samples."""
+def whole_manifest(shards: Iterable[ShardEntry], info: dict[str, Any], place: object) -> Manifest:
+    """Returns the manifest of all `shards` of the corpus at `place`. Raises DataError without samples."""
     manifest = Manifest(tuple(shards), info)
     if manifest.num_samples == 0:
-        raise DataError(f"no sample was written to {folder}: check the sources and what the filters dropped")
-    listed = {name for shard in manifest.shards for name in (shard.name, index_name(shard.name))}
+        raise DataError(f"no sample was written to {place}: check the sources and what the filters dropped")
+    return manifest
+
+
+def shard_files(manifest: Manifest) -> set[str]:
+    """Returns the names of all tars and indices."""
+    return {name for shard in manifest.shards for name in (shard.name, index_name(shard.name))}
+
+
+def finish_folder(folder: Path, shards: Iterable[ShardEntry], info: dict[str, Any]) -> Manifest:
+    """Writes the manifest of `shards`, removes an interrupted run's leftovers and the mark. Raises DataError without samples."""
+    manifest = whole_manifest(shards, info, folder)
+    listed = shard_files(manifest)
     for path in folder.iterdir():
-        if path.name not in listed and (_OWN_FILE.fullmatch(path.name) or (_OWN_FILE.match(path.name) and path.suffix == ".tmp")):
+        if path.name not in listed and (OWN_FILE.fullmatch(path.name) or (OWN_FILE.match(path.name) and path.suffix == ".tmp")):
             path.unlink()
     manifest.save(folder)
     (folder / WRITING_NAME).unlink(missing_ok=True)

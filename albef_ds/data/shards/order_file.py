@@ -57,16 +57,16 @@ def load_order(name: str, manifest: Manifest, read: Callable[[str], bytes], wher
     mend = f"run `albef-data group {where}`"
     try:
         facts, content = json.loads(read(name + FACTS_ENDING)), read(name + PLACES_ENDING)
-        places: Places = np.load(io.BytesIO(content), allow_pickle=False)
         wanted = (facts["format"], facts["num_samples"], facts["shards"], facts["checksum"])
+        if wanted[0] != FORMAT or wanted[3] != xxhash.xxh3_128_hexdigest(content):
+            raise DataError(f"the order {name} in {where} is damaged (its checksum differs): {mend}")
+        places: Places = np.load(io.BytesIO(content), allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{where} has no order {name}: {mend}") from None
     except DataError:
         raise
     except (*ARRAY_FAULTS, TypeError) as error:
         raise DataError(f"the order {name} in {where} is damaged ({error}): {mend}") from None
-    if wanted[0] != FORMAT or wanted[3] != xxhash.xxh3_128_hexdigest(content):
-        raise DataError(f"the order {name} in {where} is damaged (its checksum differs): {mend}")
     if wanted[1:3] != (manifest.num_samples, _digest(manifest)) or places.shape != (manifest.num_samples,):
         raise DataError(f"the order {name} in {where} is that of other shards: {mend} again")
     return places

@@ -36,9 +36,8 @@ class CacheFiller:
 
     def __init__(self, reader: StoreReader, ahead: Ahead, max_bytes: int, share: float) -> None:
         self._reader, self._ahead, self._share = reader, ahead, share
-        self._names = [index_name(shard.name) for shard in reader.manifest.shards]
-        self._index_bytes = sum(48 * count + 256 for count in reader.counts)
-        self._budget = max_bytes - self._index_bytes
+        self._indices = {index_name(shard.name): 48 * shard.num_samples + 256 for shard in reader.manifest.shards}
+        self._budget = max_bytes - sum(self._indices.values())
         self._fits = sum(reader.sizes) <= self._budget
         self._given_up: dict[int, float] = {}
         self._stop = threading.Event()
@@ -67,7 +66,7 @@ class CacheFiller:
         missing = next((number for number in wanted if not self._has(number) and self._given_up.get(number, 0.0) <= now), None)
         if missing is None:
             return False
-        keep = self._names + [self._reader.shard_name(number) for number in wanted]
+        keep = [*self._indices] + [self._reader.shard_name(number) for number in wanted]
         if not self._reader.fetch_shard(missing, keep, spare=self._missing_index_bytes()):
             self._given_up[missing] = now + _AFTER_FAILURE
         return True
@@ -91,5 +90,4 @@ class CacheFiller:
         return self._reader.cache.has(self._reader.shard_name(number))
 
     def _missing_index_bytes(self) -> int:
-        counts = zip(self._names, self._reader.counts, strict=True)
-        return sum(48 * count + 256 for name, count in counts if not self._reader.cache.has(name))
+        return sum(size for name, size in self._indices.items() if not self._reader.cache.has(name))

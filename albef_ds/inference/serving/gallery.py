@@ -15,10 +15,7 @@ from albef_ds.common.atomic_files import check_target
 from albef_ds.common.errors import DataError, UserError
 from albef_ds.common.progress import Progress, silent
 from albef_ds.inference.model import AlbefModel
-from albef_ds.inference.search import INDEX_NAME, SUFFIXES, index_folder
-
-Listing = dict[str, tuple[int, int]]
-"""Path relative to the folder -> (bytes, time of the last change in ns)."""
+from albef_ds.inference.search import INDEX_NAME, SUFFIXES, image_files, index_folder
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Gallery:
     def __init__(self, model: AlbefModel, folders: Sequence[Path], index_folder: Path | None = None) -> None:
         self._model, self._folders = model, [Path(os.path.realpath(folder)) for folder in folders]
         self._index_folder = index_folder
-        self._listings: list[Listing] = [{} for _ in folders]
+        self._listings: list[dict[str, str]] = [{} for _ in folders]
         self._parts: list[Pictures] = [Pictures() for _ in folders]
         self.now = Pictures()
         self.version = 0
@@ -68,7 +65,7 @@ class Gallery:
         changed, self.problem = False, ""
         for place, folder in enumerate(self._folders):
             try:
-                listing = listed(folder)
+                listing = image_files(folder)
                 if listing != self._listings[place]:
                     self._parts[place] = self._read(folder, progress) if listing else Pictures()
                     self._listings[place], changed = listing, True
@@ -111,21 +108,8 @@ def check_folders(folders: Sequence[Path]) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder: give one with images")
-        if not listed(folder):
+        if not image_files(folder):
             raise DataError(f"{folder} holds no images: give a folder with {', '.join(SUFFIXES)} files")
-
-
-def listed(folder: Path) -> Listing:
-    """The image files below `folder`."""
-    found: Listing = {}
-    for path in folder.rglob("*"):
-        if path.suffix.lower() in SUFFIXES:
-            try:
-                facts = path.stat()
-            except OSError:  # deleted meanwhile, or a link to nothing
-                continue
-            found[path.relative_to(folder).as_posix()] = (facts.st_size, facts.st_mtime_ns)
-    return found
 
 
 def key_of(folder: Path, name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -17,6 +16,7 @@ from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images.decode import read_image
 from albef_ds.evaluation.heatmap import overlay
 from albef_ds.inference.model import AlbefModel
+from albef_ds.inference.thumbnails import jpeg_of
 
 SIZES = (320, 1280)
 """Largest side in pixels of a card on the page and of an opened image."""
@@ -49,14 +49,6 @@ class Thumbnails:
                 while len(self._kept) > _KEPT:
                     self._kept.popitem(last=False)
         return made
-
-
-def jpeg_of(image: Image.Image, side: int) -> bytes:
-    """A JPEG of at most `side` pixels wide and high; the image may be reduced in place."""
-    image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
 
 
 def with_heat(image: Image.Image, heat: Tensor, side: int) -> str:
