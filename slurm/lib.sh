@@ -189,8 +189,9 @@ data_stage() {
         catalog | scan | shard | verify | hashes) share+=(--workers "${SLURM_CPUS_PER_TASK:-1}") ;;
     esac
     say "job $SLURM_JOB_ID${SLURM_ARRAY_TASK_ID:+, task $SLURM_ARRAY_TASK_ID}, restart ${SLURM_RESTART_COUNT:-0}: albef-data $*"
-    # In the background, because the shell runs its trap only while it waits.
-    here -m data_tools.cli "$@" "${share[@]}" &
+    # In the background, because the shell runs its trap only while it waits; and not by `here`, whose shell would take
+    # the signal that is meant for the stage.
+    "${HERE[@]}" "${ENTER[@]}" "$PYTHON" -m data_tools.cli "$@" "${share[@]}" &
     child=$!
     wait "$child"
     code=$?

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,8 @@ def test_a_stage_at_its_time_limit_goes_on_in_the_same_job_and_log(slurm_cluster
     slurm_cluster.wait(freeze, "the stage")
     slurm_cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=4")
     slurm_cluster.wait(lambda: "the time limit is near" in job.log, "the signal before the time limit")
+    time.sleep(1)  # long enough for a job that does not wait for its stage to be requeued
+    assert slurm_cluster.job(job.number)["JobState"] == "RUNNING"
     slurm_cluster.run("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")
     os.kill(frozen[0], signal.SIGCONT)
     job.finish()
