@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from albef_ds.common.errors import ConfigError, DataError
+from albef_ds.common.names import is_file_name
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.shards.format import Manifest, ShardEntry
 from albef_ds.data.shards.reader import ShardReader, parse_meta
@@ -56,7 +57,7 @@ def embed(
 
     Raises UserError if the corpus or the model cannot be used, or the folder has features of another model.
     """
-    if not name.isprintable() or not name.strip(".") or "/" in name:
+    if not is_file_name(name):
         raise ConfigError(f"name is {name!r}: give that of a folder beside the manifest, without a slash")
     manifest, scorer = Manifest.load(corpus), load_scorer(choice)
     identity = scorer.identity()

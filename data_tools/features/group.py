@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.names import is_file_name
 from albef_ds.data.shards.format import Manifest
 from albef_ds.data.shards.order_file import FACTS_ENDING, save_order
 from data_tools.features.stored import Arrays, StoredFeatures
@@ -37,7 +38,7 @@ def write_groups(
 
     Raises UserError if the features are missing or damaged, or the corpus has an order of this name and `restart` is not set.
     """
-    if not name or "/" in name:
+    if not is_file_name(name):
         raise ConfigError(f"name is {name!r}: give one without a slash")
     stored = StoredFeatures(corpus, features)
     if (corpus / f"{name}{FACTS_ENDING}").exists() and not restart:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from albef_ds.common.atomic_files import write_file, write_json
 from albef_ds.common.errors import ConfigError, DataError
+from albef_ds.common.names import is_file_name
 from albef_ds.data.shards.format import ARRAY_FAULTS, Manifest
 
 FORMAT = "albef-ds-order/1"
@@ -52,7 +53,7 @@ def load_order(name: str, manifest: Manifest, read: Callable[[str], bytes], wher
         ConfigError: `name` is none of a file.
         DataError: the order is missing, damaged, or of other shards.
     """
-    if not name or "/" in name:
+    if not is_file_name(name):
         raise ConfigError(f"data.group_order={name} is not a name: give that of an order that `albef-data group` wrote")
     mend = f"run `albef-data group {where}`"
     try:

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from albef_ds.common.errors import MachineError
 
-PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
-"""Tracker -> the package that it needs, which is also the name of the extra."""
+PACKAGES = ("wandb", "mlflow", "trackio")
+"""The trackers that need a package, by its name, which is also that of the extra."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ Opener = Callable[[TrackedRun], Tracker]
 def check_installed(names: list[str]) -> None:
     """Raises `MachineError` if the package of one of the trackers is not installed."""
     for name in names:
-        if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
+        if name in PACKAGES and importlib.util.find_spec(name) is None:
             raise MachineError(
-                f"{PACKAGES[name]} is not installed: run `pip install albef-ds[{name}]`, or leave {name} out of train.trackers"
+                f"{name} is not installed: run `pip install albef-ds[{name}]`, or leave {name} out of train.trackers"
             )
