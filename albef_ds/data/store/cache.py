@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,11 +28,24 @@ LOCK_NAME = "lock"
 
 
 def default_folder() -> Path:
-    """Returns the folder of the cache where `data.cache` is empty: in ALBEF_SCRATCH, or else in the folder of temporary files."""
+    """Returns the folder of the cache where `data.cache` is empty: in ALBEF_SCRATCH, or else in the folder of temporary files.
+
+    The latter is made, and only its owner may enter it: everybody can guess its name, and what lies in it is trained on.
+
+    Raises:
+        MachineError: it belongs to somebody else.
+    """
     scratch = os.environ.get("ALBEF_SCRATCH")
     if scratch:
         return Path(os.path.expandvars(scratch)) / "albef-ds" / "cache"
-    return Path(tempfile.gettempdir()) / f"albef-ds-cache-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"albef-ds-cache-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(0o700)
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+        raise MachineError(f"{folder} is not a folder of your own: give the cache another one by data.cache")
+    folder.chmod(0o700)
+    return folder
 
 
 class NodeCache:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from albef_ds.common.errors import MachineError
-from albef_ds.data.store.cache import SUBFOLDER, NodeCache
+from albef_ds.data.store.cache import SUBFOLDER, NodeCache, default_folder
 
 
 def put(cache: NodeCache, name: str, size: int, keep: list[str] | None = None, spare: int = 0) -> bool:
@@ -96,3 +96,16 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MachineError, match=r"data.cache .*file cannot be used"):
         NodeCache(tmp_path / "file", "a", 100)
+
+
+def test_only_its_owner_enters_the_folder_that_everybody_can_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ALBEF_SCRATCH", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = default_folder()
+    folder.chmod(0o777)
+    assert default_folder() == folder and folder.stat().st_mode & 0o777 == 0o700
+    folder.rmdir()
+    (tmp_path / "theirs").mkdir()
+    folder.symlink_to(tmp_path / "theirs")
+    with pytest.raises(MachineError, match="is not a folder of your own: give the cache another one by data.cache"):
+        default_folder()
