@@ -107,5 +107,5 @@ def test_only_its_owner_enters_the_folder_that_everybody_can_guess(tmp_path: Pat
     folder.rmdir()
     (tmp_path / "theirs").mkdir()
     folder.symlink_to(tmp_path / "theirs")
-    with pytest.raises(MachineError, match="is not a folder of your own: give the cache another one by data.cache"):
+    with pytest.raises(MachineError, match=r"is not a folder of your own: give the cache another one by data\.cache"):
         default_folder()
