@@ -197,6 +197,15 @@ class InitConfig:
         "", "BERT file or folder for text and multimodal encoder, or `scratch`", paper="bert-base-uncased"
     )
     checkpoint: str = setting("", "whole model: a run's checkpoint folder or a released ALBEF file; replaces the two above")
+    std: float = setting(
+        0.02,
+        "standard deviation of random matrices and image positions; a narrow model from scratch learns sooner with about 0.8 / the "
+        "square root of its width",
+        paper="0.02",
+    )
+
+    def __post_init__(self) -> None:
+        positive("init", self, "std")
 
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")

@@ -37,7 +37,7 @@ def build_task(config: RunConfig, precision: str | None = None) -> Task:
         construction = partitioned(deepspeed_config(config, precision, comm.world_size()))
     with construction:
         task = kind_of(config.task).task(config.model, config.compute, config.task, seed=config.train.seed)
-    initialise(task, config.train.seed, parameter_access(config))
+    initialise(task, config.train.seed, parameter_access(config), config.init.std)
     set_norms(task, config.compute.layer_norm if config.engine.device != "cpu" else "torch")
     torch.manual_seed(config.train.seed)
     return task

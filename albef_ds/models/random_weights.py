@@ -19,11 +19,16 @@ from albef_ds.models.vit import VisualEncoder, init_vit_weights
 Rule = Callable[[nn.Module], None]
 
 
-def initialise(model: nn.Module, seed: int, access: ParameterAccess = WHOLE) -> None:
+STD = 0.02
+"""Standard deviation of random weights in BERT and ViT, which are 768 wide."""
+
+
+def initialise(model: nn.Module, seed: int, access: ParameterAccess = WHOLE, std: float = STD) -> None:
     """Draws the weights of `model` in place; the state of the global generator is restored.
 
     Linear layers, embeddings and norms follow ViT's rule inside a `VisualEncoder` and BERT's elsewhere; other modules with a
-    `reset_parameters` use that; parameters of any other module keep the values of their constructor.
+    `reset_parameters` use that; parameters of any other module keep the values of their constructor. `std` is the standard deviation
+    of linear layers' matrices and of the table of image positions; the rules' is `STD`.
     """
     drawn: set[nn.Parameter] = set()
     with torch.random.fork_rng(devices=[]):
@@ -43,6 +48,9 @@ def initialise(model: nn.Module, seed: int, access: ParameterAccess = WHOLE) -> 
                     module.reset_parameters()  # type: ignore[operator]
             finally:
                 module._parameters.update(own)
+            scaled = "weight" if isinstance(module, nn.Linear) else "pos_embed"
+            if scaled in stand_ins and std != STD:
+                stand_ins[scaled].data *= std / STD
             for name, parameter in own.items():
                 if parameter not in drawn:
                     access.write(parameter, stand_ins[name].detach())
