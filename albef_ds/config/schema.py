@@ -199,8 +199,8 @@ class InitConfig:
     checkpoint: str = setting("", "whole model: a run's checkpoint folder or a released ALBEF file; replaces the two above")
     std: float = setting(
         0.02,
-        "standard deviation of random matrices and image positions; a narrow model from scratch learns sooner with about 0.8 / the "
-        "square root of its width",
+        "standard deviation of random matrices and image positions; a narrow model from scratch learns sooner with about "
+        "0.8 / the square root of its width",
         paper="0.02",
     )
 

@@ -27,8 +27,8 @@ def initialise(model: nn.Module, seed: int, access: ParameterAccess = WHOLE, std
     """Draws the weights of `model` in place; the state of the global generator is restored.
 
     Linear layers, embeddings and norms follow ViT's rule inside a `VisualEncoder` and BERT's elsewhere; other modules with a
-    `reset_parameters` use that; parameters of any other module keep the values of their constructor. `std` is the standard deviation
-    of linear layers' matrices and of the table of image positions; the rules' is `STD`.
+    `reset_parameters` use that; parameters of any other module keep the values of their constructor. `std` is the standard
+    deviation of linear layers' matrices and of the table of image positions; that of the rules is `STD`.
     """
     drawn: set[nn.Parameter] = set()
     with torch.random.fork_rng(devices=[]):
