@@ -5,7 +5,8 @@
 
 `filter`: 30% of the captions are another scene's. A model is pretrained on all pairs, scores them (`albef-data embed`), and the
 lowest are dropped (`albef-data filter`); models pretrained on all pairs and on what is left are compared.
-`groups`: the arms of `ARMS`, with the same number of samples. Each ends with fine-tuning on retrieval. Finished runs are not repeated. `--part scores` ends after the scores.
+`groups`: the arms of `ARMS`, with the same number of samples. Each ends with fine-tuning on retrieval. Finished runs are
+not repeated. `--part scores` ends after the scores.
 """
 
 from __future__ import annotations
@@ -247,8 +248,8 @@ def main() -> None:
         notes = [
             f"Scenes; {given.steps} steps of {BATCH}, a quarter as many in fine-tuning; {given.seeds} seeds, one sitting.",
             f"`filter`: {NOISE:.0%} of the captions are another scene's, and the lowest {DROPPED:.0%} by ITC are dropped.",
-            "R@1, mean of both directions. In the hard gallery, colours, shapes and the axis of the relation, unbound, give 25, and",
-            "objects with the axis, but not which of them is on which side, 50.",
+            "R@1, mean of both directions. In the hard gallery colours, shapes and the axis of the relation, unbound, give 25,",
+            "and objects with the axis, but not which of them is on which side, 50.",
             *(["ITC is pretrained alone (`task.align_epochs=1000`), so only ITC scores pairs."] * given.itc_alone),
         ]
         facts = {"steps": given.steps, "seeds": given.seeds, "scale": given.scale, "values": found}

@@ -51,6 +51,18 @@ def test_initial_weights_are_berts() -> None:
                 assert bool((module.weight == 1).all()) and not bool(module.bias.any())
 
 
+def test_wider_initial_weights_are_the_same_ones_scaled() -> None:
+    usual, wider = (ALBEF(tiny_model(), ComputeConfig()) for _ in range(2))
+    initialise(usual, seed=0)
+    initialise(wider, seed=0, std=0.08)
+    scaled = {f"{name}.weight" for name, module in usual.named_modules() if isinstance(module, nn.Linear)}
+    scaled.add("visual_encoder.embed.pos_embed")
+    pairs = zip(usual.named_parameters(), wider.parameters(), strict=True)
+    for (name, parameter), other in pairs:
+        torch.testing.assert_close(other, parameter * 4 if name in scaled else parameter, rtol=0, atol=0)
+    assert len(scaled) > 10 and float(usual.visual_encoder.embed.pos_embed.detach().abs().max()) > 0
+
+
 def test_a_frozen_text_encoder_neither_learns_nor_drops() -> None:
     model = ALBEF(tiny_model(dropout=0.5, frozen=True), ComputeConfig()).train()
     batch = random_batch(3)

@@ -128,6 +128,8 @@ def test_initial_weights_have_the_spread_of_bert_and_vit() -> None:
     task = build.build_task(tiny_config())
     albef = task.model
     assert abs(float(albef.text_encoder.embeddings.word.weight.detach().std()) - 0.02) < 0.002
+    wider = build.build_task(replace(tiny_config(), init=InitConfig(std=0.08)))
+    assert torch.equal(wider.model.vision_proj.weight, albef.vision_proj.weight * 4), "init.std"
     assert abs(float(albef.visual_encoder.blocks[0].mlp.fc1.weight.detach().std()) - 0.02) < 0.004
     assert float(albef.visual_encoder.blocks[0].mlp.fc1.bias.abs().max()) == 0.0
     assert bool((albef.multimodal_encoder.layers[0].feed_forward.output.norm.weight == 1).all())
