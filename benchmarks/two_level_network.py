@@ -5,7 +5,8 @@
 
 Nodes are network namespaces, ranks are processes (`network.py` has the link between nodes). Every setting is measured over an
 undelayed link, which gives the computation of a step, and over links with a delay and a rate; links and versions take turns. The
-model predicts what a link adds, from the link's delay and rate alone.
+model predicts what a link adds, from the link's delay and rate, and from the rate that the undelayed link reaches, since every
+frame passes a thread of `network.py`: the bytes are in the first measurement already, at that rate.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class Setting:
     def world_size(self) -> int:
         """All ranks."""
         return self.nodes * self.per_node
+
+    @property
+    def layout(self) -> str:
+        """Nodes and ranks of each, as on the command line."""
+        return f"{self.nodes}x{self.per_node}"
 
 
 @dataclass
@@ -132,8 +138,9 @@ def _cluster(nodes: int, per_node: int, trees: Sequence[Path]) -> Iterator[tuple
 
 def measure(
     network: TwoLevelNetwork, versions: list[Ranks], setting: Setting, wires: list[Wire], rounds: int, steps: int, folder: Path
-) -> tuple[list[list[Steps]], list[float]]:
-    """Returns the steps of each version over each wire, and the bytes between nodes of each version's momentum forward pass."""
+) -> tuple[list[list[Steps]], list[float], float]:
+    """Returns the steps of each version over each wire, the bytes between nodes of each version's momentum forward pass, and the
+    bytes per second that the undelayed link reaches."""
     engine = _engine(setting, folder)
     found = [[Steps() for _ in wires] for _ in versions]
     sent = []
@@ -142,6 +149,7 @@ def measure(
         ranks.ask("build", engine)
         ranks.ask("steps", 3)  # DeepSpeed and the momentum model learn the order of modules
         sent.append(max(answer["sent"] for answer in ranks.ask("momentum")))
+    reached = min(answer["rate"] for answer in versions[0].ask("reach"))
     for _ in range(rounds):
         for number, wire in enumerate(wires):
             network.delay, network.rate = wire.delay / 1e3, wire.rate * 1e6 / 8
@@ -149,7 +157,7 @@ def measure(
                 answers = ranks.ask("steps", steps)
                 own[number].seconds.append(max(answer["seconds"] for answer in answers))
                 own[number].sent, own[number].losses = answers[0]["sent"], answers[0]["losses"]
-    return found, sent
+    return found, sent, reached
 
 
 def _engine(setting: Setting, folder: Path) -> dict[str, Any]:
@@ -163,28 +171,29 @@ def _engine(setting: Setting, folder: Path) -> dict[str, Any]:
     }
 
 
-def predict(setting: Setting, wire: Wire, computation: float, folder: Path) -> float:
-    """Returns the seconds of a step over `wire` that computes for `computation` seconds."""
+def predict(setting: Setting, wire: Wire, undelayed: float, reached: float, folder: Path) -> float:
+    """Returns the seconds of a step over `wire` that takes `undelayed` seconds where a node reaches `reached` bytes a second."""
     from albef_ds.launch.planning.hardware import Hardware, Link, Overlap  # start-up time
     from albef_ds.launch.planning.parameter_counts import count
     from albef_ds.launch.planning.throughput import forecast
 
-    between = Link(wire.rate * 1e6 / 8 / setting.per_node, wire.delay / 1e3)
+    slower = 8e-6 / wire.rate - 1 / reached
+    between = Link(1 / slower / setting.per_node if slower > 0 else math.inf, wire.delay / 1e3)
     # DeepSpeed on a CPU waits for the collectives that it starts.
     hardware = Hardware(
         "gloo", 1.0, 1.0, 1.0, setting.per_node, Link(math.inf, 0.0), between,
         trees=False, scatters=False, announced=True, in_flight=2, overlap=Overlap(gradients=False, parameters=False),
     )  # fmt: skip
     config = configuration(setting.world_size, _engine(setting, folder))
-    return forecast(config, count(config), hardware, setting.world_size, compute=computation).step
+    return forecast(config, count(config), hardware, setting.world_size, compute=undelayed).step
 
 
-def rows_of(setting: Setting, wires: list[Wire], found: list[list[Steps]], folder: Path) -> list[dict[str, Any]]:
+def rows_of(setting: Setting, wires: list[Wire], found: list[list[Steps]], reached: float, folder: Path) -> list[dict[str, Any]]:
     """Returns the rows of one setting."""
     rows = []
     for number, wire in enumerate(wires):
         own = found[0][number]
-        planned = predict(setting, wire, found[0][0].median, folder) if number else 0.0
+        planned = predict(setting, wire, found[0][0].median, reached, folder) if number else 0.0
         row = {
             "nodes x ranks": f"{setting.nodes} x {setting.per_node}",
             "stage": setting.stage,
@@ -209,23 +218,43 @@ def predict_again(arguments: argparse.Namespace) -> None:
     """Writes a record with the measurements of earlier ones and the present model's predictions."""
     rows: dict[Setting, list[dict[str, Any]]] = {}
     momentum: dict[str, float] = {}
+    reached: dict[str, float] = {}
     commands: list[str] = []
     for file in arguments.measured:
         found = json.loads(file.read_text())
         commands.append(f"`{found['command']}`, {found['hardware']}")
         momentum |= found["momentum_bytes"]
+        reached |= found.get("undelayed_bytes_per_second", {})
         settings: dict[Setting, list[dict[str, Any]]] = {}
         for row in found["rows"]:
             settings.setdefault(_setting(row), []).append(row)
         rows |= settings
+    again = [row for file in arguments.repeats for row in json.loads(file.read_text())["rows"]]
     with tempfile.TemporaryDirectory() as name:
-        for setting, own in rows.items():
-            for row in own[1:]:
-                planned = predict(setting, _wire(row), float(own[0]["step, s"]), Path(name))
-                row["predicted, s"] = f"{planned:.2f}"
-                row["predicted / measured"] = f"{planned / float(row['step, s']):.2f}"
+        for own in rows.values():
+            _plan_anew(own, reached, Path(name))
+        _plan_anew(again, reached, Path(name))
     order = sorted(rows, key=lambda setting: (-setting.per_node, setting.stage, setting.group))
-    _record(arguments, [row for setting in order for row in rows[setting]], momentum, commands)
+    ratios: dict[str, list[str]] = {}
+    for row in again:
+        named = [row[name] for name in ("stage", "momentum group", "delay, ms", "Mbit/s")]
+        cell = "{}, stage {}, {}, {} ms, {} Mbit/s".format(_setting(row).layout, *named)
+        ratios.setdefault(cell, []).extend([row["predicted / measured"]] if row["predicted / measured"] else [])
+    commands += [f"{cell}, in other sittings predicted / measured {', '.join(found)}" for cell, found in ratios.items() if found]
+    _record(arguments, [row for setting in order for row in rows[setting]], momentum, reached, commands)
+
+
+def _plan_anew(rows: list[dict[str, Any]], reached: dict[str, float], folder: Path) -> None:
+    """Sets the predictions of measured rows; each setting's first row is that of the undelayed link."""
+    undelayed = 0.0
+    for row in rows:
+        if not row["predicted / measured"]:
+            undelayed = float(row["step, s"])
+            continue
+        setting = _setting(row)
+        planned = predict(setting, _wire(row), undelayed, reached[setting.layout], folder)
+        row["predicted, s"] = f"{planned:.2f}"
+        row["predicted / measured"] = f"{planned / float(row['step, s']):.2f}"
 
 
 def _setting(row: dict[str, Any]) -> Setting:
@@ -253,6 +282,8 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="a tree with another version of the code, measured side by side")
     again = "predict the steps of earlier records anew instead of measuring; of a setting in several the last one counts"
     parser.add_argument("--measured", type=Path, nargs="+", metavar="JSON", help=again)
+    repeats = "with --measured: further sittings of some settings, of which the record lists predicted / measured alone"
+    parser.add_argument("--repeats", type=Path, nargs="+", default=[], metavar="JSON", help=repeats)
     arguments = parser.parse_args()
     if arguments.measured:
         predict_again(arguments)
@@ -264,6 +295,7 @@ def main() -> None:
     wires = [Wire(), *(Wire(*map(float, wire.split(":"))) for wire in arguments.wires)]
     rows: list[dict[str, Any]] = []
     momentum: dict[str, float] = {}
+    rates: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         for layout in arguments.layouts:
             nodes, per_node = map(int, layout.split("x"))
@@ -272,19 +304,28 @@ def main() -> None:
                 for stage in arguments.stages:
                     for group in arguments.groups:
                         setting = Setting(nodes, per_node, stage, group)
-                        found, sent = measure(network, versions, setting, wires, arguments.rounds, arguments.steps, Path(name))
+                        found, sent, reached = measure(
+                            network, versions, setting, wires, arguments.rounds, arguments.steps, Path(name)
+                        )
                         momentum |= {f"{layout}, stage {stage}, {group}": sent[0]}
-                        rows += rows_of(setting, wires, found, Path(name))
+                        rates[layout] = max(reached, rates.get(layout, 0.0))
+                        rows += rows_of(setting, wires, found, reached, Path(name))
                         print(f"{setting}: {[one.median for own in found for one in own]}, momentum {sent}", flush=True)
-                        _record(arguments, rows, momentum)  # keeps these measurements if a later one is stopped
+                        _record(arguments, rows, momentum, rates)  # keeps these measurements if a later one is stopped
 
 
 def _record(
-    arguments: argparse.Namespace, rows: list[dict[str, Any]], momentum: dict[str, float], commands: Sequence[str] = ()
+    arguments: argparse.Namespace,
+    rows: list[dict[str, Any]],
+    momentum: dict[str, float],
+    reached: dict[str, float],
+    commands: Sequence[str] = (),
 ) -> None:
     errors = [abs(float(row["predicted / measured"]) - 1) for row in rows if row["predicted / measured"]]
     inside = [num_bytes for name, num_bytes in momentum.items() if name.endswith("node")]
     facts: dict[str, Any] = {"largest_error": max(errors), "mean_error": statistics.mean(errors), "momentum_bytes": momentum}
+    facts["undelayed_bytes_per_second"] = reached
+    rates = ", ".join(f"{rate / 1e6:.0f} MB/s in {layout}" for layout, rate in reached.items())
     mean = statistics.mean(errors)
     notes = [f"Largest error of a prediction: {max(errors):.0%}; on average {mean:.0%} over {len(errors)} cells."]
     if inside:
@@ -294,8 +335,9 @@ def _record(
     notes += [
         "A model of ALBEF base's depth in small widths, 1.4M parameters in fp32, micro-batch 2, gloo; single-threaded ranks.",
         "A node is a network namespace; a frame between nodes is delayed one way and serialised at the rate of the node's port.",
-        "Each figure is the median of the turns (`--rounds`); links and versions take turns. The",
-        "computation is that of the first row of each setting, whose link has neither delay nor limit: it has no error. The",
+        "Each figure is the median of the turns (`--rounds`); links and versions take turns. The computation is that of the",
+        "first row of each setting, whose link has neither delay nor limit: it has no error. Every frame passes a thread, so it",
+        f"reaches {rates} in collectives of 4 MB, and its row holds the bytes at this rate. The",
         "prediction adds what the model computes from delay, rate, messages and bytes; no number is fitted. Gloo announces each",
         "step of a collective, and makes a reduce-scatter of an all-reduce. TCP uses Reno's congestion control.",
     ]

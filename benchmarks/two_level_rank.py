@@ -92,6 +92,19 @@ class Rank:
         dist.barrier()
         return {"seconds": seconds, "sent": (_sent_bytes() - sent) / count, "losses": dict(result.losses)}
 
+    def reach(self) -> dict[str, Any]:
+        """Returns the bytes per second that a node sends in an all-reduce and an all-gather of 4 MB, the best of five."""
+        whole, ranks = torch.zeros(1_000_000), dist.get_world_size()
+        whole = whole[: len(whole) // ranks * ranks]
+        best = float("inf")
+        for _ in range(5):
+            dist.barrier()
+            start = time.perf_counter()
+            dist.all_reduce(whole)
+            dist.all_gather_into_tensor(whole, whole.new_zeros(len(whole) // ranks))
+            best = min(best, time.perf_counter() - start)
+        return {"rate": 3 * whole.nbytes * (ranks - 1) / ranks / best}
+
     def momentum(self) -> dict[str, Any]:
         """Returns the bytes that the node sends in a momentum model's forward pass over one micro-batch, the least of three."""
         [batch] = self.batches

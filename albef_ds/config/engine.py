@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,9 +43,8 @@ class EngineConfig:
             f"{self.ds_config} would be ignored by engine.kind={self.kind}",
             "set engine.kind=zero or remove engine.ds_config",
         )
-        number = self.momentum_group.isascii() and self.momentum_group.isdecimal() and int(self.momentum_group) > 0
         require(
-            self.momentum_group in ("node", "world") or number,
+            bool(re.fullmatch("node|world|0*[1-9][0-9]{0,8}", self.momentum_group)),
             "engine.momentum_group",
             f"is {self.momentum_group}",
             "give node, world or a number of ranks",

@@ -101,7 +101,7 @@ def _check_knobs(zero: dict[str, Any], file: str) -> None:
 
 
 def _check_against_run(zero: dict[str, Any], config: RunConfig, world_size: int) -> None:
-    """Raises `ConfigError` for knobs that do not fit the run's ranks or its clipping, which DeepSpeed asserts."""
+    """Raises `ConfigError` for knobs that do not fit the run's ranks, clipping or device, at which DeepSpeed asserts."""
     group = zero.get("zero_hpz_partition_size", 1)
     if group < 1 or world_size % group:
         raise ConfigError(
@@ -112,6 +112,12 @@ def _check_against_run(zero: dict[str, Any], config: RunConfig, world_size: int)
         raise ConfigError(
             f"{config.engine.ds_config} sets zero_optimization.compute_grad_norm to false, and optim.clip_norm needs the norm: "
             "remove one of them"
+        )
+    quantised = next((name for name in zero if name.startswith("zero_quantized_") and zero[name]), "")
+    if quantised and os.environ.get("DS_ACCELERATOR") == "cpu":
+        raise ConfigError(
+            f"{config.engine.ds_config} sets zero_optimization.{quantised}, whose kernels need a GPU: remove it, or use "
+            "engine.device=cuda"
         )
 
 

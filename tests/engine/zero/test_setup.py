@@ -90,6 +90,21 @@ def test_knobs_that_do_not_fit_the_ranks_or_the_clipping_are_refused(tmp_path: P
         deepspeed_config(replace(config, optim=replace(config.optim, clip_norm=1.0)), "bf16", 1)
 
 
+@pytest.mark.parametrize("knob", ["zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights"])
+def test_quantised_messages_are_refused_where_deepspeed_has_no_kernel(
+    knob: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    config = _with_file(tmp_path / "zero.json", {"zero_optimization": {knob: True}}, stage=3)
+    with pytest.raises(ConfigError, match=f"sets zero_optimization.{knob}, whose kernels need a GPU: remove it"):
+        deepspeed_config(config, "bf16", 1)
+    config = _with_file(tmp_path / "zero.json", {"zero_optimization": {knob: False}}, stage=3)
+    assert deepspeed_config(config, "bf16", 1)["zero_optimization"][knob] is False
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    config = _with_file(tmp_path / "zero.json", {"zero_optimization": {knob: True}}, stage=3)
+    assert deepspeed_config(config, "bf16", 1)["zero_optimization"][knob] is True
+
+
 def test_a_batch_that_does_not_divide_over_the_ranks_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"train\.global_batch_size 12 is not a multiple .* x 5 ranks: use 15"):
         deepspeed_config(tiny_config(), "fp32", world_size=5)
