@@ -9,7 +9,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 # Workers of the tests: one more than two cores, since the tests of Slurm mostly wait.
 JOBS ?= 3
-EXTRAS := dev,demo,data,corpus,dask,onnx,serve,docs,s3,http
+EXTRAS := dev,demo,data,corpus,dask,onnx,serve,docs,s3,http,ann
 
 # One thread per process: the tests and the demo run several processes side by side.
 export OMP_NUM_THREADS ?= 1

@@ -141,7 +141,7 @@ def _classes(arguments: argparse.Namespace, labels: list[str]) -> tuple[AlbefMod
 
 
 def _images(path: Path) -> list[Path]:
-    from albef_ds.inference.search import SUFFIXES  # start-up time
+    from albef_ds.inference.sources import SUFFIXES  # start-up time
 
     if not path.is_dir():
         if not path.is_file():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from albef_ds.cli.arguments import CommandParser, add_overrides, naming, whole_number
 from albef_ds.cli.progress_bar import waiting
+from albef_ds.cli.search_options import APPROXIMATE_HELP, IMAGES_HELP, approximate_above
 from albef_ds.common.atomic_files import write_output
 from albef_ds.common.errors import ConfigError, MachineError
 
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
     command = CommandParser("serve", "Search folders of images in the browser, ground words in them, and ask.", EXAMPLES)
     command.add_argument("--model", required=True, metavar="PATH", help="a run, checkpoint or file with ITC and ITM")
     command.add_argument(
-        "--images", required=True, action="append", type=Path, metavar="FOLDER", help="with its subfolders; may be given again"
+        "--images", required=True, action="append", type=Path, metavar="FOLDER", help=IMAGES_HELP + "; may be given again"
     )
     command.add_argument("--answers-by", metavar="PATH", help="a run, checkpoint or file of a VQA model, which answers questions")
     command.add_argument("--port", type=whole_number(0), default=PORT, metavar="N", help=f"0: a free one ({PORT})")
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> int:
     )
     command.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that requests must carry")
     command.add_argument("--index", type=Path, metavar="FOLDER", help="keeps the features, for folders that cannot be written")
+    command.add_argument("--approximate-above", type=whole_number(0), metavar="N", help=APPROXIMATE_HELP)
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     add_overrides(command, "settings that a released file does not hold")
     arguments = command.parse_intermixed_args(argv)
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--port {arguments.port} is no port: give 0 to 65535")
     from albef_ds.inference.kinds import require  # start-up time
     from albef_ds.inference.model import load
-    from albef_ds.inference.serving.gallery import Gallery, check_folders
+    from albef_ds.inference.serving.gallery import Gallery, check_places
     from albef_ds.inference.serving.server import is_local, listen
     from albef_ds.inference.serving.service import Service
 
@@ -60,7 +62,7 @@ def main(argv: list[str]) -> int:
     if not token and not is_local(arguments.host):
         raise ConfigError(f"--host {arguments.host} lets other machines in: add --token-file FILE, or leave --host out")
     with naming("--images"):
-        check_folders(arguments.images)
+        check_places(arguments.images)
     listener = listen(arguments.host, arguments.port)
     with listener:
         with waiting("reading the model"):
@@ -73,7 +75,7 @@ def main(argv: list[str]) -> int:
                 with naming("--answers-by"):
                     require(answering.config, "answer")
                     answering.prepare_texts("a", questions=True)
-        gallery = Gallery(model, arguments.images, arguments.index)
+        gallery = Gallery(model, arguments.images, arguments.index, approximate_above(arguments.approximate_above))
         return _serve(Service(model, gallery, answering), listener, arguments.host, token)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -19,9 +20,24 @@ from albef_ds.data.images import decode
 from albef_ds.data.images.normalise import to_pil_image
 from albef_ds.data.images.read import as_rgb, check_size
 
-ImageInput = str | Path | Image.Image | NDArray[Any] | Tensor
+
+@dataclass(frozen=True)
+class Member:
+    """An image inside a file."""
+
+    name: str
+    stamp: str
+    """Another one where the content is another."""
+    read: Callable[[], bytes] = field(compare=False, repr=False)
+    """Returns the encoded image. Raises `BrokenSampleError` or `DataError` if it cannot be read."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ImageInput = str | Path | Image.Image | NDArray[Any] | Tensor | Member
 """A path, a PIL image of any mode, an array of an image (H, W), (H, W, 3) or (H, W, 4) of uint8 or (H, W) of uint16, or a tensor:
-uint8 (3, H, W) of any size, or normalised float (3, S, S) of the model's size."""
+uint8 (3, H, W) of any size, or normalised float (3, S, S) of the model's size; an image inside a file."""
 Images = ImageInput | Sequence[ImageInput]
 Texts = str | Sequence[str]
 
@@ -46,13 +62,14 @@ def picture_of(image: ImageInput, size: int, data: DataConfig) -> Image.Image:
         return to_pil_image(image.float())
     if isinstance(image, Tensor | np.ndarray):
         image = _from_array(image, size)
-    if not isinstance(image, str | Path | Image.Image):
+    if not isinstance(image, str | Path | Image.Image | Member):
         raise DataError(f"an image is of type {type(image).__name__}: give a path, a PIL image, an array or a tensor")
     try:
         if isinstance(image, Image.Image):
             check_size(*image.size, data.max_pixels)
             return image.convert("RGB") if data.compat else as_rgb(image)
-        return decode.read_image(Path(image).read_bytes(), data.max_pixels, compat=data.compat)
+        content = image.read() if isinstance(image, Member) else Path(image).read_bytes()
+        return decode.read_image(content, data.max_pixels, compat=data.compat)
     except OSError as error:
         raise DataError(f"{image} cannot be read ({error.strerror}): give the path of an image") from None
     except BrokenSampleError as error:

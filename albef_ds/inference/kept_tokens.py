@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
-from albef_ds.inference.inputs import ImageInput
+from albef_ds.inference.inputs import ImageInput, Member
 
 LIMIT = 128 << 20
 """Default for the bytes of all files: 160 images of the base model at 256 pixels."""
@@ -55,13 +55,17 @@ class KeptTokens:
 
     def _file(self, image: ImageInput) -> Path | None:
         """The file of an image's tokens; None if the image is no file."""
-        if not isinstance(image, str | Path):
+        depends_on: tuple[object, ...]
+        if isinstance(image, Member):
+            depends_on = (self._identity, os.path.abspath(image.name), image.stamp)
+        elif isinstance(image, str | Path):
+            try:
+                stat = os.stat(image)
+            except OSError:
+                return None
+            depends_on = (self._identity, os.path.abspath(image), stat.st_size, stat.st_mtime_ns)
+        else:
             return None
-        try:
-            stat = os.stat(image)
-        except OSError:
-            return None
-        depends_on = (self._identity, os.path.abspath(image), stat.st_size, stat.st_mtime_ns)
         return self.folder / (xxh3_128_hexdigest(repr(depends_on).encode("utf-8", "surrogatepass")) + _SUFFIX)
 
     def _read(self, file: Path) -> Tensor | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from albef_ds.data.text.distinct import DistinctTexts
+from albef_ds.inference.inputs import Member
 from albef_ds.models.matching import PackedTexts, match_logits
 from albef_ds.tasks.contrastive import ContrastiveTask
 
@@ -40,7 +41,8 @@ def match(
     given = images if len(images) == len(numbers) else [images[0]] * len(numbers)
     by_image: dict[Any, tuple[Any, Pairs]] = {}
     for place, (image, text) in enumerate(zip(given, numbers, strict=True)):
-        by_image.setdefault(str(image) if isinstance(image, str | Path) else id(image), (image, []))[1].append((place, text))
+        key = str(image) if isinstance(image, str | Path | Member) else id(image)
+        by_image.setdefault(key, (image, []))[1].append((place, text))
     found = torch.empty(len(numbers), device=device)
     last: tuple[Any, Tensor] | None = None
     for part in _parts(list(by_image.values()), batch_size):

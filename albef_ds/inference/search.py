@@ -1,43 +1,44 @@
-"""Searches a folder of images: ITC over all features, which are kept in one index file, then ITM over the best."""
+"""Searches images: ITC over all features, which are kept in an index, then ITM over the best."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from xxhash import xxh3_128
 
-from albef_ds.common.atomic_files import check_target, locked, write_output
+from albef_ds.common.atomic_files import write_output
 from albef_ds.common.errors import DataError
 from albef_ds.common.html import document
 from albef_ds.common.progress import Progress, silent
+from albef_ds.inference.index.approximate import Approximate
+from albef_ds.inference.index.earlier import SUFFIX as EARLIER
+from albef_ds.inference.index.earlier import read_earlier
+from albef_ds.inference.index.nearest import nearest
+from albef_ds.inference.index.store import FeatureStore, Table
+from albef_ds.inference.inputs import Member
 from albef_ds.inference.kept_tokens import LIMIT, KeptTokens
 from albef_ds.inference.model import AlbefModel
 from albef_ds.inference.readable import features_or_reasons
+from albef_ds.inference.sources import SUFFIXES, Source, source_of
 from albef_ds.inference.thumbnails import jpeg_of
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
-"""HEIC is read where the package pillow-heif is installed; of an animation the first image counts."""
-INDEX_NAME = ".albef-index.safetensors"
 _VIEWS = 2
 """Increased when this package makes other pixels of an image."""
 _THUMBNAIL = 240  # pixels
 _BATCH = 32
-_SAVE_SECONDS, _SAVE_SHARE = 30.0, 20
-"""A long indexing is saved after this time, or after this many times the time that saving takes."""
+_PARTIAL_SECONDS, _PARTIAL_SHARE = 2.0, 20
+"""What is indexed so far is told after this time, or after this many times the time that telling takes."""
 _STYLE = """
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1rem; }
 figure { margin: 0; } figure img { width: 100%; height: 200px; object-fit: contain; } figcaption { overflow-wrap: anywhere; }
@@ -46,21 +47,36 @@ figure { margin: 0; } figure img { width: 100%; height: 200px; object-fit: conta
 
 @dataclass(frozen=True)
 class Index:
-    """Features of the images in a folder."""
+    """Features of the images of a source at one moment."""
 
-    folder: Path
-    paths: list[str]
-    """Paths relative to the folder, sorted."""
-    features: Tensor
-    """float32 (N, embed_dim), unit length."""
+    source: Source
+    table: Table
     added: int
     """Number of images encoded in this call."""
     unreadable: list[tuple[str, str]]
-    """(path, reason) of files that cannot be read as images."""
+    """(name, reason) of files that cannot be read as images."""
     file: Path
     """The index file."""
     identity: str
     """Hash of what the features depend on besides the images."""
+    approximate: Approximate | None = None
+    """Finds the most similar images instead of exact search."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Names of the images, sorted: of a folder, paths relative to it."""
+        return self.table.names
+
+    @property
+    def features(self) -> Tensor:
+        """float32 (N, embed_dim), unit length: a copy in memory, in the order of `paths`."""
+        return torch.from_numpy(self.table.features[self.table.rows])
+
+    def nearest(self, queries: Tensor, k: int) -> list[list[tuple[int, float]]]:
+        """(place in `paths`, similarity) of the `k` most similar images for each of `queries` (Q, embed_dim), best first."""
+        if self.approximate is not None:
+            return self.approximate.nearest(self.table, queries, k)
+        return nearest(self.table, queries, k)
 
 
 @dataclass(frozen=True)
@@ -70,63 +86,68 @@ class Hit:
     path: Path
     similarity: float
     match: float | None
+    image: Path | Member
+    """What the model reads; the path, unless the image is inside a file."""
 
 
-def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, progress: Progress = silent) -> Index:
-    """Encodes the images of `folder` that are new or changed since the index file was written, and updates it.
+def index_images(
+    model: AlbefModel,
+    source: Source,
+    file: Path | None = None,
+    progress: Progress = silent,
+    partial: Callable[[Index], None] | None = None,
+) -> Index:
+    """Encodes the images that are new or changed since they were indexed, and adds them to the index.
 
-    Several processes may do so at the same time. What is encoded is saved every half minute, so little is lost if one is killed.
+    Several processes may do so at the same time. Every batch is added at once, so a process that is killed loses none of them.
 
     Args:
         model: has ITC features.
-        folder: is searched with its subfolders.
-        index: the index file; None: INDEX_NAME in `folder`.
+        source: the images.
+        file: the index file; None: the one of `source`.
         progress: called after every batch of new images.
+        partial: called before the first batch and every few seconds with what is indexed so far.
 
     Raises:
-        UserError: there is no such folder, no image in it, or the index cannot be written.
+        UserError: there is no image, or the index cannot be written.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder: give one with images")
-    stamps = image_files(folder)
-    target = index or folder / INDEX_NAME
-    check_target(target)
+    target = file or source.index
     identity = _identity(model, xxh3_128())
-    known, old = _read(target, model, identity)
-    features: dict[str, Tensor] = {name: known[name][1] for name in stamps if name in known and known[name][0] == stamps[name]}
-    fresh = [name for name in stamps if name not in features]
-    unreadable = []
-    due = time.monotonic() + _SAVE_SECONDS
+    store = FeatureStore(target, identity, model.config.model.embed_dim)
+    _take_earlier(store, target, model, identity)
+    known, listing = store.stamps, source.listing()
+    fresh = [name for name, stamp in listing.items() if known.get(name) != stamp]
+    unreadable: list[tuple[str, str]] = []
+    added, due = 0, 0.0
     for start in range(0, len(fresh), _BATCH):
+        if partial is not None and (began := time.monotonic()) >= due:
+            partial(Index(source, store.table(listing), added, list(unreadable), target, identity))
+            due = time.monotonic() + max(_PARTIAL_SECONDS, _PARTIAL_SHARE * (time.monotonic() - began))
         part = fresh[start : start + _BATCH]
-        for name, encoded in zip(part, features_or_reasons(model, [folder / name for name in part]), strict=True):
-            if isinstance(encoded, str):
-                unreadable.append((name, encoded))
-            else:
-                features[name] = encoded
-        progress("images", min(start + _BATCH, len(fresh)), len(fresh))
-        if (began := time.monotonic()) >= due and features:
-            _store(target, model, identity, folder, features, stamps)
-            due = time.monotonic() + max(_SAVE_SECONDS, _SAVE_SHARE * (time.monotonic() - began))
-    kept = sorted(features)
-    if not kept:
-        raise DataError(f"{folder} holds no readable image: give a folder with {', '.join(SUFFIXES)} files")
-    stacked = torch.stack([features[name] for name in kept])
-    if old or fresh or set(known) != set(kept):
-        _store(target, model, identity, folder, features, stamps)
-    return Index(folder, kept, stacked, len(fresh) - len(unreadable), unreadable, target, identity)
+        encoded = features_or_reasons(model, [source.image(name) for name in part])
+        found = [(name, row) for name, row in zip(part, encoded, strict=True) if not isinstance(row, str)]
+        unreadable += [(name, reason) for name, reason in zip(part, encoded, strict=True) if isinstance(reason, str)]
+        if found:
+            rows = torch.stack([row for _, row in found]).numpy()
+            store.append([name for name, _ in found], [listing[name] for name, _ in found], rows)
+        added += len(found)
+        progress("images", start + len(part), len(fresh))
+    store.tidy(known, listing)
+    table = store.table(listing)
+    if not table.names:
+        raise DataError(f"{source.place} holds no readable image: give a folder with {', '.join(SUFFIXES)} files")
+    return Index(source, table, added, unreadable, target, identity)
 
 
-def image_files(folder: Path) -> dict[str, str]:
-    """Returns the image files below `folder`, sorted: path relative to it, and size and time of the last change."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return {path.relative_to(folder).as_posix(): _stamp(path) for path in found}
+def index_folder(model: AlbefModel, folder: Path, index: Path | None = None, progress: Progress = silent) -> Index:
+    """`index_images` for the images of a folder, of the paths in a text file, or of shards (`sources.source_of`)."""
+    return index_images(model, source_of(folder), index, progress)
 
 
 def kept_tokens(model: AlbefModel, index: Index, limit: int = LIMIT) -> KeptTokens:
     """The tokens of judged images, at most `limit` bytes, in a folder beside the index file."""
     vision = model.config.model.vision
-    folder = index.file.with_suffix(".tokens")
+    folder = index.file.with_name(index.file.name.removesuffix(EARLIER) + ".tokens")
     return KeptTokens(folder, index.identity, (vision.num_tokens, vision.width), model.dtype, limit=limit)
 
 
@@ -135,25 +156,33 @@ def search(model: AlbefModel, index: Index, text: str, *, top: int, rerank: int,
 
     Images whose tokens are in `kept` are not encoded again.
     """
-    similarity = (index.features @ model.encode_text(text).float().cpu().t())[:, 0]
-    order = similarity.argsort(descending=True, stable=True).tolist()
-    shortlist = order[:rerank]
-    matches: dict[int, float] = {}
-    if shortlist:
-        paths = [index.folder / index.paths[row] for row in shortlist]
-        matches = dict(zip(shortlist, model.match(paths, text, kept=kept).tolist(), strict=True))
-    ranked = sorted(shortlist, key=lambda row: (-matches[row], -float(similarity[row]))) + order[rerank:]
-    return [Hit(index.folder / index.paths[row], float(similarity[row]), matches.get(row)) for row in ranked[:top]]
+    [found] = index.nearest(model.encode_text(text).float().cpu(), max(top, rerank))
+    images = [index.source.image(index.paths[place]) for place, _ in found]
+    judged = images[:rerank]
+    matches = model.match(judged, text, kept=kept).tolist() if judged else []
+    order = sorted(range(len(judged)), key=lambda rank: (-matches[rank], rank)) + list(range(len(judged), len(found)))
+    hits = []
+    for rank in order[:top]:
+        path = index.source.path(index.paths[found[rank][0]])
+        hits.append(Hit(path, found[rank][1], matches[rank] if rank < len(judged) else None, images[rank]))
+    return hits
 
 
-def write_page(path: Path, text: str, hits: list[Hit], picture: Callable[[Path], Image.Image]) -> None:
+def with_approximate(index: Index, above: int, progress: Progress = silent) -> Index:
+    """The index with approximate search if it has more than `above` images. Raises as `Approximate.of`."""
+    if len(index.paths) <= above:
+        return index
+    return replace(index, approximate=Approximate.of(index.table, index.file, progress))
+
+
+def write_page(path: Path, text: str, hits: list[Hit], picture: Callable[[Path | Member], Image.Image]) -> None:
     """Writes an HTML page that contains the images as `picture` (`AlbefModel.picture`) reads them.
 
     Raises `UserError` if it cannot be written.
     """
     cards = []
     for number, hit in enumerate(hits, start=1):
-        thumbnail = base64.b64encode(jpeg_of(picture(hit.path), _THUMBNAIL)).decode("ascii")
+        thumbnail = base64.b64encode(jpeg_of(picture(hit.image), _THUMBNAIL)).decode("ascii")
         match = "" if hit.match is None else f" &middot; match {hit.match:.3f}"
         cards.append(
             f'<figure><img src="data:image/jpeg;base64,{thumbnail}" alt="{html.escape(hit.path.name)}">'
@@ -178,27 +207,19 @@ def _identity(model: AlbefModel, digest: Any) -> str:
     return found
 
 
-def _store(
-    target: Path, model: AlbefModel, identity: str, folder: Path, features: dict[str, Tensor], stamps: dict[str, str]
-) -> None:
-    """Replaces the index file by `features`, and by those that another process has added meanwhile for files as they are now."""
-    with locked(target):
-        entries = {name: (stamps[name], row) for name, row in features.items()}
-        for name, (stamp, row) in _read(target, model, identity)[0].items():
-            if name not in entries and stamp == _stamp(folder / name):
-                entries[name] = (stamp, row)
-        kept = sorted(entries)
-        described = {"model": identity, "stamps": json.dumps({name: entries[name][0] for name in kept})}
-        write_output(target, save({"features": torch.stack([entries[name][1] for name in kept])}, described))
-
-
-def _stamp(path: Path) -> str:
-    """Size and time of the last change of a file; empty if there is none."""
-    try:
-        facts = path.stat()
-    except OSError:
-        return ""
-    return f"{facts.st_size}:{facts.st_mtime_ns}"
+def _take_earlier(store: FeatureStore, target: Path, model: AlbefModel, identity: str) -> None:
+    """Takes the features that an earlier version has kept, and removes its file."""
+    if store.stamps:
+        return
+    for path in (target, target.with_name(target.name + EARLIER)):
+        found = read_earlier(path, lambda digest: _identity(model, digest), identity) if path.is_file() else None
+        if found is not None:
+            stamps, features = found
+            store.append(list(stamps), list(stamps.values()), features)
+            if path != target:
+                for old in (path, path.with_name(path.name + ".lock")):
+                    old.unlink(missing_ok=True)
+            return
 
 
 def _version(package: str) -> str:
@@ -206,21 +227,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
-
-
-def _read(path: Path, model: AlbefModel, identity: str) -> tuple[dict[str, tuple[str, Tensor]], bool]:
-    """Name to (stamp, feature), and whether an earlier version wrote the index, which hashed by SHA-256.
-
-    Empty if there is no index of this model or a damaged one, which is then replaced.
-    """
-    try:
-        with safe_open(path, "pt") as stored:
-            described = stored.metadata() or {}
-            old = len(described["model"]) == 2 * hashlib.sha256().digest_size
-            if described["model"] != (_identity(model, hashlib.sha256()) if old else identity):
-                return {}, False
-            stamps: dict[str, str] = json.loads(described["stamps"])
-            rows = stored.get_tensor("features")
-            return {name: (stamp, row) for (name, stamp), row in zip(stamps.items(), rows, strict=True)}, old
-    except (OSError, SafetensorError, ValueError, KeyError):
-        return {}, False

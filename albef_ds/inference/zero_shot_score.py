@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from albef_ds.common.errors import DataError
-from albef_ds.inference.search import SUFFIXES
+from albef_ds.inference.sources import SUFFIXES
 
 BINS = 10
 _CELL, _MARGIN, _SIDE = 22, 150, 480  # pixels

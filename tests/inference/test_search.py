@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from albef_ds.cli.main import main
 from albef_ds.inference import model as interface
 from albef_ds.inference import search
+from albef_ds.inference.sources import source_of
 from tests.inference.tiny_models import model_folder, picture
 
 
@@ -71,25 +71,25 @@ def test_a_second_search_encodes_no_image_and_finds_the_same(folder: Path, image
     assert sum(encoded) == 6, "once for the index, once for the tokens"
     assert hits[2] == hits[0] == search.search(model, index, "a red cup", top=3, rerank=3)
     beside = {path.name for path in images.iterdir() if "albef" in path.name}
-    assert beside == {search.INDEX_NAME, f"{search.INDEX_NAME}.lock", ".albef-index.tokens"}
+    rows = index.table.file
+    assert beside == {".albef-index", ".albef-index.lock", ".albef-index.tokens", rows}
 
 
-def test_an_index_of_an_earlier_version_is_kept_and_written_anew(folder: Path, images: Path) -> None:
-    """Earlier versions hashed what features depend on by SHA-256."""
+def test_an_index_of_an_earlier_version_is_taken_over(folder: Path, images: Path, tmp_path: Path) -> None:
+    """Earlier versions kept one safetensors file, and the first ones hashed what features depend on by SHA-256."""
     model = interface.load(folder, device="cpu")
-    index = search.index_folder(model, images)
-    stamps = load_metadata(index.file)["stamps"]
-    for old, added in ((search._identity(model, hashlib.sha256()), 0), ("0" * 64, 3)):
-        save_file({"features": index.features}, index.file, {"model": old, "stamps": stamps})
-        again = search.index_folder(model, images)
-        assert again.added == added and torch.equal(again.features, index.features)
-        assert load_metadata(index.file)["model"] == index.identity
-
-
-def load_metadata(file: Path) -> dict[str, str]:
-    with safe_open(file, "pt") as stored:
-        found: dict[str, str] = stored.metadata()
-        return found
+    index = search.index_folder(model, images, tmp_path / "index")
+    stamps = json.dumps(index.source.listing())
+    earlier = images / ".albef-index.safetensors"
+    for old, added in ((search._identity(model, hashlib.sha256()), 0), (index.identity, 0), ("0" * 64, 3)):
+        for target, file in ((None, earlier), (tmp_path / "my.safetensors", tmp_path / "my.safetensors")):
+            save_file({"features": index.features}, file, {"model": old, "stamps": stamps})
+            assert search.index_folder(model, images, target).added == added
+            again = search.index_folder(model, images, target)
+            assert again.added == 0 and torch.equal(again.features, index.features)
+            assert earlier.exists() == (added > 0), "removed when it was taken over"
+            again.file.unlink()
+        earlier.unlink(missing_ok=True)
 
 
 def test_what_another_process_adds_meanwhile_stays(folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,12 +107,12 @@ def test_what_another_process_adds_meanwhile_stays(folder: Path, images: Path, m
     monkeypatch.setattr(first, "encode_image", slowly)
     assert _added(first, images) == 3  # it had seen three
     index = search.index_folder(first, images)
-    assert (index.added, index.paths) == (0, ["0.png", "1.png", "2.png", "later.png"])
+    assert (index.added, index.paths) == (0, ("0.png", "1.png", "2.png", "later.png"))
 
 
-def test_a_long_indexing_that_is_broken_off_is_kept_so_far(folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_indexing_that_is_broken_off_is_kept_so_far(folder: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = interface.load(folder, device="cpu")
-    encode, calls = model.encode_image, []
+    encode, calls, shown = model.encode_image, [], []
 
     def broken_off(given: Any) -> torch.Tensor:
         calls.append(given)
@@ -122,10 +122,11 @@ def test_a_long_indexing_that_is_broken_off_is_kept_so_far(folder: Path, images:
 
     monkeypatch.setattr(model, "encode_image", broken_off)
     monkeypatch.setattr(search, "_BATCH", 1)
-    monkeypatch.setattr(search, "_SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(search, "_SAVE_SHARE", 0)
+    monkeypatch.setattr(search, "_PARTIAL_SECONDS", 0.0)
+    monkeypatch.setattr(search, "_PARTIAL_SHARE", 0)
     with pytest.raises(KeyboardInterrupt):
-        _added(model, images)
+        search.index_images(model, source_of(images), partial=lambda index: shown.append(index.paths))
+    assert shown == [(), ("0.png",), ("0.png", "1.png")]
     assert _added(model, images) == 1
 
 
@@ -135,7 +136,7 @@ def test_formats_that_are_found_are_read(suffix: str, folder: Path, tmp_path: Pa
         pytest.importorskip("pillow_heif").register_heif_opener()
     form = {".tif": "TIFF", ".TIFF": "TIFF", ".heic": "HEIF"}.get(suffix, suffix[1:].upper())
     picture(1).save(tmp_path / f"a{suffix}", form)
-    assert search.index_folder(interface.load(folder, device="cpu"), tmp_path).paths == [f"a{suffix}"]
+    assert search.index_folder(interface.load(folder, device="cpu"), tmp_path).paths == (f"a{suffix}",)
 
 
 def test_many_texts_and_paths_for_other_programs(

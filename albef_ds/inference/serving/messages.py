@@ -54,6 +54,7 @@ class SearchResponse(Message):
     hits: list[SearchHit]
     pictures: int = Field(description="images that were searched")
     seconds: float
+    recall: float | None = Field(description="share of the most similar images that are found; null: search is exact")
 
 
 class GroundRequest(Message):
@@ -111,6 +112,7 @@ class Progress(Message):
 
     done: int
     total: int
+    seconds_left: float | None = Field(description="null: not known yet")
 
 
 class Status(Message):

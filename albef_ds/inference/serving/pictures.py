@@ -15,7 +15,9 @@ from albef_ds.common.errors import DataError
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images.decode import read_image
 from albef_ds.evaluation.heatmap import overlay
+from albef_ds.inference.inputs import Member
 from albef_ds.inference.model import AlbefModel
+from albef_ds.inference.sources import stamp_of
 from albef_ds.inference.thumbnails import jpeg_of
 
 SIZES = (320, 1280)
@@ -30,19 +32,19 @@ class Thumbnails:
 
     def __init__(self, model: AlbefModel) -> None:
         self._model = model
-        self._kept: OrderedDict[tuple[str, int, int, int], bytes] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
         self._lock = threading.Lock()
 
-    def jpeg(self, path: Path, side: int) -> bytes:
+    def jpeg(self, image: Path | Member, side: int) -> bytes:
         """The image as the model reads it, at most `side` pixels wide and high. Raises `UserError` if it cannot be read."""
-        try:
-            facts = path.stat()
-        except OSError as error:
-            raise DataError(f"{path.name} cannot be read ({error.strerror}): search again") from None
-        key = (str(path), facts.st_size, facts.st_mtime_ns, side)
+        if isinstance(image, Member):
+            stamp = image.stamp
+        elif not (stamp := stamp_of(str(image))):
+            raise DataError(f"{image.name} cannot be read (it is gone): search again")
+        key = (str(image), stamp, side)
         if (known := self._kept.get(key)) is not None:
             return known
-        made = jpeg_of(self._model.picture(path), side)
+        made = jpeg_of(self._model.picture(image), side)
         if side == min(SIZES):
             with self._lock:
                 self._kept[key] = made

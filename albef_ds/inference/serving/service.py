@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
-from torch import Tensor
-
 from albef_ds.common.errors import ConfigError, DataError, UserError
+from albef_ds.common.progress import Advance
+from albef_ds.inference.inputs import Member
 from albef_ds.inference.model import AlbefModel
-from albef_ds.inference.search import Hit
 from albef_ds.inference.serving.gallery import Gallery, Pictures
 from albef_ds.inference.serving.messages import (
     Answer,
@@ -31,7 +31,7 @@ from albef_ds.inference.serving.messages import (
     WordMap,
 )
 from albef_ds.inference.serving.pictures import SIZES, Thumbnails, uploaded, with_heat
-from albef_ds.inference.serving.query import Term, rank
+from albef_ds.inference.serving.query import Ranked, Term, rank
 from albef_ds.inference.serving.worker import Worker
 
 _T = TypeVar("_T")
@@ -65,7 +65,7 @@ class Service:
         self._compute = Worker(1, load.longest, load.seconds)
         self._draw = Worker(2, load.longest, load.seconds)
         self._thumbnails = Thumbnails(model)
-        self._indexing: tuple[int, int] | None = (0, 0)
+        self._indexing: Advance | None = Advance()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="index", daemon=True)
 
@@ -84,9 +84,9 @@ class Service:
         now, indexing = self._gallery.now, self._indexing
         return Status(
             model=self._model.kind,
-            pictures=len(now.keys),
+            pictures=len(now.places),
             version=self._gallery.version,
-            indexing=None if indexing is None else Progress(done=indexing[0], total=indexing[1]),
+            indexing=_progress(indexing),
             unreadable=[LeftOut(name=name, reason=_without_folder(name, reason)) for name, reason in now.unreadable[:_LISTED]],
             num_unreadable=len(now.unreadable),
             can_ask=self._answering is not None,
@@ -98,15 +98,15 @@ class Service:
 
         def call(check: Callable[[], None]) -> SearchResponse:
             started, now = time.monotonic(), self._gallery.now
-            if not now.keys:
+            if not now.places:
                 raise DataError(
                     f"no image is indexed ({self._gallery.problem or 'the folders are being read'}): wait, or add images"
                 )
             terms = [self._term(term, now) for term in request.terms]
-            hits = rank(self._model, terms, now.paths, now.features, top=request.top, rerank=request.rerank, between=check)
-            rows = {path: row for row, path in enumerate(now.paths)}
-            found = [_hit(hit, now, rows[hit.path]) for hit in hits]
-            return SearchResponse(hits=found, pictures=len(now.keys), seconds=round(time.monotonic() - started, 3))
+            kept = self._gallery.kept()
+            hits = rank(self._model, terms, now, top=request.top, rerank=request.rerank, kept=kept, between=check)
+            seconds, found = round(time.monotonic() - started, 3), [_hit(hit, now) for hit in hits]
+            return SearchResponse(hits=found, pictures=len(now.places), seconds=seconds, recall=now.recall)
 
         return await self._compute.run(call)
 
@@ -153,35 +153,44 @@ class Service:
             return Term(self._model.encode_text(term.text)[0].cpu(), term.wanted, term.text)
         if term.image is not None:
             return Term(self._model.encode_image(uploaded(term.image, self._model))[0].cpu(), term.wanted)
-        row = now.rows.get(term.picture or "")
-        if row is None:
+        place = now.places.get(term.picture or "")
+        if place is None:
             raise DataError("an image of the query is no longer there: leave it out")
-        feature: Tensor = now.features[row]
-        return Term(feature, term.wanted)
+        return Term(now.feature(place), term.wanted)
 
     def _follow(self) -> None:
         """Follows the folders until `close`."""
 
-        def progress(stage: str, done: int, total: int) -> None:
-            self._indexing = (done, total)
-
         while not self._ended.is_set():
             started = time.monotonic()
+            advance = Advance()
+
+            def progress(stage: str, done: int, total: int, advance: Advance = advance) -> None:
+                advance(stage, done, total)
+                self._indexing = advance
+
             self._gallery.refresh(progress)
             self._indexing = None
             self._ended.wait(max(_PAUSE, _SHARE * (time.monotonic() - started)))
 
 
-def _hit(hit: Hit, now: Pictures, row: int) -> SearchHit:
-    return SearchHit(picture=now.keys[row], name=now.names[row], similarity=hit.similarity, match=hit.match)
+def _progress(advance: Advance | None) -> Progress | None:
+    if advance is None:
+        return None
+    done, total, left = advance.facts()
+    return Progress(done=done, total=total, seconds_left=left)
 
 
-def _naming(path: os.PathLike[str], call: Callable[[], _T]) -> _T:
+def _hit(hit: Ranked, now: Pictures) -> SearchHit:
+    return SearchHit(picture=now.keys[hit.place], name=now.name(hit.place), similarity=hit.similarity, match=hit.match)
+
+
+def _naming(image: Path | Member, call: Callable[[], _T]) -> _T:
     """`call()`; an error names the file without its folder."""
     try:
         return call()
     except UserError as error:
-        raise type(error)(_without_folder(os.path.basename(path), str(error))) from None
+        raise type(error)(_without_folder(os.path.basename(str(image)), str(error))) from None
 
 
 def _without_folder(name: str, text: str) -> str:

@@ -61,8 +61,12 @@ class Served:
         return str(answer["error"])
 
     def key(self, name: str) -> str:
+        return self.names()[name]
+
+    def names(self) -> dict[str, str]:
+        """Name -> key of the images that are shown."""
         now = self.gallery.now
-        return now.keys[now.names.index(name)]
+        return {now.name(place): key for key, place in now.places.items()}
 
 
 @contextlib.contextmanager

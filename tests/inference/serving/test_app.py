@@ -85,7 +85,7 @@ def test_folders_are_followed(models: Models, tmp_path: Path) -> None:
         (tmp_path / "new.png").rename(photos / "new.png")
         (photos / "1.png").unlink()
         picture(78).save(photos / "broken.jpg")
-        wait_for(lambda: {"new.png", "broken.jpg"} <= set(running.gallery.now.names))
+        wait_for(lambda: {"new.png", "broken.jpg"} <= set(running.names()))
         image = base64.b64encode((photos / "new.png").read_bytes()).decode()
         assert running.search({"image": image}, top=1)[0]["name"] == "new.png"
         assert running.request("GET", f"/api/pictures/{old}")[0] == 400
@@ -101,9 +101,8 @@ def test_a_file_that_breaks_harms_one_request(models: Models, tmp_path: Path) ->
     photos = photos_in(tmp_path)
     pytest.importorskip("fastapi")
     with serving(models[0], photos) as running:
-        now = running.gallery.now
+        broken = running.key("2.png")
         (photos / "2.png").write_bytes(b"torn")
-        broken = now.keys[now.names.index("2.png")]
         for path, body in ((f"/api/pictures/{broken}", None), ("/api/ground", {"picture": broken, "text": "cup"})):
             status, _, content = running.request("GET" if body is None else "POST", path, body)
             error = json.loads(content)["error"]

@@ -80,7 +80,8 @@ async function run(announce) {
     const rerank = Math.min(256, Math.max(0, Math.round(Number(at("rerank").value) || 0)));
     const found = await call("api/search", { terms: last.map(sent), rerank });
     if (number !== latest) return;
-    at("summary").textContent = `${found.hits.length} of ${found.pictures.toLocaleString("en")} images, ${found.seconds.toFixed(2)} s`;
+    const recall = found.recall === null ? "" : `, approximate (recall ${found.recall.toFixed(3)})`;
+    at("summary").textContent = `${found.hits.length} of ${found.pictures.toLocaleString("en")} images, ${found.seconds.toFixed(2)} s${recall}`;
     showHits(found.hits);
   } catch (error) {
     if (number !== latest) return;
@@ -182,11 +183,16 @@ document.ondrop = (event) => {
   if (event.dataTransfer.files.length) addFile(event.dataTransfer.files[0]);
 };
 
+function progress({ done, total, seconds_left }) {
+  if (!total) return ", reading the folders";
+  const left = seconds_left === null ? "" : seconds_left < 100 ? `, ${Math.ceil(seconds_left)} s left` : `, ${Math.round(seconds_left / 60)} min left`;
+  return ` can be searched; indexing ${done.toLocaleString("en")} of ${total.toLocaleString("en")} new ones${left}`;
+}
+
 async function follow() {
   try {
     const now = await call("api/status");
-    const done = now.indexing && now.indexing.total ? `, indexing ${now.indexing.done.toLocaleString("en")} of ${now.indexing.total.toLocaleString("en")} new ones` : now.indexing ? ", reading the folders" : "";
-    const state = now.problem || `${now.pictures.toLocaleString("en")} images${done}`;
+    const state = now.problem || `${now.pictures.toLocaleString("en")} images${now.indexing ? progress(now.indexing) : ""}`;
     if (at("state").textContent !== state) at("state").textContent = state;
     at("ask").hidden = !now.can_ask;
     at("broken").hidden = !now.num_unreadable;

@@ -1,0 +1,92 @@
+"""What the server has while it indexes, from lists and shards, and that judged images are encoded once."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from albef_ds.common.progress import Advance, spoken
+from albef_ds.inference import search
+from albef_ds.inference.inputs import Member
+from albef_ds.inference.model import AlbefModel
+from albef_ds.inference.serving.gallery import Gallery
+from tests.data.conftest import numbered_corpus
+from tests.inference.serving.conftest import NUMBER, photos_in
+from tests.inference.serving.served import serving, wait_for
+
+Models = tuple[AlbefModel, AlbefModel]
+
+
+def test_what_is_indexed_already_is_found_while_the_rest_is_encoded(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fastapi")
+    photos, encode = photos_in(tmp_path), models[0].encode_image
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slowly(given: Any, **options: Any) -> torch.Tensor:
+        if "3.png" in str(given):
+            reached.set()
+            assert go_on.wait(100)
+        return encode(given, **options)
+
+    monkeypatch.setattr(models[0], "encode_image", slowly)
+    monkeypatch.setattr(search, "_BATCH", 1)
+    monkeypatch.setattr(search, "_PARTIAL_SECONDS", 0.0)
+    monkeypatch.setattr(search, "_PARTIAL_SHARE", 0)
+    with serving(models[0], photos) as running:
+        assert reached.wait(100)
+        state = running.json("/api/status")
+        done = state["indexing"]["done"]
+        assert state["pictures"] == 3 and state["indexing"]["total"] == NUMBER + 1 and 3 <= done < NUMBER
+        assert state["indexing"]["seconds_left"] >= 0
+        assert {hit["name"] for hit in running.search({"text": "a red cup"})} == {"0.png", "1.png", "2.png"}
+        go_on.set()
+        wait_for(lambda: running.json("/api/status")["indexing"] is None)
+        assert running.json("/api/status")["pictures"] == NUMBER
+
+
+def test_images_that_were_judged_are_not_encoded_again(models: Models, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    photos, encoded = photos_in(tmp_path), []
+    with serving(models[0], photos) as running:
+        encoder = models[0].task.model.visual_encoder  # type: ignore[union-attr]
+        hook = encoder.register_forward_hook(lambda _, args, __: encoded.append(len(args[0])))  # type: ignore[operator, union-attr]
+        first = running.search({"text": "a red cup"}, rerank=4)
+        assert sum(encoded) == 4
+        assert running.search({"text": "a red cup"}, rerank=4) == first and sum(encoded) == 4
+        running.search({"text": "a red cup"}, {"text": "two dogs", "wanted": False}, rerank=NUMBER)
+        assert sum(encoded) == NUMBER
+        hook.remove()
+    index = search.index_folder(models[0], photos)
+    assert len(list(search.kept_tokens(models[0], index).folder.iterdir())) == NUMBER, "where the command finds them"
+
+
+def test_lists_and_shards_are_shown_beside_folders(models: Models, tmp_path: Path) -> None:
+    photos = photos_in(tmp_path)
+    numbered_corpus(tmp_path / "corpus", 5, 3)
+    (tmp_path / "list.txt").write_text(f"{photos / '0.png'}\n{photos / '1.png'}\n")
+    places = [photos, tmp_path / "list.txt", tmp_path / "corpus" / "manifest.json"]
+    gallery = Gallery(models[0], places, tmp_path / "indexes")
+    assert gallery.refresh() and not gallery.refresh()
+    assert len(gallery.now.places) == NUMBER + 2 + 5 and not list(photos.glob(".albef*"))
+    for place, key in enumerate(gallery.now.keys):
+        [(found, similarity), *_] = gallery.now.nearest(gallery.now.feature(place), NUMBER + 7)
+        assert similarity == pytest.approx(1.0, abs=1e-5) and gallery.now.nearest(gallery.now.feature(place), 99)[found:]
+        image = gallery.path(key)
+        assert isinstance(image, Member) == (place >= NUMBER + 2) and models[0].picture(image).size[0] > 0
+
+
+def test_time_left_is_that_of_the_present_stage() -> None:
+    advance = Advance()
+    assert advance.facts() == (0, 0, None)
+    advance("images", 10, 50)
+    assert advance.facts() == (10, 50, None)
+    advance("images", 20, 50)
+    done, total, left = advance.facts()
+    assert (done, total) == (20, 50) and left is not None and left >= 0
+    assert [spoken(seconds) for seconds in (3.2, 99, 130, 7500)] == ["3 s", "99 s", "2 min", "2 h 5 min"]
