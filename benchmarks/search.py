@@ -2,8 +2,8 @@
 
     python -m benchmarks.search --model runs/demo --beside OTHER --features 200000 1000000 --out benchmarks/search
 
-OTHER is a checkout of an earlier version, measured in turn with this one; its index is made first and not measured. CPU seconds are
-user and system time of the process. Features are random unit vectors around random centres, since independent ones have no neighbours.
+OTHER is a checkout of an earlier version, measured in turn with this one; its index is made first. CPU seconds are user and
+system time of the process. Features are random unit vectors around random centres, since independent ones have no neighbours.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from albef_ds.inference.index.store import FeatureStore, Table
 from benchmarks.record import record_parser, write_record
 
 NOTES = [
-    "CPU time is user and system time of the process, with one thread; wall time in brackets. A query is for the 64 most similar images.",
+    "CPU time is user and system time of the process, with one thread; wall time in brackets. A query is for 64 images.",
     "Approximate search takes the graph's candidates and computes their similarities exactly.",
 ]
 _DIM = 256
