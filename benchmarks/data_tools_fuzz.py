@@ -39,7 +39,7 @@ from benchmarks.record import record_parser, write_record
 from data_tools.cli import main as albef_data
 from data_tools.stages.catalog import Catalog
 from data_tools.stages.hash_files import read_hashes
-from data_tools.stages.plan import DECISIONS_NAME
+from data_tools.stages.plan_files import DECISIONS_NAME
 
 CPU_SECONDS = 10
 CHAIN = ["--samples-per-shard", "3", "--chunk-rows", "4", "--workers", "1"]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,9 +29,12 @@ from benchmarks.jpegs import photograph
 from benchmarks.record import record_parser, write_record
 from data_tools.content import captions as text
 from data_tools.content import images
+from data_tools.content.caption_sets import Sets, sets_of, similar
 from data_tools.files.shard_writer import ShardWriter
 from data_tools.matching import hamming
-from data_tools.matching.caption_duplicates import SetFile, near_clusters, similarity
+from data_tools.matching.caption_duplicates import candidates, ends
+from data_tools.matching.components import components
+from data_tools.matching.distinct import distinct
 
 Row = dict[str, Any]
 TURNS = 3
@@ -142,19 +146,19 @@ def captions(folder: Path) -> list[Row]:
     texts = [" ".join(words) for words in base + changed]
     small = 5000
 
-    def run() -> tuple[NDArray[np.int32], SetFile]:
+    def run() -> tuple[NDArray[np.int32], Sets]:
         parts = [texts[i : i + 10_000] for i in range(0, len(texts), 10_000)]
         batches = [text.words([text.normalise(line) for line in part]) for part in parts]
         keys = np.concatenate([text.bands(text.signature(text.shingles(batch))) for batch in batches])
-        file = SetFile(folder)
-        for part in parts:
-            file.append(part)
-        file.finish()
-        return near_clusters(lambda k: keys[:, k], file, len(texts), 0.7).labels, file
+        sets = sets_of(pa.array(texts))
+        numbers = np.arange(len(texts))
+        pairs = distinct(np.concatenate([candidates(keys[:, band], numbers) for band in range(text.NUM_BANDS)]))
+        pairs = pairs[similar(sets, *ends(pairs), 0.7)]
+        return components(*ends(pairs), len(texts)), sets
 
-    labels, file = run()
+    labels, sets = run()
     left, right = np.arange(30_000), np.arange(70_000, 100_000)
-    alike = similarity(file, left, right) >= 0.7
+    alike = similar(sets, left, right, 0.7)
     recall = float((labels[left] == labels[right])[alike].mean())
     forms: dict[str, Callable[[], Any]] = {"ours": run}
     counts = {"ours": float(len(texts))}

@@ -21,10 +21,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from benchmarks.data_tools_peers import planted_hashes
 from benchmarks.record import record_parser, write_record
 from data_tools.config import DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig
+from data_tools.content import captions as text
+from data_tools.content.caption_sets import sets_of, words_of
 from data_tools.content.images import COLOUR_BYTES
 from data_tools.execution.executors import Parallel, run_tasks
 from data_tools.execution.stage_folder import StageFolder
@@ -37,7 +40,6 @@ from data_tools.stages.dedup import dedup_stage
 from data_tools.stages.filter import filter_stage
 from data_tools.stages.hash_files import SCHEMA as HASHES_SCHEMA
 from data_tools.stages.plan import plan_stage
-from data_tools.stages.scan import describe_captions
 
 CHUNK = 20_000
 EVALUATION = 40_000
@@ -75,20 +77,33 @@ def make_chunk(chunk: SyntheticChunk) -> int:
     colours = np.repeat((phash >> np.uint64(56)).astype(np.uint8)[:, None] & 0xF0, COLOUR_BYTES, axis=1)
     colours[near] = ((base_hash(origin[near] + 10**9) >> np.uint64(56)).astype(np.uint8) & 0xF0)[:, None]
     words = np.array([f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "r", "ss", "lt", "mp", "x", "y", "d")])
-    texts = []
     source = np.where(rng.random(chunk.rows) < 0.1, earlier, rows)
     picks = base_hash(source[:, None] * 16 + np.arange(12)[None]) % np.uint64(len(words))
-    lengths = 6 + base_hash(source + 7) % np.uint64(7)
-    for line, length, row, own in zip(picks, lengths.tolist(), rows.tolist(), source.tolist(), strict=True):
-        texts.append([" ".join(words[line[:length]]) + (f" again{row % 10}" if row != own else "")])
+    lengths = (6 + base_hash(source + 7) % np.uint64(7)).astype(np.int64)
+    texts = make_texts(words, picks, lengths, np.where(rows != source, rows % 10, -1))
     empty = pa.array([""] * chunk.rows, pa.string())
     ids = [f"{row // 10_000:05d}/{row:09d}.jpg" for row in rows.tolist()]
     name = f"00000-{chunk.number:05d}"
     minus = np.full(chunk.rows, -1, np.int64)
     paths = [f"/data/cc12m/{name}" for name in ids]
-    catalog = dict(zip(CATALOG_SCHEMA.names, [ids, paths, minus, minus, texts, empty, empty, empty], strict=True))
+    catalog = dict(
+        zip(
+            CATALOG_SCHEMA.names,
+            [
+                ids,
+                paths,
+                minus,
+                minus,
+                pa.ListArray.from_arrays(np.arange(chunk.rows + 1, dtype=np.int32), texts),
+                empty,
+                empty,
+                empty,
+            ],
+            strict=True,
+        )
+    )
     save_table(chunk.work / "catalog" / f"{name}.parquet", pa.table(catalog, schema=CATALOG_SCHEMA))
-    save_table(chunk.work / "scan" / f"{name}.captions.parquet", describe_captions(texts))
+    save_table(chunk.work / "scan" / f"{name}.captions.parquet", describe(texts))
     size = rng.integers(256, 1024, (2, chunk.rows)).astype(np.int32)
     raw = [None, pa.py_buffer(colours.tobytes())]
     scan = {
@@ -100,6 +115,28 @@ def make_chunk(chunk: SyntheticChunk) -> int:
     }  # fmt: skip
     save_table(chunk.work / "scan" / f"{name}.parquet", pa.table(scan))
     return chunk.rows
+
+
+def make_texts(words: Any, picks: Any, lengths: Any, again: Any) -> pa.Array:
+    """Captions of `lengths` words, some with a last word, `again` and a digit (-1: none)."""
+    known = pa.array([*words.tolist(), *(f"again{digit}" for digit in range(10))])
+    numbers = np.concatenate((picks.astype(np.int64), np.zeros((len(picks), 1), np.int64)), axis=1)
+    numbers[np.arange(len(picks)), lengths] = np.where(again >= 0, len(words) + again, 0)
+    counts = lengths + (again >= 0)
+    flat = known.take(pa.array(numbers[np.arange(numbers.shape[1])[None] < counts[:, None]]))
+    offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, flat), " ")
+
+
+def describe(texts: pa.Array) -> pa.Table:
+    """What the scan writes of one caption per image; statistics that no rule here uses are zero."""
+    batch, sets, rows = words_of(texts), sets_of(texts), len(texts)
+    keys = text.bands(text.signature(text.Words(sets.members.astype(np.uint64) << np.uint64(32), sets.starts)))
+    columns: dict[str, Any] = {"row": np.arange(rows, dtype=np.int32), "text_hash": text.text_hashes(batch)}
+    columns |= {"num_words": batch.counts.astype(np.int32), "num_chars": pc.utf8_length(texts)}
+    columns |= {name: np.zeros(rows, np.float32) for name in ("digits", "punctuation", "repeated")}
+    columns["script"] = pa.array(["latin"] * rows, pa.string()).dictionary_encode()
+    return pa.table(columns | {f"band_{k:02d}": keys[:, k] for k in range(text.NUM_BANDS)})
 
 
 def is_made(chunk: SyntheticChunk) -> bool:
@@ -127,18 +164,22 @@ def make_corpus(work: Path, rows: int, workers: int) -> None:
     save_table(work / "test.parquet", pa.table(dict(zip(HASHES_SCHEMA.names, columns, strict=True)), schema=HASHES_SCHEMA))
 
 
-def alone(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Calls `function` in a new process; returns its result with CPU seconds, wall seconds and peak memory."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (function, arguments))
+def measure(function: Callable[..., dict[str, Any]], *arguments: Any, num_tasks: int = 1) -> dict[str, Any]:
+    """Calls `function` in new processes, as that many array tasks; returns its result, the CPU seconds of all, the peak memory of
+    the largest and the wall seconds."""
+    shares = [Parallel(1, "", index, num_tasks) for index in range(num_tasks)]
+    with multiprocessing.get_context("spawn").Pool(num_tasks) as pool:
+        waiting = [pool.apply_async(_measured, (function, (*arguments, share))) for share in shares]
+        found = [result.get() for result in waiting]
+    figures = {"CPU s": f"{sum(cpu for cpu, *_ in found):.1f}", "wall s": f"{max(wall for _, wall, *_ in found):.1f}"}
+    return {"stage": function.__name__, **figures, "GB": f"{max(memory for _, _, memory, _ in found):.2f}", **found[0][3]}
 
 
-def _measured(function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> dict[str, Any]:
+def _measured(function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> tuple[float, float, float, dict[str, Any]]:
     cpu, wall = time.process_time(), time.perf_counter()
     found = function(*arguments)
-    figures = {"CPU s": f"{time.process_time() - cpu:.1f}", "wall s": f"{time.perf_counter() - wall:.1f}"}
-    memory = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}"
-    return {"stage": function.__name__, **figures, "GB": memory, **found}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return time.process_time() - cpu, time.perf_counter() - wall, memory, found
 
 
 def _counts(stage: StageFolder) -> str:
@@ -146,35 +187,53 @@ def _counts(stage: StageFolder) -> str:
     return ", ".join(f"{reason} {i:,} images {c:,} captions" for reason, i, c in counts if i or c)
 
 
-def filter_rows(work: Path) -> dict[str, Any]:
-    """Runs the filter stage."""
+def filter_rows(work: Path, share: Parallel) -> dict[str, Any]:
+    """Runs the filter stage, which the array tasks do not share."""
+    if share.task_index:
+        return {}
     return {"found": _counts(filter_stage(work, FilterConfig(min_words=3)))}
 
 
-def dedup(work: Path) -> dict[str, Any]:
+def dedup(work: Path, share: Parallel) -> dict[str, Any]:
     """Runs the dedup stage, including near-duplicate captions."""
-    stage = dedup_stage(work, DedupConfig(max_pictures_per_caption=5))
+    stage = dedup_stage(work, DedupConfig(max_pictures_per_caption=5), share, share.num_tasks)
     figures = {key: value for key, value in stage.summary.items() if isinstance(value, int)}
     return {"found": f"{_counts(stage)}; {json.dumps(figures)}"}
 
 
-def decontaminate(work: Path) -> dict[str, Any]:
+def decontaminate(work: Path, share: Parallel) -> dict[str, Any]:
     """Runs the decontaminate stage against 40,000 evaluation images, 10,000 of them in the corpus."""
-    stage = decontaminate_stage(work, [Known("test", work / "test.parquet", DecontaminateConfig())], {})
+    known = [Known("test", work / "test.parquet", DecontaminateConfig())]
+    stage = decontaminate_stage(work, known, {}, share, share.num_tasks)
     return {"found": json.dumps(stage.summary["sets"]["test"]["ways"])}
 
 
-def plan(work: Path) -> dict[str, Any]:
+def plan(work: Path, share: Parallel) -> dict[str, Any]:
     """Runs the plan stage: permutation, plan per shard, table of decisions, fingerprints."""
-    summary = plan_stage(work, PlanConfig(samples_per_shard=10_000)).summary
+    summary = plan_stage(work, PlanConfig(samples_per_shard=10_000), share, share.num_tasks).summary
     return {"found": f"{summary['num_samples']:,} samples in {summary['num_shards']:,} shards"}
 
 
-def near_pairs(path: Path) -> dict[str, Any]:
+def near_pairs(path: Path, share: Parallel) -> dict[str, Any]:
     """Searches for pairs within 3 bits among the distinct hashes of a file."""
     hashes = distinct(np.load(path))
     found = hamming.near_pairs(hashes, 3)
     return {"found": f"{len(hashes):,} distinct hashes, {len(found.left):,} pairs, {found.bounded_rows:,} rows in bounded runs"}
+
+
+def search_rows(work: Path, count: int) -> list[dict[str, Any]]:
+    """Measures the search for near pairs among `count` hashes, then with 3% of them near one flat hash."""
+    hashes = planted_hashes(count)
+    np.save(work / "hashes.npy", hashes)
+    rows = [measure(near_pairs, work / "hashes.npy") | {"stage": "near_pairs, radius 3"}]
+    rng = np.random.default_rng(1)
+    some = rng.choice(len(hashes), int(0.03 * len(hashes)), replace=False)
+    hashes[some] = np.uint64(0xAAAA000000000000)
+    for _ in range(3):
+        hashes[some] ^= np.uint64(1) << rng.integers(0, 64, len(some), dtype=np.uint64)
+    np.save(work / "hashes.npy", hashes)
+    del hashes
+    return [*rows, measure(near_pairs, work / "hashes.npy") | {"stage": "near_pairs, 3% within 3 bits of one flat hash"}]
 
 
 def projected(rows: list[dict[str, Any]], count: int, target: float = 400e6) -> list[str]:
@@ -196,26 +255,19 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=14_000_000)
     parser.add_argument("--work", type=Path, required=True, help="folder of the corpus (700 bytes a row), made if missing")
     parser.add_argument("--workers", type=int, default=2, help="processes that make the corpus")
+    parser.add_argument("--num-tasks", type=int, default=1, help="array tasks that share each stage, with as many partitions")
+    parser.add_argument("--no-hashes", action="store_true", help="leave the search for pairs out")
     parser.add_argument("--only-hashes", action="store_true", help="measure the search for pairs and leave the stages out")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     rows = []
-    hashes = planted_hashes(args.rows)
-    np.save(args.work / "hashes.npy", hashes)
-    rows.append(alone(near_pairs, args.work / "hashes.npy") | {"stage": "near_pairs, radius 3"})
-    rng = np.random.default_rng(1)
-    some = rng.choice(len(hashes), int(0.03 * len(hashes)), replace=False)
-    hashes[some] = np.uint64(0xAAAA000000000000)
-    for _ in range(3):
-        hashes[some] ^= np.uint64(1) << rng.integers(0, 64, len(some), dtype=np.uint64)
-    np.save(args.work / "hashes.npy", hashes)
-    del hashes
-    rows.append(alone(near_pairs, args.work / "hashes.npy") | {"stage": "near_pairs, 3% within 3 bits of one flat hash"})
+    if not args.no_hashes:
+        rows += search_rows(args.work, args.rows)
     if not args.only_hashes and not (args.work / "test.parquet").exists():
         make_corpus(args.work, args.rows, args.workers)
     for function in () if args.only_hashes else (filter_rows, dedup, decontaminate, plan):
         shutil.rmtree(args.work / function.__name__.removesuffix("_rows"), ignore_errors=True)
-        rows.append(alone(function, args.work))
+        rows.append(measure(function, args.work, num_tasks=args.num_tasks))
         print(rows[-1], flush=True)
     notes = projected(rows, args.rows)
     title, packages = "Dedup, decontamination and plan at scale", ["numpy", "scipy", "pyarrow"]

@@ -49,6 +49,8 @@ class ChainConfig:
     max_pixels: int = MAX_PIXELS
     fast: bool = False
     chunk_rows: int = CHUNK_ROWS
+    partitions: int = 0
+    """Parts of the keys in dedup, decontaminate and plan; 0: by the number of rows."""
     restart: bool = False
 
 
@@ -108,18 +110,18 @@ def _chain(
     work: Path, place: Place, specs: list[SourceSpec], config: ChainConfig, parallel: Parallel, known: list[Known]
 ) -> Manifest:
     if parallel.is_share:
-        raise ConfigError("num_tasks serves catalog, scan and shard: run the stages one by one, or leave it out")
+        raise ConfigError("num_tasks serves single stages: run them one by one, or leave it out")
     build_catalog(work, specs, parallel, chunk_rows=config.chunk_rows, restart=config.restart)
     scan(work, parallel, max_pixels=config.max_pixels, fast=config.fast, restart=config.restart)
     filter_stage(work, config.filters)
-    dedup_stage(work, config.dedup)
+    dedup_stage(work, config.dedup, parallel, config.partitions)
     known = known + [Known(name, path, config.decontaminate) for name, path in config.hash_files.items()]
     for spec in config.evaluation_sources:
         path = work / "evaluation" / f"{spec.name}.parquet"
         make_hashes(work / "evaluation" / spec.name, [spec], path, parallel, restart=config.restart)
         known.append(Known(spec.name, path, config.decontaminate))
-    decontaminate_stage(work, known, config.id_lists)
-    plan_stage(work, config.plan)
+    decontaminate_stage(work, known, config.id_lists, parallel, config.partitions)
+    plan_stage(work, config.plan, parallel, config.partitions)
     write_report(work, work / REPORT_NAME)
     manifest = shard_stage(work, place, parallel, config.resize, restart=config.restart)
     assert manifest is not None

@@ -186,7 +186,7 @@ data_stage() {
         case " $* " in *" --num-tasks "*) ;; *) share+=(--num-tasks "$SLURM_ARRAY_TASK_COUNT") ;; esac
     fi
     case $1 in
-        catalog | scan | shard | verify | hashes) share+=(--workers "${SLURM_CPUS_PER_TASK:-1}") ;;
+        catalog | scan | dedup | decontaminate | plan | shard | verify | hashes) share+=(--workers "${SLURM_CPUS_PER_TASK:-1}") ;;
     esac
     say "job $SLURM_JOB_ID${SLURM_ARRAY_TASK_ID:+, task $SLURM_ARRAY_TASK_ID}, restart ${SLURM_RESTART_COUNT:-0}: albef-data $*"
     # In the background, because the shell runs its trap only while it waits; and not by `here`, whose shell would take

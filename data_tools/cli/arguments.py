@@ -52,6 +52,10 @@ _ARRAY = [
     _option("--task-index", type=int, default=0, help="this array task's number, from 0"),
     _option("--num-tasks", type=int, default=1, help="how many array tasks share the work"),
 ]
+_PARTITIONS = [
+    _option("--partitions", type=int, default=0, help="parts of the keys, for less memory; 0: one per 8 million rows (default)")
+]
+_SHARED = [*_ARRAY, *_PARTITIONS]
 _RESTART = [_option("--restart", action="store_true", help="make the stage again although its settings changed")]
 _RETRY = [_option("--retry", action="store_true", help="scan chunks again that had missing or unreadable files")]
 _SCAN = [
@@ -91,7 +95,7 @@ _SHARD = [
     _option("--quality", type=int, default=ResizeConfig.quality, help="JPEG quality of those (default %(default)s)"),
 ]
 _BUILD = [
-    *(*_WORK, *_SOURCES, *_SCAN, *_FILTER, *_DEDUP, *_DECONTAMINATE, *_PLAN, *_SHARD, *_PARALLEL, *_RESTART),
+    *(*_WORK, *_SOURCES, *_SCAN, *_FILTER, *_DEDUP, *_DECONTAMINATE, *_PLAN, *_SHARD, *_PARALLEL, *_PARTITIONS, *_RESTART),
     _option("--evaluate", action="append", default=[], metavar="NAME=KIND:PATH", help="evaluation set as a source"),
 ]
 _HASHES = [
@@ -191,10 +195,10 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, _Parser]]:
     scan = [*_RETRY, *_WORK, *_ARRAY, *_RESTART, *_SCAN]
     add("scan", "one pass over each byte: hashes, full decode, caption statistics", scan)
     add("filter", "drop images and captions by rules, each with its reason", [*_WORK, *_FILTER], _filter_help)
-    add("dedup", "drop duplicates by bytes, pixels and look; duplicate captions", [*_WORK, *_DEDUP])
+    add("dedup", "drop duplicates by bytes, pixels and look; duplicate captions", [*_WORK, *_DEDUP, *_SHARED])
     add("hashes", "write the hash file of an evaluation set, to share without its images", _HASHES, _source_help)
-    add("decontaminate", "drop images that are in an evaluation set", [*_WORK, *_DECONTAMINATE])
-    add("plan", "fix the order of samples and the size of shards", [*_WORK, *_PLAN])
+    add("decontaminate", "drop images that are in an evaluation set", [*_WORK, *_DECONTAMINATE, *_SHARED])
+    add("plan", "fix the order of samples and the size of shards", [*_WORK, *_PLAN, *_SHARED])
     add("shard", "write the planned shards", [*_WORK, *_ARRAY, *_RESTART, *_SHARD])
     verify = [*_PLACE, *_DECODE, *_PARALLEL]
     add("verify", "check every byte of a corpus against its manifest (exit code 1: problems)", verify)

@@ -89,6 +89,7 @@ def _chain(args: argparse.Namespace) -> pipeline.ChainConfig:
         max_pixels=args.max_pixels,
         fast=args.fast,
         chunk_rows=args.chunk_rows,
+        partitions=args.partitions,
         restart=args.restart,
     )
 
@@ -145,7 +146,7 @@ def _run_filter(args: argparse.Namespace) -> int:
 
 
 def _run_dedup(args: argparse.Namespace) -> int:
-    summary = dedup_stage(args.work, _dedup(args)).summary
+    summary = dedup_stage(args.work, _dedup(args), _parallel(args), args.partitions).summary
     _print_counts(summary.pop("counts"))
     for name, value in summary.items():
         if isinstance(value, int):
@@ -163,7 +164,7 @@ def _run_hashes(args: argparse.Namespace) -> int:
 def _run_decontaminate(args: argparse.Namespace) -> int:
     config = _decontaminate(args)
     known = [Known(name, path, config) for name, path in _hash_files(args).items()]
-    stage = decontaminate_stage(args.work, known, _pairs(args.ids, "--ids"))
+    stage = decontaminate_stage(args.work, known, _pairs(args.ids, "--ids"), _parallel(args), args.partitions)
     for name, entry in stage.summary["sets"].items():
         ways = ", ".join(f"{count:,} {way}" for way, count in entry["ways"].items())
         _say(f"{name}: {entry['set_pictures_found']:,} of {entry['pictures']:,} found; training images dropped: {ways}")
@@ -171,7 +172,7 @@ def _run_decontaminate(args: argparse.Namespace) -> int:
 
 
 def _run_plan(args: argparse.Namespace) -> int:
-    summary = plan_stage(args.work, _plan(args)).summary
+    summary = plan_stage(args.work, _plan(args), _parallel(args), args.partitions).summary
     _say(f"{summary['num_samples']:,} samples in {summary['num_shards']:,} shards")
     return 0
 

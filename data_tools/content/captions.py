@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,22 +87,37 @@ class Words:
         return np.repeat(np.arange(len(self.starts) - 1), self.counts)
 
 
+def spaced(text: str) -> str:
+    """`text` with a space around each character of the scripts that are written without spaces."""
+    return text if text.isascii() else _WIDE.sub(r" \1 ", text)
+
+
 def words(texts: list[str]) -> Words:
     """Words of `texts`, which come from `normalise`."""
-    texts = [text if text.isascii() else _WIDE.sub(r" \1 ", text) for text in texts]
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    encoded = [spaced(text).encode("utf-8", "surrogatepass") for text in texts]
     raw = np.frombuffer(b" " + b" ".join(encoded) + b" ", np.uint8)
+    return words_of(raw, np.cumsum([1, *(len(text) + 1 for text in encoded)]))
+
+
+def words_of(raw: NDArray[np.uint8], limits: NDArray[np.int64]) -> Words:
+    """Words of texts in UTF-8, with spaces before, between and after them; text i is at `limits[i]`, the end at the last one."""
     separator = _SEPARATOR[raw]
     begins = np.flatnonzero(separator[:-1] & ~separator[1:]) + 1
     ends = np.flatnonzero(~separator[:-1] & separator[1:]) + 1
     # A polynomial hash with an odd base; dividing by the base's power makes it independent of the word's position.
-    power = np.cumprod(np.full(len(raw), _MULTIPLIER, np.uint64))
-    prefix = np.concatenate(([np.uint64(0)], np.cumsum((raw.astype(np.uint64) + np.uint64(1)) * power)))
-    inverse_base = np.uint64(pow(int(_MULTIPLIER), -1, 1 << 64))
-    inverse = np.cumprod(np.full(len(raw), inverse_base, np.uint64))
+    power, inverse = _powers(max(len(raw) - 1, 1).bit_length())
+    prefix = np.concatenate(([np.uint64(0)], np.cumsum((raw.astype(np.uint64) + np.uint64(1)) * power[: len(raw)])))
     hashes = mix((prefix[ends] - prefix[begins]) * inverse[begins])
-    limits = np.cumsum([1, *(len(text) + 1 for text in encoded)])
     return Words(hashes, np.searchsorted(begins, limits).astype(np.int64))
+
+
+@lru_cache(maxsize=1)
+def _powers(bits: int) -> tuple[U64, U64]:
+    """The powers 1, 2, ... of the hash's base and of its inverse, 2^bits of each."""
+    inverse_base = np.uint64(pow(int(_MULTIPLIER), -1, 1 << 64))
+    power = np.cumprod(np.full(1 << bits, _MULTIPLIER, np.uint64), dtype=np.uint64)
+    inverse = np.cumprod(np.full(1 << bits, inverse_base, np.uint64), dtype=np.uint64)
+    return power, inverse
 
 
 def text_hashes(batch: Words) -> U64:

@@ -25,7 +25,7 @@ from data_tools.pipeline import ChainConfig
 from data_tools.pipeline import build as chain
 from data_tools.readers.source import SourceSpec
 from data_tools.stages.hash_files import FINGERPRINTS_NAME
-from data_tools.stages.plan import DECISIONS_NAME
+from data_tools.stages.plan_files import DECISIONS_NAME
 
 SPLITS = ("train", "val", "test", "flags")
 SEED = 0

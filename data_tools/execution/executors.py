@@ -52,6 +52,10 @@ class Parallel:
         return self.num_tasks > 1
 
 
+ONE = Parallel(workers=1)
+"""This process alone."""
+
+
 def run_tasks(
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
@@ -103,7 +107,7 @@ def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
         workers = min(parallel.workers or len(os.sched_getaffinity(0)), max(num_tasks, 1))
         # A fork server starts from a clean process, unlike fork, and imports once, unlike spawn.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["data_tools.stages.scan", "data_tools.stages.write_shards"])
+        context.set_forkserver_preload(["data_tools.stages.scan", "data_tools.stages.dedup", "data_tools.stages.write_shards"])
         others = set(multiprocessing.active_children())
         with _Pool(workers, context, initializer=_end_with_run) as pool:
             try:

@@ -1,8 +1,8 @@
 """Pairs of 64-bit hashes within a Hamming radius, exactly and without comparing all with all.
 
 Split the 64 bits into b blocks. Two hashes that differ in at most r bits agree in at least b - r blocks. So for each choice
-of b - r blocks: pack (those blocks, row) into one uint64, sort, and compare neighbouring rows with equal blocks (a run).
-The search misses no pair and is deterministic.
+of b - r blocks: move those blocks to the front of each hash, sort, and compare neighbours with equal blocks (a run).
+The search misses no pair and is deterministic. The choices are independent of each other, and so are parts of the blocks' values.
 
 Skewed data makes runs long and the work quadratic. Callers therefore collapse equal hashes and leave out flat images; this
 module bounds the remaining long runs and returns the number of rows in them.
@@ -10,7 +10,7 @@ module bounds the remaining long runs and returns the number of rows in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import comb
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albef_ds.common.errors import ConfigError, DataError
-from data_tools.matching.distinct import distinct
+from data_tools.matching.distinct import distinct, part_of
 
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
@@ -34,6 +34,17 @@ _TABLE_BITS = 22  # of the lookup table in `cross_pairs`
 
 
 @dataclass(frozen=True)
+class HashPairs:
+    """Pairs `left` < `right` uint64 (P,) of hashes within the radius, found by search `number`."""
+
+    left: U64
+    right: U64
+    bounded_rows: int
+    """Hashes in runs longer than MAX_RUN; each was linked to one near hash of its run, not to all."""
+    number: int = 0
+
+
+@dataclass(frozen=True)
 class Pairs:
     """Rows `left` and `right` int64 (P,) of hashes within the radius."""
 
@@ -44,22 +55,68 @@ class Pairs:
 
 
 def near_pairs(hashes: U64, radius: int) -> Pairs:
-    """All pairs left < right of `hashes` (N,) that differ in at most `radius` bits (0 to MAX_RADIUS, else ConfigError)."""
-    _check(radius)
-    count = len(hashes)
-    row_bits = max(1, (count - 1).bit_length())
-    found: list[U64] = [np.zeros(0, np.uint64)]
-    bounded = 0
-    for shifts in _block_choices(*_plan(count, count / 2, radius, BITS - row_bits)):
-        rows, equal_to_next, long = _runs(hashes, shifts, row_bits)
-        bounded = max(bounded, int(long.sum()))
-        found.append(_compare(hashes, rows, equal_to_next & ~long[:-1], radius, keep_going=True))
+    """All pairs left < right of different `hashes` (N,) within `radius` bits (0 to MAX_RADIUS, else ConfigError)."""
+    searches = searches_of(len(hashes), radius)
+    order = np.argsort(hashes)
+    ordered = hashes[order]
+    found = merged([search.pairs(ordered) for search in searches])
+    left, right = (order[np.searchsorted(ordered, values)].astype(np.int64) for values in (found.left, found.right))
+    return Pairs(np.minimum(left, right), np.maximum(left, right), found.bounded_rows)
+
+
+def merged(parts: Sequence[HashPairs]) -> HashPairs:
+    """The different pairs of `parts`. Rows in long runs are those of the search with most of them, over all of its parts."""
+    left, right = (
+        np.concatenate([np.zeros(0, np.uint64), *(getattr(part, side) for part in parts)]) for side in ("left", "right")
+    )
+    order = np.lexsort((right, left))
+    left, right = left[order], right[order]
+    fresh = np.concatenate(([True], (left[1:] != left[:-1]) | (right[1:] != right[:-1])))[: len(left)]
+    bounded: dict[int, int] = {}
+    for part in parts:
+        bounded[part.number] = bounded.get(part.number, 0) + part.bounded_rows
+    return HashPairs(left[fresh], right[fresh], max(bounded.values(), default=0))
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search over one choice of blocks, `number` among those that together find all pairs of the `radius`."""
+
+    number: int
+    radius: int
+    blocks: tuple[tuple[int, int], ...]
+    """(shift, width in bits) of each block."""
+
+    def pairs(self, hashes: U64, part: int = 0, num_parts: int = 1) -> HashPairs:
+        """The pairs among different `hashes` that agree in these blocks, of those hashes whose blocks belong to `part`.
+
+        The parts of all `num_parts` together hold what one part holds. Memory is about 20 bytes for each hash of the part.
+        """
+        width = sum(bits for _, bits in self.blocks)
+        segments = [*self.blocks, *_rest(self.blocks)]
+        chosen: list[U64] = [np.zeros(0, np.uint64)]
+        for first in range(0, len(hashes), _SLICE):
+            ordered = _permuted(hashes[first : first + _SLICE], segments)
+            if num_parts > 1:
+                ordered = ordered[part_of(ordered >> np.uint64(BITS - width), num_parts) == part]
+            chosen.append(ordered)
+        values = np.concatenate(chosen)
+        chosen.clear()
+        values.sort()
+        equal, long = _runs(values, np.uint64(BITS - width))
+        found = [_compare(values, equal & ~long[:-1], self.radius, keep_going=True)]
         if long.any():
-            found.append(_compare(hashes, rows, equal_to_next & long[:-1], radius, keep_going=False))
-        if len(found) > 16:
-            found = [distinct(np.concatenate(found))]
-    packed = distinct(np.concatenate(found))
-    return Pairs((packed >> np.uint64(32)).astype(np.int64), (packed & np.uint64(0xFFFFFFFF)).astype(np.int64), bounded)
+            found.append(_compare(values, equal & long[:-1], self.radius, keep_going=False))
+        left, right = (_restored(np.concatenate([pair[side] for pair in found]), segments) for side in (0, 1))
+        return HashPairs(np.minimum(left, right), np.maximum(left, right), int(long.sum()), self.number)
+
+
+def searches_of(count: int, radius: int) -> list[Search]:
+    """The searches that together find all pairs among `count` hashes. Raises ConfigError if the radius is not 0 to MAX_RADIUS."""
+    _check(radius)
+    row_bits = max(1, (count - 1).bit_length())
+    choices = _block_choices(*_plan(count, count / 2, radius, BITS - row_bits))
+    return [Search(number, radius, tuple(blocks)) for number, blocks in enumerate(choices)]
 
 
 def _check(radius: int) -> None:
@@ -97,49 +154,66 @@ def _keys(hashes: U64, shifts: list[tuple[int, int]]) -> U64:
     return keys
 
 
-def _runs(hashes: U64, shifts: list[tuple[int, int]], row_bits: int) -> tuple[U64, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Rows sorted by key, a mask of those with the key of the next, and a mask of those in a run longer than MAX_RUN."""
-    bits = np.uint64(row_bits)
-    packed = np.empty(len(hashes), np.uint64)
-    for first in range(0, len(hashes), _SLICE):
-        part = hashes[first : first + _SLICE]
-        packed[first : first + _SLICE] = (_keys(part, shifts) << bits) | np.arange(first, first + len(part), dtype=np.uint64)
-    packed.sort()
-    equal = np.empty(max(len(packed) - 1, 0), np.bool_)
-    long = np.zeros(len(packed), np.bool_)
+def _rest(blocks: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
+    """The bits outside `blocks`, from the highest, as (shift, width)."""
+    rest, high = [], BITS
+    for low, width in sorted(blocks, reverse=True):
+        rest.append((low + width, high - low - width))
+        high = low
+    return [(shift, width) for shift, width in [*rest, (0, high)] if width]
+
+
+def _permuted(hashes: U64, segments: list[tuple[int, int]]) -> U64:
+    """The bits of `hashes` in the order of `segments`. Distances stay; equal leading blocks are neighbours when sorted."""
+    permuted: U64 = hashes.copy() if len(segments) == 1 else _keys(hashes, segments)
+    return permuted
+
+
+def _restored(values: U64, segments: list[tuple[int, int]]) -> U64:
+    hashes = np.zeros(len(values), np.uint64)
+    for shift, width in reversed(segments):
+        hashes |= (values & np.uint64((1 << width) - 1)) << np.uint64(shift)
+        values = values >> np.uint64(width) if width < BITS else values
+    restored: U64 = hashes
+    return restored
+
+
+def _runs(values: U64, bits: np.uint64) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Masks of the sorted `values` that agree with the next but for their last `bits`, and of those in runs above MAX_RUN."""
+    equal = np.empty(max(len(values) - 1, 0), np.bool_)
+    long = np.zeros(len(values), np.bool_)
     for first in range(0, len(equal), _SLICE):
         last = min(first + _SLICE, len(equal))
-        equal[first:last] = ((packed[first:last] ^ packed[first + 1 : last + 1]) >> bits) == 0
-    for first in range(0, len(packed) - MAX_RUN, _SLICE):
-        last = min(first + _SLICE, len(packed) - MAX_RUN)
-        far = packed[first + MAX_RUN : last + MAX_RUN]
-        starts = np.flatnonzero(((packed[first:last] ^ far) >> bits) == 0) + first
+        equal[first:last] = ((values[first:last] ^ values[first + 1 : last + 1]) >> bits) == 0
+    for first in range(0, len(values) - MAX_RUN, _SLICE):
+        last = min(first + _SLICE, len(values) - MAX_RUN)
+        far = values[first + MAX_RUN : last + MAX_RUN]
+        starts = np.flatnonzero(((values[first:last] ^ far) >> bits) == 0) + first
         if len(starts):
             change = np.zeros(last - first + MAX_RUN + 1, np.int32)
             np.add.at(change, starts - first, 1)
             np.add.at(change, starts - first + MAX_RUN + 1, -1)
             long[first : last + MAX_RUN] |= np.cumsum(change)[: last + MAX_RUN - first] > 0
-    packed &= np.uint64((1 << row_bits) - 1)
-    return packed, equal, long
+    return equal, long
 
 
-def _compare(hashes: U64, rows: U64, equal_to_next: NDArray[np.bool_], radius: int, *, keep_going: bool) -> U64:
-    """Compares each row with those after it in its run (up to its first hit unless `keep_going`); left << 32 | right."""
-    found: list[U64] = [np.zeros(0, np.uint64)]
+def _compare(values: U64, equal_to_next: NDArray[np.bool_], radius: int, *, keep_going: bool) -> tuple[U64, U64]:
+    """Compares each value with those after it in its run (up to its first hit unless `keep_going`); returns the near pairs."""
+    left, right = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
     here = np.flatnonzero(equal_to_next)
     distance = 1
     while len(here) and distance <= MAX_RUN:
-        a, b = rows[here], rows[here + distance]
-        near = np.bitwise_count(hashes[a] ^ hashes[b]) <= radius
+        a, b = values[here], values[here + distance]
+        near = np.bitwise_count(a ^ b) <= radius
         if near.any():
-            left, right = np.minimum(a[near], b[near]), np.maximum(a[near], b[near])
-            found.append((left << np.uint64(32)) | right)
+            left.append(a[near])
+            right.append(b[near])
         if not keep_going:
             here = here[~near]
         here = here[here + distance < len(equal_to_next)]
         here = here[equal_to_next[here + distance]]
         distance += 1
-    return np.concatenate(found)
+    return np.concatenate(left), np.concatenate(right)
 
 
 def cross_pairs(queries: U64, hashes: U64, radius: int) -> tuple[I64, I64, NDArray[np.uint8]]:

@@ -17,7 +17,8 @@ KEPT = 0
 DUPLICATE = "duplicate: "
 """Prefix of reasons that drop an image whose captions move to the kept one."""
 _EXAMPLES = 12
-_FILES = ("picture", "kept", "detail", "caption")  # names of the arrays' files
+IMAGE_FILE, CAPTION_FILE = "picture", "caption"
+_FILES = (IMAGE_FILE, "kept", "detail", CAPTION_FILE)  # names of the arrays' files
 
 
 @dataclass

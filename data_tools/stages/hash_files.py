@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
@@ -45,8 +46,7 @@ class HashSet:
     """The N images of one hash file; `numbers` has the numeric columns by name."""
 
     name: str
-    ids: list[str]
-    image_ids: list[str]
+    ids: pa.ChunkedArray
     numbers: dict[str, NDArray[Any]]
     colours: NDArray[np.uint8]
 
@@ -63,7 +63,7 @@ def save_hashes(path: Path, columns: Columns, keep: NDArray[np.bool_] | None = N
     def tables() -> Iterator[pa.Table]:
         for chunk, scanned in columns.tables(["status", *_NUMBERS, "colours"]):
             listed = columns.catalog.read(chunk, ["id", "image_id"])
-            good = np.array([status in ("", NO_CAPTION) for status in scanned["status"].to_pylist()], np.bool_)
+            good = pc.is_in(scanned["status"].cast(pa.string()), pa.array(["", NO_CAPTION])).to_numpy()
             if keep is not None:
                 good &= keep[chunk.first_row : chunk.first_row + chunk.num_rows]
             rows = pa.array(np.flatnonzero(good))
@@ -157,6 +157,5 @@ def read_hashes(path: Path) -> pa.Table:
 def load_hashes(name: str, path: Path) -> HashSet:
     """Reads a hash file. Raises DataError as `read_hashes`."""
     table = read_hashes(path)
-    ids, image_ids = table["id"].to_pylist(), table["image_id"].to_pylist()
     numbers = {name: table[name].to_numpy() for name in _NUMBERS}
-    return HashSet(name, ids, image_ids, numbers, colour_array(table["colours"]))
+    return HashSet(name, table["id"], numbers, colour_array(table["colours"]))

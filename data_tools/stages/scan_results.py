@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from data_tools.content.images import COLOUR_BYTES
 from data_tools.execution.stage_folder import DONE_NAME, DamagedStageError, load_stage, read_columns
+from data_tools.matching.image_duplicates import quality_rank
 from data_tools.stages.catalog import Catalog, Chunk
 
 
@@ -77,16 +79,44 @@ class Columns:
             codes.append(lookup[column.indices.to_numpy()])
         return np.concatenate(codes), list(texts)
 
-    def colours(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Colour signatures of `rows` (ascending), uint8 (len(rows), COLOUR_BYTES)."""
-        out = np.empty((len(rows), COLOUR_BYTES), np.uint8)
+    def parts(self, names: list[str], *, captions: bool = False) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+        """Yields, for each chunk, the number of its first row or caption and its numeric columns by name."""
+        first = 0
+        for _, table in self.tables(names, captions=captions):
+            yield first, {name: table[name].to_numpy() for name in names}
+            first += len(table)
+
+    def gather(self, rows: NDArray[np.int64], names: list[str]) -> dict[str, NDArray[Any]]:
+        """The columns `names` of `rows` (ascending); `colours` is uint8 (len(rows), COLOUR_BYTES)."""
+        found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
         bounds = np.searchsorted(rows, [chunk.first_row for chunk in self.catalog.chunks] + [self.num_rows])
-        for number, chunk in enumerate(self.catalog.chunks):
-            low, high = bounds[number], bounds[number + 1]
-            if high > low:
-                table = read_columns(self.stage.folder, f"{chunk.name}.parquet", ["colours"])
-                out[low:high] = colour_array(table["colours"])[rows[low:high] - chunk.first_row]
-        return out
+        for chunk, low, high in zip(self.catalog.chunks, bounds, bounds[1:], strict=False):
+            if high > low or not found[names[0]]:  # the first chunk gives the types
+                table = read_columns(self.stage.folder, f"{chunk.name}.parquet", names)
+                for name in names:
+                    values = colour_array(table[name]) if name == "colours" else table[name].to_numpy()
+                    found[name].append(values[rows[low:high] - chunk.first_row])
+        return {name: np.concatenate(arrays) for name, arrays in found.items()}
+
+    def gather_captions(self, captions: NDArray[np.int64], names: list[str]) -> dict[str, NDArray[Any]]:
+        """The columns `names` of `captions` (ascending)."""
+        found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+        for first, columns in self.parts(names, captions=True):
+            low, high = np.searchsorted(captions, [first, first + len(columns[names[0]])])
+            for name in names:
+                found[name].append(columns[name][captions[low:high] - first])
+        return {name: np.concatenate(arrays) for name, arrays in found.items()}
+
+    def quality(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rank of each of `rows` (ascending) among them, best first (`image_duplicates.quality_rank`)."""
+        return quality_rank(**self.gather(rows, ["width", "height", "num_bytes"]))
+
+    def blocks(self, count: int) -> list[range]:
+        """At most `count` runs of chunk numbers that hold about equally many rows."""
+        ends = np.array([chunk.first_row + chunk.num_rows for chunk in self.catalog.chunks])
+        wanted = self.num_rows * np.arange(1, count + 1) / count
+        bounds = [0, *np.unique(np.searchsorted(ends, wanted) + 1).tolist()]
+        return [range(low, min(high, len(ends))) for low, high in pairwise(bounds)]
 
     def sources(self) -> tuple[NDArray[np.uint8], list[str]]:
         """Number of each row's source, and the sources' names."""

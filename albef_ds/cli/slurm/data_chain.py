@@ -1,4 +1,4 @@
-"""Plans `albef-data build` as Slurm jobs: arrays for stages that split work, one node for the reductions between them.
+"""Plans `albef-data build` as Slurm jobs: arrays for stages that split work, one node or an array for the reductions.
 
 `albef-data stages` lists the stages and their options.
 """
@@ -57,6 +57,8 @@ def read_stages() -> list[DataStage]:
 def chain(arguments: Sequence[str], num_tasks: int) -> list[StageJob]:
     """The jobs equivalent to `albef-data build ARGUMENTS`, with `num_tasks` tasks per array.
 
+    With `--partitions` of 2 or more, the reductions are arrays too.
+
     Raises:
         ConfigError: an unknown option, a missing value, or a missing --work or --out.
         MachineError: as `read_stages`.
@@ -72,9 +74,17 @@ def chain(arguments: Sequence[str], num_tasks: int) -> list[StageJob]:
         own = [pair for pair in given if pair[0] in (*stage.options, *stage.flags)]
         words = [word for pair in own for word in pair if word is not None]
         folders = [word for name, own_name in stage.folders.items() for word in (own_name, str(values[name])) if word]
-        share = ["--num-tasks", str(num_tasks)] if stage.array else []
-        jobs.append(StageJob(stage, [stage.name, *folders, *words, *share], num_tasks if stage.array else None))
+        tasks = num_tasks if stage.array else _tasks_of_reduction(stage, values.get("--partitions"), num_tasks)
+        share = ["--num-tasks", str(tasks)] if tasks else []
+        jobs.append(StageJob(stage, [stage.name, *folders, *words, *share], tasks))
     return jobs
+
+
+def _tasks_of_reduction(stage: DataStage, partitions: str | None, num_tasks: int) -> int | None:
+    """Array tasks of a reduction: as many as it has partitions, at most `num_tasks`; None without `--partitions`."""
+    if "--partitions" not in stage.options or partitions is None or not partitions.isdigit() or int(partitions) < 2:
+        return None
+    return min(int(partitions), num_tasks)
 
 
 def _given_options(arguments: Sequence[str], stages: Sequence[DataStage]) -> list[tuple[str, str | None]]:

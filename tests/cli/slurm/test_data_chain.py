@@ -62,6 +62,13 @@ def test_the_chain_in_order_with_shares() -> None:
     assert [job.num_tasks for job in jobs] == [None, 4, None, None, None, None, None, 4, None]
 
 
+def test_reductions_with_partitions_are_arrays_too() -> None:
+    jobs = chain(["--work", "w", "--out=c", "--source", "a=folder:x", "--partitions", "3"], 8)
+    tasks = {job.stage.name: job.num_tasks for job in jobs if job.num_tasks}
+    assert tasks == {"scan": 8, "dedup": 3, "decontaminate": 3, "plan": 3, "shard": 8}
+    assert next(job for job in jobs if job.stage.name == "dedup").arguments[-4:] == ["--partitions", "3", "--num-tasks", "3"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -142,7 +142,7 @@ def test_chains_are_cut_each_dropped_picture_is_near_the_one_kept_for_it() -> No
     chain = np.cumsum([0, *(0b111 << (3 * step) for step in range(12))]).astype(np.uint64)  # neighbours 3 bits apart
     rows = np.arange(len(chain))
     fields = np.zeros((len(chain), 3), np.uint8)
-    found = image_duplicates.near(rows, chain, lambda asked: fields[asked], rows, radius=3, tolerance=0)
+    found = image_duplicates.near(rows, chain, fields, np.zeros(len(chain), np.int64), rows, radius=3, tolerance=0)
     assert (np.bitwise_count(chain[found.rows] ^ chain[found.kept]) <= 3).all()
     assert not np.isin(found.kept, found.rows).any()
     kept = np.setdiff1d(rows, found.rows)
@@ -219,7 +219,7 @@ def test_evaluation_pictures_are_found_in_every_way_from_a_file_without_pictures
     }
     hashes = tmp_path / "test.parquet"
     make_hashes(tmp_path / "hw", [SourceSpec("test", "folder", str(folder_corpus(tmp_path / "eval", evaluation)))], hashes, ONE)
-    assert load_hashes("test", hashes).ids == sorted(evaluation)
+    assert load_hashes("test", hashes).ids.to_pylist() == sorted(evaluation)
     training: Pictures = {
         "1.jpg": (jpeg(11), ["a"]),
         "2.bmp": (encoded(scene(12), "BMP"), ["b"]),
