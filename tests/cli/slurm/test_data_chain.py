@@ -14,7 +14,7 @@ from data_tools.cli.arguments import parsers, stages
 
 DEDUP = {
     *("--radius", "--tolerance", "--min-variance", "--several-captions", "--max-pictures-per-caption"),
-    *("--jaccard", "--embeddings", "--cosine"),
+    *("--jaccard", "--embeddings", "--cosine", "--partitions"),
 }
 WORK, CORPUS = {"--work": "--work"}, {"--out": "--out"}
 EXPECTED = [
@@ -22,8 +22,14 @@ EXPECTED = [
     ("scan", True, {"--max-pixels"}, {"--fast", "--retry", "--restart"}, WORK),
     ("filter", False, {"--preset", "--set"}, set(), WORK),
     ("dedup", False, DEDUP, set(), WORK),
-    ("decontaminate", False, {"--against", "--ids", "--wide-radius", "--wide-tolerance"}, set(), WORK),
-    ("plan", False, {"--seed", "--samples-per-shard", "--shard-bytes"}, {"--listed-order", "--full-shards"}, WORK),
+    ("decontaminate", False, {"--against", "--ids", "--wide-radius", "--wide-tolerance", "--partitions"}, set(), WORK),
+    (
+        "plan",
+        False,
+        {"--seed", "--samples-per-shard", "--shard-bytes", "--partitions"},
+        {"--listed-order", "--full-shards"},
+        WORK,
+    ),
     ("report", False, set(), set(), WORK),  # its --out is another file than the corpus folder
     ("shard", True, {"--max-side", "--quality"}, {"--restart"}, {**WORK, **CORPUS}),
     ("verify", False, set(), {"--decode"}, {"--out": ""}),
