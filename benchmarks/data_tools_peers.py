@@ -29,10 +29,10 @@ from benchmarks.jpegs import photograph
 from benchmarks.record import record_parser, write_record
 from data_tools.content import captions as text
 from data_tools.content import images
-from data_tools.content.caption_sets import Sets, sets_of, similar
 from data_tools.files.shard_writer import ShardWriter
 from data_tools.matching import hamming
 from data_tools.matching.caption_duplicates import candidates, ends
+from data_tools.matching.caption_sets import Sets, sets_of, similar
 from data_tools.matching.components import components
 from data_tools.matching.distinct import distinct
 

@@ -27,12 +27,12 @@ from benchmarks.data_tools_peers import planted_hashes
 from benchmarks.record import record_parser, write_record
 from data_tools.config import DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig
 from data_tools.content import captions as text
-from data_tools.content.caption_sets import sets_of, words_of
 from data_tools.content.images import COLOUR_BYTES
 from data_tools.execution.executors import Parallel, run_tasks
 from data_tools.execution.stage_folder import StageFolder
 from data_tools.files.storage import save_json, save_table
 from data_tools.matching import hamming
+from data_tools.matching.caption_sets import sets_of, words_of
 from data_tools.matching.distinct import distinct
 from data_tools.stages.catalog import SCHEMA as CATALOG_SCHEMA
 from data_tools.stages.decontaminate import Known, decontaminate_stage

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.content.caption_sets import Sets, distinct_numbers, sets_of, similar
 from data_tools.content.captions import NUM_BANDS
 from data_tools.execution.executors import Parallel
 from data_tools.execution.rounds import load_part, mapped, run_round, save_part
 from data_tools.files.storage import save_array, save_atomically
 from data_tools.matching.caption_duplicates import TextClusters, candidates, ends, text_clusters
+from data_tools.matching.caption_sets import Sets, distinct_numbers, sets_of, similar
 from data_tools.matching.distinct import distinct, part_of, repeated, starts_of_runs
 from data_tools.stages.scan_results import Columns
 
