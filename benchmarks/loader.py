@@ -133,12 +133,13 @@ def main() -> None:
     """Measures and writes the record."""
     parser = record_parser(__doc__)
     parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--quality", type=int, default=90, help="of the JPEGs; 57 makes files of 58 KB")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()  # as loader processes do
     rng = np.random.default_rng(0)
-    images = [photograph(rng) for _ in range(args.pictures)]
+    images = [photograph(rng, args.quality) for _ in range(args.pictures)]
     batches = args.pictures // BATCH
     with tempfile.TemporaryDirectory() as scratch:
         corpus, folder = Path(scratch) / "corpus", Path(scratch) / "folder"

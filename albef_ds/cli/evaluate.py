@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from albef_ds.cli.arguments import CommandParser, add_overrides
 from albef_ds.cli.progress_bar import Bars
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.model_path import check_exists
 from albef_ds.common.run_files import RESULTS_NAME
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def main(argv: list[str]) -> int:
         return _validate(arguments)
     if arguments.path is None:
         raise ConfigError("no model is named: give a run, a checkpoint or a file of weights")
+    path = Path(arguments.path)
+    check_exists(path)
     import torch.distributed as dist  # start-up time
 
     from albef_ds.common import comm
@@ -47,7 +50,6 @@ def main(argv: list[str]) -> int:
     device = resolve_device(arguments.device)
     launched = _start_ranks(device)
     try:
-        path = Path(arguments.path)
         output = Path(arguments.output) if arguments.output else (path if path.is_dir() else path.parent)
         request = Request(path, arguments.overrides, arguments.weights, arguments.protocol, arguments.generate, arguments.layer)
         plain = comm.rank() == 0 and not arguments.json

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from albef_ds.config.schema import OptimConfig
+from albef_ds.engine.adamw import AdamW
 from albef_ds.engine.interface import STUDENT, Engine, StepResult, finish_step, generators_kept, mean_scalars, nan_unless_finite
 from albef_ds.engine.optim import Trained, parameter_groups, set_learning_rate
 from albef_ds.tasks.base import Task
@@ -30,7 +31,7 @@ class LocalEngine(Engine):
         self._autocast = autocast
         self._trained = Trained(task)
         groups = parameter_groups(task, config, compat=compat)
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+        self.optimizer = AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)

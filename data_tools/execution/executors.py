@@ -47,6 +47,11 @@ class Parallel:
             raise ConfigError(f"executor {self.address} is unknown: give dask://HOST:PORT, or leave it out for a process pool")
 
     @property
+    def processes(self) -> int:
+        """Processes of a pool here; 1 if a Dask cluster does the work."""
+        return 1 if self.address else self.workers or len(os.sched_getaffinity(0))
+
+    @property
     def is_share(self) -> bool:
         """True if this process runs only a share of the tasks."""
         return self.num_tasks > 1
@@ -79,7 +84,7 @@ def run_tasks(
     sizes = [size_of(task) for task in mine]
     results: list[Result] = []
     with tqdm(total=sum(sizes), desc=label, unit=unit, disable=not sys.stderr.isatty() or not mine) as bar:
-        if (parallel.workers == 1 and not parallel.address) or (len(mine) <= 1 and not parallel.address):
+        if not parallel.address and (parallel.processes == 1 or len(mine) <= 1):
             for number, task in enumerate(mine):
                 results.append(function(task))
                 bar.update(sizes[number])
@@ -104,7 +109,7 @@ def run_tasks(
 @contextmanager
 def _executor(parallel: Parallel, num_tasks: int) -> Iterator[Executor]:
     if not parallel.address:
-        workers = min(parallel.workers or len(os.sched_getaffinity(0)), max(num_tasks, 1))
+        workers = min(parallel.processes, max(num_tasks, 1))
         # A fork server starts from a clean process, unlike fork, and imports once, unlike spawn.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["data_tools.stages.scan", "data_tools.stages.dedup", "data_tools.stages.write_shards"])

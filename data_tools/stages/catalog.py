@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -197,9 +198,9 @@ class Catalog:
         """One chunk's rows."""
         return read_columns(self.stage.folder, f"{chunk.name}.parquet", columns)
 
-    def records(self, chunk: Chunk) -> Iterator[Record]:
-        """One chunk's rows as records."""
-        for row in self.read(chunk).to_pylist():
+    def records(self, chunk: Chunk, first: int = 0, last: int = sys.maxsize) -> Iterator[Record]:
+        """One chunk's rows, from `first` up to but not including `last`, as records."""
+        for row in self.read(chunk).slice(first, last - first).to_pylist():
             yield Record(**{**row, "extra": json.loads(row["extra"]) if row["extra"] else {}})
 
     def record(self, row: int) -> tuple[str, Record]:

@@ -1,13 +1,16 @@
 """The scan: one pass over each image's bytes and each caption, one task per chunk of the catalog.
 
 Each task writes `NAME.captions.parquet` (a row per caption) and then `NAME.parquet` (a row per image), whose presence marks
-the task as done. The scan drops nothing; `status` only records what could not be read.
+the task as done. Where the chunks are too few for the processes of a pool, they are scanned in parts, which are joined. The scan
+drops nothing; `status` only records what could not be read.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,13 @@ from data_tools.stages.catalog import Catalog, Chunk
 
 RETRIED = ("missing file", "unreadable")
 """Statuses that a retry may change."""
+_MARK = re.compile(r"[^\w\s]|_")  # neither `isalnum` nor `isspace`
 _BATCH = 256  # thumbnails whose signatures are computed together
+
+
+_PARTS = "*.*-*.parquet"  # results of parts: CHUNK.FIRST-LAST.parquet and CHUNK.FIRST-LAST.captions.parquet
+_PARTS_PER_WORKER = 4  # of unequal cost: the last one must not keep the others waiting
+_LEAST_PART = 128
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,21 @@ class _Task:
     chunk: Chunk
     max_pixels: int
     fast: bool
+    first: int = 0
+    """First row of the chunk to scan."""
+    last: int = sys.maxsize
+    """The row behind the last one."""
+
+    @property
+    def result(self) -> Path:
+        """The file that is there when the task is done, as `.captions.parquet` with its captions is."""
+        whole = self.first == 0 and self.last >= self.chunk.num_rows
+        return self.folder / f"{self.chunk.name}{'' if whole else f'.{self.first}-{self.last}'}.parquet"
+
+    @property
+    def captions(self) -> Path:
+        """The file of the captions."""
+        return self.result.with_suffix(".captions.parquet")
 
 
 def scan(
@@ -62,6 +86,7 @@ def scan(
     stage = open_stage(work, "scan", settings, is_map=True, restart=restart)
     if retry:
         (stage.folder / DONE_NAME).unlink(missing_ok=True)
+        _remove_parts(stage.folder)
         for chunk in catalog.chunks:
             path = stage.folder / f"{chunk.name}.parquet"
             if (
@@ -72,15 +97,44 @@ def scan(
     if stage.done:
         return stage
     tasks = [_Task(work, stage.folder, chunk, max_pixels, fast) for chunk in catalog.chunks]
-    run_tasks(_scan_chunk, tasks, parallel, "scan", size_of=lambda task: task.chunk.num_rows, unit="image", is_done=_is_done)
+    parts = _parts([task for task in tasks if not _is_done(task)], parallel)
+    run_tasks(_scan_rows, parts or tasks, parallel, "scan", size_of=_num_rows, unit="image", is_done=_is_done)
+    for task in tasks if parts else ():
+        if not _is_done(task):
+            _join(task, [part for part in parts if part.chunk == task.chunk])
     if not all(_is_done(task) for task in tasks):
         return None
+    _remove_parts(stage.folder)
     stage.finish(_summary(stage, catalog))
     return stage
 
 
 def _is_done(task: _Task) -> bool:
-    return (task.folder / f"{task.chunk.name}.parquet").exists()
+    return task.result.exists()
+
+
+def _num_rows(task: _Task) -> int:
+    return min(task.last, task.chunk.num_rows) - task.first
+
+
+def _parts(tasks: list[_Task], parallel: Parallel) -> list[_Task]:
+    """Returns `tasks` in parts of which each process of a pool gets several; empty if there are enough tasks, or no pool here."""
+    wanted = _PARTS_PER_WORKER * parallel.processes
+    if parallel.processes == 1 or parallel.is_share or not 0 < len(tasks) < wanted:
+        return []
+    size = max(_LEAST_PART, -(-sum(map(_num_rows, tasks)) // wanted))
+    return [replace(task, first=row, last=row + size) for task in tasks for row in range(0, task.chunk.num_rows, size)]
+
+
+def _remove_parts(folder: Path) -> None:
+    for path in folder.glob(_PARTS):
+        path.unlink()
+
+
+def _join(task: _Task, parts: list[_Task]) -> None:
+    for path, of_parts in ((task.captions, [part.captions for part in parts]), (task.result, [part.result for part in parts])):
+        tables = [read_columns(task.folder, part.name) for part in of_parts]
+        save_table(path, pa.concat_tables(tables).unify_dictionaries().combine_chunks())
 
 
 def _summary(stage: StageFolder, catalog: Catalog) -> dict[str, Any]:
@@ -96,10 +150,10 @@ def _summary(stage: StageFolder, catalog: Catalog) -> dict[str, Any]:
     return {"num_captions": captions, "status": counts, "contents": contents.hexdigest()}
 
 
-def _scan_chunk(task: _Task) -> int:
-    records = list(Catalog(task.work).records(task.chunk))
-    save_table(task.folder / f"{task.chunk.name}.captions.parquet", describe_captions([record.captions for record in records]))
-    save_table(task.folder / f"{task.chunk.name}.parquet", describe_images(records, max_pixels=task.max_pixels, fast=task.fast))
+def _scan_rows(task: _Task) -> int:
+    records = list(Catalog(task.work).records(task.chunk, task.first, task.last))
+    save_table(task.captions, describe_captions([record.captions for record in records], first=task.first))
+    save_table(task.result, describe_images(records, max_pixels=task.max_pixels, fast=task.fast))
     return len(records)
 
 
@@ -180,15 +234,15 @@ def _halves(digest: bytes) -> tuple[int, int]:
     return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
 
 
-def describe_captions(captions: list[list[str]]) -> pa.Table:
-    """A row per caption: `row` of its image in the chunk, statistics, hash of its words, MinHash bands."""
-    owners = np.repeat(np.arange(len(captions), dtype=np.int32), [len(texts) for texts in captions])
+def describe_captions(captions: list[list[str]], *, first: int = 0) -> pa.Table:
+    """A row per caption: `row` of its image in the chunk, from `first`, statistics, hash of its words, MinHash bands."""
+    owners = np.repeat(np.arange(first, first + len(captions), dtype=np.int32), [len(texts) for texts in captions])
     flat = [caption for texts in captions for caption in texts]
     batch = text.words([text.normalise(caption) for caption in flat])
     keys = text.bands(text.signature(text.shingles(batch)))
     lengths = np.maximum([len(caption) for caption in flat], 1)
     digits = np.array([sum(map(str.isdigit, caption)) for caption in flat], np.float32) / lengths
-    marks = np.array([sum(not (char.isalnum() or char.isspace()) for char in caption) for caption in flat], np.float32) / lengths
+    marks = np.array([len(_MARK.findall(caption)) for caption in flat], np.float32) / lengths
     columns: dict[str, Any] = {
         "row": owners,
         "text_hash": text.text_hashes(batch),

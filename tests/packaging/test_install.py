@@ -93,6 +93,7 @@ def test_the_wheel_holds_the_loops_in_c(wheel: Path) -> None:
     assert [name.partition(".")[0] for name in names] == [
         "albef_ds/data/images/_pixel_loops",
         "albef_ds/engine/zero/_momentum_loop",
+        "data_tools/content/_box_means",
     ]
 
 

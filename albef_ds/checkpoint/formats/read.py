@@ -16,6 +16,7 @@ from albef_ds.checkpoint.initial.between_tasks import POSITION_EMBEDDING, resize
 from albef_ds.checkpoint.names import BASE, MOMENTUM, NamedTensors
 from albef_ds.checkpoint.tensor_files.opening import PICKLE_SUFFIXES, open_tensors
 from albef_ds.common.errors import WeightsError
+from albef_ds.common.model_path import check_exists
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import ModelConfig, RunConfig
 from albef_ds.models.parameters import WHOLE, ParameterAccess
@@ -54,8 +55,7 @@ def read_model(path: str | Path, overrides: Sequence[str] = (), like: ModelConfi
 
 
 def _read(path: Path, overrides: Sequence[str], like: ModelConfig | None) -> Found:
-    if not path.exists():
-        raise WeightsError(f"{path} does not exist: give a model folder, a run, a checkpoint folder or a file of weights")
+    check_exists(path)
     if path.is_dir():
         if (folder := run.find(path)) is not None:
             return Found(_changed(run.from_checkpoint(folder), overrides), "checkpoint", folder)
