@@ -11,7 +11,8 @@ import torch
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function below the decorators that hide it from the compiler, which import the compiler (`torch._dynamo`) to do so."""
-    return inspect.unwrap(function)
+    plain: Callable[..., Any] = inspect.unwrap(function)
+    return plain
 
 
 class AdamW(torch.optim.AdamW):
