@@ -85,11 +85,11 @@ screenshots: $(READY) browser
 	@$(VENV)/bin/python -m docs.tools.screenshots
 
 clean:
-	rm -rf $(VENV) .cache/oldest .mypy_cache .ruff_cache .pytest_cache build site *.egg-info albef_ds/data/images/_pixel_loops*.so albef_ds/engine/zero/_momentum_loop*.so data_tools/content/_box_means*.so
+	rm -rf $(VENV) .cache/oldest .mypy_cache .ruff_cache .pytest_cache build site *.egg-info albef_ds/data/images/_pixel_loops*.so albef_ds/engine/zero/_momentum_loop*.so albef_ds/data/images/_box_means*.so
 
 # DeepSpeed's source package names no build requirements, so pip's isolated build sees no torch and compiles nothing:
 # its operators are built on first use, where a GPU run wants them.
-$(READY): pyproject.toml constraints.txt albef_ds/data/images/pixel_loops_c.c albef_ds/engine/zero/momentum_loop_c.c data_tools/content/box_means_c.c
+$(READY): pyproject.toml constraints.txt albef_ds/data/images/pixel_loops_c.c albef_ds/engine/zero/momentum_loop_c.c albef_ds/data/images/box_means_c.c
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found: install Python 3.10 or later, or give PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "make: $$($(PYTHON) --version) is too old: Python 3.10 or later is needed, give PYTHON=/path/to/python3" >&2; exit 2; }

@@ -45,7 +45,7 @@ DATA_TOOLS_ORDER = (
 DATA_TOOLS_FLOORS = {name: floor for floor, names in enumerate(reversed(DATA_TOOLS_ORDER)) for name in names}
 DATA_TOOLS_MAY_IMPORT = (
     *("common.errors", "common.names", "common.atomic_files", "common.exit_codes", "common.progress", "common.urls"),
-    *("data.store.objects", "data.shards", "data.broken", "data.images.jpeg", "data.images.read"),
+    *("data.store.objects", "data.shards", "data.broken", "data.images.box_means", "data.images.jpeg", "data.images.read"),
 )
 """What data_tools shares with albef_ds; albef_ds imports nothing of data_tools."""
 SCENES_COMMAND = "data_tools/scenes/command.py"

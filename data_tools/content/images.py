@@ -15,9 +15,8 @@ import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
-from albef_ds.data.images import jpeg, read
+from albef_ds.data.images import box_means, jpeg, read
 from data_tools.config import MAX_PIXELS
-from data_tools.content import box_means
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Formats that shards hold as they are."""

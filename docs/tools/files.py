@@ -44,7 +44,7 @@ PHRASES = {
     "albef_ds/assets/bert-base-uncased-vocab.txt": "WordPiece vocabulary of bert-base-uncased",
     "albef_ds/data/images/pixel_loops_c.c": "RandAugment's loops over the pixels of an image in C",
     "albef_ds/engine/zero/momentum_loop_c.c": "the update of value and residual in one pass in C",
-    "data_tools/content/box_means_c.c": "means of boxes of an image in C",
+    "albef_ds/data/images/box_means_c.c": "means of boxes of an image in C",
     "corpora/emoji/checksums.json": "SHA-256 of the archives",
     "corpora/emoji/flags.tar.xz": "flags, reported separately",
     "corpora/emoji/test.tar.xz": "300 held-out concepts, for reporting",

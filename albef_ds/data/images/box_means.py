@@ -19,7 +19,7 @@ MOST_ROWS = 257
 
 
 def _load() -> ctypes.CDLL | None:
-    library = load_library("data_tools.content._box_means", "albef_ds_box_means_version", _VERSION)
+    library = load_library("albef_ds.data.images._box_means", "albef_ds_box_means_version", _VERSION)
     if library is None:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int

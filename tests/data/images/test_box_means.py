@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.content import box_means, images
+from albef_ds.data.images import box_means
+from data_tools.content import images
 
 compiled = pytest.mark.skipif(
     box_means.LIBRARY is None and shutil.which("cc") is None, reason="no C compiler: thumbnails are Pillow's alone"
