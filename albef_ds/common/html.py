@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 STYLE = """
@@ -57,6 +57,16 @@ def text_table(rows: Iterable[tuple[str, str]]) -> str:
     """Returns a table of names and their descriptions."""
     lines = "".join(f"<tr><td><code>{escape(name)}</code></td><td>{escape(text)}</td></tr>" for name, text in rows)
     return f'<div class="wide"><table class="files">{lines}</table></div>'
+
+
+def table(names: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Returns a table with a column for each of `names`; a row is its name and its values."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    lines = "".join(
+        f"<tr><td><code>{escape(name)}</code></td>{''.join(f'<td>{escape(value)}</td>' for value in values)}</tr>"
+        for name, values in rows
+    )
+    return f'<div class="wide"><table><tr><th></th>{head}</tr>{lines}</table></div>'
 
 
 def data_url(png: bytes) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from albef_ds.common.run_files import METRICS_NAME, TENSORBOARD_FOLDER
 from albef_ds.config.describe import flatten
+from albef_ds.training.metric_names import is_chance, is_measured, is_size
 from albef_ds.training.trackers.processes import TrackerProcess, close_all
 from albef_ds.training.trackers.system import png_of, system_figures
 
@@ -71,6 +72,7 @@ class RunLogger:
         self._draw = progress and sys.stderr.isatty()
         self._bar: Any = None
         self._board: Any = None
+        self._first: dict[str, tuple[int, float] | None] = {}  # of numbers that have been the same so far; None: it has changed
         self._last_step, self._lost = 0, False
         self._window_steps, self._window_samples, self._window_wait = 0, 0, 0.0
         self._window_start = time.perf_counter()
@@ -184,11 +186,26 @@ class RunLogger:
             self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
             self._file.flush()
             for name, value in numbers.items() if self._write_board else ():
-                self._open_board(step).add_scalar(name, value, step)
+                for at, number in self._for_board(kind, name, step, value):
+                    self._open_board(at).add_scalar(name, number, at)
         except OSError as error:  # a full disk must not end the run
             if not self._lost:
                 self._line(f"warning: {METRICS_NAME} cannot be written ({error.strerror}): numbers are missing from step {step}")
             self._lost = True
+
+    def _for_board(self, kind: str, name: str, step: int, value: float) -> list[tuple[int, float]]:
+        """Returns what TensorBoard gets: nothing of a number until it changes, unless every step measures it, and no sizes."""
+        if kind != "step":
+            return [] if is_size(name) or is_chance(name) else [(step, value)]
+        if is_measured(name):
+            return [(step, value)]
+        first = self._first.setdefault(name, (step, value))
+        if first is None:
+            return [(step, value)]
+        if first[1] == value:
+            return []
+        self._first[name] = None
+        return [first, (step, value)]
 
     def _open_board(self, step: int) -> Any:
         if self._board is None:

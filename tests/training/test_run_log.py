@@ -49,6 +49,19 @@ def test_written_steps_reach_terminal_file_and_tensorboard(tmp_path: Path, capsy
     assert board["retrieval/text.r1"] == [(4, 0.5)]
 
 
+def test_tensorboard_has_what_changes_and_what_is_measured(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path, enabled=True, progress=False, total_steps=None)
+    for step, alpha in enumerate((0.0, 0.0, 0.2, 0.2), start=1):
+        numbers = {"loss": 1.0, "itm_accuracy": 0.5, "alpha": alpha, "fuse": 1.0}
+        logger.step(step, numbers, samples=1, write=True)
+    logger.event("evaluation", {"retrieval/i2t_r1": 5.0, "retrieval/i2t_r1_chance": 1.0, "retrieval/num_images": 100})
+    logger.close()
+    board = scalars(tmp_path)
+    assert set(board) == {"loss", "itm_accuracy", "alpha", "images_per_second", "evaluation/retrieval/i2t_r1"}
+    assert [step for step, _ in board["loss"]] == [1, 2, 3, 4] and [step for step, _ in board["alpha"]] == [1, 3, 4]
+    assert records(tmp_path)[0]["fuse"] == 1.0 and records(tmp_path)[-1]["retrieval/num_images"] == 100, "the file has all"
+
+
 def test_speed_and_waiting_count_every_step_of_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("albef_ds.training.run_log.time.perf_counter", lambda: now[0])

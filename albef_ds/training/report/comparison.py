@@ -7,10 +7,11 @@ from html import escape
 from pathlib import Path
 
 from albef_ds.common.errors import ConfigError
-from albef_ds.common.html import document, note
+from albef_ds.common.html import document, note, table
 from albef_ds.common.run_files import CONFIG_NAME
 from albef_ds.config.describe import flatten
 from albef_ds.config.files import load, to_dict
+from albef_ds.training.metric_names import by_worth, is_size
 from albef_ds.training.report import charts
 from albef_ds.training.report.metrics_log import MetricsLog
 from albef_ds.training.report.state import read_log, require_run
@@ -49,7 +50,7 @@ def _body(names: list[str], runs: Sequence[Path], histories: dict[str, MetricsLo
         for name, value in record.items()
         if isinstance(value, int | float) and name not in _NO_CURVE
     }
-    order = sorted(numbers, key=lambda name: (name != "loss", not name.startswith("loss_"), name))
+    order = by_worth(name for name in numbers if not _is_constant(name, histories))
     drawn = [
         charts.line_chart(name, [charts.Curve(run, *history.series(name)) for run, history in histories.items()])
         for name in order
@@ -62,12 +63,20 @@ def _body(names: list[str], runs: Sequence[Path], histories: dict[str, MetricsLo
     keys = dict.fromkeys(key for found in settings for key in found if key not in _LEFT_OUT)
     rows = [(key, [found.get(key, "-") for found in settings]) for key in keys]
     differing = [(key, values) for key, values in rows if len(set(values)) > 1]
-    yield _table(names, differing) if differing else note("There is none.")
+    yield table(names, differing) if differing else note("There is none.")
+
+
+def _is_constant(name: str, histories: dict[str, MetricsLog]) -> bool:
+    """True if all steps of all runs have the same number."""
+    values = [value for history in histories.values() for value in history.series(name)[1]]
+    return len(values) > len(histories) and len(set(values)) == 1
 
 
 def _evaluations(names: list[str], histories: dict[str, MetricsLog]) -> Iterator[str]:
     last = [history.evaluations[-1] if history.evaluations else {} for history in histories.values()]
-    metrics = dict.fromkeys(name for record in last for name, value in record.items() if isinstance(value, int | float))
+    metrics = dict.fromkeys(
+        name for record in last for name, value in record.items() if isinstance(value, int | float) and not is_size(name)
+    )
     rows = [
         (name, [f"{record[name]:.4g}" if name in record else "-" for record in last]) for name in metrics if name not in _NO_CURVE
     ]
@@ -75,16 +84,7 @@ def _evaluations(names: list[str], histories: dict[str, MetricsLog]) -> Iterator
         yield note("No run has been evaluated.")
         return
     yield note("The last evaluation of each run, at step " + ", ".join(str(record.get("step", "-")) for record in last) + ".")
-    yield _table(names, rows)
-
-
-def _table(names: list[str], rows: Sequence[tuple[str, list[str]]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    lines = "".join(
-        f"<tr><td><code>{escape(name)}</code></td>{''.join(f'<td>{escape(value)}</td>' for value in values)}</tr>"
-        for name, values in rows
-    )
-    return f'<div class="wide"><table><tr><th></th>{head}</tr>{lines}</table></div>'
+    yield table(names, rows)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

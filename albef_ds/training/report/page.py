@@ -22,15 +22,16 @@ from albef_ds.config.describe import differences
 from albef_ds.config.files import load, read_json_object, to_dict
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.store.open import load_manifest
+from albef_ds.training.metric_names import by_worth
 from albef_ds.training.report import charts
 from albef_ds.training.report.board_images import last_images
 from albef_ds.training.report.metrics_log import MetricsLog
+from albef_ds.training.report.scores import score_tables
 from albef_ds.training.report.state import read_log, require_run, state_of
 
 PAGE_NAME = "report.html"
 _STYLE = """
 figure { margin: 0 0 1.5rem; } figure img { max-width: 100%; image-rendering: auto; background: #fff; border-radius: 6px; }
-.columns { columns: 19rem; }
 figcaption { color: var(--muted); font-size: .92rem; } details { margin: 1rem 0; } pre { overflow-x: auto; font-size: .85rem; }
 """
 _NO_CURVE = {"kind", "step", "time", "epoch", "masked_tokens"}
@@ -39,10 +40,12 @@ _TITLES = {
     "loss_itc": "contrastive loss (ITC)",
     "loss_mlm": "masked-word loss (MLM)",
     "loss_itm": "matching loss (ITM)",
+    "itc_accuracy": "contrastive accuracy (ITC)",
     "itm_accuracy": "matching accuracy (ITM)",
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm",
     "images_per_second": "images per second",
+    "tokens_per_second": "tokens per second",
     "data_wait_share": "share of the time that waits for data",
 }
 
@@ -77,7 +80,7 @@ def _body(run: Path, config: RunConfig, history: MetricsLog) -> Iterator[str]:
     yield "<h2>Training</h2>"
     yield from _curves(history)
     yield "<h2>Evaluation</h2>"
-    yield from _evaluations(run, history)
+    yield from _evaluations(run, history, state.metric)
     yield "<h2>Data</h2>"
     yield text_table(_data(config))
     yield "<h2>Configuration</h2>"
@@ -92,25 +95,26 @@ def _body(run: Path, config: RunConfig, history: MetricsLog) -> Iterator[str]:
 
 def _curves(history: MetricsLog) -> Iterator[str]:
     names = {name for record in history.steps for name, value in record.items() if isinstance(value, (int, float))}
-    losses = sorted(name for name in names if name.startswith("loss_"))
-    order = ("loss", *losses, "itm_accuracy", "learning_rate", "grad_norm", "images_per_second")
-    first = [name for name in order if name in names]
-    rest = sorted(names - set(first) - _NO_CURVE)
-    drawn = [charts.line_chart(_TITLES.get(name, name), [charts.Curve(name, *history.series(name))]) for name in first + rest]
-    if not drawn:
+    curves = {name: charts.Curve(name, *history.series(name)) for name in by_worth(names - _NO_CURVE)}
+    constant = {name: curve.values[0] for name, curve in curves.items() if len(curve.values) > 1 and len(set(curve.values)) == 1}
+    drawn = [charts.line_chart(_TITLES.get(name, name), [curve]) for name, curve in curves.items() if name not in constant]
+    if not curves:
         yield note("Nothing has been logged yet.")
         return
     yield '<div class="charts">' + "".join(drawn) + "</div>"
+    if constant:
+        yield note("The same in every step: " + ", ".join(f"{name} {value:.4g}" for name, value in constant.items()) + ".")
     if len(history.steps) > charts.MOST_POINTS:
         yield note(f"Of {len(history.steps):,} log lines each chart shows about {charts.MOST_POINTS}, evenly apart.")
 
 
-def _evaluations(run: Path, history: MetricsLog) -> Iterator[str]:
+def _evaluations(run: Path, history: MetricsLog, main: str | None) -> Iterator[str]:
     records = history.evaluations
     names = [name for name, value in (records[-1] if records else {}).items() if isinstance(value, (int, float))]
     names = [name for name in names if name not in _NO_CURVE]
     if records:
         moving = [name for name in names if len(records) > 1 and len(set(history.scores(name)[1])) > 1]
+        moving.sort(key=lambda name: name != main)
         groups: dict[str, list[str]] = {}
         for name in moving:
             groups.setdefault(_without_k(name), []).append(name)
@@ -118,20 +122,16 @@ def _evaluations(run: Path, history: MetricsLog) -> Iterator[str]:
             drawn = (_score_chart(title, group, history) for title, group in groups.items())
             yield '<div class="charts">' + "".join(drawn) + "</div>"
         yield f"<h3>At step {records[-1]['step']:,}</h3>"
-        yield _metrics([(name, f"{records[-1][name]:.4g}") for name in names])
+        yield score_tables({name: records[-1][name] for name in names}, main)
     scores = _scores(run)
     for split, values in scores.items():
-        yield f"<h3>{escape(split)}</h3>" + _metrics([(name, f"{value:.2f}") for name, value in values.items()])
+        yield f"<h3>{escape(split)}</h3>" + score_tables(values, main, ".2f")
     images = last_images(run / TENSORBOARD_FOLDER)
     for image in images:
         caption = escape(f"{image.tag.rpartition('/')[2].replace('_', ' ')}, at step {image.step:,}")
         yield f'<figure><img alt="{caption}" src="{data_url(image.png)}"><figcaption>{caption}</figcaption></figure>'
     if not (records or scores or images):
         yield note("The run has not been evaluated: set data.eval_shards or data.eval_annotations, and train.eval_every.")
-
-
-def _metrics(rows: list[tuple[str, str]]) -> str:
-    return f'<div class="columns">{text_table(rows)}</div>'
 
 
 def _score_chart(title: str, names: list[str], history: MetricsLog) -> str:

@@ -143,7 +143,14 @@ def test_the_page_has_curves_scores_images_data_and_settings_and_loads_nothing(r
     )
     page = Page(build_page(run))
     assert len(page.loaded) == 1 and page.loaded[0].startswith("data:image/png;base64,")
-    for words in ("finished", "contrastive loss (ITC)", "retrieval/i2t_r1", "47.25", "retrieval grid, at step 20", "engine.kind"):
+    for words in (
+        "finished",
+        "The same in every step: loss_itc 2",
+        "i2t R@1",
+        "47.25",
+        "retrieval grid, at step 20",
+        "engine.kind",
+    ):
         assert words in page.words, words
     assert "<script" not in build_page(run)
 
