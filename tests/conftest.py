@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests import servers
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +35,33 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     tiny_scenes(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[tuple[str, int]]:
+    """Host and port of the S3 server of this test run."""
+    for package in ("moto", "s3fs"):
+        pytest.importorskip(package)
+    from tests import servers
+
+    with servers.moto_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def s3(s3_address: tuple[str, int]) -> Iterator[servers.Faults]:
+    """The faults of the S3 server, none at first and after each test. It is empty at the beginning of each file of tests."""
+    from tests import servers
+
+    with servers.emptied(s3_address) as faults:
+        yield faults
+
+
+@pytest.fixture(autouse=True)
+def _without_faults(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "s3" in request.fixturenames:
+        request.getfixturevalue("s3").clear()
 
 
 WAITING = ("tests/slurm/test_survival.py", "tests/slurm/", "tests/training/test_watchdog.py", "tests/faults/")

@@ -183,25 +183,38 @@ def s3_environment(url: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[Faults]:
-    """Starts moto's server behind a proxy and sets the environment for it; yields the faults of the proxy."""
+def moto_server() -> Iterator[tuple[str, int]]:
+    """Starts moto's server and yields its host and port."""
     from moto.server import ThreadedMotoServer  # optional package
-    from s3fs import S3FileSystem
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    S3FileSystem.clear_instance_cache()  # those of another server
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
-        host, port = server.get_host_and_port()
-        reset = http.client.HTTPConnection(host, port)
-        reset.request("POST", "/moto-api/reset")  # all servers of a process share their buckets
-        reset.getresponse().read()
-        reset.close()
-        with proxied((host, port)) as (url, faults), s3_environment(url):
-            yield faults
+        yield server.get_host_and_port()
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def emptied(address: tuple[str, int]) -> Iterator[Faults]:
+    """Empties the server at `address`, puts a proxy before it and sets the environment for it; yields the faults of the proxy."""
+    from s3fs import S3FileSystem  # optional package
+
+    S3FileSystem.clear_instance_cache()  # those of another server
+    reset = http.client.HTTPConnection(*address)
+    reset.request("POST", "/moto-api/reset")
+    reset.getresponse().read()
+    reset.close()
+    with proxied(address) as (url, faults), s3_environment(url):
+        yield faults
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[Faults]:
+    """Starts moto's server behind a proxy and sets the environment for it; yields the faults of the proxy."""
+    with moto_server() as address, emptied(address) as faults:
+        yield faults
 
 
 @contextlib.contextmanager

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from albef_ds.checkpoint.complete import DamageError, check_file, read_marker
+from albef_ds.checkpoint.remote import fetch, remote_steps
 from albef_ds.common import comm
-from albef_ds.common.errors import WeightsError
+from albef_ds.common.errors import DataError, WeightsError
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER, MARKER_NAME, STATE_NAME, complete_steps, step_folder
 
 AUTO = "auto"
@@ -21,14 +25,17 @@ def print_once(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = print_once) -> Path | None:
+def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = print_once, store: str = "") -> Path | None:
     """The checkpoint folder `resume`; for `auto`, the newest undamaged one in the run folder `output`, or None without any.
+
+    Where the folder has no undamaged one, `auto` fetches the newest one below the URL `store` into it.
 
     Every byte is checked against the marker; the files are split over the ranks, and all ranks get the same result. `say` gets
     a line for each damaged folder that is skipped.
 
     Raises:
         WeightsError: the named folder is not a checkpoint or is damaged; with `auto`, all checkpoints are damaged.
+        DataError: the store cannot be read.
     """
     if resume != AUTO:
         folder = Path(resume)
@@ -48,9 +55,39 @@ def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = prin
             return folder
         following = "there is none before it" if before is None else f"trying the one before it, {step_folder(before)}"
         say(f"{folder} is damaged ({problem}): {following}")
+    if store and (found := _from_store(root, store, say)):
+        return found
     if steps:
         raise WeightsError(f"all {len(steps)} checkpoints in {root} are damaged: restore a backup, or start in another folder")
     return None
+
+
+def _from_store(root: Path, store: str, say: Callable[[str], None]) -> Path | None:
+    """Fetches the newest undamaged checkpoint below `store`; None if there is none. Raises DataError as `fetch`."""
+    steps: list[int] = _on_first_rank(partial(remote_steps, store))
+    for step in reversed(steps):
+        say(f"fetching {step_folder(step)} from {store}")
+        folder: Path = _on_first_rank(partial(fetch, store, step, root))
+        problem = problem_of(folder)
+        if not problem:
+            return folder
+        say(f"{store}/{step_folder(step)} is damaged ({problem})")
+        _on_first_rank(partial(shutil.rmtree, folder))
+    return None
+
+
+def _on_first_rank(function: Callable[[], Any]) -> Any:
+    """The result of `function` on rank 0, on every rank. Its problem raises DataError on every rank."""
+    found, problem = None, ""
+    if comm.rank() == 0:
+        try:
+            found = function()
+        except (DataError, OSError) as error:
+            problem = str(error)
+    found, problem = comm.broadcast_object((found, problem))
+    if problem:
+        raise DataError(problem)
+    return found
 
 
 def problem_of(folder: Path) -> str:

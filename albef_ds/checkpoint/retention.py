@@ -36,14 +36,14 @@ def best_step(root: Path, metric: str) -> int | None:
     return max(known, key=lambda step: (known[step], step), default=None)
 
 
-def tidy(root: Path, *, last: int, every: int, metric: str) -> None:
-    """Writes the best checkpoint to `best.json` and deletes those that need not be kept."""
+def tidy(root: Path, *, last: int, every: int, metric: str, spared: int | None = None) -> None:
+    """Writes the best checkpoint to `best.json` and deletes those that need not be kept, but not that of step `spared`."""
     best = best_step(root, metric) if metric else None
     if best is not None:
         value = _scores(root)[str(best)][metric.removeprefix(LOWER)]
         write_json(root / BEST_NAME, {"folder": step_folder(best), "metric": metric, "value": value})
     steps = complete_steps(root)
-    for step in set(steps) - keep(steps, last=last, every=every, best=best):
+    for step in set(steps) - keep(steps, last=last, every=every, best=best) - {spared}:
         # Renamed first: a partly deleted folder must not look like a checkpoint.
         doomed = root / f"{step_folder(step)}.old.tmp"
         os.replace(root / step_folder(step), doomed)

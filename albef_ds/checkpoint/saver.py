@@ -18,6 +18,7 @@ from pathlib import Path
 
 from albef_ds.checkpoint.complete import write_marker
 from albef_ds.checkpoint.memory import SaveMemory
+from albef_ds.checkpoint.remote import Uploads
 from albef_ds.checkpoint.retention import record_scores, tidy
 from albef_ds.checkpoint.snapshot import Window, snapshot_bytes, take_snapshot
 from albef_ds.checkpoint.tensor_files.hashed import Entry
@@ -60,6 +61,8 @@ class Saver:
         """Step of the newest checkpoint that this run has written or resumed from."""
         self._writing: tuple[int, Writer] | None = None
         self._memory = SaveMemory()
+        self.uploads = Uploads(self.root, config.train) if config.train.checkpoint_store else None
+        """Copies the checkpoints to `train.checkpoint_store`; None without it."""
 
     def prepare(self, task: Task) -> None:
         """Takes the memory for the copies of the first save while training goes on; later saves use it again.
@@ -126,6 +129,8 @@ class Saver:
         message = comm.broadcast_object(errors[0] if errors else "")
         if not message:
             self.saved_step = step
+            if self.uploads is not None:
+                self.uploads.add(step)
         return SaveResult(step, final, message)
 
     def tidy(self) -> None:
@@ -133,7 +138,8 @@ class Saver:
         train = self.config.train
         if comm.rank() == 0:
             try:
-                tidy(self.root, last=train.keep_last, every=train.keep_every, metric=train.keep_best)
+                spared = self.uploads.step if self.uploads is not None else None
+                tidy(self.root, last=train.keep_last, every=train.keep_every, metric=train.keep_best, spared=spared)
             except OSError:
                 return
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.urls import has_credentials, is_url
 from albef_ds.config.data import DataConfig
 from albef_ds.config.engine import EngineConfig
 from albef_ds.config.fields import not_negative, positive, require, setting, share, step_range
@@ -237,6 +238,7 @@ class TrainConfig:
     keep_best: str = setting(
         "", "also keep the best checkpoint by this metric of the evaluations; -NAME: lower is better; empty: off"
     )
+    checkpoint_store: str = setting("", "URL, such as s3://bucket/run, to which finished checkpoints are copied; empty: nowhere")
     bad_steps: int = setting(5, "steps in a row with non-finite losses or gradients that trigger on_bad_steps", unit="steps")
     on_bad_steps: Literal["stop", "rollback"] = setting(
         "stop", "reaction to bad_steps: stop, or go back to the checkpoint before them and skip their samples"
@@ -280,6 +282,18 @@ class TrainConfig:
         not_negative("train", self, "start_limit", "step_limit", "save_limit", "silence_limit")
         not_negative("train", self, "gc_every", "peak_tflops")
         positive("train", self, "bad_steps")
+        require(
+            not self.checkpoint_store or (is_url(self.checkpoint_store) and not self.checkpoint_store.startswith("http")),
+            "train.checkpoint_store",
+            f"is {self.checkpoint_store}, which cannot be written to as an object store",
+            "give s3://, gs:// or az://",
+        )
+        require(
+            not has_credentials(self.checkpoint_store),
+            "train.checkpoint_store",
+            "has a user, a password or a query, and settings are stored with a run",
+            "put credentials into the environment",
+        )
         require(
             self.profiled is None or not self.max_steps or self.profiled[0] <= self.max_steps,
             "train.profile_steps",

@@ -36,6 +36,7 @@ class Checkpointing:
         """Finishes a checkpoint that every rank has written."""
         if self._saver.writing and not agreed.saving:
             self._finish()
+        self._report_uploads()
 
     def after_step(self, _step: Step) -> None:
         """Starts a checkpoint if one is due; `at_end` writes the last one."""
@@ -44,9 +45,14 @@ class Checkpointing:
             self._save()
 
     def at_end(self) -> None:
-        """Saves the last checkpoint and waits until it is written."""
+        """Saves the last checkpoint and waits until it is written, and copied if it is to be."""
         self._save()
         self._finish()
+        if self._saver.uploads is not None:
+            with self._run.watchdog.phase(Phase.SAVE, self._run.progress.step):
+                self._saver.uploads.wait()
+                self._report_uploads()
+                comm.barrier()
 
     def evaluated(self, metrics: dict[str, float]) -> None:
         """Stores an evaluation at this step, for `train.keep_best` and for later checkpoints."""
@@ -84,6 +90,10 @@ class Checkpointing:
         self._run.data.reopen()
         self._run.logger.message(f"rolled back to {folder}; samples {hole[0]} to {hole[1]} of the run will be skipped")
         return True
+
+    def _report_uploads(self) -> None:
+        for line in self._saver.uploads.news() if self._saver.uploads is not None else ():
+            self._run.logger.message(line)
 
     def _save(self) -> None:
         """Starts a checkpoint of this step, after finishing the one before."""

@@ -11,6 +11,7 @@ import torch
 
 from albef_ds.checkpoint.find import find_checkpoint
 from albef_ds.checkpoint.initial.load import load_initial_momentum, load_initial_weights
+from albef_ds.checkpoint.remote import check_unused
 from albef_ds.checkpoint.saver import Saver
 from albef_ds.checkpoint.snapshot import restore_progress, seed_generators
 from albef_ds.checkpoint.training_progress import TrainingProgress
@@ -50,7 +51,7 @@ def started(
     `request` and `watchdog` belong to this invocation; the other arguments and errors are those of `run.run`.
     """
     output = Path(config.output)
-    checkpoint = find_checkpoint(output, resume) if resume else None
+    checkpoint = find_checkpoint(output, resume, store=config.train.checkpoint_store) if resume else None
     progress = restore_progress(checkpoint, config.train) if checkpoint else TrainingProgress(config.train)
     with contextlib.ExitStack() as at_end:
         data = RunData(config, progress, device)
@@ -58,6 +59,8 @@ def started(
         if comm.rank() == 0:
             check_validation(config)
             check_installed(config.train.tracker_names)
+            if config.train.checkpoint_store and not (resume or overwrite):
+                check_unused(config.train.checkpoint_store)
         saver = Saver(output, config)
         if comm.rank() == 0 and not output.exists():
             at_end.callback(abandon, output)

@@ -17,7 +17,7 @@ from albef_ds.common.atomic_files import write_file
 from albef_ds.common.errors import MachineError
 from albef_ds.common.urls import is_url
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, ShardEntry, index_name
-from albef_ds.data.store.objects import Store
+from albef_ds.data.store.objects import Store, abort_uploads
 from data_tools.files.shard_writer import (
     OWN_FILE,
     WRITING_NAME,
@@ -127,7 +127,7 @@ class StoreDestination:
         if WRITING_NAME not in found:
             if any(name.endswith(".tar") for name in found):
                 raise MachineError(f"{self} holds tars of another origin: give a new URL")
-            self._put_bytes(WRITING_NAME, b"unfinished\n")
+            self.store.put_bytes(WRITING_NAME, b"unfinished\n")
 
     def write_shard(self, number: int, first_sample: int, samples: Iterable[Sample]) -> ShardEntry:
         """Writes shard `number` locally and uploads it, the tar last. Raises as `shard_writer.write_shard` and `put`."""
@@ -143,14 +143,14 @@ class StoreDestination:
         """Uploads the files `beside`, and then the manifest; removes what interrupted runs left. Raises as `finish_folder`."""
         manifest = whole_manifest(shards, info, self)
         listed = shard_files(manifest)
-        self.store.attempts("", "cleaned", lambda system, root: _abort_uploads(system, f"{root}/"))
+        self.store.attempts("", "cleaned", lambda system, root: abort_uploads(system, f"{root}/"))
         for name in self.sizes():
             if name not in listed and OWN_FILE.fullmatch(name):
-                self._remove(name)
+                self.store.remove(name)
         for name, path in beside.items():
             self.put(name, path)
         self.put_manifest(manifest)
-        self._remove(WRITING_NAME)
+        self.store.remove(WRITING_NAME)
         return manifest
 
     def put_manifest(self, manifest: Manifest) -> None:
@@ -162,56 +162,16 @@ class StoreDestination:
     def unmark(self) -> None:
         """Removes the mark of an unfinished corpus."""
         if WRITING_NAME in self.sizes():
-            self._remove(WRITING_NAME)
+            self.store.remove(WRITING_NAME)
 
     @contextlib.contextmanager
     def local_copy(self, *names: str) -> Iterator[Path]:
         """Yields a temporary local folder with the objects `names`, as far as they are there. Raises `DataError`."""
         with tempfile.TemporaryDirectory(prefix="albef-data-") as folder:
             for name in names:
-                self._get(name, Path(folder) / name)
+                self.store.get(name, Path(folder) / name)
             yield Path(folder)
-
-    def _get(self, name: str, path: Path) -> None:
-        def request(system: Any, source: str) -> None:
-            path.unlink(missing_ok=True)
-            if system.exists(source):
-                system.get_file(source, str(path))
-
-        self.store.attempts(name, "read", request)
 
     def put(self, name: str, path: Path) -> None:
         """Uploads the file at `path` as object `name`. Raises `DataError`."""
-        size = path.stat().st_size
-
-        def request(system: Any, target: str) -> None:
-            # One process writes an object: an unfinished upload of its name is that of a killed process or a failed attempt.
-            _abort_uploads(system, target, target)
-            system.put_file(str(path), target)
-            system.invalidate_cache()
-            if (found := system.info(target)["size"]) != size:
-                raise OSError(f"{found} bytes arrived of {size}")
-
-        self.store.attempts(name, "written", request)
-
-    def _put_bytes(self, name: str, content: bytes) -> None:
-        self.store.attempts(name, "written", lambda system, target: system.pipe_file(target, content))
-
-    def _remove(self, name: str) -> None:
-        def request(system: Any, target: str) -> None:
-            with contextlib.suppress(FileNotFoundError):
-                system.rm_file(target)
-
-        self.store.attempts(name, "removed", request)
-
-
-def _abort_uploads(system: Any, prefix: str, only: str = "") -> None:
-    """Removes the parts of unfinished uploads of all objects below `prefix`, or of object `only`. S3 alone keeps such parts."""
-    if not hasattr(system, "call_s3"):
-        return
-    bucket, _, key = prefix.partition("/")
-    with contextlib.suppress(PermissionError):  # an account may write objects and not list uploads
-        found = system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key)
-        for upload in found.get("Uploads", []):
-            if not only or f"{bucket}/{upload['Key']}" == only:
-                system.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        self.store.put(name, path)

@@ -28,18 +28,19 @@ def train(output: Path, *settings: str, resume: bool = False) -> None:
 
 
 def test_losses_from_a_failing_store_are_those_of_the_folder_and_no_secret_is_kept(
-    corpora: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    corpora: tuple[Path, Path],
+    s3: servers.Faults,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    pytest.importorskip("moto")
-    pytest.importorskip("s3fs")
     monkeypatch.setattr(objects, "FIRST_PAUSE", 0.001)
     train(tmp_path / "local", f"data.shards={corpora[0]}")
-    with servers.s3_server() as faults:
-        given = [f"data.shards={servers.upload(corpora[0], 's3://bucket/one')}", f"data.cache={tmp_path / 'cache'}"]
-        given.append("data.cache_gb=1e-4")
-        faults.unavailable = faults.cut = faults.reset = 0.1
-        train(tmp_path / "store", *given, "train.max_steps=2", "train.epochs=1000")
-        train(tmp_path / "store", *given, resume=True)
+    given = [f"data.shards={servers.upload(corpora[0], 's3://bucket/one')}", f"data.cache={tmp_path / 'cache'}"]
+    given.append("data.cache_gb=1e-4")
+    s3.unavailable = s3.cut = s3.reset = 0.1
+    train(tmp_path / "store", *given, "train.max_steps=2", "train.epochs=1000")
+    train(tmp_path / "store", *given, resume=True)
     assert numbers(tmp_path / "store", 3) == numbers(tmp_path / "local", 3)
     assert numbers(tmp_path / "store")[0]["loss"] == numbers(tmp_path / "local")[0]["loss"]
     said = capfd.readouterr()

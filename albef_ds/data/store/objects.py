@@ -1,4 +1,4 @@
-"""Reads the objects below a URL, with retries; errors name the object and never hold credentials.
+"""Reads and writes the objects below a URL, with retries; errors name the object and never hold credentials.
 
 Requests go through fsspec, whose packages take credentials from the environment (`AWS_ACCESS_KEY_ID`, `~/.aws`, roles). This
 module neither knows the shard format nor keeps what it read.
@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -95,6 +96,55 @@ class Store:
 
         return self.attempts("", "listed", request)
 
+    def folders(self) -> list[str]:
+        """Returns the names before a slash of the objects below the URL, sorted. Raises DataError as `sizes`."""
+
+        def request(system: Any, path: str) -> list[str]:
+            try:
+                found = system.ls(path, detail=True, refresh=True)
+            except FileNotFoundError:
+                return []
+            return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in found if entry["type"] == "directory")
+
+        return self.attempts("", "listed", request)
+
+    def put(self, name: str, path: Path) -> None:
+        """Uploads the file at `path` as object `name`, which appears whole or not at all. Raises DataError."""
+        size = path.stat().st_size
+
+        def request(system: Any, target: str) -> None:
+            # One process writes an object: an unfinished upload of its name is that of a killed process or a failed attempt.
+            abort_uploads(system, target, target)
+            system.put_file(str(path), target)
+            system.invalidate_cache()
+            if (found := system.info(target)["size"]) != size:
+                raise OSError(f"{found} bytes arrived of {size}")
+
+        self.attempts(name, "written", request)
+
+    def put_bytes(self, name: str, content: bytes) -> None:
+        """Writes object `name`. Raises DataError."""
+        self.attempts(name, "written", lambda system, target: system.pipe_file(target, content))
+
+    def get(self, name: str, path: Path) -> None:
+        """Downloads object `name` to `path`, if it is there. Raises DataError."""
+
+        def request(system: Any, source: str) -> None:
+            path.unlink(missing_ok=True)
+            if system.exists(source):
+                system.get_file(source, str(path))
+
+        self.attempts(name, "read", request)
+
+    def remove(self, name: str) -> None:
+        """Removes object `name`, if it is there. Raises DataError."""
+
+        def request(system: Any, target: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                system.rm_file(target)
+
+        self.attempts(name, "removed", request)
+
     def attempts(self, name: str, verb: str, request: Callable[[Any, str], T]) -> T:
         """Returns `request(file system, path of object name)`, repeated after failures with longer and longer pauses.
 
@@ -138,6 +188,18 @@ class Store:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.url, self._attempts = state["url"], state["attempts"]
         self._stop, self._lock, self._opened = threading.Event(), threading.Lock(), None
+
+
+def abort_uploads(system: Any, prefix: str, only: str = "") -> None:
+    """Removes the parts of unfinished uploads of all objects below `prefix`, or of object `only`. S3 alone keeps such parts."""
+    if not hasattr(system, "call_s3"):
+        return
+    bucket, _, key = prefix.partition("/")
+    with contextlib.suppress(PermissionError):  # an account may write objects and not list uploads
+        found = system.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key)
+        for upload in found.get("Uploads", []):
+            if not only or f"{bucket}/{upload['Key']}" == only:
+                system.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
 
 def _read(system: Any, path: str, start: int | None, end: int | None) -> bytes:

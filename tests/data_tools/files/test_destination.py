@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +21,16 @@ from tests import servers
 from tests.data_tools.sample_images import folder_corpus, jpeg
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[servers.Faults]:
-    for package in ("moto", "s3fs"):
-        pytest.importorskip(package)
+@pytest.fixture(scope="module", autouse=True)
+def _bucket(s3: servers.Faults) -> None:
     import s3fs
 
-    with servers.s3_server() as faults:
-        s3fs.S3FileSystem().mkdir("bucket")
-        yield faults
+    s3fs.S3FileSystem().mkdir("bucket")
 
 
 @pytest.fixture(autouse=True)
-def _short_pauses(s3: servers.Faults, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _short_pauses(s3: servers.Faults, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "FIRST_PAUSE", 0.001)
-    yield
-    s3.clear()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,163 @@
+"""Copies of finished checkpoints in an object store: uploaded in the background, complete or absent, and fetched to resume.
+
+    URL/step-0012000/    the files of the checkpoint; `complete.json` comes last and is removed first
+
+One rank of each node uploads a share of the files in a thread. A store that fails or hangs costs no step: the run lives on
+its local checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import xxhash
+
+from albef_ds.checkpoint.complete import read_marker
+from albef_ds.checkpoint.retention import best_step, keep
+from albef_ds.common import comm
+from albef_ds.common.atomic_files import atomic_path
+from albef_ds.common.errors import ConfigError, DataError
+from albef_ds.common.run_files import MARKER_NAME, step_folder, step_of
+from albef_ds.config.schema import TrainConfig
+from albef_ds.data.store.objects import Store, abort_uploads, public_text
+
+_RECEIPT = "arrived-{}.tmp"
+_POLL = 1.0
+_OTHERS = 1800.0
+"""Seconds that rank 0 waits for the files of other nodes."""
+
+
+def remote_steps(url: str) -> list[int]:
+    """Steps of the complete checkpoints below `url`, ascending. Raises DataError if the store cannot be listed."""
+    steps = [step for name in Store(url).folders() if (step := step_of(name)) is not None]
+    return sorted(step for step in steps if MARKER_NAME in (Store(f"{url}/{step_folder(step)}").sizes() or {}))
+
+
+def check_unused(url: str) -> None:
+    """Raises ConfigError if there are checkpoints below `url`, which a new run would replace, and DataError as `remote_steps`."""
+    if steps := remote_steps(url):
+        raise ConfigError(
+            f"train.checkpoint_store {url} holds checkpoints to step {steps[-1]}: resume, overwrite or give another"
+        )
+
+
+def fetch(url: str, step: int, root: Path) -> Path:
+    """Downloads the checkpoint of `step` below `url` into the folder `root`; returns its folder, which is not checked yet.
+
+    Raises:
+        DataError: an object is missing or refused, or no attempt gave it.
+        OSError: it cannot be written.
+    """
+    store, final = Store(f"{url}/{step_folder(step)}"), root / step_folder(step)
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(final, ignore_errors=True)
+    with atomic_path(final) as temporary:
+        temporary.mkdir()
+        for name in sorted(store.sizes() or {}):
+            store.get(name, temporary / name)
+    return final
+
+
+class Uploads:
+    """Uploads the checkpoints in the folder `root` below `train.checkpoint_store`. All ranks make one together."""
+
+    def __init__(self, root: Path, train: TrainConfig) -> None:
+        uploaders = [
+            rank for rank, local in enumerate(comm.all_gather_objects(os.environ.get("LOCAL_RANK", "0"))) if local == "0"
+        ]
+        self._node = uploaders.index(comm.rank()) if comm.rank() in uploaders else None
+        self._num_nodes = len(uploaders)
+        self._root, self._train, self._url = root, train, train.checkpoint_store.rstrip("/")
+        if self._node is not None:
+            Store(self._url)  # a missing package is an error now, and not at the first checkpoint
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._next: int | None = None
+        self.step: int | None = None
+        """The checkpoint that is being uploaded; its local files must stay."""
+        self._news: list[str] = []
+
+    def add(self, step: int) -> None:
+        """Uploads the finished checkpoint of `step` when the one before has arrived; of several that wait, only the newest."""
+        if self._node is None:
+            return
+        with self._lock:
+            self._next = step
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="checkpoint upload", daemon=True)
+                self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """True while something is to be uploaded by this rank."""
+        return self._thread is not None
+
+    def news(self) -> list[str]:
+        """Lines about checkpoints that have arrived or not, each once."""
+        with self._lock:
+            lines, self._news = self._news, []
+        return lines
+
+    def wait(self) -> None:
+        """Returns when nothing is left to upload; the store's retries bound it."""
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self.step, self._next = self._next, None
+                if self.step is None:
+                    self._thread = None
+                    return
+            try:
+                self._upload(self.step)
+                line = f"copied the checkpoint of step {self.step} to {self._url}"
+            except Exception as error:  # whatever the store's packages do, the run goes on
+                reason = str(error) if isinstance(error, DataError) else public_text(error)
+                line = f"the checkpoint of step {self.step} was not copied to {self._url}: {reason}; the run continues"
+            with self._lock:
+                self._news.append(line)
+
+    def _upload(self, step: int) -> None:
+        folder = self._root / step_folder(step)
+        store, names = Store(f"{self._url}/{step_folder(step)}"), sorted(read_marker(folder))
+        content = (folder / MARKER_NAME).read_bytes()
+        if self._node == 0 and MARKER_NAME in (store.sizes() or {}):
+            store.remove(MARKER_NAME)
+        for name in names[self._node or 0 :: self._num_nodes]:
+            store.put(name, folder / name)
+        receipts = [_RECEIPT.format(node) for node in range(1, self._num_nodes)]
+        wanted = xxhash.xxh3_64_hexdigest(content).encode()
+        if self._node:
+            store.put_bytes(receipts[self._node - 1], wanted)
+            return
+        since = time.monotonic()
+        while not all(name in (store.sizes() or {}) and store.read(name) == wanted for name in receipts):
+            if time.monotonic() - since > _OTHERS:
+                raise DataError(f"{store.url} has no files of other nodes after {_OTHERS:.0f} s: check their access to the store")
+            time.sleep(_POLL)
+        store.put_bytes(MARKER_NAME, content)
+        for name in receipts:
+            store.remove(name)
+        self._tidy(step)
+
+    def _tidy(self, step: int) -> None:
+        """Removes copies that need not be kept, incomplete ones, and those of later steps, which a run has gone back from."""
+        store, train = Store(self._url), self._train
+        complete = remote_steps(self._url)
+        best = best_step(self._root, train.keep_best) if train.keep_best else None
+        wanted = keep([one for one in complete if one <= step], last=train.keep_last, every=train.keep_every, best=best)
+        for folder in store.folders():
+            number = step_of(folder)
+            if number is None or number in wanted:
+                continue
+            inside = Store(f"{self._url}/{folder}")
+            for name in sorted(inside.sizes() or {}, key=lambda name: name != MARKER_NAME):
+                inside.remove(name)
+            inside.attempts("", "cleaned", lambda system, path: abort_uploads(system, f"{path}/"))
