@@ -30,6 +30,7 @@ ERRORS = (
 """Exceptions whose text a user reads."""
 
 PASSED_ON = {
+    "albef_ds/checkpoint/find.py": "a problem of the store that rank 0 met",
     "albef_ds/config/files.py": "a message of the settings with the file's name before it",
     "albef_ds/data/stream/loader.py": "a message that a loader process raised",
     "albef_ds/engine/zero/rendezvous.py": "the ranks that did not start, with their hosts",
