@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from albef_ds.cli.arguments import CommandParser, add_overrides
+from albef_ds.cli.arguments import CommandParser, add_overrides, whole_number
 from albef_ds.cli.progress_bar import Bars
 from albef_ds.common.errors import ConfigError
 from albef_ds.common.model_path import check_exists
@@ -51,7 +51,8 @@ def main(argv: list[str]) -> int:
     launched = _start_ranks(device)
     try:
         output = Path(arguments.output) if arguments.output else (path if path.is_dir() else path.parent)
-        request = Request(path, arguments.overrides, arguments.weights, arguments.protocol, arguments.generate, arguments.layer)
+        options = (arguments.weights, arguments.protocol, arguments.generate, arguments.layer, arguments.failures)
+        request = Request(path, arguments.overrides, *options)
         plain = comm.rank() == 0 and not arguments.json
         record = score(request, output, device, print if plain else lambda line: None, Bars() if comm.rank() == 0 else silent)
         if plain:
@@ -95,6 +96,13 @@ def _parser() -> CommandParser:
     command.add_argument("--weights", choices=("student", "momentum"), default="student", help="weights to score (student)")
     command.add_argument("--generate", action="store_true", help="VQA: generate answers instead of ranking the list")
     command.add_argument("--layer", type=int, metavar="N", help="grounding: layer of Grad-CAM, from 0 (the middle one)")
+    command.add_argument(
+        "--failures",
+        type=whole_number(0),
+        default=24,
+        metavar="N",
+        help="retrieval: failed queries on the page of each split (24)",
+    )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     command.add_argument("--output", metavar="DIR", help="folder of metrics.json; default: the run's")
     command.add_argument("--json", action="store_true", help="print the content of metrics.json instead of lines")

@@ -5,6 +5,7 @@ RUN/
     metrics.jsonl    losses and evaluations during training, one JSON object per line
     bad_steps.jsonl  steps that were skipped or whose loss jumped
     metrics.json     scores by `albef-ds evaluate`
+    failures_*.html  what retrieval got wrong, a page for each split, by `albef-ds evaluate`
     tensorboard/     the numbers of metrics.jsonl as curves, and images
     profile/         traces of train.profile_steps
     trackers/        the id of the run for train.trackers, and the log of each tracker
@@ -20,7 +21,7 @@ CONFIG_NAME = "config.json"
 """Also the name in every checkpoint and model folder."""
 METRICS_NAME, BAD_STEPS_NAME, RESULTS_NAME = "metrics.jsonl", "bad_steps.jsonl", "metrics.json"
 CHECKPOINTS_FOLDER, TENSORBOARD_FOLDER, LOGS_FOLDER, PROFILE_FOLDER = "checkpoints", "tensorboard", "logs", "profile"
-TRACKERS_FOLDER = "trackers"
+TRACKERS_FOLDER, FAILURES_NAME = "trackers", "failures"
 BEST_NAME, SCORES_NAME = "best.json", "scores.json"
 """Files beside the checkpoints: the best one, and the evaluations it was chosen by."""
 MARKER_NAME, STATE_NAME = "complete.json", "state.json"

@@ -17,11 +17,12 @@ from albef_ds.common import comm
 from albef_ds.common.atomic_files import write_output
 from albef_ds.common.errors import ConfigError, WeightsError
 from albef_ds.common.progress import Progress, silent
-from albef_ds.common.run_files import CHECKPOINTS_FOLDER, RESULTS_NAME, complete_steps, step_folder
+from albef_ds.common.run_files import CHECKPOINTS_FOLDER, FAILURES_NAME, RESULTS_NAME, complete_steps, step_folder
 from albef_ds.config.overrides import parse_overrides
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.annotations.retrieval import Split
 from albef_ds.evaluation.evaluate import evaluate
+from albef_ds.evaluation.failures import LIMIT, write_failures
 from albef_ds.evaluation.main_metric import main_metric
 from albef_ds.evaluation.protocols import PROTOCOLS, as_released, check_protocol
 from albef_ds.evaluation.trained_on import lineage_of, overlap_of, weights_hash
@@ -42,6 +43,8 @@ class Request:
     protocol: str = ""
     generate: bool = False
     layer: int | None = None
+    failures: int = LIMIT
+    """Failed queries that the page of each split shows; 0: no page. Of retrieval."""
     splits: dict[str, str] = field(default_factory=dict)
     """Split name to annotation files; empty: `data.test_annotations`."""
 
@@ -89,7 +92,13 @@ def score(request: Request, output: Path, device: torch.device, say: Say = print
     }
     say(f"overlap of the pretraining images with evaluation sets: {record['overlap']}")
     for split, files in splits.items():
-        scores = _scores(chosen, request, device, files, "test", progress)
+        page = output / f"{FAILURES_NAME}_{split}.html"
+
+        def observe(data: Any, scores: Any, page: Path = page, split: str = split) -> None:
+            number = write_failures(page, f"{chosen.name} on {split}", data, scores, request.failures)
+            say(f"{split}: {number} failed queries, the worst in {page}")
+
+        scores = _scores(chosen, request, device, files, "test", progress, observe if request.failures else None)
         record["splits"][split] = scores.metrics
         record["protocol"] |= scores.protocol
         for name, value in scores.metrics.items():
@@ -140,10 +149,12 @@ def _config(path: Path, request: Request) -> RunConfig:
     return parse_overrides(config, list(request.overrides))
 
 
-def _scores(path: Path, request: Request, device: torch.device, files: str, split: Split, progress: Progress) -> Scores:
+def _scores(
+    path: Path, request: Request, device: torch.device, files: str, split: Split, progress: Progress, observe: Any = None
+) -> Scores:
     config = _config(path, request)
     model = read_model(path, request.overrides).model.select(request.weights, queues=False)
     task = build_for_inference(model, device, torch.float32)
     k_test = PROTOCOLS[request.protocol].k_test if request.protocol in PROTOCOLS else None
-    options = EvaluationOptions(generate=request.generate, layer=request.layer, k_test=k_test, progress=progress)
+    options = EvaluationOptions(generate=request.generate, layer=request.layer, k_test=k_test, observe=observe, progress=progress)
     return evaluate(task, config, device, files, split, options)

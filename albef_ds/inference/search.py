@@ -21,6 +21,7 @@ from albef_ds.common.atomic_files import write_output
 from albef_ds.common.errors import DataError
 from albef_ds.common.html import document
 from albef_ds.common.progress import Progress, silent
+from albef_ds.data.images.thumbnails import jpeg_of
 from albef_ds.inference.index.approximate import Approximate
 from albef_ds.inference.index.earlier import SUFFIX as EARLIER
 from albef_ds.inference.index.earlier import read_earlier
@@ -31,7 +32,6 @@ from albef_ds.inference.kept_tokens import LIMIT, KeptTokens
 from albef_ds.inference.model import AlbefModel
 from albef_ds.inference.readable import features_or_reasons
 from albef_ds.inference.sources import SUFFIXES, Source, source_of
-from albef_ds.inference.thumbnails import jpeg_of
 
 _VIEWS = 2
 """Increased when this package makes other pixels of an image."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,5 +31,7 @@ class EvaluationOptions:
     """Multimodal layer of Grad-CAM; None: the middle one, as in the paper."""
     k_test: int | None = None
     """Candidates per query that retrieval re-ranks; None: the task's."""
+    observe: Callable[[Any, Any], None] | None = None
+    """Retrieval calls it on rank 0 with the set and its `RetrievalScores`."""
     progress: Progress = silent
     """Called after every batch."""

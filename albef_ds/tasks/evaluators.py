@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from albef_ds.common import comm
 from albef_ds.common.errors import ConfigError
 from albef_ds.config.schema import DataConfig, RunConfig
 from albef_ds.config.tasks import ItmScore
@@ -72,7 +73,12 @@ def _evaluate_retrieval(
         progress=options.progress,
     )
     max_tokens = config.evaluation_data.max_tokens
-    return Scores(dict(evaluator.run()), protocol={"k_test": k_test, "itm_score": itm_score, "max_tokens": max_tokens})
+    scores = evaluator.score()
+    if options.observe is not None and comm.rank() == 0:
+        options.observe(data, scores)
+    return Scores(
+        dict(scores.metrics(evaluator.prefix)), protocol={"k_test": k_test, "itm_score": itm_score, "max_tokens": max_tokens}
+    )
 
 
 def _evaluate_grounding(

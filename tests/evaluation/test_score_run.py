@@ -66,7 +66,11 @@ def test_the_command_scores_other_files_and_the_momentum_copy(
     record = json.loads((tmp_path / "metrics.json").read_text())
     assert list(record["splits"]) == ["hard", "retrieval_unseen"] and record["weights"] == "momentum"
     assert record["splits"]["hard"]["retrieval/k_test_t2i"] == 4
-    assert "taking the last" in capsys.readouterr().out
+    pages = sorted(tmp_path.glob("failures_*.html"))
+    assert [page.name for page in pages] == ["failures_hard.html", "failures_retrieval_unseen.html"]
+    assert "Texts that find another image first" in pages[0].read_text()
+    said = capsys.readouterr().out
+    assert "taking the last" in said and f"failed queries, the worst in {pages[0]}" in said
 
 
 def test_flickr30k_zero_shot_refuses_a_model_without_coco_in_its_lineage(

@@ -14,11 +14,11 @@ from torch import Tensor
 from albef_ds.common.errors import DataError
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images.decode import read_image
+from albef_ds.data.images.thumbnails import jpeg_of
 from albef_ds.evaluation.heatmap import overlay
 from albef_ds.inference.inputs import Member
 from albef_ds.inference.model import AlbefModel
 from albef_ds.inference.sources import stamp_of
-from albef_ds.inference.thumbnails import jpeg_of
 
 SIZES = (320, 1280)
 """Largest side in pixels of a card on the page and of an opened image."""

@@ -13,6 +13,7 @@ from albef_ds.common.html import data_url, document, facts, note, text_table
 from albef_ds.common.run_files import (
     CHECKPOINTS_FOLDER,
     CONFIG_NAME,
+    FAILURES_NAME,
     METRICS_NAME,
     RESULTS_NAME,
     TENSORBOARD_FOLDER,
@@ -126,6 +127,8 @@ def _evaluations(run: Path, history: MetricsLog, main: str | None) -> Iterator[s
     scores = _scores(run)
     for split, values in scores.items():
         yield f"<h3>{escape(split)}</h3>" + score_tables(values, main, ".2f")
+    for page in sorted(run.glob(f"{FAILURES_NAME}_*.html")):
+        yield f'<p><a href="{escape(page.name)}">What retrieval got wrong on {escape(page.stem.partition("_")[2])}</a></p>'
     images = last_images(run / TENSORBOARD_FOLDER)
     for image in images:
         caption = escape(f"{image.tag.rpartition('/')[2].replace('_', ' ')}, at step {image.step:,}")
