@@ -38,10 +38,12 @@ def main(argv: list[str]) -> int:
     with waiting("reading the model"):
         model = load(arguments.model, device=arguments.device, overrides=arguments.overrides)
     if arguments.top:
-        several = model.answers(arguments.image, arguments.question, answers, top=arguments.top)
+        with waiting("answering"):
+            several = model.answers(arguments.image, arguments.question, answers, top=arguments.top)
         _print_several(dict(zip(arguments.question, several, strict=True)), as_json=arguments.json)
         return 0
-    found = model.answer(arguments.image, arguments.question, answers)
+    with waiting("answering"):
+        found = model.answer(arguments.image, arguments.question, answers)
     if arguments.json:
         print(json.dumps(dict(zip(arguments.question, found, strict=True)), indent=1))
         return 0

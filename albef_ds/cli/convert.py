@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser, add_overrides, whole_number
-from albef_ds.cli.progress_bar import waiting
+from albef_ds.cli.progress_bar import counting
 
 EXAMPLES = """\
   a released file as a model folder, with the weights that are used for features
@@ -54,8 +54,8 @@ def main(argv: list[str]) -> int:
             print(f"  {there}  ->  {ours}  ->  {here}  {shape}" if ours != here else f"  {there}  ->  {here}  {shape}")
         print("nothing was written (--dry-run)")
         return 0
-    with waiting("writing the model and reading it back"):
-        written = convert(found, Path(arguments.dst), options)
+    with counting("writing the model") as progress:
+        written = convert(found, Path(arguments.dst), options, progress)
     print(f"{', '.join(map(str, written.files))}: {written}")
     print(f"  sha256 {written.sha256}")
     return 0

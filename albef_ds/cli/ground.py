@@ -45,7 +45,8 @@ def main(argv: list[str]) -> int:
         model = load(arguments.model, device=arguments.device, overrides=arguments.overrides)
     depth = model.config.model.text.num_fusion_layers
     layers_shown = range(depth) if arguments.sweep else [arguments.layer]
-    found = [model.ground(arguments.image, arguments.text, boxes, layer=layer) for layer in layers_shown]
+    with waiting("drawing heat maps"):
+        found = [model.ground(arguments.image, arguments.text, boxes, layer=layer) for layer in layers_shown]
     image = model.picture(arguments.image)
     names = [f"layer {layer}" if arguments.sweep else arguments.text for layer in layers_shown]
     entries = [(name, overlay(image, one.heatmap, [box for _, box in one.boxes])) for name, one in zip(names, found, strict=True)]

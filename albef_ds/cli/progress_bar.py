@@ -1,4 +1,4 @@
-"""Shows progress on a terminal for work that takes longer than two seconds; prints nothing elsewhere."""
+"""Shows progress for work that takes longer than two seconds on a terminal, and a line a minute in a log."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from albef_ds.common.progress import LogLines, Progress
+
 DELAY = 2.0  # seconds
 
 
 class Bars:
-    """One bar per stage on standard error, from its third second until it ends. Callable as `common.progress.Progress`."""
+    """One bar per stage on standard error, from its third second until it ends. Callable as `common.progress.Progress`.
+
+    Where standard error is no terminal, it gets a line every minute (`common.progress.LogLines`).
+    """
 
     def __init__(self) -> None:
         self._stage = ""
         self._bar: Any = None
+        self._lines = None if sys.stderr.isatty() else LogLines()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Shows that `done` of `total` of `stage` are done."""
+        if self._lines is not None:
+            self._lines(stage, done, total)
+            return
         if stage != self._stage or self._bar is None:
             from tqdm import tqdm  # start-up time: most commands end before a bar is due
 
@@ -56,6 +65,23 @@ def waiting(what: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Progress]:
+    """`waiting` until the yielded callback is first called, then a bar."""
+    bars = Bars()
+    with contextlib.ExitStack() as first:
+        first.enter_context(waiting(what))
+
+        def progress(stage: str, done: int, total: int) -> None:
+            first.close()
+            bars(stage, done, total)
+
+        try:
+            yield progress
+        finally:
+            bars.close()
 
 
 def _show_time(what: str, ended: threading.Event) -> None:

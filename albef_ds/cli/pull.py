@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.cli.progress_bar import waiting
 
 EXAMPLES = """\
   a model of a certain revision, for a machine without a network
@@ -23,7 +22,6 @@ def main(argv: list[str]) -> int:
     arguments = command.parse_args(argv)
     from albef_ds.inference.hub import pull  # start-up time
 
-    with waiting("fetching the model"):
-        folder = pull(arguments.address, arguments.folder)
+    folder = pull(arguments.address, arguments.folder)  # huggingface_hub shows the progress
     print(f"written: {folder}")
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from albef_ds.cli.arguments import CommandParser
-from albef_ds.cli.progress_bar import waiting
+from albef_ds.cli.progress_bar import counting
 
 EXAMPLES = """\
   a run's newest checkpoint as the model hf://organisation/albef (after `hf auth login`)
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     from albef_ds.inference.hub import address_of, push  # start-up time
 
     address = address_of(arguments.address)
-    with waiting("writing and uploading the model"):
-        commit = push(arguments.model, address, private=arguments.private, message=arguments.message)
+    with counting("writing the model") as progress:  # the upload is shown by huggingface_hub
+        commit = push(arguments.model, address, private=arguments.private, message=arguments.message, progress=progress)
     print(f"{address}: {commit}")
     return 0

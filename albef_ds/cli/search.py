@@ -66,9 +66,10 @@ def main(argv: list[str]) -> int:
     with waiting("reading the model"):
         model = load(arguments.model, device=arguments.device, overrides=arguments.overrides)
     model.encode_text(texts)  # report problems of model or texts before all images are read
-    index = index_images(model, source, arguments.index, Bars())
+    bars = Bars()
+    index = index_images(model, source, arguments.index, bars)
     if above is not None:
-        index = with_approximate(index, above, Bars())
+        index = with_approximate(index, above, bars)
     recall = _recall(model, index, texts[0], max(arguments.top, arguments.rerank))
     kept = kept_tokens(model, index, arguments.keep_mb << 20)
     if not arguments.json:
@@ -79,7 +80,7 @@ def main(argv: list[str]) -> int:
     elif recall:
         print(recall, file=sys.stderr)
     for text in texts:
-        hits = search(model, index, text, top=arguments.top, rerank=arguments.rerank, kept=kept)
+        hits = search(model, index, text, top=arguments.top, rerank=arguments.rerank, kept=kept, progress=bars)
         if page is not None:
             write_page(page, text, hits, model.picture)
         if arguments.json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -33,6 +34,24 @@ class Advance:
         (began, before), (now, done, total) = self._first, self._last
         left = (now - began) / (done - before) * (total - done) if done > before else None
         return done, total, left
+
+
+class LogLines:
+    """Prints a line about the present stage every INTERVAL seconds, for logs. Callable as `Progress`."""
+
+    INTERVAL = 60.0
+
+    def __init__(self) -> None:
+        self._advance, self._next = Advance(), time.monotonic() + self.INTERVAL
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Notes that `done` of `total` of `stage` are done."""
+        self._advance(stage, done, total)
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self.INTERVAL
+            left = self._advance.facts()[2]
+            rest = "" if left is None else f", {spoken(left)} left"
+            print(f"{stage}: {done:,} of {total:,}{rest}", file=sys.stderr, flush=True)
 
 
 def spoken(seconds: float) -> str:

@@ -29,7 +29,7 @@ section { border-top: 1px solid var(--line); padding: .8rem 0; display: flex; fl
 figure { margin: 0; width: 9rem; }
 figure img { width: 9rem; height: 9rem; object-fit: contain; background: #8881; border-radius: 6px; }
 figcaption { font-size: .85rem; overflow-wrap: anywhere; } .right figcaption { color: var(--right); }
-.right img { outline: 3px solid var(--right); } .query { flex: 1 1 100%; margin: 0; font-weight: 600; overflow-wrap: anywhere; }
+.right img { outline: 3px solid var(--right); } .query { flex: 0 0 100%; max-width: none; margin: 0; font-weight: 600; }
 ol, ul { margin: 0; padding-left: 1.4rem; flex: 1 1 16rem; } li { overflow-wrap: anywhere; } li.right { color: var(--right); }
 """
 

@@ -19,6 +19,7 @@ from albef_ds.checkpoint.formats.read import read_model
 from albef_ds.checkpoint.formats.write import Options, convert
 from albef_ds.common.atomic_files import atomic_path
 from albef_ds.common.errors import ConfigError, MachineError, WeightsError, first_line
+from albef_ds.common.progress import Progress, silent
 from albef_ds.common.run_files import CONFIG_NAME
 
 SCHEME = "hf://"
@@ -120,7 +121,7 @@ def pull(path: str, folder: Path) -> Path:
     return folder
 
 
-def push(source: str, address: Address, *, private: bool, message: str) -> str:
+def push(source: str, address: Address, *, private: bool, message: str, progress: Progress = silent) -> str:
     """Writes `source` as a model folder and uploads it; returns the address of the commit.
 
     Args:
@@ -128,6 +129,7 @@ def push(source: str, address: Address, *, private: bool, message: str) -> str:
         address: repository, which is created, and branch, which exists (or main).
         private: for a new repository.
         message: of the commit.
+        progress: called while the written model is read back; huggingface_hub shows the upload itself.
 
     Raises:
         UserError: there is no such model, huggingface_hub is not installed, or the Hub refuses or cannot be reached.
@@ -138,7 +140,7 @@ def push(source: str, address: Address, *, private: bool, message: str) -> str:
     found = read_model(source)
     with tempfile.TemporaryDirectory(prefix="albef-push-") as scratch:
         folder = Path(scratch) / "model"
-        convert(found, folder, Options("folder", weights="student", queues=False))
+        convert(found, folder, Options("folder", weights="student", queues=False), progress)
         card = (folder / CARD).read_text(encoding="utf-8")
         (folder / CARD).write_text(card.replace('"FOLDER"', f'"{SCHEME}{address.repository}"'), encoding="utf-8")
         try:

@@ -151,15 +151,26 @@ def kept_tokens(model: AlbefModel, index: Index, limit: int = LIMIT) -> KeptToke
     return KeptTokens(folder, index.identity, (vision.num_tokens, vision.width), model.dtype, limit=limit)
 
 
-def search(model: AlbefModel, index: Index, text: str, *, top: int, rerank: int, kept: KeptTokens | None = None) -> list[Hit]:
+def search(
+    model: AlbefModel,
+    index: Index,
+    text: str,
+    *,
+    top: int,
+    rerank: int,
+    kept: KeptTokens | None = None,
+    progress: Progress = silent,
+) -> list[Hit]:
     """The `top` images for `text`: the `rerank` most similar are ordered by ITM probability, the rest follow by similarity.
 
-    Images whose tokens are in `kept` are not encoded again.
+    Images whose tokens are in `kept` are not encoded again. `progress` is called after every batch of images that ITM has judged.
     """
     [found] = index.nearest(model.encode_text(text).float().cpu(), max(top, rerank))
     images = [index.source.image(index.paths[place]) for place, _ in found]
-    judged = images[:rerank]
-    matches = model.match(judged, text, kept=kept).tolist() if judged else []
+    judged, matches = images[:rerank], list[float]()
+    for start in range(0, len(judged), _BATCH):
+        matches += model.match(judged[start : start + _BATCH], text, kept=kept).tolist()
+        progress("judging images", len(matches), len(judged))
     order = sorted(range(len(judged)), key=lambda rank: (-matches[rank], rank)) + list(range(len(judged), len(found)))
     hits = []
     for rank in order[:top]:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from albef_ds.common.errors import ConfigError, MachineError
+from albef_ds.common.progress import LogLines, silent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -74,7 +75,7 @@ def run_tasks(
     """Applies `function` (importable by name) to this process's share of `tasks`; returns the results in no fixed order.
 
     Finished tasks are left out after the split, so a task's share does not depend on what others have finished.
-    `size_of` gives the `unit`s of work in a task, for the progress bar on a terminal.
+    `size_of` gives the `unit`s of work in a task, for the progress bar on a terminal and the lines in a log.
 
     Raises:
         MachineError: a worker died, Dask is not installed or not reachable.
@@ -83,11 +84,20 @@ def run_tasks(
     mine = [task for task in tasks[parallel.task_index :: parallel.num_tasks] if not is_done(task)]
     sizes = [size_of(task) for task in mine]
     results: list[Result] = []
+    lines = silent if sys.stderr.isatty() else LogLines()
     with tqdm(total=sum(sizes), desc=label, unit=unit, disable=not sys.stderr.isatty() or not mine) as bar:
+        count = 0
+
+        def advance(size: int) -> None:
+            nonlocal count
+            count += size
+            bar.update(size)
+            lines(f"{label}, {unit}s", count, sum(sizes))
+
         if not parallel.address and (parallel.processes == 1 or len(mine) <= 1):
             for number, task in enumerate(mine):
                 results.append(function(task))
-                bar.update(sizes[number])
+                advance(sizes[number])
             return results
         futures: dict[Future[Result], int] = {}
         try:
@@ -97,7 +107,7 @@ def run_tasks(
                         futures[executor.submit(function, task)] = number
                     for future in as_completed(futures):
                         results.append(future.result())
-                        bar.update(sizes[futures[future]])
+                        advance(sizes[futures[future]])
                 finally:
                     for future in futures:
                         future.cancel()

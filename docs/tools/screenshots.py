@@ -1,41 +1,29 @@
 """Takes the screenshots of docs/images again: `python -m docs.tools.screenshots [MODEL]`.
 
-The default is the model of `make demo`. Serves the held-out images of the emoji corpus with it and visits the page in Chromium.
+The default is the model of `make demo`. Serves the held-out images of the emoji corpus with it and visits the page in Chromium,
+and takes those of `run_screenshots.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from albef_ds.cli.demo.corpus import emoji_corpus
 from albef_ds.cli.main import main as albef_ds
+from docs.tools import run_screenshots
 from docs.tools.browser import Browser, Page, chromium
+from docs.tools.emoji_images import emoji
 from docs.tools.generated import ROOT
 
 IMAGES = ROOT / "docs" / "images"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-
-
-def emoji() -> Iterator[tuple[str, dict[str, Any], bytes]]:
-    """Yields name, description and bytes of each test image of the emoji corpus."""
-    with tempfile.TemporaryDirectory() as cache:
-        for archive in sorted((emoji_corpus(Path(cache)) / "test").glob("*.tar")):
-            with tarfile.open(archive) as members:
-                found = {member.name: file.read() for member in members if (file := members.extractfile(member))}
-            for name, content in found.items():
-                if name.endswith(".webp"):
-                    yield name, json.loads(found[f"{Path(name).stem}.json"]), content
 
 
 def emoji_photos(folder: Path) -> None:
@@ -124,6 +112,8 @@ def main() -> None:
         emoji_photos(Path(folder))
         with served(model, Path(folder)) as address:
             take(browser, address)
+        with tempfile.TemporaryDirectory() as runs:
+            run_screenshots.take(browser, model, Path(runs), _keep)
     confusion(model)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -36,3 +37,45 @@ def test_a_pipe_gets_nothing() -> None:
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+LOG = """
+import time
+from albef_ds.cli import progress_bar as bars
+from albef_ds.common.progress import LogLines
+LogLines.INTERVAL = 0.05
+show = bars.Bars()
+for done in (1, 2, 3, 4):
+    show("images", 1000 * done, 4000)
+    time.sleep(0.06)
+with bars.counting("writing the model") as show:
+    show("reading back", 1, 2)
+"""
+
+
+def test_a_log_gets_lines_with_the_time_left() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOG], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    lines = done.stderr.splitlines()
+    assert lines and all(re.fullmatch(r"images: [234],000 of 4,000, \d s left", line) for line in lines), done.stderr
+    assert len(lines) <= 3 and done.stdout == ""
+
+
+def test_what_is_waited_for_gives_way_to_a_bar() -> None:
+    program = (
+        PROGRAM.partition("show =")[0]
+        + """
+with bars.counting("writing the model") as show:
+    time.sleep(0.3)
+    for done in (1, 2, 3):
+        show("reading back", done, 4)
+        time.sleep(0.15)
+print("done")
+"""
+    )
+    printed, text = run_on_terminal(program, 120)
+    assert printed == "done\n"
+    assert text.index("writing the model ... 0 s") < text.index("reading back") and text.rindex("writing") < text.index(
+        "reading back"
+    )

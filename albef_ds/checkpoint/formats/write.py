@@ -25,6 +25,7 @@ from albef_ds.checkpoint.tensor_files.lazy import LazyTensor, equal, listing
 from albef_ds.checkpoint.tensor_files.opening import INDEX_SUFFIX
 from albef_ds.common.atomic_files import scratch_path
 from albef_ds.common.errors import ConfigError, MachineError, WeightsError
+from albef_ds.common.progress import Progress, silent
 
 Form = Literal["released", "lavis", "safetensors", "folder"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -71,11 +72,11 @@ class Written:
         return "; ".join([*parts, "read back and equal"])
 
 
-def convert(source: Found, destination: Path, options: Options) -> Written:
+def convert(source: Found, destination: Path, options: Options, progress: Progress = silent) -> Written:
     """Writes the model to the new file `destination`, or for the form `folder` to a new folder.
 
-    Raises UserError if the destination exists, cannot be written or does not read back equal; if the model has no such form;
-    or if a weight is too large for the chosen precision.
+    `progress` is called after every tensor that was read back. Raises UserError if the destination exists, cannot be written or
+    does not read back equal; if the model has no such form; or if a weight is too large for the chosen precision.
     """
     model, left = prepared(source.model, options)
     model = replace(model, lineage=(*model.lineage, _step(source, options)))
@@ -87,7 +88,7 @@ def convert(source: Found, destination: Path, options: Options) -> Written:
         except OSError as error:
             reason = error.strerror
             raise MachineError(f"{destination} cannot be written ({reason}): free the disk or give another place") from None
-        _verify(model, written[0], options)
+        _verify(model, written[0], options, progress)
         first = written[0] if written[0].is_file() else min(written[0].glob("*.safetensors"))
         sha256 = sha256_of(first)
         places = [_move(path, destination.parent, overwrite=options.overwrite) for path in reversed(written)]
@@ -139,10 +140,11 @@ def _write(model: WholeModel, path: Path, options: Options) -> list[Path]:
     return [path]
 
 
-def _verify(model: WholeModel, path: Path, options: Options) -> None:
+def _verify(model: WholeModel, path: Path, options: Options, progress: Progress) -> None:
     """Reads `path` as a user would and compares every tensor with the source's."""
     again = read_model(path, like=model.config.model).model
-    for name, tensor in model.tensors.items():
+    for number, (name, tensor) in enumerate(model.tensors.items()):
+        progress("reading back", number, len(model.tensors))
         other = again.tensors.get(name)
         try:
             survived = other is not None and _survived(tensor, other, options)

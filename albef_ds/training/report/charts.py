@@ -12,7 +12,9 @@ STYLE = """
 svg.chart { width: 100%; height: auto; } svg.chart text { fill: var(--muted); font-size: 11px; }
 svg.chart text.title { fill: var(--ink); font-size: 12.5px; } svg.chart line { stroke: var(--line); }
 svg.chart polyline { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
-.c0 { stroke: var(--first); } .c1 { stroke: var(--second); } .c2 { stroke: var(--third); } .c3 { stroke: var(--fourth); }
+svg.chart .c0 { stroke: var(--first); } svg.chart .c1 { stroke: var(--second); }
+svg.chart .c2 { stroke: var(--third); } svg.chart .c3 { stroke: var(--fourth); }
+svg.chart line { stroke-width: 1; } svg.chart line[class] { stroke-width: 3; }
 """
 MOST_POINTS = 600
 """Of a longer series only every n-th point and the last are drawn."""
