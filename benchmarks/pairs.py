@@ -56,18 +56,24 @@ class Arm:
 
     pretraining: str
     batch: int
+    model: tuple[str, ...]
+    """Settings of both trainings."""
     settings: tuple[str, ...]
+    """Settings of pretraining."""
     grouped: bool = False
 
 
-_OLD, _NEW = ("init.std=0.02", "task.alpha=0.4"), ("init.std=0.08", "task.alpha=0")
+_SHALLOW, _DEEPER = (
+    ("model.text.num_layers=1", "model.text.num_fusion_layers=3"),
+    ("model.text.num_layers=2", "model.text.num_fusion_layers=2"),
+)
+_NEW = ("init.std=0.08", "task.alpha=0")
 ARMS = {
-    "batches of 64, weights of 0.02, distillation": Arm("old", 64, _OLD),
-    "batches of 32, weights of 0.08, no distillation": Arm("new", 32, _NEW),
-    "that, fine-tuned on groups of similar pairs": Arm("new", 32, _NEW, grouped=True),
+    "before: text encoder of 1 layer, batches of 64": Arm("before", 64, _SHALLOW, ("init.std=0.02", "task.alpha=0.4")),
+    "2 layers, batches of 32, groups of similar pairs": Arm("deeper", 32, _DEEPER, _NEW, grouped=True),
 }
 """The arms of `groups`. Arms of one `pretraining` share it."""
-FILTERED = ("data.group_size=1", "init.std=0.08")
+FILTERED = (*_SHALLOW, "data.group_size=1", "init.std=0.08", "task.alpha=0.4")
 """Settings of the pretrainings of `filter`."""
 
 
@@ -77,9 +83,13 @@ class Sitting:
 
     runs: Path
     steps: int
-    """Steps of pretraining; fine-tuning takes a quarter."""
+    """Steps of pretraining."""
+    tuning: int
+    """Steps of fine-tuning."""
     scale: float
     noise: float
+    arms: tuple[str, ...]
+    """Those of `groups`, by their pretraining."""
     itc_alone: bool = False
     """Pretrain ITC alone, whose steps cost a fraction; only ITC can score then."""
 
@@ -124,16 +134,15 @@ class Sitting:
             write_groups(shards, start.name, start.name, by="both")
         return [f"data.shards={shards}", f"data.group_order={start.name}", f"data.group_size={GROUP}"]
 
-    def tuned(self, start: Path, seed: int, batch: int = BATCH, *, grouped: bool = False) -> dict[str, float]:
+    def tuned(self, start: Path, seed: int, *settings: str, batch: int = BATCH, grouped: bool = False) -> dict[str, float]:
         """Scores of the retrieval fine-tuned from `start`: R@1 by ITM and by ITC, mean of both directions, in both galleries."""
-        steps = max(1, self.steps * BATCH // batch // 4)
         files = [
             *(self.groups_by(start) if grouped else [f"data.annotations={self.scenes}/retrieval_train.json"]),
             f"data.eval_annotations={self.scenes}/retrieval_val.json",
             f"data.test_annotations=hard={self.scenes}/retrieval_test.json,unseen={self.scenes}/retrieval_unseen.json",
             *(f"data.image_root={self.scenes}/images", f"data.vocab_file={self.scenes}/vocab.txt"),
             *(f"init.checkpoint={start}", f"train.seed={seed}", "train.epochs=1000", "task.alpha=0", *_batches(batch)),
-            f"train.max_steps={steps}",
+            *(f"train.max_steps={self.tuning * BATCH // batch}", *settings),
         ]
         name = f"{start.name}-tuned{'-grouped' * grouped}"
         splits = scored(train("scenes_retrieval", start.with_name(name), files))["splits"]
@@ -182,7 +191,7 @@ def run_filter(sitting: Sitting, seed: int, *, scores_only: bool) -> dict[str, d
     rows = {f"dropped by {score.upper()}": found_wrong(scores[score][of_sample], wrong) for score in by}
     if scores_only:
         return rows
-    rows["trained on all pairs"] = sitting.tuned(first, seed)
+    rows["trained on all pairs"] = sitting.tuned(first, seed, *_SHALLOW)
     left = sitting.runs / f"left-{seed}"
     if not (left / "manifest.json").exists():
         rules = FilterConfig(features=name, lowest_itc=DROPPED)
@@ -190,7 +199,7 @@ def run_filter(sitting: Sitting, seed: int, *, scores_only: bool) -> dict[str, d
         source = SourceSpec.parse(f"all=shards:{sitting.corpus}")
         build(sitting.runs / f"work-{seed}", left, [source], chain, ONE)
     run = sitting.pretrain("left-run", seed, left, sitting.steps, *FILTERED)
-    rows["trained on what is left"] = sitting.tuned(run, seed)
+    rows["trained on what is left"] = sitting.tuned(run, seed, *_SHALLOW)
     return rows
 
 
@@ -198,10 +207,10 @@ def run_groups(sitting: Sitting, seed: int, *, scores_only: bool) -> dict[str, d
     """Scores of one seed: retrieval of every arm, with the same number of samples."""
     torch.set_num_threads(1)
     rows = {}
-    for name, arm in ARMS.items():
+    for name, arm in ((name, arm) for name, arm in ARMS.items() if arm.pretraining in sitting.arms):
         steps = sitting.steps * BATCH // arm.batch
-        run = sitting.pretrain(arm.pretraining, seed, sitting.corpus, steps, *_batches(arm.batch), *arm.settings)
-        rows[name] = sitting.tuned(run, seed, arm.batch, grouped=arm.grouped)
+        run = sitting.pretrain(arm.pretraining, seed, sitting.corpus, steps, *_batches(arm.batch), *arm.model, *arm.settings)
+        rows[name] = sitting.tuned(run, seed, *arm.model, batch=arm.batch, grouped=arm.grouped)
     return rows
 
 
@@ -224,15 +233,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=list(PARTS))
     parser.add_argument("--runs", type=Path, default=Path("runs/pairs"), help="folder of the runs")
-    parser.add_argument("--steps", type=int, default=1200, help="of 32 pairs in pretraining; fine-tuning takes a quarter")
+    parser.add_argument("--steps", type=int, default=1200, help="of 32 pairs in pretraining")
+    parser.add_argument("--tuning", type=int, default=300, help="steps of 32 pairs in fine-tuning")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, one thread each")
     parser.add_argument("--scale", type=float, default=1.0, help="how many scenes are made, 1 being the usual")
+    parser.add_argument("--arms", nargs="+", default=["before", "deeper"], help="arms of `groups`, by their pretraining")
     parser.add_argument("--part", choices=("all", "scores"), default="all", help="of `filter`: scores alone")
     parser.add_argument("--itc-alone", action="store_true", help="pretrain ITC alone, whose steps cost a fraction")
     parser.add_argument("--record", action="store_true", help="write benchmarks/pairs_EXPERIMENT.json and .md")
     given = parser.parse_args()
-    sitting = Sitting(given.runs, given.steps, given.scale, NOISE if given.experiment == "filter" else 0.0, given.itc_alone)
+    noise = NOISE if given.experiment == "filter" else 0.0
+    sitting = Sitting(given.runs, given.steps, given.tuning, given.scale, noise, tuple(given.arms), given.itc_alone)
     sitting.write()
     with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
         waiting = [
@@ -246,13 +258,13 @@ def main() -> None:
         from benchmarks.record import write_record
 
         notes = [
-            f"Scenes; {given.steps} steps of {BATCH}, a quarter as many in fine-tuning; {given.seeds} seeds, one sitting.",
+            f"Scenes; {given.steps} steps of {BATCH} pairs and {given.tuning} of fine-tuning; {given.seeds} seeds, one sitting.",
             f"`filter`: {NOISE:.0%} of the captions are another scene's, and the lowest {DROPPED:.0%} by ITC are dropped.",
-            "R@1, mean of both directions. In the hard gallery colours, shapes and the axis of the relation, unbound, give 25,",
-            "and objects with the axis, but not which of them is on which side, 50.",
+            "R@1, mean of both directions. In the hard gallery unbound colours, shapes and the axis of the relation give 25, and",
+            "objects with the axis, but not which of them is on which side, 50.",
             *(["ITC is pretrained alone (`task.align_epochs=1000`), so only ITC scores pairs."] * given.itc_alone),
         ]
-        facts = {"steps": given.steps, "seeds": given.seeds, "scale": given.scale, "values": found}
+        facts = {"steps": given.steps, "tuning": given.tuning, "seeds": given.seeds, "scale": given.scale, "values": found}
         out = Path(__file__).with_name(f"pairs_{given.experiment}")
         write_record(out, f"Pairs chosen by a model: {given.experiment}", notes, rows, ["torch"], facts)
 
