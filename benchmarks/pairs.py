@@ -119,7 +119,7 @@ class Sitting:
         shards, images = self.scenes / "retrieval_train", dict[str, dict[str, Any]]()
         if not (shards / "manifest.json").exists():
             for row in json.loads((self.scenes / "retrieval_train.json").read_text()):
-                found = images.setdefault(row["image"], {"captions": [], "image_id": row["image_id"]})
+                found = images.setdefault(row["image"], {"captions": [], "image_id": row["image_id"], "source": "scenes"})
                 found["captions"].append(row["caption"])
             with ShardWriter(shards, samples_per_shard=4096, info={}) as writer:
                 for image, meta in images.items():
