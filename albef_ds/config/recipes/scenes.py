@@ -50,7 +50,7 @@ def scenes_pretrain() -> schema.RunConfig:
         deepspeed --num_gpus 2 albef_ds/train.py --recipe scenes_pretrain data.shards=SCENES/pretrain/train \\
             data.vocab_file=SCENES/vocab.txt
     """
-    task = schema.PretrainConfig(queue_size=0, momentum=0.99, alpha=0.0, itm_random_negatives=0.5)
+    task = schema.PretrainConfig(queue_size=0, momentum=0.99, alpha=0.0, alpha_ramp_epochs=3.0, itm_random_negatives=0.5)
     config = _scenes("scenes_pretrain", task, epochs=30.0, rate=1e-3)
     return replace(config, data=replace(config.data, group_size=4))
 
