@@ -40,6 +40,7 @@ def axis(meaning: Meaning) -> str:
 
 RETRIEVAL_VIEWS: dict[str, Callable[[Meaning], Hashable]] = {
     "everything": lambda meaning: meaning,
+    "objects and axis, no side": lambda meaning: (meaning.things, axis(meaning)),
     "objects, no relation": lambda meaning: meaning.things,
     "relation words, no binding": lambda meaning: (bag(meaning), axis(meaning)),
     "colours and shapes": bag,

@@ -51,6 +51,7 @@ def test_ceilings_of_the_hard_gallery_are_counted() -> None:
     assert retrieval_ceilings(HARD) == pytest.approx(
         {
             "everything": 100.0,
+            "objects and axis, no side": 50.0,
             "objects, no relation": 25.0,
             "relation words, no binding": 25.0,
             "colours and shapes": 12.5,
