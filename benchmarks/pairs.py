@@ -259,7 +259,11 @@ def main() -> None:
 
         notes = [
             f"Scenes; {given.steps} steps of {BATCH} pairs and {given.tuning} of fine-tuning; {given.seeds} seeds, one sitting.",
-            f"`filter`: {NOISE:.0%} of the captions are another scene's, and the lowest {DROPPED:.0%} by ITC are dropped.",
+            *(
+                [f"{NOISE:.0%} of the captions are another scene's, and the lowest {DROPPED:.0%} by ITC are dropped."]
+                if noise
+                else []
+            ),
             "R@1, mean of both directions. In the hard gallery unbound colours, shapes and the axis of the relation give 25, and",
             "objects with the axis, but not which of them is on which side, 50.",
             *(["ITC is pretrained alone (`task.align_epochs=1000`), so only ITC scores pairs."] * given.itc_alone),
