@@ -20,14 +20,19 @@ from typing import Any
 
 from benchmarks.record import record_parser, write_record
 from tests.errors.test_train_errors import write_corpus
-from tests.inference.tiny_models import model_folder, picture
+from tests.inference.tiny_models import picture
 
 HERE = Path(__file__).resolve().parent.parent
 
 
-def commands(folder: Path) -> dict[str, list[str]]:
-    """Arguments of `albef-ds`, by title."""
-    corpus, model, photos = write_corpus(folder / "corpus"), model_folder(folder, "retrieval"), folder / "photos"
+WRITE_MODEL = "import sys, pathlib, tests.inference.tiny_models as m; m.model_folder(pathlib.Path(sys.argv[1]), 'retrieval')"
+
+
+def commands(folder: Path, earlier: Path) -> dict[str, list[str]]:
+    """Arguments of `albef-ds`, by title. The model is written by the `earlier` build, since it does not know later settings."""
+    corpus, model, photos = write_corpus(folder / "corpus"), folder / "retrieval", folder / "photos"
+    environment = {**os.environ, "PYTHONPATH": str(earlier)}
+    subprocess.run([sys.executable, "-c", WRITE_MODEL, str(folder)], env=environment, cwd=earlier, check=True)
     photos.mkdir()
     for number in range(3):
         picture(number).save(photos / f"{number}.png")
@@ -75,7 +80,7 @@ def main() -> None:
     roots = {"now": HERE, "earlier": options.beside.resolve()}
     with tempfile.TemporaryDirectory() as folder:
         rows = [measure("import torch", ["-c", "import torch"], roots, options.turns)]
-        for title, arguments in commands(Path(folder)).items():
+        for title, arguments in commands(Path(folder), roots["earlier"]).items():
             rows.append(measure(title, ["-m", "albef_ds.cli.main", *arguments], roots, options.turns))
             print(rows[-1], flush=True)
     asked = ["git", "-C", str(options.beside), "rev-parse", "--short", "HEAD"]

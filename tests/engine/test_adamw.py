@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from albef_ds.engine.adamw import AdamW
 
 
-def test_steps_and_state_are_torchs() -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_steps_and_state_are_torchs(fused: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(7, 5, generator=generator), torch.randn(5, generator=generator)]
     gradients = [[torch.randn(p.shape, generator=generator) for p in start] for _ in range(6)]
     results = []
     for kind, other in ((torch.optim.AdamW, AdamW), (AdamW, torch.optim.AdamW)):
         parameters = [torch.nn.Parameter(p.clone()) for p in start]
-        optimizer = kind(parameters[:1], lr=0.01, weight_decay=0.1, fused=True)
+        optimizer = kind(parameters[:1], lr=0.01, weight_decay=0.1, fused=fused)
         optimizer.add_param_group({"params": parameters[1:], "weight_decay": 0.0})
         for number, step in enumerate(gradients):
             optimizer.zero_grad()
@@ -24,7 +26,7 @@ def test_steps_and_state_are_torchs() -> None:
             optimizer.step()
             if number == 2:  # the other one takes over
                 state = optimizer.state_dict()
-                optimizer = other([{"params": parameters[:1]}, {"params": parameters[1:]}], lr=0.5, fused=True)
+                optimizer = other([{"params": parameters[:1]}, {"params": parameters[1:]}], lr=0.5, fused=fused)
                 optimizer.load_state_dict(state)
         assert not any(parameter.grad_fn for parameter in parameters)
         results.append(parameters)
