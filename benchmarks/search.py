@@ -57,7 +57,9 @@ def second_query(model: Path, photos: Path, folder: Path, checkouts: dict[str, s
             command = [sys.executable, "-m", "albef_ds.cli.main", "search", *options, "--text", "a red apple"]
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             environment = {**os.environ, "PYTHONPATH": place, "OMP_NUM_THREADS": "1"}
-            subprocess.run([*command, "--output", str(folder / "page.html")], check=True, env=environment, capture_output=True)
+            # In another folder, since `python -m` takes the package of the current one first.
+            command += ["--output", str(folder / "page.html")]
+            subprocess.run(command, check=True, env=environment, capture_output=True, cwd=folder)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             if turn > 1:  # the first call indexes, and the second keeps the tokens of what it judges
                 used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -75,6 +77,17 @@ def second_query(model: Path, photos: Path, folder: Path, checkouts: dict[str, s
         used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     rows.append(("import of torch alone", "", f"{median(used):.2f} CPU s"))
     return [{"what": what, "of": name, "figure": figure} for what, name, figure in rows]
+
+
+def served_query(model: Path, photos: Path, index: Path, turns: int) -> list[dict[str, Any]]:
+    """Milliseconds of what `albef-ds serve` does for words before ITM: their features, and the nearest images."""
+    from albef_ds.inference.model import load  # start-up time
+    from albef_ds.inference.search import index_folder
+
+    loaded = load(model, device="cpu")
+    opened = index_folder(loaded, photos, index)
+    wall, cpu = timed(lambda: opened.nearest(loaded.encode_text("a red apple").float(), 48), 10 * turns)
+    return [{"what": "query of the server before ITM", "of": "now", "figure": f"{cpu:.0f} ms CPU ({wall:.0f} ms)"}]
 
 
 def features_in(folder: Path, number: int) -> Table:
@@ -167,6 +180,7 @@ def main() -> None:
             photos_in(folder / "photos", arguments.photos)
             checkouts = {"now": python_path(), **({"earlier": arguments.beside} if arguments.beside else {})}
             rows += second_query(arguments.model.absolute(), folder / "photos", folder, checkouts, arguments.turns)
+            rows += served_query(arguments.model, folder / "photos", folder / "now.index", arguments.turns)
         for number in arguments.features:
             (folder / str(number)).mkdir()
             rows += large(folder / str(number), number, 2 * arguments.turns, arguments.graphs)

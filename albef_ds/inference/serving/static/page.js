@@ -192,7 +192,8 @@ function progress({ done, total, seconds_left }) {
 async function follow() {
   try {
     const now = await call("api/status");
-    const state = now.problem || `${now.pictures.toLocaleString("en")} images${now.indexing ? progress(now.indexing) : ""}`;
+    const count = `${now.pictures.toLocaleString("en")} images${now.indexing ? progress(now.indexing) : ""}`;
+    const state = now.problem ? `${count}; ${now.problem}` : count;
     if (at("state").textContent !== state) at("state").textContent = state;
     at("ask").hidden = !now.can_ask;
     at("broken").hidden = !now.num_unreadable;
