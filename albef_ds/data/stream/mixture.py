@@ -7,17 +7,16 @@ from functools import partial
 from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
-from albef_ds.common.errors import DataError
 from albef_ds.config.mixture import CorpusShare
 from albef_ds.config.schema import RunConfig
-from albef_ds.data.shards.reader import SampleReader, parse_meta
+from albef_ds.data.shards.reader import SampleReader
 from albef_ds.data.store.open import cache_bytes, open_corpus
 from albef_ds.data.store.reader import StoreReader
 from albef_ds.data.stream.mixed_order import MixedOrder, Section, quotas_of
 from albef_ds.data.stream.order import SampleOrder
 from albef_ds.data.stream.prefetch import Filling
+from albef_ds.data.stream.thresholds import kept_rows
 
 
 class MixedReader:
@@ -29,7 +28,7 @@ class MixedReader:
     def __init__(self, shares: Sequence[CorpusShare], config: RunConfig) -> None:
         self.shares = shares
         self.readers: list[SampleReader] = [open_corpus(share.shards, config.data) for share in shares]
-        self._kept = [kept_rows(share, config) for share in shares]
+        self._kept = [kept_rows(share, reader, config) for share, reader in zip(shares, self.readers, strict=True)]
         self._first_shard = [0, *accumulate(len(reader.counts) for reader in self.readers)]
 
     def counts(self, corpus: int) -> list[int]:
@@ -69,37 +68,6 @@ class MixedReader:
         """Closes all corpora."""
         for reader in self.readers:
             reader.close()
-
-
-def kept_rows(share: CorpusShare, config: RunConfig) -> list[NDArray[np.int64]] | None:
-    """Returns the rows of each shard that reach the thresholds of `share`; None without thresholds.
-
-    Reads the JSON of every sample of the corpus.
-
-    Raises:
-        DataError: no sample reaches them, or a sample cannot be read.
-    """
-    if not share.minimum:
-        return None
-    reader = open_corpus(share.shards, config.data, whole=True)
-    kept = [
-        np.array([row for row in range(count) if _reaches(reader.read_meta(shard, row), share)], np.int64)
-        for shard, count in enumerate(reader.counts)
-    ]
-    reader.close()
-    if not any(len(rows) for rows in kept):
-        limits = ", ".join(f"{name} {value:g}" for name, value in share.minimum.items())
-        raise DataError(f"no sample of data.mixture {share.name} reaches {limits}: check its JSON, or lower the limit")
-    return kept
-
-
-def _reaches(meta: bytes, share: CorpusShare) -> bool:
-    try:
-        values = parse_meta(meta)
-    except ValueError:
-        return False
-    found = [(values.get(name), least) for name, least in share.minimum.items()]
-    return all(isinstance(value, (int, float)) and value >= least for value, least in found)
 
 
 def quotas(shares: Sequence[CorpusShare], sizes: Sequence[int]) -> dict[str, int]:

@@ -11,6 +11,7 @@ import pytest
 from albef_ds.common.errors import ConfigError, DataError
 from albef_ds.config.mixture import parse_mixture
 from albef_ds.config.schema import DataConfig, RunConfig, TrainConfig
+from albef_ds.data.shards.reader import ShardReader
 from albef_ds.data.stream.corpus import ImageTextStream, chosen
 from albef_ds.data.stream.loader import Share
 from albef_ds.data.stream.mixed_order import BLOCK, MixedOrder, quotas_of
@@ -118,7 +119,8 @@ def test_ranks_workers_and_resumption_see_the_same_mixture(two: tuple[Path, Path
     assert len(set(before + after)) == len(before + after) <= 23  # its epoch goes on
 
 
-def test_thresholds_captions_and_sample_counts(two: tuple[Path, Path]) -> None:
+def test_thresholds_captions_and_sample_counts(two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALBEF_SCRATCH", str(tmp_path))
     source = stream(f"one={two[0]},samples=10,min.score=0.25,captions=first;other={two[1]},samples=10,captions=longest")
     assert source.num_samples == 20 and source.sections == [(0, {"one": 500, "other": 500})]
     keys = {row[0] for row in rows(source, 20).values()}
@@ -129,6 +131,27 @@ def test_thresholds_captions_and_sample_counts(two: tuple[Path, Path]) -> None:
     captions = sample(1)[2]["captions"]
     assert chosen(captions, "first") == captions[:1] and chosen(captions, "longest") == ["a dog number 1"]
     assert chosen(captions, "shortest") == ["the cat of 1"] and chosen(captions, "random") == captions
+
+
+def test_the_json_of_a_corpus_with_thresholds_is_read_once_per_node(
+    two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALBEF_SCRATCH", str(tmp_path))
+    read: list[tuple[int, int]] = []
+    real = ShardReader.read_meta
+    monkeypatch.setattr(ShardReader, "read_meta", lambda own, *place: read.append(place) or real(own, *place))
+
+    def keys(least: float) -> set[str]:
+        source = stream(f"one={two[0]},samples=10,min.score={least};other={two[1]},samples=10")
+        return {row[0] for row in rows(source, 20).values() if row[0].startswith("one")}
+
+    first = keys(0.25)
+    assert len(read) == 23
+    assert keys(0.25) == first and len(read) == 23
+    assert keys(0.5) < first and len(read) == 46, "another threshold"
+    for path in (tmp_path / "albef-ds" / "cache" / "albef-ds-thresholds").glob("*.npy"):
+        path.write_bytes(path.read_bytes()[:-1])  # a node that lost power
+    assert keys(0.25) == first and len(read) == 69
 
 
 @pytest.mark.parametrize(
