@@ -31,7 +31,7 @@ from data_tools.content import captions as text
 from data_tools.content import images
 from data_tools.files.shard_writer import ShardWriter
 from data_tools.matching import hamming
-from data_tools.matching.caption_duplicates import candidates, ends
+from data_tools.matching.caption_duplicates import candidates, ends, keyed
 from data_tools.matching.caption_sets import Sets, sets_of, similar
 from data_tools.matching.components import components
 from data_tools.matching.distinct import distinct
@@ -152,7 +152,7 @@ def captions(folder: Path) -> list[Row]:
         keys = np.concatenate([text.bands(text.signature(text.shingles(batch))) for batch in batches])
         sets = sets_of(pa.array(texts))
         numbers = np.arange(len(texts))
-        pairs = distinct(np.concatenate([candidates(keys[:, band], numbers) for band in range(text.NUM_BANDS)]))
+        pairs = distinct(np.concatenate([candidates(keyed(keys[:, band], numbers)) for band in range(text.NUM_BANDS)]))
         pairs = pairs[similar(sets, *ends(pairs), 0.7)]
         return components(*ends(pairs), len(texts)), sets
 

@@ -14,6 +14,7 @@ this machine's cores with the loaders, which favours local shards.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import multiprocessing
@@ -129,11 +130,12 @@ def measure(make: Callable[[], Iterator[Any]], batches: int, epochs: int) -> dic
     start = time.perf_counter()
     source = make()
     next(source)
-    marks = [time.perf_counter()]
+    marks, used = [time.perf_counter()], [cpu_seconds()]
     for epoch in range(epochs):
         count = batches - (epoch == 0)
         assert sum(1 for _ in islice(source, count)) == count
         marks.append(time.perf_counter())
+        used.append(cpu_seconds())
     # Ends the loader processes; their CPU time counts from then on.
     if hasattr(source, "close"):
         source.close()
@@ -141,7 +143,26 @@ def measure(make: Callable[[], Iterator[Any]], batches: int, epochs: int) -> dic
     gc.collect()
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(part.ru_utime + part.ru_stime for part in usage)
-    return {"first batch": marks[0] - start, "cold": marks[1] - start, "warm": marks[-1] - marks[1], "cpu": cpu}
+    return {
+        "first batch": marks[0] - start,
+        "cold": marks[1] - start,
+        "warm": marks[-1] - marks[1],
+        "cpu": cpu,
+        "steady": used[-1] - used[1],
+    }
+
+
+def cpu_seconds() -> float:
+    """Returns the CPU seconds of this process, of those below it, and of those that have ended."""
+    ticks, waiting, total = os.sysconf("SC_CLK_TCK"), [os.getpid()], 0
+    while waiting:
+        pid = waiting.pop()
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += sum(int(field) for field in fields[11:15])
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                waiting += map(int, (task / "children").read_text().split())
+    return total / ticks
 
 
 def in_process(form: tuple[str, list[Any]], batches: int, epochs: int) -> dict[str, float]:
@@ -253,7 +274,7 @@ def write(args: argparse.Namespace, turns: list[dict[str, dict[str, float]]], ba
         f"{WORKERS} loader processes, batches of {BATCH}, {args.epochs} epochs, medians of {len(turns)} turns.",
         "The first epoch begins with an empty cache and includes the start of processes and clients. webdataset keeps no cache.",
         "Server, proxy and loaders share the cores of this machine. CPU seconds are those of the loaders alone, with their",
-        "start; other work on the machine, whose load is above, disturbs them least.",
+        "start; other work on the machine, whose load is above, disturbs them least. Those of the later epochs have no start.",
     ]
     packages = ["torch", "numpy", "webdataset", "s3fs", "moto"]
     packages += [name for name, module in (("mosaicml-streaming", "streaming"), ("litdata", "litdata")) if find_spec(module)]
@@ -275,6 +296,9 @@ def row(name: str, turns: list[dict[str, dict[str, float]]], pictures: int, epoc
     def cpu(times: dict[str, float]) -> float:
         return times["cpu"]
 
+    def steady(times: dict[str, float]) -> float:
+        return times["steady"]
+
     def warm(times: dict[str, float]) -> float:
         return times["warm"]
 
@@ -287,6 +311,8 @@ def row(name: str, turns: list[dict[str, dict[str, float]]], pictures: int, epoc
         "S3 server / this, first epoch": ratio(cold),
         "S3 server / this, later epochs": ratio(warm),
         "S3 server / this, all": ratio(_whole),
+        "CPU ms per image, later epochs": f"{1000 * middle(steady) / (epochs - 1) / pictures:.2f}",
+        "this / S3 server, CPU of later epochs": ratio(steady),
         "CPU seconds of all processes": f"{middle(cpu):.1f}",
         "this / S3 server, CPU": ratio(cpu),
     }

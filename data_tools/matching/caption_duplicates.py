@@ -16,12 +16,19 @@ WINDOW = 8
 """A caption is compared with this many that follow it in a band's bucket."""
 
 
-def candidates(keys: NDArray[np.uint32], numbers: I64) -> U64:
-    """Pairs of captions with equal `keys` of one band, left << 32 | right, ascending, by their `numbers` (ascending, below 2^32).
+def keyed(keys: NDArray[np.uint32], numbers: I64) -> U64:
+    """The keys of captions in one band with their numbers (below 2^32), key << 32 | number."""
+    packed: U64 = keys.astype(np.uint64)
+    packed <<= np.uint64(32)
+    packed |= numbers.astype(np.uint64)
+    return packed
+
+
+def candidates(packed: U64) -> U64:
+    """Pairs of captions with equal keys of one band, left << 32 | right, ascending; `packed` (of `keyed`) is sorted in place.
 
     Each is paired with at most WINDOW of those after it.
     """
-    packed = (keys.astype(np.uint64) << np.uint64(32)) | numbers.astype(np.uint64)
     packed.sort()
     found: list[U64] = [np.zeros(0, np.uint64)]
     here = np.flatnonzero((packed[1:] ^ packed[:-1]) >> np.uint64(32) == 0)

@@ -19,7 +19,7 @@ from data_tools.content.captions import NUM_BANDS
 from data_tools.execution.executors import Parallel
 from data_tools.execution.rounds import load_part, mapped, run_round, save_part
 from data_tools.files.storage import save_array, save_atomically
-from data_tools.matching.caption_duplicates import TextClusters, candidates, ends, text_clusters
+from data_tools.matching.caption_duplicates import TextClusters, candidates, ends, keyed, text_clusters
 from data_tools.matching.caption_sets import Sets, distinct_numbers, sets_of, similar
 from data_tools.matching.distinct import distinct, part_of, repeated, starts_of_runs
 from data_tools.stages.scan_results import Columns
@@ -75,8 +75,13 @@ class CaptionRounds:
         run_round(function, tasks, self.parallel, f"dedup, {tasks[0].kind}")
         return tasks
 
-    def clusters(self, columns: Columns, alive: NDArray[np.bool_], caption_rows: I64) -> tuple[TextClusters, dict[str, int]]:
-        """Clusters of captions among those `alive` (C,) that say the same or nearly so, and figures for the report."""
+    def clusters(
+        self, columns: Columns, alive: NDArray[np.bool_], first_captions: list[int]
+    ) -> tuple[TextClusters, dict[str, int]]:
+        """Clusters of captions among those `alive` (C,) that say the same or nearly so, and figures for the report.
+
+        `first_captions` has the number of the first caption of each chunk.
+        """
         work, parts, count = self.work, self.parts, self.num_parts
         if not (parts / "alive.npy").exists():
             save_array(parts / "alive.npy", alive)
@@ -94,8 +99,7 @@ class CaptionRounds:
         del unique
         blocks = []
         for part, chunks in enumerate(columns.blocks(count)):
-            row = columns.catalog.chunks[chunks.start].first_row
-            begin = int(np.searchsorted(caption_rows, row))
+            begin = first_captions[chunks.start]
             task = CaptionTask(work, parts, "sets", part, count, 0, chunks.start, chunks.stop, first_caption=begin)
             blocks.append(task)
         self._run(write_sets, blocks)
@@ -195,14 +199,15 @@ class StoredSets:
 def find_candidates(task: CaptionTask) -> None:
     """Finds the pairs of different texts that share the key of one band."""
     unique, name = mapped(task.captions), f"band_{task.number:02d}"
-    numbers, keys = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
+    found = [np.zeros(0, np.uint64)]
     for first, part in Columns(task.work).parts([name], captions=True):
         places = np.flatnonzero(unique[first : first + len(part[name])])
         if task.num_parts > 1:
             places = places[part_of(part[name][places].astype(np.uint64), task.num_parts) == task.part]
-        numbers.append(places + first)
-        keys.append(part[name][places])
-    save_array(task.output, candidates(np.concatenate(keys), np.concatenate(numbers)))
+        found.append(keyed(part[name][places], places + first))
+    packed = np.concatenate(found)
+    found.clear()
+    save_array(task.output, candidates(packed))
 
 
 def find_similar(task: CaptionTask) -> None:

@@ -79,19 +79,21 @@ class Decisions:
     def owners(self, caption_rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Kept image of each caption, int64 (C,): its own, or the one of which its own is a duplicate; -1: none."""
         merged = np.array([False, *(reason.startswith(DUPLICATE) for reason in self.reasons)])
-        own = np.where(self.image == KEPT, np.arange(len(self.image)), -1)
-        via = np.where(merged[self.image] & (self.kept >= 0), own[self.kept], own)
-        owners: NDArray[np.int64] = via[caption_rows]
+        own = np.arange(len(self.image))
+        own[self.image != KEPT] = -1
+        rows = np.flatnonzero(merged[self.image] & (self.kept >= 0))
+        own[rows] = own[self.kept[rows]]
+        owners: NDArray[np.int64] = own[caption_rows]
         return owners
 
     def follow(self) -> None:
         """Points `kept` to the finally kept row where the kept row was itself dropped as a duplicate."""
+        rows = np.flatnonzero(self.kept >= 0)
         while True:
-            has = self.kept >= 0
-            further = np.where(has, self.kept[np.maximum(self.kept, 0)], -1)
+            further = self.kept[self.kept[rows]]
             if not (further >= 0).any():
                 return
-            self.kept = np.where(further >= 0, further, self.kept)
+            self.kept[rows] = np.where(further >= 0, further, self.kept[rows])
 
     def counts(self) -> dict[str, dict[str, Any]]:
         """Number of images and captions dropped per reason, with a few rows as examples."""

@@ -137,13 +137,14 @@ def drop_duplicate_captions(columns: Columns, decisions: Decisions, config: Dedu
     if config.several_captions == "drop":
         decisions.drop_images(_differing(columns, decisions, owners, caption_rows), "conflicting captions of one picture")
         owners = decisions.owners(caption_rows)
+    first_captions = columns.first_captions(caption_rows)
+    del caption_rows
     alive = (decisions.caption == KEPT) & (owners >= 0)
     if config.jaccard == 0:
         nothing = np.zeros(0, np.int64)
         found, figures = TextClusters(nothing, nothing, 0), dict[str, int]()
     else:
-        found, figures = rounds.clusters(columns, alive, caption_rows)
-    del caption_rows
+        found, figures = rounds.clusters(columns, alive, first_captions)
 
     # On one image, the longest of equivalent captions stays, or the first listed of those equal in length.
     captions, labels = found.captions, found.labels

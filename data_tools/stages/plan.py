@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,31 +66,45 @@ def plan_stage(work: Path, config: PlanConfig, parallel: Parallel = ONE, partiti
     parts = stage.folder / f"parts-{num_parts}"
 
     def reduce() -> None:
-        decisions = Decisions.load(before.folder)
-        rows = np.flatnonzero(decisions.image == KEPT)
-        if not len(rows):
-            raise _nothing_kept(columns, decisions)
-        order = permutation(rows, config.seed) if config.shuffle else rows
-        num_bytes = columns.image("num_bytes") if config.shard_bytes else np.zeros(0, np.int64)
-        bounds = shard_bounds(order, num_bytes, config)
-        del num_bytes
-        place = np.full(columns.num_rows, -1, np.int64)
-        place[order] = np.arange(len(order))
-        caption_rows = columns.caption_rows()
-        owners = decisions.owners(caption_rows)
-        names, sources = columns.sources()
-        kept = np.bincount(names[rows], minlength=len(sources))
-        captions = np.bincount(names[owners[(decisions.caption == KEPT) & (owners >= 0)]], minlength=len(sources))
-        summary = {"num_samples": len(order), "num_shards": len(bounds) - 1, "config": asdict(config)}
-        summary |= {"counts": decisions.counts(), "funnel": funnel(columns, decisions)}
-        summary |= {"kept": dict(zip(sources, kept.tolist(), strict=True))}
-        summary |= {"kept_captions": dict(zip(sources, captions.tolist(), strict=True))}
-        save_array(stage.folder / "bounds.npy", bounds)
-        write_plan(columns, decisions, (place, owners, bounds), caption_rows, parts, parallel, num_parts)
+        summary, first_captions = _prepare(columns, Decisions.load(before.folder), config, parts)
+        write_plan(columns, first_captions, parts, parallel, num_parts)
+        save_array(stage.folder / "bounds.npy", np.load(parts / "bounds.npy", allow_pickle=False))
         stage.finish(summary)
 
     run_shared(stage, parts, reduce)
     return stage
+
+
+def _prepare(columns: Columns, decisions: Decisions, config: PlanConfig, parts: Path) -> tuple[dict[str, Any], list[int]]:
+    """Writes the place of each row (-1: none), the owner of each caption and the bounds of the shards to `parts`.
+
+    Returns the stage's summary and the number of the first caption of each chunk. Raises ConfigError if nothing was kept.
+    """
+    rows = np.flatnonzero(decisions.image == KEPT)
+    if not len(rows):
+        raise _nothing_kept(columns, decisions)
+    names, sources = columns.sources()
+    kept = np.bincount(names[rows], minlength=len(sources))
+    order = permutation(rows, config.seed) if config.shuffle else rows
+    del rows
+    bounds = shard_bounds(order, columns.image("num_bytes") if config.shard_bytes else np.zeros(0, np.int64), config)
+    save_array(parts / "bounds.npy", bounds)
+    place = np.full(columns.num_rows, -1, np.int64)
+    place[order] = np.arange(len(order))
+    samples = len(order)
+    del order
+    save_array(parts / "place.npy", place)
+    del place
+    caption_rows = columns.caption_rows()
+    first_captions = columns.first_captions(caption_rows)
+    owners = decisions.owners(caption_rows)
+    del caption_rows
+    save_array(parts / "owners.npy", owners)
+    captions = np.bincount(names[owners[(decisions.caption == KEPT) & (owners >= 0)]], minlength=len(sources))
+    summary = {"num_samples": samples, "num_shards": len(bounds) - 1, "config": asdict(config)}
+    summary |= {"counts": decisions.counts(), "funnel": funnel(columns, decisions)}
+    summary |= {"kept": dict(zip(sources, kept.tolist(), strict=True))}
+    return summary | {"kept_captions": dict(zip(sources, captions.tolist(), strict=True))}, first_captions
 
 
 def _nothing_kept(columns: Columns, decisions: Decisions) -> ConfigError:

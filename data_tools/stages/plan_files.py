@@ -93,29 +93,17 @@ class PlanTask:
         return self.parts / f"rows-{self.number:05d}.arrow"
 
 
-def write_plan(
-    columns: Columns,
-    decisions: Decisions,
-    plan: tuple[I64, I64, I64],
-    caption_rows: I64,
-    parts: Path,
-    parallel: Parallel,
-    num_parts: int,
-) -> None:
-    """Writes all files beside the folder `parts`.
+def write_plan(columns: Columns, first_captions: list[int], parts: Path, parallel: Parallel, num_parts: int) -> None:
+    """Writes all files beside the folder `parts`, which holds the places, the owners and the bounds.
 
-    `plan`: place of each row, -1: none; owner of each caption; bounds of the shards.
+    `first_captions` has the number of the first caption of each chunk.
     """
-    for name, array in zip(("place", "owners", "bounds"), plan, strict=True):
-        if not (parts / f"{name}.npy").exists():
-            save_array(parts / f"{name}.npy", array)
-    work, bounds = columns.catalog.stage.folder.parent, plan[2]
+    work, bounds = columns.catalog.stage.folder.parent, mapped(parts / "bounds.npy")
     samples = max(1, min(_RANGE, -(-int(bounds[-1]) // num_parts)))
     edges = np.unique([*np.searchsorted(bounds[:-1], np.arange(0, int(bounds[-1]), samples)), len(bounds) - 1]).tolist()
     tasks = [PlanTask(work, parts, kind) for kind in ("decisions", "fingerprints")]
     for number, chunks in enumerate(columns.blocks(num_parts)):
-        first = int(np.searchsorted(caption_rows, columns.catalog.chunks[chunks.start].first_row))
-        tasks.append(PlanTask(work, parts, "block", number, chunks, first))
+        tasks.append(PlanTask(work, parts, "block", number, chunks, first_captions[chunks.start]))
     if not (parts / "edges.npy").exists():
         save_array(parts / "edges.npy", np.array(edges))
     blocks = len(tasks) - 2

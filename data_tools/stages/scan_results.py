@@ -65,6 +65,11 @@ class Columns:
             filled += len(table)
         return out
 
+    def first_captions(self, caption_rows: NDArray[np.int64]) -> list[int]:
+        """Number of the first caption of each chunk."""
+        first: list[int] = np.searchsorted(caption_rows, [chunk.first_row for chunk in self.catalog.chunks]).tolist()
+        return first
+
     def labels(self, name: str, *, captions: bool = False) -> tuple[NDArray[np.uint8], list[str]]:
         """Text column `name` with few distinct values: a code per row or caption, and the text of each code."""
         texts: dict[str, int] = {}
