@@ -70,7 +70,7 @@ def check_equal(storages: Sequence[Storage], group: MomentumGroup) -> None:
     """Compares the bits of all groups' copies by a checksum of each rank's part; all ranks call it together.
 
     Raises:
-        MachineError: copies differ, with the ranks that differ from the most frequent copy.
+        MachineError: copies differ, with the ranks that differ from what most groups hold, or all if there is no majority.
     """
     digest = xxhash.xxh3_64()
     for storage in storages:
@@ -84,9 +84,10 @@ def check_equal(storages: Sequence[Storage], group: MomentumGroup) -> None:
         same = [ranks[index] for ranks in group.groups]
         found = [sums[rank] for rank in same]
         usual = max(found, key=found.count)
-        odd += [rank for rank, value in zip(same, found, strict=True) if value != usual]
+        majority = 2 * found.count(usual) > len(found)
+        odd += [rank for rank, value in zip(same, found, strict=True) if value != usual or not majority]
     if odd:
         raise MachineError(
             f"the momentum model on rank {', '.join(map(str, sorted(odd)))} differs from its copies in other groups, so a device "
-            "has computed wrongly: check those nodes' memory and resume from the last checkpoint"
+            "has computed wrongly: check the memory of these ranks' nodes and resume from the last checkpoint"
         )

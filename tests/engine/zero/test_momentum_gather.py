@@ -14,17 +14,30 @@ SIZES = {"a": 4, "b": 3, "c": 3, "d": 9, "e": 2, "f": 2, "g": 2, "h": 2}
 
 
 class World:
-    """A gatherer of units of `SIZES` elements whose messages are written down."""
+    """A gatherer of units of `SIZES` elements whose messages are written down. Reading one that has not arrived is an error."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, bucket_size: int, group: MomentumGroup = PAIR) -> None:
         self.sent: list[str] = []
+        self.travelling: set[Message] = set()
+        """Messages that nobody has waited for."""
         self.version = 0.0
         world = self
 
         class Written(Message):
             def __init__(self, units: list[str], pieces: list[Piece], group: MomentumGroup) -> None:
                 super().__init__(units, pieces, group)
+                assert not world.gatherer._live.keys() & set(units), "sent twice"
                 world.sent.append("".join(units))
+                world.travelling.add(self)
+                self._work = self
+
+            def wait(self) -> None:
+                world.travelling.discard(self)
+
+            def take(self, unit: str) -> list[torch.Tensor]:
+                found = super().take(unit)
+                assert self not in world.travelling, unit
+                return found
 
         monkeypatch.setattr(momentum_gather, "Message", Written)
         self.gatherer = Gatherer(group, self._pieces, SIZES, bucket_size)
@@ -41,8 +54,9 @@ class World:
         return list(self.sent)
 
     def update(self) -> None:
-        """Changes the weights."""
+        """Changes the weights, which no message may be reading."""
         self.gatherer.drop()
+        assert not self.travelling
         self.version += 0.25
 
 
@@ -63,6 +77,26 @@ def test_two_messages_are_on_their_way_while_one_computes(monkeypatch: pytest.Mo
         world.gatherer.fetch(unit)
         assert world.sent == list("abcdefgh"[: number + 1 + AHEAD])
     assert world.gatherer.max_elements == SIZES["b"] + SIZES["c"] + SIZES["d"]
+
+
+def test_the_units_of_the_message_that_computes_are_not_among_the_two_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 7)
+    world.run("abcdefgh")
+    world.sent.clear()
+    for unit, sent in (("a", ["ab", "c", "d"]), ("b", ["ab", "c", "d"]), ("c", ["ab", "c", "d", "efg"])):
+        world.gatherer.fetch(unit)
+        assert world.sent == sent
+
+
+def test_a_shorter_pass_sends_nothing_that_it_does_not_compute_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, 3)
+    world.run("abcdefgh")
+    world.run("abc")  # the messages of d and e are sent before it is known that the pass ends
+    assert world.run("abc") == list("abc")
+    world.run("abcdefgh")
+    world.run("abc")
+    world.gatherer.fetch("a")
+    assert world.gatherer._live.keys() == {"b", "c"}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from albef_ds.common.errors import MachineError
 from albef_ds.config.engine import EngineConfig
 from albef_ds.engine import build
 from albef_ds.engine.zero.momentum import ShardedMomentum
-from albef_ds.engine.zero.momentum_groups import MomentumGroup, momentum_group, ranks_of_nodes
+from albef_ds.engine.zero.momentum_groups import MomentumGroup, momentum_group, node_name, ranks_of_nodes
 from albef_ds.engine.zero.setup import init_distributed
 from albef_ds.models.momentum import unit_modules
 from tests.distributed import run_ranks
@@ -184,9 +184,17 @@ def test_ranks_that_are_dealt_over_nodes_find_their_node() -> None:
     assert ranks_of_nodes(["b", "a", "b", "a"]) == [[0, 2], [1, 3]]
 
 
-def _damaged(where: int) -> str:
+def test_ranks_are_on_one_node_if_host_and_network_namespace_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NCCL_HOSTID", raising=False)
+    here = node_name()
+    assert here == node_name() and str(os.stat("/proc/self/ns/net").st_ino) in here.split()
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    assert node_name() != here
+
+
+def _damaged(where: int, groups: str) -> str:
     """Returns what a save says on this rank after one bit of one rank's residual has flipped."""
-    copy = ShardedMomentum(build.build_task(tiny_config()).base, 0.9, group=MomentumGroup.of(GROUPS["1"], comm.rank()))
+    copy = ShardedMomentum(build.build_task(tiny_config()).base, 0.9, group=MomentumGroup.of(GROUPS[groups], comm.rank()))
     copy.full_state_dict()
     if comm.rank() == where:
         copy._units[3].storage.tensors()[1].view(torch.int16)[5] ^= 1
@@ -197,9 +205,10 @@ def _damaged(where: int) -> str:
     return "saved"
 
 
-def test_a_copy_that_differs_in_one_bit_is_found_on_every_rank_before_a_save() -> None:
-    for said in run_ranks(_damaged, 4, 2):
-        assert said.startswith("the momentum model on rank 2 differs from its copies in other groups")
+@pytest.mark.parametrize(("groups", "named"), [("1", "2"), ("2", "0, 2")])  # of two copies either may be the wrong one
+def test_a_copy_that_differs_in_one_bit_is_found_on_every_rank_before_a_save(groups: str, named: str) -> None:
+    for said in run_ranks(_damaged, 4, 2, groups):
+        assert said.startswith(f"the momentum model on rank {named} differs from its copies in other groups")
 
 
 def _stochastic() -> list[str]:
