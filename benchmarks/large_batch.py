@@ -162,6 +162,8 @@ def main() -> None:
         "Losses: on unseen meanings, in batches of 64. Recall: of 221 unseen meanings, and of the hard gallery, mean of both",
         "directions, without fine-tuning; chance is R@1 0.5 and R@10 4.5, in the hard gallery 1.4. Warm-up: 6,400 samples.",
     ]
+    if given.finished:
+        notes.append("Arms and seeds of the program that are missing here had not run.")
     write_record(given.out, "Learning at large batches", notes, rows, ["torch"], {"samples": given.samples, "seeds": given.seeds})
 
 
