@@ -19,7 +19,7 @@ def _scenes(name: str, task: schema.TaskConfig, *, epochs: float, rate: float) -
             text=schema.TextConfig(
                 vocab_size=_VOCABULARY,
                 width=96,
-                num_layers=2,  # one layer does not learn which object is on which side, see benchmarks/pairs_groups.md
+                num_layers=2,  # one seldom learns which object is on which side, see benchmarks/binding.md
                 num_fusion_layers=3,
                 num_heads=3,
                 intermediate_width=384,
