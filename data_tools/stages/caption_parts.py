@@ -26,7 +26,7 @@ from data_tools.stages.scan_results import Columns
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
-_PAIRS = 1 << 21
+_PAIRS = 1 << 19
 """Candidate pairs that are verified at once."""
 
 
