@@ -16,7 +16,7 @@ from albef_ds.common import comm
 from albef_ds.common.errors import MachineError
 from albef_ds.config.engine import EngineConfig
 from albef_ds.engine import build
-from albef_ds.engine.zero.momentum import ShardedMomentum
+from albef_ds.engine.zero.momentum import ShardedMomentum, Slot
 from albef_ds.engine.zero.momentum_groups import MomentumGroup, momentum_group, node_name, ranks_of_nodes
 from albef_ds.engine.zero.setup import init_distributed
 from albef_ds.models.momentum import unit_modules
@@ -93,6 +93,7 @@ def _one_stage(stage: int) -> dict[str, Any]:
     kinds = list(copies)
     for name, other in zip(kinds, kinds[1:] + kinds[:1], strict=True):  # what one kind of groups saved, another one loads
         copies[name].copy_from_student()
+        _pass(copies[name])  # what it has gathered is outdated after loading
         copies[name].load_full_state_dict(saved[other])
         seen[name].clear()
         _pass(copies[name])
@@ -224,6 +225,35 @@ def _stochastic() -> list[str]:
 def test_random_rounding_is_the_same_in_every_group() -> None:
     first, *others = run_ranks(_stochastic, 4)
     assert first and all(other == first for other in others)  # a save compares the groups' bits
+
+
+def _after_half_a_pass(change: str) -> list[str]:
+    """Returns the text weights that a forward pass sees outdated, if the one before ended after the image and weights changed."""
+    student = build.build_task(tiny_config()).base
+    copy = ShardedMomentum(student, 0.9, storage="fp32", group=MomentumGroup.of(GROUPS["2"], comm.rank()))
+    albef, batch = copy.modules["albef"], tiny_batch(0, 3)
+    seen = _watch(copy)
+    with torch.no_grad():
+        _pass(copy)
+        albef.encode_image(batch.images)  # text units are on their way now
+        for parameter in student.parameters():
+            parameter.data.mul_(1.5)
+        getattr(copy, change)()
+        seen.clear()
+        albef.encode_text(batch.token_ids, batch.token_mask)
+    assert len(seen) > 10
+    return _unequal(seen, copy.full_state_dict())
+
+
+@pytest.mark.parametrize("change", ["update", "copy_from_student"])
+def test_what_was_gathered_ahead_is_discarded_when_the_weights_change(change: str) -> None:
+    assert run_ranks(_after_half_a_pass, 4, change) == [[], [], [], []]
+
+
+def test_a_rank_beyond_the_end_of_a_parameter_has_an_empty_part() -> None:
+    weights = torch.nn.Parameter(torch.arange(5.0))
+    slot = Slot("w", weights, weights, weights.shape, 0, 2)
+    assert [slot.local_student(rank).tolist() for rank in range(4)] == [[0, 1], [2, 3], [4], []]
 
 
 def _messages_between_groups() -> int:
