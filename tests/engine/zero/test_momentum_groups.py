@@ -93,7 +93,12 @@ def _one_stage(stage: int) -> dict[str, Any]:
     kinds = list(copies)
     for name, other in zip(kinds, kinds[1:] + kinds[:1], strict=True):  # what one kind of groups saved, another one loads
         copies[name].copy_from_student()
+        seen[name].clear()
         _pass(copies[name])  # what it has gathered is outdated after loading
+        held = copies[name].full_state_dict()
+        held["mlm_head.decoder.weight"] = held["albef.text_encoder.embeddings.word.weight"]
+        wrong = _unequal(seen[name], held)
+        found["unequal"] += [f"groups of {name}, the student copied: {parameter}" for parameter in wrong]
         copies[name].load_full_state_dict(saved[other])
         seen[name].clear()
         _pass(copies[name])
