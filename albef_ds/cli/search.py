@@ -63,6 +63,8 @@ def main(argv: list[str]) -> int:
     above = approximate_above(arguments.approximate_above)
     with naming("--images"):
         source = source_of(arguments.images)
+    with naming("--index"):
+        check_target(arguments.index or source.index)
     with waiting("reading the model"):
         model = load(arguments.model, device=arguments.device, overrides=arguments.overrides)
     model.encode_text(texts)  # report problems of model or texts before all images are read
@@ -100,7 +102,7 @@ def _texts(arguments: argparse.Namespace) -> list[str]:
     texts: list[str] = list(arguments.text)
     if arguments.texts is not None:
         try:
-            lines = arguments.texts.read_text(encoding="utf-8").splitlines()
+            lines = arguments.texts.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
                 f"--texts {arguments.texts} cannot be read ({error}): give a text file with a query on each line"

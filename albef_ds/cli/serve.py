@@ -63,6 +63,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"--host {arguments.host} lets other machines in: add --token-file FILE, or leave --host out")
     with naming("--images"):
         check_places(arguments.images)
+    above = approximate_above(arguments.approximate_above)
     listener = listen(arguments.host, arguments.port)
     with listener:
         with waiting("reading the model"):
@@ -75,7 +76,8 @@ def main(argv: list[str]) -> int:
                 with naming("--answers-by"):
                     require(answering.config, "answer")
                     answering.prepare_texts("a", questions=True)
-        gallery = Gallery(model, arguments.images, arguments.index, approximate_above(arguments.approximate_above))
+        with naming("--index"):
+            gallery = Gallery(model, arguments.images, arguments.index, above)
         return _serve(Service(model, gallery, answering), listener, arguments.host, token)
 
 

@@ -31,8 +31,11 @@ h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; } .wide { overflow-x: auto; } td
 
 
 def document(title: str, body: Iterable[str], style: str = "") -> str:
-    """Returns a page with `title`, the parts of `body` in order, and `style` after the common style."""
-    return "\n".join(
+    """Returns a page with `title`, the parts of `body` in order, and `style` after the common style.
+
+    What UTF-8 cannot write, such as bytes of file names in other encodings, becomes a question mark.
+    """
+    page = "\n".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -41,6 +44,7 @@ def document(title: str, body: Iterable[str], style: str = "") -> str:
             "</body></html>\n",
         ]
     )
+    return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

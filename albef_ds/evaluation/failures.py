@@ -22,6 +22,9 @@ LIMIT = 24
 """Default for the failed queries shown of each direction, and for the pairs with the largest loss."""
 _FOUND = 4
 """Candidates shown of a failed query."""
+_OWN = 10
+"""Right texts shown of an image, and characters shown of a text: a page of a large set is no larger than that of a small one."""
+_LONGEST = 400
 _SIDE = 144  # pixels
 _BLOCK = 1024
 _STYLE = """
@@ -96,7 +99,7 @@ class _Pictures:
         mark = ' class="right"' if right else ""
         source = f"data:image/jpeg;base64,{self._known[image]}"
         name = escape(str(self._data.keys[image]))
-        return f'<figure{mark}><img alt="{name}" src="{source}"><figcaption>{escape(caption)}</figcaption></figure>'
+        return f'<figure{mark}><img alt="{name}" src="{source}"><figcaption>{_short(caption)}</figcaption></figure>'
 
 
 def _texts(
@@ -111,7 +114,7 @@ def _texts(
             for place, image in enumerate(found, start=1)
             if image != owners[query]
         ]
-        yield f'<section><p class="query">{escape(data.captions[query])}</p>{"".join(figures)}</section>'
+        yield f'<section><p class="query">{_short(data.captions[query])}</p>{"".join(figures)}</section>'
 
 
 def _images(
@@ -120,8 +123,11 @@ def _images(
     owners = data.caption_image.tolist()
     for image in queries:
         found = _top(direction, ranking, image)
-        rows = [f"<li{_mark(owners[text] == image)}>{escape(data.captions[text])}</li>" for text in found]
-        own = [f"<li class=right>{escape(data.captions[text])}</li>" for text, owner in enumerate(owners) if owner == image]
+        rows = [f"<li{_mark(owners[text] == image)}>{_short(data.captions[text])}</li>" for text in found]
+        texts = [text for text, owner in enumerate(owners) if owner == image]
+        own = [f"<li class=right>{_short(data.captions[text])}</li>" for text in texts[:_OWN]]
+        if len(texts) > _OWN:
+            own.append(f"<li class=right>and {len(texts) - _OWN} more</li>")
         figure = pictures.figure(image, f"best right text: place {int(ranks[image]) + 1}")
         yield f"<section>{figure}<ol>{''.join(rows)}</ol><ul>{''.join(own)}</ul></section>"
 
@@ -160,6 +166,11 @@ def _top(direction: DirectionScores, ranking: Ranking, query: int) -> list[int]:
     rows = slice(query, query + 1)
     found: list[int] = direction.scores(ranking, rows)[0].topk(min(_FOUND, direction.similarity.shape[1])).indices.tolist()
     return found
+
+
+def _short(text: str) -> str:
+    """The beginning of a text, as HTML."""
+    return escape(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
 def _mark(right: bool) -> str:

@@ -29,6 +29,8 @@ from albef_ds.evaluation.trained_on import lineage_of, overlap_of, weights_hash
 from albef_ds.metrics.scores import EvaluationOptions, Scores
 from albef_ds.tasks.registry import evaluation_of
 
+_LONGEST_NAME = 60  # characters of a split's name in file names: at most 240 bytes
+
 Say = Callable[[str], None]
 
 
@@ -92,7 +94,7 @@ def score(request: Request, output: Path, device: torch.device, say: Say = print
     }
     say(f"overlap of the pretraining images with evaluation sets: {record['overlap']}")
     for split, files in splits.items():
-        page = output / f"{FAILURES_NAME}_{split}.html"
+        page = output / f"{FAILURES_NAME}_{_part_of_name(split)}.html"
 
         def observe(data: Any, scores: Any, page: Path = page, split: str = split) -> None:
             number = write_failures(page, f"{chosen.name} on {split}", data, scores, request.failures)
@@ -105,19 +107,30 @@ def score(request: Request, output: Path, device: torch.device, say: Say = print
             say(f"{split} {name} {value:.2f}")
         evaluation = evaluation_of(config)
         if evaluation is not None and evaluation.write_predictions is not None and comm.rank() == 0:
-            evaluation.write_predictions(output / f"{config.task.kind}_{split}_answers.json", scores.predictions)
+            evaluation.write_predictions(output / f"{config.task.kind}_{_part_of_name(split)}_answers.json", scores.predictions)
     if comm.rank() == 0:
         write_record(output / RESULTS_NAME, record)
     return record
 
 
 def named_files(setting: str) -> dict[str, str]:
-    """Name to file, from comma-separated `NAME=FILE` or FILE; without a name, the file's stem is used."""
+    """Name to file, from comma-separated `NAME=FILE` or FILE; without a name, the file's stem is used.
+
+    Raises `ConfigError` if two files have the same name.
+    """
     found: dict[str, str] = {}
     for part in filter(None, (piece.strip() for piece in setting.split(","))):
         name, equals, path = part.partition("=")
-        found[name if equals else Path(part).stem] = path if equals else part
+        name, path = (name, path) if equals else (Path(part).stem, part)
+        if name in found:
+            raise ConfigError(f"data.test_annotations: {found[name]} and {path} are both named {name}: give NAME=FILE,NAME=FILE")
+        found[name] = path
     return found
+
+
+def _part_of_name(split: str) -> str:
+    """The name of a split as part of a file's name."""
+    return split.replace("/", "_")[:_LONGEST_NAME]
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

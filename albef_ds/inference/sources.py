@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import threading
 from collections.abc import Iterator
@@ -83,7 +84,7 @@ class ListedImages:
 
     def listing(self) -> dict[str, str]:
         try:
-            lines = self.place.read_bytes().splitlines()
+            lines = self.place.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
         except OSError as error:
             raise DataError(f"{self.place} cannot be read ({error.strerror}): give a text file of paths") from None
         if any(b"\0" in line for line in lines):

@@ -67,6 +67,21 @@ def test_itm_orders_where_there_is_one_and_the_limit_holds(tmp_path: Path) -> No
     assert page.count('class="query"') == 1 and "4 of 4" in page and "by</dt><dd>ITM" in page
 
 
+def test_a_page_does_not_grow_with_the_number_or_the_length_of_texts(tmp_path: Path) -> None:
+    data = Data()
+    data.captions, data.caption_image = (*["x\ud800 & y" * 500] * 40, "two dogs", "a beach"), torch.tensor([0] * 40 + [1, 2])  # type: ignore[assignment]
+    similarity = torch.zeros(3, 42)
+    similarity[0, 40] = 1.0
+    scores = RetrievalScores(
+        DirectionScores(similarity, torch.arange(3), data.caption_image, 0.1, None, None),
+        DirectionScores(similarity.t(), data.caption_image, torch.arange(3), 0.1, None, None),
+    )
+    write_failures(tmp_path / "page.html", "T", data, scores, 3)  # type: ignore[arg-type]
+    page = (tmp_path / "page.html").read_text()
+    assert max(own.count("<li") for own in re.findall("<ul>(.*?)</ul>", page)) == 10 + 1 and "and 30 more" in page
+    assert max(map(len, re.findall("x[^<]*", page.partition("</h1>")[2]))) < 1000 and "x? &amp; y" in page
+
+
 def test_the_loss_of_a_pair_is_that_of_both_directions() -> None:
     losses = pair_losses(_scores().i2t)
     logits = SIMILARITY / 0.1

@@ -60,14 +60,14 @@ def test_validation_chooses_and_test_is_scored_once_with_its_lineage(runs: dict[
 def test_the_command_scores_other_files_and_the_momentum_copy(
     runs: dict[str, Path], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = f"data.test_annotations=hard={scenes}/retrieval_test.json,{scenes}/retrieval_unseen.json"
+    files = f"data.test_annotations=hard/#1={scenes}/retrieval_test.json,{scenes}/retrieval_unseen.json"
     arguments = ["evaluate", str(runs["retrieval"]), files, "--weights", "momentum", "--output", str(tmp_path)]
     assert main([*arguments, "data.eval_annotations=", "task.k_test=4"]) == 0
     record = json.loads((tmp_path / "metrics.json").read_text())
-    assert list(record["splits"]) == ["hard", "retrieval_unseen"] and record["weights"] == "momentum"
-    assert record["splits"]["hard"]["retrieval/k_test_t2i"] == 4
+    assert list(record["splits"]) == ["hard/#1", "retrieval_unseen"] and record["weights"] == "momentum"
+    assert record["splits"]["hard/#1"]["retrieval/k_test_t2i"] == 4
     pages = sorted(tmp_path.glob("failures_*.html"))
-    assert [page.name for page in pages] == ["failures_hard.html", "failures_retrieval_unseen.html"]
+    assert [page.name for page in pages] == ["failures_hard_#1.html", "failures_retrieval_unseen.html"]
     assert "Texts that find another image first" in pages[0].read_text()
     said = capsys.readouterr().out
     assert "taking the last" in said and f"failed queries, the worst in {pages[0]}" in said
@@ -99,6 +99,8 @@ def test_protocols_look_at_the_whole_lineage() -> None:
 
 def test_splits_are_named_by_the_user_or_by_their_files() -> None:
     assert named_files("a/test.json, dev=b/x.json") == {"test": "a/test.json", "dev": "b/x.json"}
+    with pytest.raises(ConfigError, match=r"a/test.json and b/test.json are both named test: give NAME=FILE"):
+        named_files("a/test.json,b/test.json")
 
 
 def test_nothing_to_score_is_said(runs: dict[str, Path], tmp_path: Path) -> None:

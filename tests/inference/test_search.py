@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def test_many_texts_and_paths_for_other_programs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (images / "broken.png").write_bytes(b"no image")
-    (tmp_path / "queries.txt").write_text("a red cup\n\ntwo dogs\n")
+    (tmp_path / "queries.txt").write_text("a red cup\n\ntwo dogs\n", encoding="utf-8-sig")
     command = ["search", "--model", str(folder), "--images", str(images), "--rerank", "2"]
     assert main([*command, "--text", "a ball", "--texts", "queries.txt", "--json-lines"]) == 0
     said = capfd.readouterr()
@@ -152,12 +153,17 @@ def test_many_texts_and_paths_for_other_programs(
     assert [line["text"] for line in lines] == ["a ball", "a red cup", "two dogs"] and said.err.startswith("left out: broken.png")
     assert main([*command, "--text", "a ball", "--paths-only"]) == 0
     assert capfd.readouterr().out.splitlines() == [hit["path"] for hit in lines[0]["hits"]]
+    os.replace(images / "1.png", images / os.fsdecode(b"\xff<b>.png"))
+    assert main([*command, "--text", "a ball"]) == 0
+    assert capfd.readouterr().out and "?&lt;b&gt;.png" in Path("search.html").read_text()
+    Path("search.html").unlink()
     assert main([*command, "--texts", "queries.txt"]) == 0
     assert "two dogs:" in capfd.readouterr().out.splitlines() and not (tmp_path / "search.html").exists()
     for wrong, words in (
         ([], "no text is given"),
         (["--texts", "nowhere.txt"], "--texts nowhere.txt cannot be read"),
         (["--texts", "queries.txt", "--paths-only"], "2 texts are given"),
+        (["--text", "a ball", "--index", str(images / "broken.png" / "x")], "error: --index: "),
         (["--texts", "queries.txt", "--output", "x.html"], "--output is the page of one text"),
     ):
         assert main([*command, *wrong]) == 2

@@ -47,7 +47,7 @@ def test_a_list_names_files_anywhere(model: interface.AlbefModel, tmp_path: Path
         picture(number).save(path)
     listed = Path("list.txt")
     listed.write_bytes(
-        b"sub/1.png\r\n\n" + os.fsencode(odd) + b"\n" + os.fsencode(tmp_path / "sub" / "2.png") + b"\nsub/1.png\ngone.png"
+        b"\xef\xbb\xbfsub/1.png\r\n\n" + os.fsencode(odd) + b"\n" + os.fsencode(tmp_path / "sub" / "2.png") + 2 * b"\ngone.png\r"
     )
     source = source_of(listed)
     index = index_images(model, source)

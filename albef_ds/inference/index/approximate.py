@@ -32,6 +32,8 @@ RECALL_AT = 64
 _QUERIES = 100
 _CHUNK = 4_096
 _CONNECTIVITY, _EXPANSION_ADD, _EXPANSION_SEARCH = 16, 128, 256
+_ROUNDING = 1e-6
+"""Products of the same features differ by less than this between batches of other sizes."""
 _TAIL = 0.1
 """Largest share of rows that are searched exactly because the graph does not have them."""
 
@@ -123,6 +125,7 @@ class Approximate:
         while True:
             matches = self._graph.search(query.numpy(), min(asked, self._facts.rows))
             rows: NDArray[np.int64] = matches.keys[: len(matches)].astype(np.int64)
+            rows = rows[rows < len(table.places)]  # another process may have added images and extended the graph
             rows = rows[table.places[rows] >= 0]
             if len(rows) >= k or asked >= self._facts.rows:
                 return rows[:k]
@@ -130,10 +133,12 @@ class Approximate:
 
 
 def recall(found: list[list[tuple[int, float]]], exact: list[list[tuple[int, float]]]) -> float:
-    """Share of the images of `exact` that are in `found`."""
-    wanted = [{place for place, _ in row} for row in exact]
-    hits = sum(len(right & {place for place, _ in row}) for row, right in zip(found, wanted, strict=True))
-    return hits / max(sum(map(len, wanted)), 1)
+    """Share of the images of `exact` that are in `found`, or instead of which it has images that are as similar (copies)."""
+    hits = 0
+    for row, right in zip(found, exact, strict=True):
+        least = min((similarity for _, similarity in right), default=0.0) - _ROUNDING
+        hits += min(sum(similarity >= least for _, similarity in row), len(right))
+    return hits / max(sum(map(len, exact)), 1)
 
 
 def is_installed() -> bool:

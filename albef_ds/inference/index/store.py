@@ -156,11 +156,11 @@ class FeatureStore:
         with file:
             header = file.readline()
             if header != self._log.header:
-                described = _described(header)
-                if described is None or described.get("model") != self._identity or described.get("dim") != self._dim:
+                file_of_rows = self._file_of_rows(header)
+                if file_of_rows is None:
                     self._log.header = b""
                     return
-                self._log = _Log(header, str(described["rows"]), size=len(header))
+                self._log = _Log(header, file_of_rows, size=len(header))
             file.seek(self._log.size)
             lines = file.read()
         added = []
@@ -176,6 +176,16 @@ class FeatureStore:
                 self._add(batch)
         elif not self._log.num_rows:
             self._mapped = np.zeros((0, self._dim), np.float32)
+
+    def _file_of_rows(self, header: bytes) -> str | None:
+        """The name that the first line of a log gives; None if it is of another format or model, or names a foreign file."""
+        described = _described(header)
+        expected = (_FORMAT, self._identity, self._dim)
+        if not isinstance(described, dict) or tuple(map(described.get, ("albef_index", "model", "dim"))) != expected:
+            return None
+        name = str(described.get("rows"))
+        ours = name.startswith(f"{self.path.name}.") and name.endswith(ROWS_SUFFIX) and "/" not in name
+        return name if ours else None
 
     def _map(self, rows_file: Path, num_rows: int) -> None:
         available = rows_file.stat().st_size // (4 * self._dim)

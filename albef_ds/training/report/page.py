@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from albef_ds.common.errors import UserError
 from albef_ds.common.html import data_url, document, facts, note, text_table
@@ -128,7 +129,7 @@ def _evaluations(run: Path, history: MetricsLog, main: str | None) -> Iterator[s
     for split, values in scores.items():
         yield f"<h3>{escape(split)}</h3>" + score_tables(values, main, ".2f")
     for page in sorted(run.glob(f"{FAILURES_NAME}_*.html")):
-        yield f'<p><a href="{escape(page.name)}">What retrieval got wrong on {escape(page.stem.partition("_")[2])}</a></p>'
+        yield f'<p><a href="{quote(page.name)}">What retrieval got wrong on {escape(page.stem.partition("_")[2])}</a></p>'
     images = last_images(run / TENSORBOARD_FOLDER)
     for image in images:
         caption = escape(f"{image.tag.rpartition('/')[2].replace('_', ' ')}, at step {image.step:,}")

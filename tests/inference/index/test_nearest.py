@@ -98,3 +98,24 @@ def test_where_few_rows_have_images_more_are_asked_for(tmp_path: Path) -> None:
     graph = Approximate.of(table, tmp_path / "index")
     assert [len(row) for row in graph.nearest(table, torch.from_numpy(features[:4]), 40)] == [30] * 4
     assert approximate.RECALL_AT == 64 and graph.recall > 0.9
+
+
+def test_a_table_from_before_other_images_came_is_searched_with_their_graph(tmp_path: Path) -> None:
+    pytest.importorskip("usearch")
+    features = _clustered(60)
+    opened = FeatureStore(tmp_path / "index", "model", 32)
+    names = [f"{name:02d}" for name in range(60)]
+    opened.append(names[:20], ["1"] * 20, features[:20])
+    earlier = opened.table(dict.fromkeys(names, "1"))
+    opened.append(names[20:], ["1"] * 40, features[20:])
+    Approximate.of(opened.table(dict.fromkeys(names, "1")), tmp_path / "index")
+    graph, queries = Approximate.of(earlier, tmp_path / "index"), torch.from_numpy(features[::7])
+    found, exact = graph.nearest(earlier, queries, 5), nearest.nearest(earlier, queries, 5)
+    assert recall(found, exact) == 1.0 and [len(row) for row in found] == [5] * len(exact)
+
+
+def test_a_copy_of_an_image_is_as_good_as_the_image() -> None:
+    exact = [[(0, 0.9), (1, 0.5), (2, 0.5)]]
+    assert recall([[(0, 0.9), (7, 0.5), (8, 0.49999997), (9, 0.49999997)]], exact) == 1.0
+    assert recall([[(0, 0.9), (7, 0.4), (8, 0.3)]], exact) == pytest.approx(1 / 3)
+    assert recall([[]], exact) == 0.0 and recall([[]], [[]]) == 0.0

@@ -234,3 +234,19 @@ def test_a_disk_that_takes_nothing_is_one_line(tmp_path: Path, monkeypatch: pyte
         _append(opened, ["b"])
     monkeypatch.undo()
     assert _names(tmp_path / "index") == {"a"}
+
+
+def test_a_log_that_names_another_file_or_has_another_format_is_none(tmp_path: Path) -> None:
+    path, photo = tmp_path / "index", tmp_path / "photo.jpg"
+    photo.write_bytes(b"the user's")
+    _append(FeatureStore(path, "model", DIM), ["a"])
+    header = store._described(path.read_bytes().splitlines(keepends=True)[0])
+    assert header is not None
+    for change in ({"rows": "photo.jpg"}, {"rows": "index.x/../y.rows"}, {"albef_index": 3}, {"rows": None}):
+        path.write_bytes(store._line(header | change))
+        opened = FeatureStore(path, "model", DIM)
+        assert not opened.stamps
+        _append(opened, ["b"])
+        assert _names(path) == {"b"} and photo.read_bytes() == b"the user's"
+    path.write_bytes(store._line(["no", "header"]))  # type: ignore[arg-type]
+    assert not _names(path)
