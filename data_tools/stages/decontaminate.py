@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from albef_ds.common.errors import DataError
 from data_tools.config import DecontaminateConfig
 from data_tools.execution.executors import ONE, Parallel
-from data_tools.execution.rounds import load_part, num_partitions, open_reduction, run_round, run_shared, save_part
+from data_tools.execution.rounds import (
+    check_settings,
+    load_part,
+    num_partitions,
+    open_reduction,
+    parts_folder,
+    run_round,
+    run_shared,
+    save_part,
+)
 from data_tools.execution.stage_folder import StageFolder, load_stage, read_array
 from data_tools.files.storage import open_source
 from data_tools.matching.hamming import cross_pairs
@@ -143,9 +152,9 @@ def decontaminate_stage(
     }
     num_parts = num_partitions(partitions, columns.num_rows, parallel)
     stage = open_reduction(work, "decontaminate", settings, parallel)
-    parts = stage.folder / f"parts-{num_parts}"
+    parts = parts_folder(stage, num_parts)
 
-    def reduce() -> None:
+    def reduce() -> dict[str, Any]:
         lists = tuple(id_lists.values())
         blocks = enumerate(columns.blocks(num_parts))
         tasks = [_Task(work, parts, number, chunks, tuple(known_sets), lists) for number, chunks in blocks]
@@ -164,10 +173,11 @@ def decontaminate_stage(
                 name, {"pictures": len(wanted), "ways": {}, "examples": [], "set_pictures_found": len(rows)}
             )
             entry["ways"]["listed id"] = len(rows)
+        check_settings(stage)
         decisions.save(stage.folder)
-        stage.finish({"counts": decisions.counts(), "sets": report})
+        return {"counts": decisions.counts(), "sets": report}
 
-    run_shared(stage, parts, reduce)
+    run_shared(stage, reduce)
     return stage
 
 

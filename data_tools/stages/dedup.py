@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from albef_ds.common.atomic_files import scratch_path
 from data_tools.config import DedupConfig
 from data_tools.execution.executors import ONE, Parallel
-from data_tools.execution.rounds import num_partitions, open_reduction, run_shared
+from data_tools.execution.rounds import check_settings, num_partitions, open_reduction, parts_folder, run_shared
 from data_tools.execution.stage_folder import StageFolder, load_stage
 from data_tools.matching.caption_duplicates import TextClusters
 from data_tools.matching.distinct import distinct, starts_of_runs
@@ -47,19 +47,20 @@ def dedup_stage(work: Path, config: DedupConfig, parallel: Parallel = ONE, parti
         settings["embeddings_written"] = Path(config.embeddings).stat().st_mtime_ns
     num_parts = num_partitions(partitions, columns.num_rows, parallel)
     stage = open_reduction(work, "dedup", settings, parallel)
-    parts = stage.folder / f"parts-{num_parts}"
+    parts = parts_folder(stage, num_parts)
 
-    def reduce() -> None:
+    def reduce() -> dict[str, Any]:
         decisions = Decisions.load(before.folder)
         summary: dict[str, Any] = {"config": asdict(config)}
         images = ImageRounds(work, parts, config, parallel, num_parts)
         summary |= drop_duplicate_images(columns, decisions, config, images, stored)
         captions = CaptionRounds(work, parts, config.jaccard, parallel, num_parts)
         summary |= drop_duplicate_captions(columns, decisions, config, captions)
+        check_settings(stage)
         decisions.save(stage.folder)
-        stage.finish(summary | {"counts": decisions.counts()})
+        return summary | {"counts": decisions.counts()}
 
-    run_shared(stage, parts, reduce)
+    run_shared(stage, reduce)
     return stage
 
 

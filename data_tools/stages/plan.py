@@ -19,7 +19,7 @@ from albef_ds.data.shards.format import BLOCK
 from data_tools.config import PlanConfig
 from data_tools.content.captions import mix
 from data_tools.execution.executors import ONE, Parallel
-from data_tools.execution.rounds import num_partitions, open_reduction, run_shared
+from data_tools.execution.rounds import num_partitions, open_reduction, parts_folder, run_shared
 from data_tools.execution.stage_folder import StageFolder, checked_path, load_stage
 from data_tools.files.storage import save_array
 from data_tools.readers.source import Record
@@ -63,15 +63,15 @@ def plan_stage(work: Path, config: PlanConfig, parallel: Parallel = ONE, partiti
     columns, before = Columns(work), load_stage(work, "decontaminate")
     num_parts = num_partitions(partitions, columns.num_rows, parallel)
     stage = open_reduction(work, "plan", {"decontaminate": before.digest, **asdict(config)}, parallel)
-    parts = stage.folder / f"parts-{num_parts}"
+    parts = parts_folder(stage, num_parts)
 
-    def reduce() -> None:
+    def reduce() -> dict[str, Any]:
         summary, first_captions = _prepare(columns, Decisions.load(before.folder), config, parts)
         write_plan(columns, first_captions, parts, parallel, num_parts)
         save_array(stage.folder / "bounds.npy", np.load(parts / "bounds.npy", allow_pickle=False))
-        stage.finish(summary)
+        return summary
 
-    run_shared(stage, parts, reduce)
+    run_shared(stage, reduce)
     return stage
 
 

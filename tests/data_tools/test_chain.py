@@ -101,7 +101,7 @@ def test_a_dask_cluster_gives_the_same_bytes(raw: Path, corpus: Path, tmp_path: 
         n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
         executor = cluster.scheduler_address.replace("tcp://", "dask://")
-        assert build(raw, tmp_path / "work", tmp_path / "out", "--executor", executor) == 0
+        assert build(raw, tmp_path / "work", tmp_path / "out", "--executor", executor, "--partitions", "3") == 0
     assert contents(tmp_path / "out") == contents(corpus)
 
 

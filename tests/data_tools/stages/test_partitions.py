@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,24 +108,6 @@ def test_workers_and_array_tasks_give_the_bytes_of_one_process(work: Path) -> No
     assert all(stage.done for stage in stages) and contents(work) == expected
 
 
-@dataclass(frozen=True)
-class Written:
-    """A task that writes its output."""
-
-    output: Path
-
-
-def write(task: Written) -> None:
-    task.output.write_bytes(b"")
-
-
-def test_an_array_task_does_what_others_leave_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "_POLL", 0.01)
-    tasks = [Written(tmp_path / str(number)) for number in range(5)]
-    rounds.run_round(write, tasks, Parallel(1, "", 1, 4), "test", patience=0.05)
-    assert all(task.output.exists() for task in tasks)
-
-
 def test_a_killed_reduction_goes_on_with_its_finished_tasks(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forget(work)
     reduce(work, CONFIGS["all"], Parallel(1), 1)
@@ -149,7 +130,8 @@ def test_a_killed_reduction_goes_on_with_its_finished_tasks(work: Path, monkeypa
     deaths = 0
     for _ in range(40):
         try:
-            reduce(work, CONFIGS["all"], Parallel(1), 2)
+            # At any number of partitions: what was finished with another one is removed at the end.
+            reduce(work, CONFIGS["all"], Parallel(1), 2 if deaths < 30 and deaths % 9 else 3)
             break
         except Killed:
             deaths += 1
