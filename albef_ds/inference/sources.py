@@ -60,6 +60,10 @@ class FolderImages:
         self.place, self.index = folder, folder / INDEX_NAME
 
     def listing(self) -> dict[str, str]:
+        try:
+            os.scandir(self.place).close()
+        except OSError as error:
+            raise DataError(f"{self.place} cannot be read ({error.strerror}): give a folder with images") from None
         found = dict(sorted(_scan(str(self.place), "")))
         if not found and (self.place / MANIFEST_NAME).is_file():
             raise DataError(f"{self.place} holds shards: give {self.place / MANIFEST_NAME} for their images")

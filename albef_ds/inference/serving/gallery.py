@@ -141,7 +141,7 @@ class Gallery:
             except (UserError, OSError) as error:
                 if self._parts[place].keys:
                     self._show(place, Part())
-                    changed = True
+                    self._listings[place], changed = {}, True
                 problem = " ".join(str(error).split())
         self.problem = problem
         return changed

@@ -38,6 +38,8 @@ _T = TypeVar("_T")
 _LISTED = 100
 _PAUSE, _SHARE = 1.0, 20
 """Folders are listed again after a second, or after this many times the time that listing takes."""
+_LAST_BATCH = 30.0
+"""Seconds that the end waits for the batch that is being encoded: the interpreter must not end while a thread computes."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,12 @@ class Service:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the threads; what they compute is not waited for."""
+        """Ends the threads. A batch that is being encoded is waited for, and is in the index; other results are given up."""
         self._ended.set()
         self._compute.close()
         self._draw.close()
+        if self._thread.is_alive():
+            self._thread.join(_LAST_BATCH)
 
     def status(self) -> Status:
         """What the server has now."""
@@ -166,12 +170,22 @@ class Service:
             advance = Advance()
 
             def progress(stage: str, done: int, total: int, advance: Advance = advance) -> None:
+                if self._ended.is_set():
+                    raise _EndedError
                 advance(stage, done, total)
                 self._indexing = advance
 
-            self._gallery.refresh(progress)
+            try:
+                changed = self._gallery.refresh(progress)
+            except _EndedError:
+                return
             self._indexing = None
-            self._ended.wait(max(_PAUSE, _SHARE * (time.monotonic() - started)))
+            # Where something changed, most of the time was that of encoding.
+            self._ended.wait(_PAUSE if changed else max(_PAUSE, _SHARE * (time.monotonic() - started)))
+
+
+class _EndedError(Exception):
+    """The server ends."""
 
 
 def _progress(advance: Advance | None) -> Progress | None:

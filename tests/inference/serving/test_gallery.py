@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from albef_ds.inference import search
 from albef_ds.inference.inputs import Member
 from albef_ds.inference.model import AlbefModel
 from albef_ds.inference.serving.gallery import Gallery
+from albef_ds.inference.serving.service import Service
 from tests.data.conftest import numbered_corpus
 from tests.inference.serving.conftest import NUMBER, photos_in
 from tests.inference.serving.served import serving, wait_for
@@ -79,6 +81,67 @@ def test_lists_and_shards_are_shown_beside_folders(models: Models, tmp_path: Pat
         assert similarity == pytest.approx(1.0, abs=1e-5) and gallery.now.nearest(gallery.now.feature(place), 99)[found:]
         image = gallery.path(key)
         assert isinstance(image, Member) == (place >= NUMBER + 2) and models[0].picture(image).size[0] > 0
+
+
+def test_a_source_that_goes_and_comes_back_is_shown_again(models: Models, tmp_path: Path) -> None:
+    photos, moved = photos_in(tmp_path), tmp_path / "moved"
+    numbered_corpus(tmp_path / "corpus", 5, 3)
+    (tmp_path / "list.txt").write_text(f"{photos / '0.png'}\n{photos / '1.png'}\n")
+    for place, number in ((photos, NUMBER), (tmp_path / "list.txt", 2), (tmp_path / "corpus" / "manifest.json", 5)):
+        gallery = Gallery(models[0], [place], tmp_path / "indexes")
+        assert gallery.refresh() and len(gallery.now.keys) == number
+        place.rename(moved)
+        assert gallery.refresh() and not gallery.now.keys and str(place) in gallery.problem
+        assert not gallery.refresh() and gallery.problem
+        moved.rename(place)
+        assert gallery.refresh() and len(gallery.now.keys) == number and not gallery.problem
+
+
+def test_folders_are_listed_again_soon_after_a_long_indexing(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi")
+    changes, waits, clock = iter((True, False, False)), list[float](), iter((0.0, 600.0, 600.1, 600.1, 602.1))
+
+    class Slow:
+        def refresh(self, progress: Any) -> bool:
+            return next(changes)
+
+    class Event(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            if len(waits) == 3:
+                self.set()
+            return True
+
+    service = Service(models[0], Slow())  # type: ignore[arg-type]
+    monkeypatch.setattr(service, "_ended", Event())
+    monkeypatch.setattr("albef_ds.inference.serving.service.time", Namespace(monotonic=lambda: next(clock)))
+    service._follow()
+    assert waits == pytest.approx([1.0, 0.1 * 20, 2.0 * 20])
+
+
+def test_the_end_waits_for_the_batch_that_is_encoded(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastapi")
+    photos, encode = photos_in(tmp_path), models[0].encode_image
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slowly(given: Any, **options: Any) -> torch.Tensor:
+        reached.set()
+        assert go_on.wait(100)
+        return encode(given, **options)
+
+    monkeypatch.setattr(models[0], "encode_image", slowly)
+    monkeypatch.setattr(search, "_BATCH", 2)
+    service = Service(models[0], Gallery(models[0], [photos]))
+    service.start()
+    assert reached.wait(100)
+    end = threading.Thread(target=service.close)
+    end.start()
+    assert service._ended.wait(100)
+    go_on.set()
+    end.join(100)
+    assert not service._thread.is_alive() and not end.is_alive()
+    monkeypatch.undo()
+    assert search.index_folder(models[0], photos).added == NUMBER - 2, "the rest was given up"
 
 
 def test_time_left_is_that_of_the_present_stage() -> None:
