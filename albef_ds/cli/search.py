@@ -56,7 +56,8 @@ def main(argv: list[str]) -> int:
     arguments = command.parse_intermixed_args(argv)
     texts = _texts(arguments)
     page = _page(arguments, len(texts))
-    from albef_ds.inference.model import load  # start-up time
+    from albef_ds.inference.index.store import check_is_index  # start-up time
+    from albef_ds.inference.model import load
     from albef_ds.inference.search import index_images, kept_tokens, search, with_approximate, write_page
     from albef_ds.inference.sources import source_of
 
@@ -65,6 +66,8 @@ def main(argv: list[str]) -> int:
         source = source_of(arguments.images)
     with naming("--index"):
         check_target(arguments.index or source.index)
+        if arguments.index is not None:
+            check_is_index(arguments.index)
     with waiting("reading the model"):
         model = load(arguments.model, device=arguments.device, overrides=arguments.overrides)
     model.encode_text(texts)  # report problems of model or texts before all images are read

@@ -25,7 +25,7 @@ class Advance:
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Notes that `done` of `total` of `stage` are done."""
         now = time.monotonic()
-        if stage != self._stage:
+        if stage != self._stage or done < self._last[1] or total != self._last[2]:  # another one, or the same for other data
             self._stage, self._first = stage, (now, done)
         self._last = (now, done, total)
 

@@ -164,6 +164,7 @@ def test_many_texts_and_paths_for_other_programs(
         (["--texts", "nowhere.txt"], "--texts nowhere.txt cannot be read"),
         (["--texts", "queries.txt", "--paths-only"], "2 texts are given"),
         (["--text", "a ball", "--index", str(images / "broken.png" / "x")], "error: --index: "),
+        (["--text", "a ball", "--index", str(images / "0.png")], "0.png is no index: give another file"),
         (["--texts", "queries.txt", "--output", "x.html"], "--output is the page of one text"),
     ):
         assert main([*command, *wrong]) == 2

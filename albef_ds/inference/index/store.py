@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,9 @@ from albef_ds.common.atomic_files import check_target, locked, temporary_name
 from albef_ds.common.errors import MachineError
 
 ROWS_SUFFIX = ".rows"
+_START = 18  # bytes
+_BEGINNING = re.compile(rb"[0-9a-f]{16} \{|[0-9a-f]{1,16} ?$|.{8}\{", re.DOTALL)
+"""A checksum and JSON, perhaps cut off, or the header of safetensors."""
 _FORMAT = 2
 """Format 1 was one safetensors file (`earlier.py`)."""
 _COPIED = 65_536  # rows copied at a time
@@ -64,6 +68,20 @@ class _Log:
     """Name -> (stamp, row)."""
     num_rows: int = 0
     size: int = 0
+
+
+def check_is_index(path: Path) -> None:
+    """Checks that `path` does not hold something else, since an index replaces what it cannot read.
+
+    Raises `MachineError` if it is a file that begins like no index of any version.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_START)
+    except OSError:
+        return
+    if start.strip(b"\0") and not _BEGINNING.match(start):
+        raise MachineError(f"{path} is no index: give another file, or delete it")
 
 
 class FeatureStore:

@@ -152,4 +152,7 @@ def test_time_left_is_that_of_the_present_stage() -> None:
     advance("images", 20, 50)
     done, total, left = advance.facts()
     assert (done, total) == (20, 50) and left is not None and left >= 0
+    for done, total in ((20, 40), (10, 40), (10, 50)):
+        advance("images", done, total)
+        assert advance.facts() == (done, total, None), "the images of another folder"
     assert [spoken(seconds) for seconds in (3.2, 99, 130, 7500)] == ["3 s", "99 s", "2 min", "2 h 5 min"]

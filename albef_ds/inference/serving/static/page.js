@@ -93,10 +93,10 @@ async function run(announce) {
 function showHits(hits) {
   const focused = document.activeElement?.dataset?.picture;
   at("hits").replaceChildren(...hits.map((hit) => {
-    const match = hit.match === null ? "" : ` · match ${hit.match.toFixed(3)}`;
+    const match = hit.match === null ? "" : ` · match\u00a0${hit.match.toFixed(3)}`;
     const image = element("img", { src: `api/pictures/${hit.picture}`, alt: "", loading: "lazy" });
     const button = element("button", { type: "button" }, image, element("span", { className: "name", textContent: hit.name }),
-      element("span", { className: "score", textContent: `ITC ${hit.similarity.toFixed(3)}${match}` }));
+      element("span", { className: "score", textContent: `ITC\u00a0${hit.similarity.toFixed(3)}${match}` }));
     button.dataset.picture = hit.picture;
     button.onclick = () => open(hit);
     return element("li", {}, button);
