@@ -15,6 +15,7 @@ from albef_ds.checkpoint.remote import fetch, remote_steps
 from albef_ds.common import comm
 from albef_ds.common.errors import DataError, WeightsError
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER, MARKER_NAME, STATE_NAME, complete_steps, step_folder
+from albef_ds.common.urls import is_url
 
 AUTO = "auto"
 
@@ -39,6 +40,10 @@ def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = prin
     """
     if resume != AUTO:
         folder = Path(resume)
+        if is_url(resume):
+            raise WeightsError(
+                f"{resume} is a URL: give --resume auto with train.checkpoint_store, or copy the folder to a local disk"
+            )
         if not any((folder / name).is_file() for name in (MARKER_NAME, STATE_NAME)):
             wanted = f"RUN/{CHECKPOINTS_FOLDER}/step-N"
             raise WeightsError(f"{folder} is not a checkpoint folder (no {MARKER_NAME}): give {wanted}, or {AUTO}")

@@ -26,6 +26,7 @@ from albef_ds.config.schema import TrainConfig
 from albef_ds.data.store.objects import Store, abort_uploads, public_text
 
 _RECEIPT = "arrived-{}.tmp"
+_FAILED = b"failed "
 _POLL = 1.0
 _OTHERS = 1800.0
 """Seconds that rank 0 waits for the files of other nodes."""
@@ -43,6 +44,12 @@ def check_unused(url: str) -> None:
         raise ConfigError(
             f"train.checkpoint_store {url} holds checkpoints to step {steps[-1]}: resume, overwrite or give another"
         )
+
+
+def forget(url: str) -> None:
+    """Makes all copies below `url` incomplete, so that nobody resumes from them. Raises DataError as `remote_steps`."""
+    for step in remote_steps(url):
+        Store(f"{url}/{step_folder(step)}").remove(MARKER_NAME)
 
 
 def fetch(url: str, step: int, root: Path) -> Path:
@@ -102,11 +109,16 @@ class Uploads:
             lines, self._news = self._news, []
         return lines
 
-    def wait(self) -> None:
-        """Returns when nothing is left to upload; the store's retries bound it."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Returns when nothing is left to upload, or after `seconds`: then the copy stays incomplete, and `news` says so."""
         thread = self._thread
-        if thread is not None:
-            thread.join()
+        if thread is None:
+            return
+        thread.join(seconds)
+        if thread.is_alive():
+            with self._lock:
+                step = self._next or self.step
+                self._news.append(f"the copy of step {step} to {self._url} is not complete after {seconds:.0f} s: it is left so")
 
     def _run(self) -> None:
         while True:
@@ -117,7 +129,8 @@ class Uploads:
                     return
             try:
                 self._upload(self.step)
-                line = f"copied the checkpoint of step {self.step} to {self._url}"
+                what = "its share" if self._node else "the checkpoint"
+                line = f"copied {what} of step {self.step} to {self._url}"
             except Exception as error:  # whatever the store's packages do, the run goes on
                 reason = str(error) if isinstance(error, DataError) else public_text(error)
                 line = f"the checkpoint of step {self.step} was not copied to {self._url}: {reason}; the run continues"
@@ -130,25 +143,44 @@ class Uploads:
         content = (folder / MARKER_NAME).read_bytes()
         if self._node == 0 and MARKER_NAME in (store.sizes() or {}):
             store.remove(MARKER_NAME)
-        for name in names[self._node or 0 :: self._num_nodes]:
-            store.put(name, folder / name)
         receipts = [_RECEIPT.format(node) for node in range(1, self._num_nodes)]
         wanted = xxhash.xxh3_64_hexdigest(content).encode()
+        try:
+            for name in names[self._node or 0 :: self._num_nodes]:
+                store.put(name, folder / name)
+        except Exception:
+            if self._node:
+                store.put_bytes(receipts[self._node - 1], _FAILED + wanted)  # the first node need not wait
+            raise
         if self._node:
             store.put_bytes(receipts[self._node - 1], wanted)
             return
-        since = time.monotonic()
-        while not all(name in (store.sizes() or {}) and store.read(name) == wanted for name in receipts):
-            if time.monotonic() - since > _OTHERS:
-                raise DataError(f"{store.url} has no files of other nodes after {_OTHERS:.0f} s: check their access to the store")
-            time.sleep(_POLL)
+        entries = read_marker(folder)
+        self._wait_for_others(store, receipts, wanted, {name: entry.bytes for name, entry in entries.items()})
         store.put_bytes(MARKER_NAME, content)
         for name in receipts:
             store.remove(name)
         self._tidy(step)
 
+    def _wait_for_others(self, store: Store, receipts: list[str], wanted: bytes, sizes: dict[str, int]) -> None:
+        """Returns when all nodes have uploaded their files, and every file is there in its size."""
+        since = time.monotonic()
+        while receipts:
+            found = store.sizes() or {}
+            said = [store.read(name) for name in receipts if name in found]
+            if said == [wanted] * len(receipts) and found.items() >= sizes.items():
+                return
+            if _FAILED + wanted in said:
+                raise DataError(f"{store.url} lacks the files of another node: check the access of all nodes to the store")
+            if time.monotonic() - since > _OTHERS:
+                raise DataError(f"{store.url} has no files of other nodes after {_OTHERS:.0f} s: check their access to the store")
+            time.sleep(_POLL)
+
     def _tidy(self, step: int) -> None:
-        """Removes copies that need not be kept, incomplete ones, and those of later steps, which a run has gone back from."""
+        """Removes copies that need not be kept, incomplete ones, and those of later steps, which a run has gone back from.
+
+        Other nodes may be ahead, so a copy of a later step only becomes incomplete where there are any.
+        """
         store, train = Store(self._url), self._train
         complete = remote_steps(self._url)
         best = best_step(self._root, train.keep_best) if train.keep_best else None
@@ -158,6 +190,9 @@ class Uploads:
             if number is None or number in wanted:
                 continue
             inside = Store(f"{self._url}/{folder}")
+            if number > step and self._num_nodes > 1:
+                inside.remove(MARKER_NAME)
+                continue
             for name in sorted(inside.sizes() or {}, key=lambda name: name != MARKER_NAME):
                 inside.remove(name)
             inside.attempts("", "cleaned", lambda system, path: abort_uploads(system, f"{path}/"))

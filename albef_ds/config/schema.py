@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from albef_ds.common.errors import ConfigError
-from albef_ds.common.urls import has_credentials, is_url
+from albef_ds.common.urls import has_credentials, is_object_store
 from albef_ds.config.data import DataConfig
 from albef_ds.config.engine import EngineConfig
 from albef_ds.config.fields import not_negative, positive, require, setting, share, step_range
@@ -283,16 +283,16 @@ class TrainConfig:
         not_negative("train", self, "gc_every", "peak_tflops")
         positive("train", self, "bad_steps")
         require(
-            not self.checkpoint_store or (is_url(self.checkpoint_store) and not self.checkpoint_store.startswith("http")),
-            "train.checkpoint_store",
-            f"is {self.checkpoint_store}, which cannot be written to as an object store",
-            "give s3://, gs:// or az://",
-        )
-        require(
             not has_credentials(self.checkpoint_store),
             "train.checkpoint_store",
             "has a user, a password or a query, and settings are stored with a run",
             "put credentials into the environment",
+        )
+        require(
+            not self.checkpoint_store or is_object_store(self.checkpoint_store),
+            "train.checkpoint_store",
+            f"is {self.checkpoint_store}, which cannot be written to as an object store",
+            "give s3://BUCKET/FOLDER, gs:// or az://",
         )
         require(
             self.profiled is None or not self.max_steps or self.profiled[0] <= self.max_steps,

@@ -15,6 +15,9 @@ from albef_ds.training.run_folder import set_aside
 from albef_ds.training.step_log import StepLog
 from albef_ds.training.watchdog import Phase
 
+_COPY_SHARE = 0.8
+"""Share of `train.save_limit` in which the last copy to a store has to be complete."""
+
 
 class Checkpointing:
     """Saves every `train.save_every` steps and at the end. All ranks call every method together."""
@@ -45,12 +48,16 @@ class Checkpointing:
             self._save()
 
     def at_end(self) -> None:
-        """Saves the last checkpoint and waits until it is written, and copied if it is to be."""
+        """Saves the last checkpoint and waits until it is written, and copied if it is to be.
+
+        The wait for a copy ends before `train.save_limit`, so that the limit does not end a run that is complete.
+        """
         self._save()
         self._finish()
+        limit = 60.0 * self._run.config.train.save_limit * _COPY_SHARE or None
         if self._saver.uploads is not None:
             with self._run.watchdog.phase(Phase.SAVE, self._run.progress.step):
-                self._saver.uploads.wait()
+                self._saver.uploads.wait(limit)
                 self._report_uploads()
                 comm.barrier()
 

@@ -11,7 +11,7 @@ import torch
 
 from albef_ds.checkpoint.find import find_checkpoint
 from albef_ds.checkpoint.initial.load import load_initial_momentum, load_initial_weights
-from albef_ds.checkpoint.remote import check_unused
+from albef_ds.checkpoint.remote import check_unused, forget
 from albef_ds.checkpoint.saver import Saver
 from albef_ds.checkpoint.snapshot import restore_progress, seed_generators
 from albef_ds.checkpoint.training_progress import TrainingProgress
@@ -65,6 +65,8 @@ def started(
         if comm.rank() == 0 and not output.exists():
             at_end.callback(abandon, output)
         lines = claim_together(config, resume, checkpoint, overwrite=overwrite)
+        if overwrite and config.train.checkpoint_store and comm.rank() == 0:
+            forget(config.train.checkpoint_store)
         saver.clean()
         logger = _logger(config, progress.total_steps, resumed=checkpoint is not None)
         at_end.callback(logger.close)

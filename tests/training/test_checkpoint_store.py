@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from albef_ds.checkpoint.find import find_checkpoint
-from albef_ds.checkpoint.remote import Uploads, remote_steps
+from albef_ds.checkpoint import remote
+from albef_ds.checkpoint.find import find_checkpoint, problem_of
+from albef_ds.checkpoint.remote import Uploads, fetch, remote_steps
 from albef_ds.cli.main import main
-from albef_ds.common.errors import DataError
+from albef_ds.common.errors import ConfigError, DataError, WeightsError
 from albef_ds.config.schema import TrainConfig
 from albef_ds.data.store import objects
 from albef_ds.data.store.objects import Store
@@ -32,8 +33,8 @@ LENGTHS = [
 ]
 
 
-def train(output: Path, *settings: str, resume: bool = False) -> int:
-    more = ["--resume", "auto"] if resume else []
+def train(output: Path, *settings: str, resume: bool = False, overwrite: bool = False) -> int:
+    more = ["--resume", "auto"] if resume else ["--overwrite"] if overwrite else []
     return main(["train", "--recipe", "debug", *LENGTHS, *settings, "--output", str(output), *more])
 
 
@@ -88,7 +89,8 @@ def test_a_store_that_fails_costs_no_step(
 ) -> None:
     monkeypatch.setattr(objects, "ATTEMPTS", 2)
     s3.unavailable, s3.only = 1.0, "student"
-    assert train(tmp_path / "run", data, "train.checkpoint_store=s3://runs/b") == 0
+    Store("s3://runs/b/step-0000009").put_bytes("complete.json", b"of the run that is overwritten")
+    assert train(tmp_path / "run", data, "train.checkpoint_store=s3://runs/b", overwrite=True) == 0
     said = capfd.readouterr().err
     assert (
         "was not copied to s3://runs/b: s3://runs/b/step-" in said and "student.safetensors cannot be written (2 attempts" in said
@@ -144,3 +146,106 @@ def test_a_damaged_copy_is_left_out_and_a_store_that_is_away_is_an_error(
     s3.unavailable = 1.0
     with pytest.raises(DataError, match="s3://runs/d cannot be listed"):
         find_checkpoint(tmp_path / "other", "auto", said.append, "s3://runs/d")
+
+
+def nodes(root: Path, url: str, monkeypatch: pytest.MonkeyPatch, count: int = 2) -> list[Uploads]:
+    """The uploaders of a run on `count` nodes, here in one process."""
+    made = []
+    monkeypatch.setattr(remote, "_POLL", 0.01)
+    for rank in range(count):
+        with monkeypatch.context() as patched:
+            patched.setattr(remote.comm, "all_gather_objects", lambda local: ["0", "1"] * count)
+            patched.setattr(remote.comm, "rank", lambda rank=rank: 2 * rank)
+            made.append(Uploads(root, TrainConfig(checkpoint_store=url, keep_last=1)))
+    return made
+
+
+def test_nodes_share_the_files_and_a_node_may_be_ahead(
+    finished: Path, s3: servers.Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = finished / "checkpoints"
+    first, second = nodes(root, "s3://runs/nodes", monkeypatch)
+    Store("s3://runs/nodes/step-0000009").put_bytes("complete.json", b"of a branch that was left")
+    first.add(3)
+    second.add(3)
+    second.wait()
+    second.add(4)
+    second.wait()  # before the first node has tidied after step 3
+    first.add(4)
+    first.wait()
+    assert second.news() == [f"copied its share of step {step} to s3://runs/nodes" for step in (3, 4)]
+    assert first.news()[-1] == "copied the checkpoint of step 4 to s3://runs/nodes"
+    assert remote_steps("s3://runs/nodes") == [4] and Store("s3://runs/nodes").folders() == ["step-0000004"]
+    assert not problem_of(fetch("s3://runs/nodes", 4, tmp_path))
+    sizes = Store("s3://runs/nodes/step-0000004").sizes()
+    assert sizes == {path.name: path.stat().st_size for path in (root / "step-0000004").iterdir()}
+
+
+def test_a_copy_without_the_files_of_one_node_gets_no_marker(
+    finished: Path, s3: servers.Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = finished / "checkpoints"
+    first, second = nodes(root, "s3://runs/half", monkeypatch)
+    monkeypatch.setattr(remote, "_OTHERS", 0.2)
+    second.add(4)
+    second.wait()
+    copy = Store("s3://runs/half/step-0000004")
+    lost = next(name for name in copy.sizes() or {} if not name.startswith("arrived"))
+    copy.remove(lost)
+    first.add(4)
+    first.wait()
+    assert "has no files of other nodes" in first.news()[0] and remote_steps("s3://runs/half") == []
+    monkeypatch.setattr(remote, "_OTHERS", 3600)
+    monkeypatch.setattr(objects, "ATTEMPTS", 2)
+    s3.unavailable, s3.only = 1.0, lost
+    second.add(3)
+    second.wait()
+    s3.clear()
+    first.add(3)
+    first.wait()
+    assert f"{lost} cannot be written" in second.news()[-1] and "lacks the files of another node" in first.news()[0]
+    assert remote_steps("s3://runs/half") == []
+    second.add(3)
+    second.wait()
+    first.add(3)
+    first.wait()
+    assert remote_steps("s3://runs/half") == [3]
+    first.wait()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://user:geheim@host/run", "put credentials into the environment"),
+        ("s3://user:geheim@bucket/run", "put credentials into the environment"),
+        ("https://host/run", "give s3://BUCKET/FOLDER, gs:// or az://"),
+        ("file:///tmp/run", "give s3://BUCKET/FOLDER, gs:// or az://"),
+        ("runs/a", "give s3://BUCKET/FOLDER, gs:// or az://"),
+        ("s3://", "give s3://BUCKET/FOLDER, gs:// or az://"),
+    ],
+)
+def test_only_object_stores_are_taken_and_no_credentials_are_shown(url: str, words: str) -> None:
+    with pytest.raises(ConfigError, match="checkpoint_store") as raised:
+        TrainConfig(checkpoint_store=url)
+    assert words in str(raised.value) and "geheim" not in str(raised.value)
+
+
+def test_a_url_in_the_place_of_a_checkpoint_is_an_error_with_a_way(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["evaluate", "s3://runs/a/step-0000004"]) == 2
+    said = capfd.readouterr().err
+    assert "s3://runs/a/step-0000004 is a URL: copy the model" in said and said.count("\n") == 1
+    with pytest.raises(WeightsError, match="is a URL: give --resume auto with"):
+        find_checkpoint(tmp_path, "s3://runs/a/step-0000004")
+
+
+def test_a_copy_that_takes_too_long_does_not_hold_the_end_of_the_run(
+    finished: Path, s3: servers.Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = nodes(finished / "checkpoints", "s3://runs/long", monkeypatch)
+    first.add(4)
+    first.wait(0.0)
+    assert first.news() == ["the copy of step 4 to s3://runs/long is not complete after 0 s: it is left so"]
+    second.add(4)
+    second.wait()
+    first.wait()
+    assert remote_steps("s3://runs/long") == [4]
