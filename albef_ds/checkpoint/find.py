@@ -42,7 +42,7 @@ def find_checkpoint(output: Path, resume: str, say: Callable[[str], None] = prin
         folder = Path(resume)
         if is_url(resume):
             raise WeightsError(
-                f"{resume} is a URL: give --resume auto with train.checkpoint_store, or copy the folder to a local disk"
+                f"{resume} is a URL: resume with auto and train.checkpoint_store, or copy the folder to a local disk"
             )
         if not any((folder / name).is_file() for name in (MARKER_NAME, STATE_NAME)):
             wanted = f"RUN/{CHECKPOINTS_FOLDER}/step-N"

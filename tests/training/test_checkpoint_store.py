@@ -234,7 +234,7 @@ def test_a_url_in_the_place_of_a_checkpoint_is_an_error_with_a_way(capfd: pytest
     assert main(["evaluate", "s3://runs/a/step-0000004"]) == 2
     said = capfd.readouterr().err
     assert "s3://runs/a/step-0000004 is a URL: copy the model" in said and said.count("\n") == 1
-    with pytest.raises(WeightsError, match="is a URL: give --resume auto with"):
+    with pytest.raises(WeightsError, match="is a URL: resume with auto and"):
         find_checkpoint(tmp_path, "s3://runs/a/step-0000004")
 
 
