@@ -31,7 +31,7 @@ def test_an_array_with_a_killed_task_writes_the_bytes_of_the_local_run(slurm_clu
     arguments = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"), *source, *OPTIONS]
     command = [sys.executable, "-m", "albef_ds.cli.main", "submit", "--job", "data", "--tasks", "4", "--time", "60"]
     site = ["--site", str(tmp_path / "site.env")]
-    done = slurm_cluster.call(*command, *site, *arguments, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    done = slurm_cluster.call(*command, *site, *arguments, "--partitions", "2", cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
     jobs = {line.split(": ")[1]: line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("job ")}
     assert list(jobs) == ["catalog", "scan", "filter", "dedup", "decontaminate", "plan", "report", "shard", "verify"]
@@ -54,6 +54,9 @@ def test_an_array_with_a_killed_task_writes_the_bytes_of_the_local_run(slurm_clu
         line for line in slurm_cluster.run("scontrol", "-o", "show", "job", jobs["scan"]).splitlines() if "ArrayTaskId=2 " in line
     )
     assert "Restarts=1" in task and "requeue: exit code 137" in last.log
+    for stage in ("dedup", "decontaminate", "plan"):
+        assert f"albef-data {stage} --work {tmp_path}/work" in last.log
+        assert len(list((tmp_path / "logs").glob(f"*{jobs[stage]}_*.log"))) == 2, "an array of as many tasks as partitions"
     assert (
         albef_data(
             ["build", "--work", str(tmp_path / "w"), "--out", str(tmp_path / "local"), *source, *OPTIONS, "--workers", "1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import xxhash
 from data_tools.config import DecontaminateConfig, DedupConfig, FilterConfig, PlanConfig
 from data_tools.execution import rounds
 from data_tools.execution.executors import Parallel
-from data_tools.execution.stage_folder import StageFolder
+from data_tools.execution.stage_folder import DamagedStageError, StageFolder
 from data_tools.stages import caption_parts, decontaminate, plan_files
 from data_tools.stages.decontaminate import Known, decontaminate_stage
 from data_tools.stages.dedup import dedup_stage
@@ -106,6 +107,46 @@ def test_workers_and_array_tasks_give_the_bytes_of_one_process(work: Path) -> No
         shares = [Parallel(1, "", index, 3) for index in range(3)]
         stages = list(pool.map(lambda share: reduce(work, CONFIGS["all"], share, 0), shares))
     assert all(stage.done for stage in stages) and contents(work) == expected
+
+
+def test_array_tasks_with_one_missing_or_another_number_of_tasks_give_the_bytes_of_one_process(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "PATIENCE", 0.05)
+    monkeypatch.setattr(rounds, "_APART", 0.05)
+    monkeypatch.setattr(rounds, "_POLL", 0.01)
+    forget(work)
+    reduce(work, CONFIGS["drop"], Parallel(1), 1)
+    expected = contents(work)
+    for shares in ((Parallel(1, "", 2, 4),), (Parallel(1, "", 0, 2), Parallel(1, "", 1, 3))):
+        forget(work)
+        with ThreadPoolExecutor(2) as pool:
+            assert all(pool.map(lambda share: reduce(work, CONFIGS["drop"], share, 0).done, shares))
+        assert contents(work) == expected
+
+
+def test_a_plan_of_an_earlier_version_is_read_as_before(work: Path, tmp_path: Path) -> None:
+    forget(work)
+    stage = reduce(work, CONFIGS["all"], Parallel(1), 1)
+    old = tmp_path / "plan"
+    shutil.copytree(work / "plan", old)
+    merged = 0
+    for number in range(stage.summary["num_shards"]):
+        lines = []
+        for raw in sorted(plan_files.read_plan(work / "plan", number).to_pylist(), key=lambda raw: int(raw["row"])):
+            names = ("place", "row", "captions") if raw["merged"] else [name for name in raw if name != "merged"]
+            merged += raw["merged"]
+            lines.append(json.dumps({name: raw[name] for name in names}, ensure_ascii=False) + "\n")
+        (old / f"shard-{number:05d}.jsonl").write_text("".join(lines), encoding="utf-8")
+        (old / plan_files.plan_name(number)).unlink()
+    before = StageFolder(old, stage.digest)
+    before.finish(stage.summary)
+    assert merged > 50 and digests(work, stage) == digests(work, before)
+    assert dedup_stage(work, CONFIGS["all"], Parallel(1), 5).done, "other partitions do not make a finished stage again"
+    with open(old / "shard-00000.jsonl", "ab") as file:
+        file.write(b"{}\n")
+    with pytest.raises(DamagedStageError, match="its checksum differs"):
+        planned_samples(old, 0)
 
 
 def test_a_killed_reduction_goes_on_with_its_finished_tasks(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
