@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from albef_ds.evaluation import failures
 from albef_ds.evaluation.failures import pair_losses, write_failures
 from albef_ds.metrics.ranking import DirectionScores
 from albef_ds.metrics.retrieval import RetrievalScores
@@ -24,7 +25,7 @@ class Data:
 
     caption_image = torch.tensor(OWNERS)
     captions = ("a <b>red</b> cup", "the cup", "two dogs", "a beach")
-    keys = ("0.jpg", "1.jpg", "2.jpg")
+    keys = ('"0".jpg', "1.jpg", "2.jpg")
     num_images = 3
 
     def __init__(self) -> None:
@@ -48,14 +49,23 @@ def test_failed_queries_are_shown_with_what_was_found(tmp_path: Path) -> None:
     data = Data()
     assert write_failures(tmp_path / "page.html", "T & T", data, _scores(), 10) == 2 + 2  # type: ignore[arg-type]
     page = (tmp_path / "page.html").read_text()
-    assert "T &amp; T" in page and "<b>" not in page and page.count("data:image/jpeg") >= 8
+    assert "<h1>T &amp; T</h1>" in page and 'alt="&quot;0&quot;.jpg"' in page
+    assert "<b>" not in page and page.count("data:image/jpeg") >= 8
     assert "2 of 4" in page and "2 of 3" in page and "by</dt><dd>ITC" in page
     texts = re.findall(r'<p class="query">([^<]*)</p>(.*?)</section>', page)
     assert [text for text, _ in texts] == ["the cup", "a beach"], "the worst first"
     for (_, figures), place in zip(texts, (3, 2), strict=True):
         assert '<figure class="right"><img alt="' in figures and f"right: place {place}" in figures
+    captions = [re.findall("<figcaption>([^<]*)<", figures) for _, figures in texts]
+    red = "a &lt;b&gt;red&lt;/b&gt; cup"
+    assert captions == [["right: place 3", "1. two dogs", "2. a beach"], ["right: place 2", f"1. {red}", "3. two dogs"]]
     images = re.findall(r"<section><figure>(?:(?!</section>).)*best right text: place 2.*?</section>", page)
     assert [re.findall(r"<li>([^<]*)</li>", image)[0] for image in images] == ["a beach", "the cup"]
+    first = re.findall(r"<li( class=right)?>([^<]*)</li>", images[0].partition("</ol>")[0])
+    right = " class=right"
+    assert first == [("", "a beach"), (right, red), ("", "two dogs"), (right, "the cup")]
+    losses = re.findall(r"<figcaption>([\d.]+): ", page.partition("largest contrastive loss")[2])
+    assert len(losses) == 4 and losses == sorted(losses, key=float, reverse=True) and float(losses[0]) > float(losses[-1])
     assert len(data.read) == len(set(data.read)), "each image is read once"
 
 
@@ -64,7 +74,9 @@ def test_itm_orders_where_there_is_one_and_the_limit_holds(tmp_path: Path) -> No
     assert write_failures(tmp_path / "page.html", "T", Data(), _scores(margins), 1) == 0  # type: ignore[arg-type]
     assert write_failures(tmp_path / "page.html", "T", Data(), _scores(-margins), 1) == 7  # type: ignore[arg-type]
     page = (tmp_path / "page.html").read_text()
-    assert page.count('class="query"') == 1 and "4 of 4" in page and "by</dt><dd>ITM" in page
+    assert page.count('class="query"') == page.count("best right text: place") == 1
+    assert len(re.findall(r"<figcaption>[\d.]+: ", page)) == 1
+    assert "4 of 4" in page and "by</dt><dd>ITM" in page
 
 
 def test_a_page_does_not_grow_with_the_number_or_the_length_of_texts(tmp_path: Path) -> None:
@@ -82,7 +94,9 @@ def test_a_page_does_not_grow_with_the_number_or_the_length_of_texts(tmp_path: P
     assert max(map(len, re.findall("x[^<]*", page.partition("</h1>")[2]))) < 1000 and "x? &amp; y" in page
 
 
-def test_the_loss_of_a_pair_is_that_of_both_directions() -> None:
+@pytest.mark.parametrize("block", [2, 1024])
+def test_the_loss_of_a_pair_is_that_of_both_directions(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "_BLOCK", block)
     losses = pair_losses(_scores().i2t)
     logits = SIMILARITY / 0.1
     for text, image in enumerate(OWNERS):

@@ -75,6 +75,17 @@ def test_shards_are_searched_as_their_images_are(model: interface.AlbefModel, tm
         source.image("00007.tar/000000001")
 
 
+def test_images_that_a_corpus_gets_are_added(model: interface.AlbefModel, tmp_path: Path) -> None:
+    numbered_corpus(tmp_path / "corpus", 5, 3)
+    numbered_corpus(tmp_path / "longer", 9, 3)
+    source = source_of(tmp_path / "corpus" / "manifest.json")
+    assert index_images(model, source).added == 5
+    for file in (tmp_path / "longer").iterdir():
+        file.replace(tmp_path / "corpus" / file.name)
+    index = index_images(model, source)
+    assert (len(index.paths), index.added) == (9, 6), "the second shard is another one, the first is not"
+
+
 def test_what_is_no_source_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "image.bin").write_bytes(b"\0\1\2\n")
     numbered_corpus(tmp_path / "corpus", 2, 3)

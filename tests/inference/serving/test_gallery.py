@@ -14,11 +14,12 @@ from albef_ds.common.progress import Advance, spoken
 from albef_ds.inference import search
 from albef_ds.inference.inputs import Member
 from albef_ds.inference.model import AlbefModel
-from albef_ds.inference.serving.gallery import Gallery
+from albef_ds.inference.serving.gallery import Gallery, Part, Pictures
 from albef_ds.inference.serving.service import Service
 from tests.data.conftest import numbered_corpus
 from tests.inference.serving.conftest import NUMBER, photos_in
 from tests.inference.serving.served import serving, wait_for
+from tests.inference.tiny_models import picture
 
 Models = tuple[AlbefModel, AlbefModel]
 
@@ -31,7 +32,7 @@ def test_what_is_indexed_already_is_found_while_the_rest_is_encoded(
     reached, go_on = threading.Event(), threading.Event()
 
     def slowly(given: Any, **options: Any) -> torch.Tensor:
-        if "3.png" in str(given):
+        if "wide.jpg" in str(given):
             reached.set()
             assert go_on.wait(100)
         return encode(given, **options)
@@ -44,9 +45,9 @@ def test_what_is_indexed_already_is_found_while_the_rest_is_encoded(
         assert reached.wait(100)
         state = running.json("/api/status")
         done = state["indexing"]["done"]
-        assert state["pictures"] == 3 and state["indexing"]["total"] == NUMBER + 1 and 3 <= done < NUMBER
+        assert state["pictures"] == NUMBER - 1 and (done, state["indexing"]["total"]) == (NUMBER, NUMBER + 1)
         assert state["indexing"]["seconds_left"] >= 0
-        assert {hit["name"] for hit in running.search({"text": "a red cup"})} == {"0.png", "1.png", "2.png"}
+        assert {hit["name"] for hit in running.search({"text": "a red cup"})} == {f"{n}.png" for n in range(NUMBER - 1)}
         go_on.set()
         wait_for(lambda: running.json("/api/status")["indexing"] is None)
         assert running.json("/api/status")["pictures"] == NUMBER
@@ -78,9 +79,28 @@ def test_lists_and_shards_are_shown_beside_folders(models: Models, tmp_path: Pat
     assert len(gallery.now.places) == NUMBER + 2 + 5 and not list(photos.glob(".albef*"))
     for place, key in enumerate(gallery.now.keys):
         [(found, similarity), *_] = gallery.now.nearest(gallery.now.feature(place), NUMBER + 7)
-        assert similarity == pytest.approx(1.0, abs=1e-5) and gallery.now.nearest(gallery.now.feature(place), 99)[found:]
+        assert similarity == pytest.approx(1.0, abs=1e-5)
+        torch.testing.assert_close(gallery.now.feature(found), gallery.now.feature(place))
+        assert len(gallery.now.nearest(gallery.now.feature(place), 99)) == NUMBER + 7
         image = gallery.path(key)
         assert isinstance(image, Member) == (place >= NUMBER + 2) and models[0].picture(image).size[0] > 0
+
+
+def test_images_that_are_not_shown_take_no_place_of_others(models: Models, tmp_path: Path) -> None:
+    photos = photos_in(tmp_path)
+    for number in range(3):
+        picture(9).save(tmp_path / f"outside{number}.png")
+        (photos / f"link{number}.png").symlink_to(tmp_path / f"outside{number}.png")
+    gallery = Gallery(models[0], [photos])
+    gallery.refresh()
+    for number in (1, 2, NUMBER):
+        found = gallery.now.nearest(models[0].encode_image(tmp_path / "outside0.png")[0], number)
+        assert len(found) == number and not any("link" in gallery.now.name(place) for place, _ in found)
+
+
+def test_the_recall_of_several_sources_is_the_least() -> None:
+    parts = [Part(Namespace(approximate=Namespace(recall=recall))) for recall in (0.9, 0.5, 0.7)]  # type: ignore[arg-type]
+    assert Pictures((Part(), *parts)).recall == 0.5 and Pictures((Part(),)).recall is None
 
 
 def test_a_source_that_goes_and_comes_back_is_shown_again(models: Models, tmp_path: Path) -> None:
@@ -144,14 +164,15 @@ def test_the_end_waits_for_the_batch_that_is_encoded(models: Models, tmp_path: P
     assert search.index_folder(models[0], photos).added == NUMBER - 2, "the rest was given up"
 
 
-def test_time_left_is_that_of_the_present_stage() -> None:
+def test_time_left_is_that_of_the_present_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100, 1000, 5))
+    monkeypatch.setattr("albef_ds.common.progress.time", Namespace(monotonic=lambda: next(clock)))
     advance = Advance()
     assert advance.facts() == (0, 0, None)
     advance("images", 10, 50)
     assert advance.facts() == (10, 50, None)
     advance("images", 20, 50)
-    done, total, left = advance.facts()
-    assert (done, total) == (20, 50) and left is not None and left >= 0
+    assert advance.facts() == (20, 50, 15.0)
     for done, total in ((20, 40), (10, 40), (10, 50)):
         advance("images", done, total)
         assert advance.facts() == (done, total, None), "the images of another folder"
