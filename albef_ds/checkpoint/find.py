@@ -13,7 +13,7 @@ from typing import Any
 from albef_ds.checkpoint.complete import DamageError, check_file, read_marker
 from albef_ds.checkpoint.remote import fetch, remote_steps
 from albef_ds.common import comm
-from albef_ds.common.errors import DataError, WeightsError
+from albef_ds.common.errors import DataError, UserError, WeightsError
 from albef_ds.common.run_files import CHECKPOINTS_FOLDER, MARKER_NAME, STATE_NAME, complete_steps, step_folder
 from albef_ds.common.urls import is_url
 
@@ -87,7 +87,7 @@ def _on_first_rank(function: Callable[[], Any]) -> Any:
     if comm.rank() == 0:
         try:
             found = function()
-        except (DataError, OSError) as error:
+        except (UserError, OSError) as error:
             problem = str(error)
     found, problem = comm.broadcast_object((found, problem))
     if problem:

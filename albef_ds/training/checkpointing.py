@@ -17,6 +17,8 @@ from albef_ds.training.watchdog import Phase
 
 _COPY_SHARE = 0.8
 """Share of `train.save_limit` in which the last copy to a store has to be complete."""
+_COPY_WHEN_STOPPED = 60.0
+"""Seconds for the last copy of a run that was asked to stop."""
 
 
 class Checkpointing:
@@ -47,14 +49,17 @@ class Checkpointing:
         if every and self._run.progress.step % every == 0 and not self._run.progress.done:
             self._save()
 
-    def at_end(self) -> None:
+    def at_end(self, *, stopped: bool) -> None:
         """Saves the last checkpoint and waits until it is written, and copied if it is to be.
 
-        The wait for a copy ends before `train.save_limit`, so that the limit does not end a run that is complete.
+        The wait for a copy ends before `train.save_limit`, so that the limit does not end a run that is complete. A run that was
+        `stopped` from outside waits a minute: what stopped it will not wait for long.
         """
         self._save()
         self._finish()
         limit = 60.0 * self._run.config.train.save_limit * _COPY_SHARE or None
+        if stopped:
+            limit = min(limit or _COPY_WHEN_STOPPED, _COPY_WHEN_STOPPED)
         if self._saver.uploads is not None:
             with self._run.watchdog.phase(Phase.SAVE, self._run.progress.step):
                 self._saver.uploads.wait(limit)

@@ -43,7 +43,7 @@ class Trainer:
         with self.garbage.controlled():
             self._steps()
         self.profile.at_end(self.progress.step)
-        self.checkpoints.at_end()
+        self.checkpoints.at_end(stopped=bool(self.request.agreed))
         if not (self.request.agreed or self.bad_steps.too_many):
             self.validation.at_end()
         return self._exit_code()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from albef_ds.checkpoint import remote
+from albef_ds.checkpoint import find, remote
 from albef_ds.checkpoint.find import find_checkpoint, problem_of
 from albef_ds.checkpoint.remote import Uploads, fetch, remote_steps
 from albef_ds.cli.main import main
@@ -249,3 +249,23 @@ def test_a_copy_that_takes_too_long_does_not_hold_the_end_of_the_run(
     second.wait()
     first.wait()
     assert remote_steps("s3://runs/long") == [4]
+
+
+def test_a_run_that_is_asked_to_stop_waits_a_minute_for_its_last_copy(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float | None] = []
+    monkeypatch.setattr(Uploads, "wait", lambda self, seconds=None: waits.append(seconds))
+    given = [data, "train.checkpoint_store=s3://runs/stopped", "--stop-after", "1s"]
+    assert train(tmp_path / "run", *given) == 75  # this process has run for longer
+    assert waits == [60.0]
+
+
+def test_a_problem_of_the_first_rank_with_the_store_is_known_to_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(find.comm, "broadcast_object", lambda value: told.append(value) or value)
+    with pytest.raises(DataError, match="fsspec knows"):
+        find_checkpoint(tmp_path, "auto", store="nothing://bucket/run")
+    assert "fsspec knows" in told[-1][1]
