@@ -141,6 +141,10 @@ def test_the_page_has_curves_scores_images_data_and_settings_and_loads_nothing(r
     (run / "metrics.json").write_text(
         json.dumps({"checkpoint": "step-0000020", "weights": "student", "splits": {"test": {"retrieval/i2t_r1": 47.25}}})
     )
+    (run / "failures_a_#1 & 2.html").write_text("")
+    linked = build_page(run)
+    (run / "failures_a_#1 & 2.html").unlink()
+    assert '<a href="failures_a_%231%20%26%202.html">What retrieval got wrong on a_#1 &amp; 2</a>' in linked
     page = Page(build_page(run))
     assert len(page.loaded) == 1 and page.loaded[0].startswith("data:image/png;base64,")
     for words in (
