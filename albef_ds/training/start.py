@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from albef_ds.checkpoint.find import find_checkpoint
+from albef_ds.checkpoint.find import AUTO, find_checkpoint
 from albef_ds.checkpoint.initial.load import load_initial_momentum, load_initial_weights
 from albef_ds.checkpoint.remote import check_unused, forget
 from albef_ds.checkpoint.saver import Saver
@@ -18,6 +18,7 @@ from albef_ds.checkpoint.training_progress import TrainingProgress
 from albef_ds.common import comm
 from albef_ds.common.device import resolve_precision
 from albef_ds.common.errors import ConfigError
+from albef_ds.common.run_files import CHECKPOINTS_FOLDER
 from albef_ds.config.schema import RunConfig
 from albef_ds.engine.build import attach_momentum, build_engine, build_task
 from albef_ds.engine.interface import Engine
@@ -59,7 +60,8 @@ def started(
         if comm.rank() == 0:
             check_validation(config)
             check_installed(config.train.tracker_names)
-            if config.train.checkpoint_store and not (resume or overwrite):
+            own = checkpoint is not None and checkpoint.resolve().parent == (output / CHECKPOINTS_FOLDER).resolve()
+            if config.train.checkpoint_store and not (resume == AUTO or own or overwrite):
                 check_unused(config.train.checkpoint_store)
         saver = Saver(output, config)
         if comm.rank() == 0 and not output.exists():

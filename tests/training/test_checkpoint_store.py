@@ -81,6 +81,9 @@ def test_a_run_without_its_folder_goes_on_from_the_store(
     assert "resumed from" in capfd.readouterr().err
     assert train(tmp_path / "new", *more) == 2
     assert "holds checkpoints to step 5: resume, overwrite or give another" in capfd.readouterr().err
+    branch = [*more, "--resume", str(finished / "checkpoints" / "step-0000003")]
+    assert train(tmp_path / "new", *branch) == 2, "a run from a checkpoint of another one is new"
+    assert "holds checkpoints to step 5" in capfd.readouterr().err and remote_steps("s3://runs/a")[-1] == 5
     assert not (tmp_path / "new").exists()
 
 
@@ -256,8 +259,15 @@ def test_a_run_that_is_asked_to_stop_waits_a_minute_for_its_last_copy(
 ) -> None:
     waits: list[float | None] = []
     monkeypatch.setattr(Uploads, "wait", lambda self, seconds=None: waits.append(seconds))
-    given = [data, "train.checkpoint_store=s3://runs/stopped", "--stop-after", "1s"]
-    assert train(tmp_path / "run", *given) == 75  # this process has run for longer
+    given = [
+        data,
+        "train.checkpoint_store=s3://runs/stopped",
+        "train.max_steps=5000",
+        "train.save_every=1000",
+        "--stop-after",
+        "1s",
+    ]
+    assert train(tmp_path / "run", *given) == 75
     assert waits == [60.0]
 
 
