@@ -15,9 +15,9 @@ NAMES = {value for name, value in vars(run_files).items() if name.isupper() and 
 """Without `logs`: other folders have that name too."""
 OTHERS = {
     ("albef_ds/launch/checks/node.py", "checkpoints"),
-    ("albef_ds/config/schema.py", "checkpoints"),
+    ("albef_ds/config/train.py", "checkpoints"),
     ("albef_ds/config/ds_config.py", "tensorboard"),
-    ("albef_ds/config/schema.py", "tensorboard"),
+    ("albef_ds/config/train.py", "tensorboard"),
     ("albef_ds/training/start.py", "tensorboard"),
 }
 """Exceptions: the name of a check, a unit, one of DeepSpeed's settings, and a tracker."""
