@@ -19,7 +19,7 @@ def distinct(values: NDArray[Scalar]) -> NDArray[Scalar]:
     `np.unique` may hash instead of sort (numpy 2.3 and later): 30 s instead of 0.5 s for 14 million random integers.
     """
     ordered = np.sort(values)
-    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))] if len(ordered) else ordered
+    return ordered[starts_of_runs(ordered)]
 
 
 def part_of(keys: U64, num_parts: int) -> U64:
@@ -33,6 +33,12 @@ def starts_of_runs(*keys: NDArray[Any]) -> NDArray[np.bool_]:
     if not len(keys[0]):
         return np.zeros(0, np.bool_)
     return np.concatenate(([True], np.logical_or.reduce([key[1:] != key[:-1] for key in keys])))
+
+
+def leaders_of(ordered: NDArray[Scalar], starts: NDArray[np.bool_]) -> NDArray[Scalar]:
+    """The first of the run of each of the values `ordered`, whose runs begin where `starts` (of `starts_of_runs`) is true."""
+    leaders: NDArray[Scalar] = ordered[np.flatnonzero(starts)][np.cumsum(starts) - 1]
+    return leaders
 
 
 def repeated(keys: U64, numbers: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from albef_ds.common.errors import ConfigError, DataError
-from data_tools.matching.distinct import distinct, part_of
+from data_tools.matching.distinct import distinct, part_of, starts_of_runs
 
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
@@ -71,7 +71,7 @@ def merged(parts: Sequence[HashPairs]) -> HashPairs:
     )
     order = np.lexsort((right, left))
     left, right = left[order], right[order]
-    fresh = np.concatenate(([True], (left[1:] != left[:-1]) | (right[1:] != right[:-1])))[: len(left)]
+    fresh = starts_of_runs(left, right)
     bounded: dict[int, int] = {}
     for part in parts:
         bounded[part.number] = bounded.get(part.number, 0) + part.bounded_rows

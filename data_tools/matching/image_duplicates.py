@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.matching.components import components
-from data_tools.matching.distinct import distinct, starts_of_runs
+from data_tools.matching.distinct import distinct, leaders_of, starts_of_runs
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
@@ -41,7 +41,7 @@ def equal(rows: I64, keys: tuple[U64, ...], rank: I64) -> Dropped:
     order = np.lexsort((rank, *keys))
     rows = rows[order]
     first = starts_of_runs(*(key[order] for key in keys))
-    leaders = rows[np.flatnonzero(first)][np.cumsum(first) - 1]
+    leaders = leaders_of(rows, first)
     return Dropped(rows[~first], leaders[~first], np.zeros(int((~first).sum()), np.int16))
 
 
@@ -100,8 +100,7 @@ def keep_best(
         if not len(order):
             break
         first = starts_of_runs(labels[order])
-        leaders = order[np.flatnonzero(first)][np.cumsum(first) - 1]
-        members, leaders = order[~first], leaders[~first]
+        members, leaders = order[~first], leaders_of(order, first)[~first]
         drop, bits = alike(members, leaders)
         rows.append(members[drop])
         kept.append(leaders[drop])

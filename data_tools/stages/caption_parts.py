@@ -21,7 +21,7 @@ from data_tools.execution.rounds import load_part, mapped, run_round, save_part
 from data_tools.files.storage import save_array, save_atomically
 from data_tools.matching.caption_duplicates import TextClusters, candidates, ends, keyed, text_clusters
 from data_tools.matching.caption_sets import Sets, distinct_numbers, sets_of, similar
-from data_tools.matching.distinct import distinct, part_of, repeated, starts_of_runs
+from data_tools.matching.distinct import distinct, leaders_of, part_of, repeated, starts_of_runs
 from data_tools.stages.scan_results import Columns
 
 I64 = NDArray[np.int64]
@@ -51,7 +51,7 @@ class CaptionTask:
     @property
     def output(self) -> Path:
         """The file with the result."""
-        ending = {"sets": "npz", "bands": "npy"}.get(self.kind, "npz")
+        ending = "npy" if self.kind == "bands" else "npz"
         return self.parts / f"{self.kind}-{self.number:03d}-{self.part:05d}.{ending}"
 
     @property
@@ -134,8 +134,7 @@ def find_texts(task: CaptionTask) -> None:
     hashes = hashes[np.searchsorted(joined, several)]
     order = np.lexsort((several, hashes))
     ordered, first_of = several[order], starts_of_runs(hashes[order])
-    leaders = ordered[np.flatnonzero(first_of)][np.cumsum(first_of) - 1]
-    save_part(task.output, repeats=ordered[~first_of], firsts=leaders[~first_of])
+    save_part(task.output, repeats=ordered[~first_of], firsts=leaders_of(ordered, first_of)[~first_of])
 
 
 def write_sets(task: CaptionTask) -> None:

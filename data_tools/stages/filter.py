@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from data_tools.config import FilterConfig
 from data_tools.execution.stage_folder import StageFolder, open_stage
+from data_tools.matching.distinct import starts_of_runs
 from data_tools.stages.decisions import KEPT, Decisions
 from data_tools.stages.model_scores import PairScores, RowFeatures
 from data_tools.stages.scan_results import Columns
@@ -66,8 +67,7 @@ def _boilerplate(columns: Columns, decisions: Decisions, max_images: int) -> Mas
     images = columns.image("bytes_lo")[columns.caption_rows()]
     order = np.lexsort((images, hashes))
     hashes, images = hashes[order], images[order]
-    new_text = np.concatenate(([True], hashes[1:] != hashes[:-1]))
-    new_image = new_text | np.concatenate(([True], images[1:] != images[:-1]))
+    new_text, new_image = starts_of_runs(hashes), starts_of_runs(hashes, images)
     counts = np.add.reduceat(new_image.astype(np.int64), np.flatnonzero(new_text)) if len(hashes) else np.zeros(0, np.int64)
     mask = np.empty(len(hashes), np.bool_)
     mask[order] = np.repeat(counts > max_images, np.diff(np.append(np.flatnonzero(new_text), len(hashes))))
@@ -106,7 +106,7 @@ def _lowest(
     """Those of `captions` in the lowest `share` of their cluster by `values`, rounded down; equal values by number."""
     order = captions[np.lexsort((captions, values[captions], clusters[captions]))]
     labels = clusters[order]
-    starts = np.flatnonzero(np.concatenate(([True], labels[1:] != labels[:-1]))) if len(order) else np.zeros(0, np.int64)
+    starts = np.flatnonzero(starts_of_runs(labels))
     sizes = np.diff(np.append(starts, len(order)))
     place = np.arange(len(order)) - np.repeat(starts, sizes)
     return order[place < np.repeat(np.floor(sizes * share), sizes)]

@@ -23,6 +23,7 @@ from data_tools.execution.executors import Parallel
 from data_tools.execution.rounds import load_part, mapped, run_round, save_part
 from data_tools.execution.stage_folder import DamagedStageError, checked_path, load_stage, read_columns
 from data_tools.files.storage import save_array, save_atomically, writing_to
+from data_tools.matching.distinct import starts_of_runs
 from data_tools.stages.catalog import SCHEMA as CATALOG_SCHEMA
 from data_tools.stages.decisions import CAPTION_FILE, IMAGE_FILE, KEPT, Decisions
 from data_tools.stages.hash_files import FINGERPRINTS_NAME, save_hashes
@@ -144,7 +145,7 @@ def _divide(columns: Columns, task: PlanTask) -> list[int]:
             number = np.searchsorted(limits, table["place"].to_numpy(), side="right")
             order = np.argsort(number, kind="stable")
             table, number = table.take(pa.array(order)).combine_chunks(), number[order]
-            starts = np.flatnonzero(np.concatenate(([True], number[1:] != number[:-1])))[: len(number)]
+            starts = np.flatnonzero(starts_of_runs(number))
             for low, high in zip(starts, [*starts[1:], len(number)], strict=True):
                 writer.write_table(table.slice(low, high - low))
                 ranges.append(int(number[low]))
