@@ -139,14 +139,14 @@ class Uploads:
 
     def _upload(self, step: int) -> None:
         folder = self._root / step_folder(step)
-        store, names = Store(f"{self._url}/{step_folder(step)}"), sorted(read_marker(folder))
+        store, entries = Store(f"{self._url}/{step_folder(step)}"), read_marker(folder)
         content = (folder / MARKER_NAME).read_bytes()
         if self._node == 0 and MARKER_NAME in (store.sizes() or {}):
             store.remove(MARKER_NAME)
         receipts = [_RECEIPT.format(node) for node in range(1, self._num_nodes)]
         wanted = xxhash.xxh3_64_hexdigest(content).encode()
         try:
-            for name in names[self._node or 0 :: self._num_nodes]:
+            for name in sorted(entries)[self._node or 0 :: self._num_nodes]:
                 store.put(name, folder / name)
         except Exception:
             if self._node:
@@ -155,7 +155,6 @@ class Uploads:
         if self._node:
             store.put_bytes(receipts[self._node - 1], wanted)
             return
-        entries = read_marker(folder)
         self._wait_for_others(store, receipts, wanted, {name: entry.bytes for name, entry in entries.items()})
         store.put_bytes(MARKER_NAME, content)
         for name in receipts:
