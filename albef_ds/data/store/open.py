@@ -19,6 +19,11 @@ def cache_bytes(config: DataConfig) -> int:
     return int(config.cache_gb * 1e9)
 
 
+def cache_folder(config: DataConfig) -> Path:
+    """Returns the folder of the node's cache. Raises `MachineError` as `default_folder`."""
+    return Path(os.path.expandvars(config.cache)) if config.cache else default_folder()
+
+
 def open_corpus(shards: str | Path, config: DataConfig, *, whole: bool = False) -> SampleReader:
     """Returns the reader of the corpus `shards`. Raises `UserError` as `ShardReader` and `StoreReader`.
 
@@ -29,8 +34,7 @@ def open_corpus(shards: str | Path, config: DataConfig, *, whole: bool = False) 
     """
     if not is_corpus_url(str(shards)):
         return ShardReader(Path(shards))
-    folder = Path(os.path.expandvars(config.cache)) if config.cache else default_folder()
-    return StoreReader(str(shards), folder, cache_bytes(config), whole=whole)
+    return StoreReader(str(shards), cache_folder(config), cache_bytes(config), whole=whole)
 
 
 def read_beside(shards: str, name: str) -> bytes:

@@ -7,24 +7,19 @@ DIGEST is of the corpus's manifest and the thresholds, so another corpus or anot
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from albef_ds.common.atomic_files import atomic_file
+from albef_ds.common.atomic_files import atomic_file, locked
 from albef_ds.common.errors import DataError, MachineError
 from albef_ds.config.mixture import CorpusShare
 from albef_ds.config.schema import RunConfig
 from albef_ds.data.shards.reader import SampleReader, parse_meta
-from albef_ds.data.store.cache import default_folder
-from albef_ds.data.store.open import open_corpus
+from albef_ds.data.store.open import cache_folder, open_corpus
 from albef_ds.data.store.reader import StoreReader
 
 SUBFOLDER = "albef-ds-thresholds"
@@ -41,13 +36,13 @@ def kept_rows(share: CorpusShare, reader: SampleReader, config: RunConfig) -> li
     """
     if not share.minimum:
         return None
-    folder = (Path(os.path.expandvars(config.data.cache)) if config.data.cache else default_folder()) / SUBFOLDER
+    folder = cache_folder(config.data) / SUBFOLDER
     shards = [[shard.name, shard.num_samples, shard.checksum] for shard in reader.manifest.shards]
     path = folder / f"{xxhash.xxh3_128_hexdigest(json.dumps([shards, sorted(share.minimum.items())]).encode())}.npy"
     count = sum(reader.counts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(path.with_suffix(".lock")):
+        with locked(path):
             mask = _stored(path, count)
             if mask is None:
                 mask = _found(share, reader, config)
@@ -82,17 +77,6 @@ def _stored(path: Path, count: int) -> NDArray[np.bool_] | None:
     if packed.dtype != np.uint8 or packed.shape != (-(-count // 8),):
         return None
     return np.unpackbits(packed, count=count).astype(np.bool_)
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Waits until no other process of this node is in such a block."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _reaches(meta: bytes, share: CorpusShare) -> bool:
