@@ -7,8 +7,9 @@ import os
 import threading
 from collections.abc import Iterator
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from albef_ds.common.errors import DataError
 from albef_ds.data.shards.format import MANIFEST_NAME, Manifest, sample_key
@@ -106,34 +107,43 @@ class ListedImages:
         return True
 
 
+class _Opened(NamedTuple):
+    """A corpus as its manifest was at one moment; threads may replace it as a whole."""
+
+    stamp: str
+    """Of the manifest."""
+    reader: ShardReader
+    firsts: dict[str, tuple[int, int]]
+    """Name of a shard -> its number, and the number of its first sample."""
+
+
 class ShardImages:
     """The images of the shards that a manifest describes, in a local folder. Names are SHARD/KEY."""
 
     def __init__(self, manifest: Path) -> None:
         self.place, self._folder = manifest, manifest.parent
         self.index = self._folder / INDEX_NAME
-        self._opened: tuple[str, ShardReader] | None = None
+        self._opened = self._open()
         self._lock = threading.Lock()
-        self._read_anew()
 
     def listing(self) -> dict[str, str]:
-        self._read_anew()
-        assert self._opened is not None
-        first, found = 0, {}
-        for shard in self._opened[1].manifest.shards:
+        if self._opened.stamp != stamp_of(str(self.place)):
+            self._opened = self._open()
+        found = {}
+        for shard in self._opened.reader.manifest.shards:
+            _, first = self._opened.firsts[shard.name]
             for number in range(first, first + shard.num_samples):
                 found[f"{shard.name}/{sample_key(number)}"] = shard.checksum
-            first += shard.num_samples
         return found
 
     def image(self, name: str) -> Member:
         shard, _, key = name.rpartition("/")
-        assert self._opened is not None
-        reader, first = self._opened[1], 0
-        for number, entry in enumerate(reader.manifest.shards):
-            if entry.name == shard and first <= int(key) < first + entry.num_samples:
+        _, reader, firsts = self._opened
+        if shard in firsts:
+            number, first = firsts[shard]
+            entry = reader.manifest.shards[number]
+            if first <= int(key) < first + entry.num_samples:
                 return Member(str(self.path(name)), entry.checksum, partial(self._bytes, reader, number, int(key) - first))
-            first += entry.num_samples
         raise DataError(f"{self.path(name)} is no longer there: search again")
 
     def path(self, name: str) -> Path:
@@ -146,11 +156,13 @@ class ShardImages:
         with self._lock:  # a reader is for one thread
             return reader.read(shard, row)[0]
 
-    def _read_anew(self) -> None:
+    def _open(self) -> _Opened:
         stamp = stamp_of(str(self.place))
-        if self._opened is None or self._opened[0] != stamp:
-            Manifest.load(self._folder)
-            self._opened = stamp, ShardReader(self._folder)
+        Manifest.load(self._folder)  # its errors name the manifest, the reader's the folder
+        reader = ShardReader(self._folder)
+        firsts = accumulate(reader.counts, initial=0)
+        names = (reader.shard_name(number) for number in range(len(reader.counts)))
+        return _Opened(stamp, reader, dict(zip(names, enumerate(firsts), strict=False)))
 
 
 def stamp_of(path: str) -> str:
@@ -159,6 +171,10 @@ def stamp_of(path: str) -> str:
         facts = os.stat(path)
     except OSError:
         return ""
+    return _stamp(facts)
+
+
+def _stamp(facts: os.stat_result) -> str:
     return f"{facts.st_size}:{facts.st_mtime_ns}"
 
 
@@ -174,7 +190,6 @@ def _scan(folder: str, before: str) -> Iterator[tuple[str, str]]:
             if entry.is_dir(follow_symlinks=False):
                 yield from _scan(entry.path, f"{before}{entry.name}/")
             elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
-                facts = entry.stat()
-                yield before + entry.name, f"{facts.st_size}:{facts.st_mtime_ns}"
+                yield before + entry.name, _stamp(entry.stat())
         except OSError:
             continue
