@@ -73,6 +73,6 @@ def table(names: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> st
     return f'<div class="wide"><table><tr><th></th>{head}</tr>{lines}</table></div>'
 
 
-def data_url(png: bytes) -> str:
-    """Returns a PNG as a `data:` URL."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def data_url(image: bytes, kind: str = "png") -> str:
+    """Returns an encoded image, of the `kind` png or jpeg, as a `data:` URL."""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from albef_ds.common.atomic_files import write_output
-from albef_ds.common.html import document, facts, note
+from albef_ds.common.html import data_url, document, facts, note
 from albef_ds.data.images.normalise import to_pil_image
 from albef_ds.data.images.thumbnails import jpeg_of
 from albef_ds.metrics.ranking import DirectionScores, Ranking
@@ -94,12 +93,10 @@ class _Pictures:
 
     def figure(self, image: int, caption: str, *, right: bool = False) -> str:
         if image not in self._known:
-            content = jpeg_of(to_pil_image(self._data.images([image])[0]), _SIDE)
-            self._known[image] = base64.b64encode(content).decode("ascii")
+            self._known[image] = data_url(jpeg_of(to_pil_image(self._data.images([image])[0]), _SIDE), "jpeg")
         mark = ' class="right"' if right else ""
-        source = f"data:image/jpeg;base64,{self._known[image]}"
         name = escape(str(self._data.keys[image]))
-        return f'<figure{mark}><img alt="{name}" src="{source}"><figcaption>{_short(caption)}</figcaption></figure>'
+        return f'<figure{mark}><img alt="{name}" src="{self._known[image]}"><figcaption>{_short(caption)}</figcaption></figure>'
 
 
 def _texts(

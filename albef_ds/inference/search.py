@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import time
@@ -19,7 +18,7 @@ from xxhash import xxh3_128
 
 from albef_ds.common.atomic_files import write_output
 from albef_ds.common.errors import DataError
-from albef_ds.common.html import document
+from albef_ds.common.html import data_url, document
 from albef_ds.common.progress import Progress, silent
 from albef_ds.data.images.thumbnails import jpeg_of
 from albef_ds.inference.index.approximate import Approximate
@@ -193,10 +192,10 @@ def write_page(path: Path, text: str, hits: list[Hit], picture: Callable[[Path |
     """
     cards = []
     for number, hit in enumerate(hits, start=1):
-        thumbnail = base64.b64encode(jpeg_of(picture(hit.image), _THUMBNAIL)).decode("ascii")
+        thumbnail = data_url(jpeg_of(picture(hit.image), _THUMBNAIL), "jpeg")
         match = "" if hit.match is None else f" &middot; match {hit.match:.3f}"
         cards.append(
-            f'<figure><img src="data:image/jpeg;base64,{thumbnail}" alt="{html.escape(hit.path.name)}">'
+            f'<figure><img src="{thumbnail}" alt="{html.escape(hit.path.name)}">'
             f"<figcaption>{number}. {html.escape(hit.path.name)}<br>similarity {hit.similarity:.3f}{match}</figcaption></figure>"
         )
     write_output(path, document(text, [f"<h1>{html.escape(text)}</h1>", f"<main>{''.join(cards)}</main>"], _STYLE))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from albef_ds.common.atomic_files import locked, temporary_name, write_json
+from albef_ds.common.atomic_files import temporary_name, write_json
 from albef_ds.common.errors import MachineError
 from albef_ds.common.progress import Progress, silent
 from albef_ds.inference.index.nearest import nearest
-from albef_ds.inference.index.store import Table
+from albef_ds.inference.index.store import Table, written
 
 SUFFIX = ".hnsw"
 RECALL_AT = 64
@@ -69,7 +68,7 @@ class Approximate:
         Raises `MachineError` if the package usearch is missing or the disk does not take the files.
         """
         library = _usearch()
-        with _written(path):
+        with written(_facts_file(path), path):
             facts = _facts(path)
             if facts is not None and facts.rows_file == table.file and facts.rows >= (1 - _TAIL) * len(table.features):
                 graph = _restored(library, path, facts, view=True)
@@ -178,12 +177,3 @@ def _facts(path: Path) -> _Facts | None:
         return _Facts(**json.loads(_facts_file(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-
-
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[None]:
-    try:
-        with locked(_facts_file(path)):
-            yield
-    except OSError as error:
-        raise MachineError(f"{path} cannot be written ({error.strerror}): give another file") from None

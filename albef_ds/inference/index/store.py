@@ -121,7 +121,7 @@ class FeatureStore:
         """Adds the features (N, dim) of images. Raises `MachineError` if the disk does not take them."""
         if not names:
             return
-        with self._writing():
+        with written(self.path, self.path):
             self.refresh()
             if not self._log.header:
                 self._create(self._log.entries)
@@ -142,7 +142,7 @@ class FeatureStore:
         kept = sum((name, stamp) not in unwanted for name, (stamp, _) in self._log.entries.items())
         if self._log.num_rows <= max(_SPARE, 2 * kept):
             return
-        with self._writing():
+        with written(self.path, self.path):
             self.refresh()
             self._create({name: entry for name, entry in self._log.entries.items() if (name, entry[0]) not in unwanted})
 
@@ -152,14 +152,6 @@ class FeatureStore:
         names = sorted(name for name, stamp in wanted.items() if name in entries and entries[name][0] == stamp)
         rows = np.fromiter((entries[name][1] for name in names), np.int64, len(names))
         return Table(tuple(names), rows, self._mapped, self._log.file)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            with locked(self.path):
-                yield
-        except OSError as error:
-            raise MachineError(f"{self.path} cannot be written ({error.strerror}): give another file") from None
 
     def _beside(self, name: str) -> Path:
         return self.path.with_name(name)
@@ -245,6 +237,16 @@ class FeatureStore:
                 with contextlib.suppress(OSError):
                     old.unlink()
         self.refresh()
+
+
+@contextlib.contextmanager
+def written(file: Path, index: Path) -> Iterator[None]:
+    """Holds the lock of `file`, one of those of `index`, while the block writes. Raises `MachineError` if the disk refuses."""
+    try:
+        with locked(file):
+            yield
+    except OSError as error:
+        raise MachineError(f"{index} cannot be written ({error.strerror}): give another file") from None
 
 
 def _line(content: dict[str, Any]) -> bytes:

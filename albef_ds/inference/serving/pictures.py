@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from albef_ds.common.errors import DataError
+from albef_ds.common.html import data_url
 from albef_ds.data.broken import BrokenSampleError
 from albef_ds.data.images.decode import read_image
 from albef_ds.data.images.thumbnails import jpeg_of
@@ -57,7 +58,7 @@ def with_heat(image: Image.Image, heat: Tensor, side: int) -> str:
     """`data:` URL of the image under a heat map (h, w), at most `side` pixels wide and high."""
     small = image.copy()
     small.thumbnail((side, side))
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg_of(overlay(small, heat), side)).decode("ascii")
+    return data_url(jpeg_of(overlay(small, heat), side), "jpeg")
 
 
 def uploaded(text: str, model: AlbefModel) -> Image.Image:
