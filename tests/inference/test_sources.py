@@ -63,6 +63,7 @@ def test_shards_are_searched_as_their_images_are(model: interface.AlbefModel, tm
     source = source_of(tmp_path / "corpus" / "manifest.json")
     index = index_images(model, source)
     assert len(index.paths) == 5 and index.paths[3].startswith("00001.tar/")
+    assert [name.rpartition("/")[2] for name in index.paths] == [f"{number:09d}" for number in range(5)], "the keys in the tars"
     (tmp_path / "one.png").write_bytes(encoded(3))
     torch.testing.assert_close(index.features[3], model.encode_image(tmp_path / "one.png")[0], atol=1e-6, rtol=0)
     kept = kept_tokens(model, index)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,31 @@ def test_the_json_of_a_corpus_with_thresholds_is_read_once_per_node(
     for path in (tmp_path / "albef-ds" / "cache" / "albef-ds-thresholds").glob("*.npy"):
         path.write_bytes(path.read_bytes()[:-1])  # a node that lost power
     assert keys(0.25) == first and len(read) == 69
+
+
+def test_processes_that_start_together_read_the_json_once(
+    two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALBEF_SCRATCH", str(tmp_path))
+    read: list[tuple[int, int]] = []
+    real, begun = ShardReader.read_meta, threading.Event()
+
+    def slowly(own: ShardReader, *place: int) -> bytes:
+        begun.set()
+        time.sleep(0.01)  # the other one comes meanwhile
+        read.append(place)
+        return real(own, *place)
+
+    monkeypatch.setattr(ShardReader, "read_meta", slowly)
+    found = []
+    text = f"one={two[0]},samples=10,min.score=0.25;other={two[1]},samples=10"
+    threads = [threading.Thread(target=lambda: found.append(stream(text).num_samples)) for _ in range(2)]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert found == [20, 20] and len(read) == 23
 
 
 @pytest.mark.parametrize(
